@@ -123,7 +123,7 @@ def affine(num_channels: int, g: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def random_mask(shape: Shape, g: torch.Generator, keep: float = 0.6) -> Tensor:
-    """A bool mask (N, *) of x: (N, C, *) in which at least two values are kept, and one dropped where there are three."""
+    """A bool mask (N, *) of x: (N, C, *) that keeps two values at least, and drops one if there are three."""
     mask = torch.rand((shape[0], *shape[2:]), generator=g) < keep
     flat = mask.reshape(-1)
     flat[:2] = True

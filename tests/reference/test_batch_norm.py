@@ -15,6 +15,7 @@ from tests.reference.derivatives import autograd_of, central_difference
 from tests.tolerances import assert_equal64, assert_within
 
 EPS = 1e-5
+NAMES = ("dx", "dweight", "dbias")
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 masked = pytest.mark.parametrize("with_mask", [False, True], ids=["all", "masked"])
 
@@ -32,7 +33,7 @@ def test_step_by_step_equals_collapsed(shape: Shape, with_mask: bool) -> None:
     x, dy, weight, _, mask = draw(shape, with_mask)
     steps = reference.batch_norm_backward(dy, x, weight, EPS, mask)
     collapsed = reference.batch_norm_backward_collapsed(dy, x, weight, EPS, mask)
-    for name, a, b in zip(("dx", "dweight", "dbias"), steps, collapsed, strict=True):
+    for name, a, b in zip(NAMES, steps, collapsed, strict=True):
         assert_equal64(a, b, name)
 
 
@@ -41,9 +42,7 @@ def test_step_by_step_equals_collapsed(shape: Shape, with_mask: bool) -> None:
 def test_step_by_step_equals_autograd_of_the_forward(shape: Shape, with_mask: bool) -> None:
     x, dy, weight, bias, mask = draw(shape, with_mask)
     expected = autograd_of(lambda *a: reference.batch_norm(*a, EPS, mask)[0], dy, x, weight, bias)
-    for name, a, b in zip(
-        ("dx", "dweight", "dbias"), reference.batch_norm_backward(dy, x, weight, EPS, mask), expected, strict=True
-    ):
+    for name, a, b in zip(NAMES, reference.batch_norm_backward(dy, x, weight, EPS, mask), expected, strict=True):
         assert_equal64(a, b, name)
 
 
@@ -53,7 +52,7 @@ def test_step_by_step_equals_central_differences(shape: Shape, with_mask: bool) 
     x, dy, weight, bias, mask = draw(shape, with_mask)
     got = reference.batch_norm_backward(dy, x, weight, EPS, mask)
     expected = central_difference(lambda *a: reference.batch_norm(*a, EPS, mask)[0], dy, x, weight, bias)
-    for name, a, b in zip(("dx", "dweight", "dbias"), got, expected, strict=True):
+    for name, a, b in zip(NAMES, got, expected, strict=True):
         # h = 1e-5: truncation h^2 * third derivative (at most some hundreds here), rounding 1e-16/h times the sum
         assert_within(a, b, 1e-7, name)
 
@@ -67,7 +66,7 @@ def test_forward_passes_gradcheck(check) -> None:
 
 @shapes
 def test_torch_in_float64_agrees(shape: Shape) -> None:
-    x, dy, weight, bias, _ = draw(shape)
+    x, _, weight, bias, _ = draw(shape)
     running_mean, running_var = torch.zeros_like(weight), torch.zeros_like(weight)
     ours, mean, var = reference.batch_norm(x, weight, bias, EPS)
     theirs = F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0, EPS)
@@ -91,7 +90,7 @@ def test_inference_agrees_with_torch_and_autograd(shape: Shape, with_mask: bool)
     expected = autograd_of(
         lambda x, w, b: reference.batch_norm_inference(x, mean, var, w, b, EPS, mask), dy, x, weight, bias
     )
-    for name, a, b in zip(("dx", "dweight", "dbias"), got, expected, strict=True):
+    for name, a, b in zip(NAMES, got, expected, strict=True):
         assert_equal64(a, b, name)
 
 
@@ -162,7 +161,7 @@ def test_input_gradient_sums_to_zero(shape: Shape) -> None:
 def test_input_gradient_is_orthogonal_to_xhat_but_for_eps(shape: Shape, eps: float) -> None:
     # sum(xhat^2) = m * var/(var + eps), not m. So sum(dx*xhat) = weight*rstd*dweight*(1 - var/(var + eps))
     #                                                          = weight*rstd^3*dweight*eps, and 0 at eps = 0.
-    x, dy, weight, bias, _ = draw(shape)
+    x, dy, weight, _, _ = draw(shape)
     dx, dweight, _ = reference.batch_norm_backward(dy, x, weight, eps)
     axes = channel_axes(x)
     _, var, centred = moments(x, axes)
@@ -194,7 +193,7 @@ def test_constant_channel_is_exactly_the_bias() -> None:
 
 def test_shift_and_permutation_of_the_batch_change_nothing() -> None:
     x, _, weight, bias, _ = draw((6, 3, 5))
-    y, mean, var = reference.batch_norm(x, weight, bias, EPS)
+    y, mean, _ = reference.batch_norm(x, weight, bias, EPS)
     shifted, mean_shifted, _ = reference.batch_norm(x + 1.5, weight, bias, EPS)
     assert_equal64(shifted, y)
     assert_equal64(mean_shifted, mean + 1.5)

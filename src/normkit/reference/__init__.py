@@ -4,6 +4,7 @@ Slow and plain on purpose, for any float dtype, used in float64. Imports only to
 it is never a fallback for users. Inputs are (N, C, *), channels at axis 1, unless a function says otherwise.
 """
 
+from normkit.reference.adapt import adapt, adapt_merged, source_share
 from normkit.reference.batch_norm import (
     batch_norm,
     batch_norm_backward,
@@ -11,15 +12,48 @@ from normkit.reference.batch_norm import (
     batch_norm_inference,
     batch_norm_inference_backward,
 )
+from normkit.reference.batch_renorm import batch_renorm, batch_renorm_backward, correction, limits
+from normkit.reference.ghost_batch_norm import ghost_batch_norm, ghost_batch_norm_backward, slice_sizes
 from normkit.reference.group_norm import group_norm, group_norm_backward, group_norm_backward_collapsed
+from normkit.reference.instance_norm import instance_norm, instance_norm_backward, running_instance_statistics
+from normkit.reference.layer_norm import layer_norm, layer_norm_2d, layer_norm_2d_backward, layer_norm_backward
+from normkit.reference.population import batch_average, population
+from normkit.reference.rms_norm import rms_norm, rms_norm_backward
+from normkit.reference.running import cumulative, exponential, exponential_closed_form, unbiased, update
 
 __all__ = [
+    "adapt",
+    "adapt_merged",
+    "batch_average",
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_backward_collapsed",
     "batch_norm_inference",
     "batch_norm_inference_backward",
+    "batch_renorm",
+    "batch_renorm_backward",
+    "correction",
+    "cumulative",
+    "exponential",
+    "exponential_closed_form",
+    "ghost_batch_norm",
+    "ghost_batch_norm_backward",
     "group_norm",
     "group_norm_backward",
     "group_norm_backward_collapsed",
+    "instance_norm",
+    "instance_norm_backward",
+    "layer_norm",
+    "layer_norm_2d",
+    "layer_norm_2d_backward",
+    "layer_norm_backward",
+    "limits",
+    "population",
+    "rms_norm",
+    "rms_norm_backward",
+    "running_instance_statistics",
+    "slice_sizes",
+    "source_share",
+    "unbiased",
+    "update",
 ]

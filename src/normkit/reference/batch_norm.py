@@ -2,7 +2,7 @@
 
 x: (N, C, *); weight (gamma), bias (beta), mean, var: (C,). m = number of values of a channel = N * prod(*).
 
-    mean = sum(x) / m      var = sum((x - mean)^2) / m      xhat = (x - mean) / sqrt(var + eps)      y = weight*xhat + bias
+    mean = sum(x)/m     var = sum((x-mean)^2)/m     xhat = (x-mean)/sqrt(var+eps)     y = weight*xhat + bias
 
 The variance is biased. With a mask (N, *) or (N, 1, *), True = a real value, m counts real values, sums run over them,
 outputs and input gradients are 0 elsewhere. weight=None means 1, bias=None means 0; `dweight` and `dbias` are what

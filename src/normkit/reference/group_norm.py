@@ -2,7 +2,7 @@
 
 x: (N, C, *), seen as (N, G, C/G, *); mean, var: (N, G); weight, bias: (C,). m = C/G * prod(*), biased variance.
 
-    mean = sum(x) / m      var = sum((x - mean)^2) / m      xhat = (x - mean) / sqrt(var + eps)      y = weight*xhat + bias
+    mean = sum(x)/m     var = sum((x-mean)^2)/m     xhat = (x-mean)/sqrt(var+eps)     y = weight*xhat + bias
 
 No sum runs over N, so a sample's output does not depend on the rest of its batch. With a mask (N, *) or (N, 1, *),
 True = a real value, sums run over real values only; outputs and input gradients are 0 elsewhere.
