@@ -1,0 +1,77 @@
+"""The command line: parse, call the library, print. No logic.
+
+A UsageError becomes one line on stderr and exit code 2, an interrupt one line and 130; anything else is a bug of ours and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        args.call(args)
+    except UsageError as error:
+        print(f"normkit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("normkit: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="normkit", description="Normalization for PyTorch: studies, demo and facts.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    study = commands.add_parser("study", help="test claims about normalization by training on real data")
+    study.add_argument("names", nargs="*", metavar="NAME", help="studies to run (default: all)")
+    study.add_argument("--quick", action="store_true", help="the short preset of the demo")
+    study.add_argument(
+        "--seeds", type=int, metavar="N", help="seeds a setting (default: 10, quick 5; fewer than 5 decide nothing)"
+    )
+    study.add_argument(
+        "--data", metavar="DATASET|PATH", help="digits, mnist5k, fashion-mnist or a .npz of images and labels"
+    )
+    study.add_argument("--out", type=Path, default=Path("normkit-report"), metavar="DIR", help="default: %(default)s")
+    study.set_defaults(call=_study)
+
+    demo = commands.add_parser("demo", help="is it right, is it fast, why normalize: three acts into one report")
+    demo.add_argument("--out", type=Path, default=Path("normkit-report"), metavar="DIR", help="default: %(default)s")
+    demo.set_defaults(call=_demo)
+
+    info = commands.add_parser("info", help="versions, instruction set, threads, paths available and why not")
+    info.set_defaults(call=_info)
+    return top
+
+
+def _study(args: argparse.Namespace) -> None:
+    from .studies.conduct import study
+    from .studies.progress import show
+
+    outcome = study(args.names, args.quick, args.seeds, args.data, args.out)
+    show(outcome.results, str(outcome.html))
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from .studies.demo import demo
+    from .studies.progress import show
+
+    outcome = demo(args.out)
+    show(outcome.results, str(outcome.html))
+
+
+def _info(_args: argparse.Namespace) -> None:
+    from .info import collect
+
+    facts = collect()
+    width = max(len(label) for label in facts)
+    for label, fact in facts.items():
+        print(f"{label:<{width}}  {fact}")

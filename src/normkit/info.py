@@ -1,0 +1,63 @@
+"""What is installed and what will run: the facts behind `normkit info` and the first lines of a bug report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+
+import torch
+
+EXTRAS = {"studies": ("numpy", "scipy", "matplotlib", "sklearn", "mlxtend", "jinja2", "rich")}
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("normkit")
+    except importlib.metadata.PackageNotFoundError:  # imported from a source tree that was never installed
+        return "0+source"
+
+
+def collect() -> dict[str, str]:
+    """Ordered facts, label to value: versions, instruction set in use, threads, and each path with why not."""
+    return {
+        "normkit": version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {cpu_name()}",
+        "threads": str(torch.get_num_threads()),
+        **_paths(),
+        **{f"extra [{name}]": _extra(modules) for name, modules in EXTRAS.items()},
+    }
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it, or the architecture where it does not say."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def missing(extra: str) -> list[str]:
+    """The modules of an extra that cannot be imported here."""
+    return [module for module in EXTRAS[extra] if importlib.util.find_spec(module) is None]
+
+
+def _extra(modules: tuple[str, ...]) -> str:
+    absent = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"not installed: {', '.join(absent)}" if absent else "installed"
+
+
+def _paths() -> dict[str, str]:
+    from .kernels import native
+
+    here = native.available()
+    return {
+        "native path": f"available, instruction set {native.isa()}" if here else f"not available: {native.why_not()}",
+        "composed path": "available",
+        "aten path": "available",
+        "triton path": "available" if torch.cuda.is_available() else "not available: no CUDA device",
+    }

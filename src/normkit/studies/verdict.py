@@ -1,0 +1,113 @@
+"""From measurements to one of three words, by rules that can fail.
+
+A study claims several things at once; each is a `Part`, judged by one of two rules:
+
+* `paired`: differences over seeds against a margin fixed beforehand. The exact sign-flip permutation test of
+  mean(difference) > margin at level 0.05 says "supported", the same test of < margin says "not supported", anything
+  else is "undecided". Five seeds are the fewest that can decide: 1/2^5 = 0.031.
+* `bounded`: for exact claims. Every value within the limit is "supported"; a median beyond ten times the limit is
+  "not supported"; between the two it is "undecided".
+
+A study is supported only if all its parts are, so no correction for several tests is needed (an intersection-union
+test), and it is not supported as soon as one part is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Word = Literal["supported", "not supported", "undecided"]
+LEVEL = 0.05
+FEWEST_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """One judged statement: what was measured, its 95 % interval, the margin it had to pass, and the word."""
+
+    claim: str
+    word: Word
+    measured: float | None
+    low: float | None
+    high: float | None
+    margin: float
+    unit: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The word of a whole study, a sentence that says why, and the parts it was made of."""
+
+    word: Word
+    sentence: str
+    parts: tuple[Part, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Verdict:
+        return cls(data["word"], data["sentence"], tuple(Part(**part) for part in data["parts"]))
+
+
+def paired(claim: str, differences: Sequence[float], margin: float, unit: str) -> Part:
+    """Judge `mean(differences) > margin` over seeds; `differences` holds one number a seed."""
+    if len(differences) < FEWEST_SEEDS or not all(math.isfinite(d) for d in differences):
+        reason = f"{len(differences)} finite seeds needed at least {FEWEST_SEEDS}: no test at level {LEVEL} can decide"
+        mean = sum(differences) / len(differences) if differences else math.nan
+        return Part(claim, "undecided", mean if math.isfinite(mean) else None, None, None, margin, unit, reason)
+    above, below = (_sign_flip(differences, margin, side) for side in ("greater", "less"))
+    low, high = _interval(differences)
+    word: Word = "supported" if above < LEVEL else "not supported" if below < LEVEL else "undecided"
+    p, side = (below, "below") if word == "not supported" else (above, "above")
+    reason = f"{side} the margin of {margin:g} {unit}".rstrip() + f" with p = {p:.3f} over {len(differences)} seeds"
+    return Part(claim, word, sum(differences) / len(differences), low, high, margin, unit, reason)
+
+
+def bounded(claim: str, values: Sequence[float], limit: float, unit: str = "") -> Part:
+    """Judge an exact claim: every one of `values` must be at most `limit` in size."""
+    sizes = sorted(abs(value) if math.isfinite(value) else math.inf for value in values)
+    worst, median = sizes[-1], sizes[len(sizes) // 2]
+    word: Word = "supported" if worst <= limit else "not supported" if median > 10 * limit else "undecided"
+    reason = f"the worst of {len(sizes)} is {worst:.2g}, the limit {limit:g} {unit}".rstrip()
+    finite = worst if math.isfinite(worst) else None
+    return Part(claim, word, finite, sizes[0] if math.isfinite(sizes[0]) else None, finite, limit, unit, reason)
+
+
+def combine(parts: Sequence[Part]) -> Verdict:
+    """All supported: supported. One not supported: not supported. Else undecided."""
+    words = [part.word for part in parts]
+    word: Word = "not supported" if "not supported" in words else "undecided" if "undecided" in words else "supported"
+    return Verdict(word, _sentence(word, parts), tuple(parts))
+
+
+def _sentence(word: Word, parts: Sequence[Part]) -> str:
+    if word == "supported":
+        return f"All {len(parts)} parts of the claim hold in these runs."
+    failing = [part for part in parts if part.word == word]
+    what = "is contradicted by" if word == "not supported" else "is not settled by"
+    return f"This {what} these runs: " + "; ".join(f"“{part.claim}” ({part.reason})" for part in failing) + "."
+
+
+def _sign_flip(differences: Sequence[float], margin: float, side: str) -> float:
+    """p of the exact one-sample sign-flip test (all 2^n sign patterns up to n = 13, else 9,999 random ones)."""
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    centred = np.asarray(differences, dtype=float) - margin
+    result = permutation_test((centred,), np.mean, permutation_type="samples", alternative=side, rng=0)
+    return float(result.pvalue)
+
+
+def _interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, 95 %; shown beside the test, never what decides."""
+    import numpy as np
+
+    values = np.asarray(differences, dtype=float)
+    draws = np.random.default_rng(0).choice(values, size=(4000, len(values))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
