@@ -3,7 +3,8 @@
 The bounds are the contract of the project: element by element, proportional to what is being summed, never a flat
 absolute number. u is the unit roundoff of the dtype of the result: 2^-24 for float32, 2^-53 for float64. Everything
 passed in beside the result is float64, computed by `normkit.reference` from the very same (rounded) input.
-A comparison raises AssertionError by itself; NaN fails it, also where the expected value is NaN.
+A comparison raises AssertionError by itself; NaN fails it, also where the expected value is NaN, and so do two equal
+infinities: a test about them says in its own words what it expects.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def assert_within(actual: Tensor, expected: Tensor, bound: Tensor | float, what:
     allowed = torch.as_tensor(bound).detach().double().expand_as(error) + underflow(actual.dtype)
     bad = ~(error <= allowed)  # negated, so that NaN is bad
     if bad.any():
-        worst = int(torch.where(error.isnan(), torch.inf, error / allowed).argmax())
+        worst = int(torch.where(error.isnan(), torch.inf, (error / allowed).nan_to_num(nan=0.0)).argmax())
         at = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
         raise AssertionError(
             f"{what}: {int(bad.sum())} of {error.numel()} values out of bounds; worst at {at}: "
