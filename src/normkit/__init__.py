@@ -1,0 +1,11 @@
+"""normkit: normalization for PyTorch, whole."""
+
+from . import functional, nn
+from .functional import backend
+from .moments import Moments
+from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
+from .nn import __all__ as _layers
+
+__version__ = "0.1.0"
+
+__all__ = ["Moments", "backend", "functional", "nn", *_layers]

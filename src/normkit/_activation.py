@@ -1,0 +1,117 @@
+"""Activations that follow a normalization: which ones the kernels fuse, and what they compute.
+
+An activation is named as in torch.nn.functional ("relu"), given as a module (nn.LeakyReLU(0.2)), or None. A module is
+recognised by its exact type: a subclass may compute anything, so it is called after the normalization instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Codes are the kernels' numbers of the activations; 0 is the identity and -1 one that no kernel knows.
+IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, GELU, GELU_TANH, SIGMOID, TANH, HARDSWISH, HARDSIGMOID, ELU = range(12)
+AFTER = -1
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What follows the normalization: the kernels' code and parameter, and the function itself."""
+
+    code: int
+    function: Callable[[Tensor], Tensor]
+    param: float = 0.0
+
+    @property
+    def sign_is_enough(self) -> bool:
+        """Whether the backward needs only the sign of the activation's input (one bit an element)."""
+        return self.code in (RELU, LEAKY_RELU)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+NONE = Activation(IDENTITY, _same)
+
+_BY_NAME: dict[str, int] = {
+    "relu": RELU,
+    "leaky_relu": LEAKY_RELU,
+    "relu6": RELU6,
+    "silu": SILU,
+    "gelu": GELU,
+    "sigmoid": SIGMOID,
+    "tanh": TANH,
+    "hardswish": HARDSWISH,
+    "hardsigmoid": HARDSIGMOID,
+    "elu": ELU,
+}
+# Names without a kernel of their own: computed after the normalization.
+_NAMES_AFTER = frozenset(
+    ["celu", "selu", "hardtanh", "mish", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "logsigmoid"]
+)
+_DEFAULT_PARAM = {LEAKY_RELU: 0.01, ELU: 1.0}
+
+
+@lru_cache(maxsize=256)
+def _named(name: str) -> Activation:
+    if name in _BY_NAME:
+        code = _BY_NAME[name]
+        return Activation(code, getattr(F, name), _DEFAULT_PARAM.get(code, 0.0))
+    if name in _NAMES_AFTER:
+        return Activation(AFTER, getattr(F, name))
+    known = ", ".join(sorted([*_BY_NAME, *_NAMES_AFTER]))
+    raise ValueError(f"activation {name!r} is not known: expected one of {known}, or a module such as nn.PReLU()")
+
+
+def _of_module(module: nn.Module) -> Activation:
+    kind = type(module)
+    plain = {nn.ReLU: RELU, nn.ReLU6: RELU6, nn.SiLU: SILU, nn.Sigmoid: SIGMOID, nn.Tanh: TANH}
+    if kind in plain:
+        return Activation(plain[kind], _named_function(plain[kind]))
+    if kind in (nn.Hardswish, nn.Hardsigmoid):
+        code = HARDSWISH if kind is nn.Hardswish else HARDSIGMOID
+        return Activation(code, _named_function(code))
+    if isinstance(module, nn.LeakyReLU) and kind is nn.LeakyReLU:
+        slope = float(module.negative_slope)
+        return Activation(LEAKY_RELU, partial(F.leaky_relu, negative_slope=slope), slope)
+    if isinstance(module, nn.ELU) and kind is nn.ELU:
+        return Activation(ELU, partial(F.elu, alpha=module.alpha), float(module.alpha))
+    if isinstance(module, nn.GELU) and kind is nn.GELU:
+        code = GELU if module.approximate == "none" else GELU_TANH
+        return Activation(code, partial(F.gelu, approximate=module.approximate))
+    if kind is nn.Identity:
+        return NONE
+    return Activation(AFTER, module)
+
+
+def _named_function(code: int) -> Callable[[Tensor], Tensor]:
+    name = next(name for name, known in _BY_NAME.items() if known == code)
+    return getattr(F, name)
+
+
+def resolve(activation: str | nn.Module | Activation | None) -> Activation:
+    """The :class:`Activation` that the user named.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither None, a name nor a module.
+    """
+    if activation is None:
+        return NONE
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        return _named(activation)
+    if isinstance(activation, nn.Module):
+        return _of_module(activation)
+    raise TypeError(
+        f"activation must be None, a name of torch.nn.functional or an nn.Module, got {type(activation).__name__}"
+    )

@@ -1,0 +1,109 @@
+"""Axes of each family, and the error texts about shapes; a leaf that imports torch alone.
+
+The texts are torch's wherever torch has one, so that code which matches on them keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+ONE_VALUE = "Expected more than 1 value per channel when training, got input size {}"
+
+
+def channel_shape(rank: int, channels: int) -> list[int]:
+    """The shape that lays (C,) beside an input of shape (N, C, *): (1, C, 1, ...)."""
+    return [1, channels, *[1] * (rank - 2)]
+
+
+def batch_dims(rank: int) -> tuple[int, ...]:
+    """The axes that batch norm reduces in an input of shape (N, C, *): all but the channel axis."""
+    return (0, *range(2, rank))
+
+
+def values_per_channel(size: Sequence[int]) -> int:
+    """How many values each channel of an input (N, C, *) has: N times the positions."""
+    return _product(size[:1]) * _product(size[2:])
+
+
+def verify_more_than_one_position(size: Sequence[int]) -> None:
+    """Raise torch's error when instance norm has one single spatial position."""
+    if _product(size[2:]) == 1:
+        raise ValueError(f"Expected more than 1 spatial element when training, got input size {size}")
+
+
+def verify_eps(eps: float, training: bool) -> None:
+    """Raise torch's error for an eps that cannot guard the square root."""
+    if training and eps <= 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if eps < 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+
+
+def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
+    """Raise torch's error when a per-channel tensor does not have one element per channel."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.numel() != channels:
+            raise RuntimeError(f"{name} should contain {channels} elements not {tensor.numel()}")
+
+
+def verify_residual(residual: Tensor | None, input: Tensor) -> None:
+    """A residual is added element by element: the input's shape, nothing broadcast."""
+    if residual is None:
+        return
+    if not isinstance(residual, Tensor):
+        raise TypeError(f"residual must be a Tensor of shape {tuple(input.shape)}, got {type(residual).__name__}")
+    if residual.shape != input.shape:
+        raise ValueError(
+            f"residual must have the input's shape {tuple(input.shape)}, got {tuple(residual.shape)}: "
+            "it is added element by element; expand it first if a broadcast is meant"
+        )
+    if not residual.is_floating_point():
+        raise TypeError(f"residual must be floating point like the input ({input.dtype}), got {residual.dtype}")
+
+
+def expand_mask(mask: Tensor, input: Tensor) -> Tensor:
+    """A mask as bool of the input's rank: (N, *spatial) gets a channel axis; broadcastable sizes are kept.
+
+    Raises:
+        TypeError: the mask is not a bool tensor.
+        ValueError: its shape fits neither (N, *spatial) nor the input's rank.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        what = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor (True = a real value), got {what}: use mask.bool()")
+    shape = input.shape
+    expanded = mask.unsqueeze(1) if mask.dim() == input.dim() - 1 else mask
+    if expanded.dim() == input.dim() and all(a in (1, b) for a, b in zip(expanded.shape, shape, strict=True)):
+        return expanded
+    spatial = (shape[0], *shape[2:])
+    raise ValueError(
+        f"mask of shape {tuple(mask.shape)} does not fit an input of shape {tuple(shape)}: "
+        f"expected {tuple(spatial)}, or {(shape[0], 1, *shape[2:])} with 1 on the channel axis"
+    )
+
+
+def channel_mask(mask: Tensor, input: Tensor) -> Tensor:
+    """A mask for per-channel statistics: as :func:`expand_mask`, with exactly 1 on the channel axis."""
+    expanded = expand_mask(mask, input)
+    if expanded.shape[1] != 1:
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} tells channels apart; expected {(input.shape[0], *input.shape[2:])} or "
+            f"{(input.shape[0], 1, *input.shape[2:])}: a position is real or padding for all channels alike"
+        )
+    return expanded
+
+
+def verify_groups(channels: int, num_groups: int) -> None:
+    """Raise when channels do not divide into groups (nn.GroupNorm's text is the layer's own)."""
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
+
+
+def _product(sizes: Sequence[int]) -> int:
+    result = 1
+    for size in sizes:
+        result *= size
+    return result

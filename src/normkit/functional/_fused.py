@@ -1,0 +1,156 @@
+"""The autograd of fused kernels: one Function for every norm.
+
+A norm describes its call (which kernel, which statistics, eps, activation) by a small `Call`; `run` applies it. The
+fused backward serves first derivatives. Under create_graph=True the composed operations are differentiated instead, so
+derivatives of every order are right. Saved: the input, the parameters, the statistics, and for a residual either one
+bit an element (activations whose slope depends on the sign alone) or the residual itself (smooth activations).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .._activation import IDENTITY, NONE, Activation
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+class Call(Protocol):
+    """One call of a norm on a fused kernel. input: (N, C, *) or (*, D); weight, bias: the parameters or None."""
+
+    @property
+    def kernel(self) -> ModuleType:
+        """The module with the kernels, of the shape of :mod:`normkit.kernels.native`."""
+        ...
+
+    @property
+    def activation(self) -> Activation:
+        """What follows the normalization."""
+        ...
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(output, statistics, bits); `save` asks for what the backward needs."""
+        ...
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        bits: Tensor | None,
+        stats: Tensor,
+        needs: tuple[bool, bool, bool, bool],
+    ) -> Gradients:
+        """Gradients of input, weight, bias and residual; None where not needed."""
+        ...
+
+    def composed(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+        stats: Tensor,
+    ) -> Tensor:
+        """The same forward as differentiable operations."""
+        ...
+
+    def without_activation(self) -> Call:
+        """The same call with the identity as its activation."""
+        ...
+
+
+def run(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """The norm's output; residual and activation follow as operations of their own where the kernel lacks them."""
+    kernel, activation = call.kernel, call.activation
+    if activation.code not in kernel.FUSED_ACTIVATIONS or (residual is not None and not kernel.FUSES_RESIDUAL):
+        y = run(call.without_activation(), input, weight, bias, None)
+        return after(y, residual, activation)
+    if torch.is_grad_enabled() and (
+        input.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    ):
+        return Fused.apply(input, weight, bias, residual, call)
+    return call.forward(input, weight, bias, residual, False)[0]
+
+
+def after(y: Tensor, residual: Tensor | None, activation: Activation) -> Tensor:
+    """Residual and activation as operations of their own."""
+    return activation(y if residual is None else y + residual.to(y.dtype))
+
+
+class Fused(torch.autograd.Function):
+    """A fused kernel's forward and first derivative, the composed operations for all higher ones."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        input, weight, bias, residual, call = arguments
+        y, stats, bits = call.forward(input, weight, bias, residual, True)
+        kept = residual if bits is None and call.activation.code != IDENTITY else None
+        ctx.save_for_backward(input, weight, bias, kept, stats, bits)
+        ctx.call, ctx.has_residual = call, residual is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        (grad_output,) = gradients
+        input, weight, bias, residual, stats, bits = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():
+            found = _composed_backward(
+                ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs, ctx.has_residual
+            )
+            return (*found, None)
+        dx, dweight, dbias, dresidual = ctx.call.backward(
+            grad_output, input, weight, bias, residual, bits, stats, needs
+        )
+        return dx, _as(dweight, weight), _as(dbias, bias), dresidual, None
+
+
+def _composed_backward(
+    call: Call,
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    bits: Tensor | None,
+    stats: Tensor,
+    needs: tuple[bool, ...],
+    has_residual: bool,
+) -> list[Tensor | None]:
+    """The first derivative as a graph: the composed forward, differentiated with create_graph."""
+    activation, dresidual = call.activation, None
+    if has_residual and residual is None:
+        # What is known of the activation's input is its sign, and the slope is locally constant.
+        if bits is not None:
+            positive = call.kernel.unpack_bits(bits, input)
+            grad_output = torch.where(positive, grad_output, activation.param * grad_output)
+        activation, dresidual = NONE, grad_output
+    with torch.enable_grad():
+        y = call.composed(input, weight, bias, residual, activation, stats)
+        tensors = (input, weight, bias, residual)
+        wanted = [i for i, tensor in enumerate(tensors) if tensor is not None and needs[i]]
+        found = torch.autograd.grad(
+            y, [tensor for i in wanted if (tensor := tensors[i]) is not None], grad_output, create_graph=True
+        ) if wanted else ()  # fmt: skip
+    gradients: list[Tensor | None] = [None, None, None, dresidual if needs[3] else None]
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    return gradients
+
+
+def _as(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
+    """A parameter's gradient in its own dtype."""
+    return gradient if gradient is None or parameter is None else gradient.to(parameter.dtype)

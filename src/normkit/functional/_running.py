@@ -1,0 +1,186 @@
+"""The one place that moves running statistics.
+
+    running = (1 - factor) * running + factor * new        factor = momentum, or 1 / batches counted (momentum None)
+    new mean = the batch's mean, new var = m2 / (count - 1)     (unbiased)
+
+Rules, each a defect of others that users met:
+- buffers are written in place, in their own dtype; the new value is computed in float64;
+- a batch that is empty, of one value, or not finite (in the buffer's dtype) moves nothing and is not counted;
+- an activation checkpoint's recomputation moves nothing: it runs inside backward;
+- under torch.func the update is an autograd.Function, so that grad, jvp and vmap may run over it;
+- where Python may not branch on values (compiled, transformed, masked, on a GPU) a torch.where decides.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..kernels import native
+from ..moments import Moments
+from ._choose import is_transformed
+
+
+class Running(NamedTuple):
+    """Where running statistics live and how they move.
+
+    mean, var: (C,) buffers. batches: 0-dim int64 count of batches, or None. momentum: the weight of the new value, or
+    None for the cumulative average (which needs `batches`). deferred: a list that collects the moments instead, while
+    :func:`normkit.deferred_statistics` holds the update back.
+    """
+
+    mean: Tensor
+    var: Tensor
+    batches: Tensor | None
+    momentum: float | None
+    deferred: list[Moments] | None = None
+
+
+def move(running: Running, moments: Moments) -> None:
+    """Move the running statistics by one batch. moments: mean (C,), m2 (C,)."""
+    if is_recomputation():
+        return
+    if running.deferred is not None:
+        running.deferred.append(moments.detach())
+        return
+    _apply(running, moments.mean.detach(), moments.m2.detach(), moments.count, average=False)
+
+
+def move_by_average(running: Running, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+    """Move by averages (instance norm). mean, unbiased var: (C,); count: values behind each, 2 or more to count."""
+    if not is_recomputation():
+        _apply(running, mean.detach(), var.detach(), count, average=True)
+
+
+def move_native(running: Running, stats: Tensor, count: int) -> None:
+    """Move by a native kernel's statistics. stats: (3, C) float64: mean, biased variance, rstd."""
+    if count < 2 or is_recomputation():
+        return
+    mean, var = running.mean, running.var
+    if running.deferred is not None or type(mean) is not Tensor or mean.dtype not in (torch.float32, torch.float64):
+        move(running, Moments(count, stats[0], stats[1] * count))
+        return
+    batches = running.batches
+    factor = running.momentum if running.momentum is not None else 1.0 / (_counted(running) + 1)
+    if not native.move_running(stats, count, mean, var, factor):
+        _warn_not_finite()
+        return
+    torch.autograd.graph.increment_version((mean, var))
+    if batches is not None:
+        batches.add_(1)
+
+
+def is_recomputation() -> bool:
+    """Whether this forward runs inside a backward, as an activation checkpoint's recomputation does."""
+    # Dynamo rejects the call; compiled checkpointing updates once already.
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, *, average: bool) -> None:
+    if isinstance(count, int) and count < 2:
+        return
+    arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, average)
+    if torch.compiler.is_compiling() or not is_transformed():
+        ok = _write(*arguments)
+        if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
+            _warn_not_finite()
+    else:
+        _Move.apply(*arguments)
+
+
+@torch.no_grad()
+def _write(
+    running_mean: Tensor,
+    running_var: Tensor,
+    batches: Tensor | None,
+    mean: Tensor,
+    spread: Tensor,
+    count: int | Tensor,
+    momentum: float | None,
+    average: bool,
+) -> Tensor:
+    """Write the buffers unless the batch is unfit; returns whether it was finite. Leading axes: a batch of buffers."""
+    if isinstance(count, Tensor) and count.dim():
+        count = count.amax(-1, keepdim=True)  # the mask does not tell channels apart
+    var = spread if average else spread / (count - 1)
+    finite = (mean.to(running_mean.dtype).isfinite() & var.to(running_var.dtype).isfinite()).all(-1)
+    enough = count >= 2 if isinstance(count, Tensor) else torch.ones_like(finite)
+    ok = finite & (enough.squeeze(-1) if enough.dim() > finite.dim() else enough)
+    if batches is not None:
+        batches.add_(ok)
+    if momentum is not None:
+        factor: float | Tensor = momentum
+    elif batches is not None:
+        factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)
+    else:
+        raise ValueError("momentum=None (the cumulative average) needs num_batches_tracked to count the batches")
+    for buffer, new in ((running_mean, mean), (running_var, var)):
+        moved = buffer + (new - buffer) * factor
+        buffer.copy_(torch.where(ok.unsqueeze(-1), moved.to(buffer.dtype), buffer))
+    return finite | ~enough.squeeze(-1) if enough.dim() > finite.dim() else finite | ~enough
+
+
+class _Move(torch.autograd.Function):
+    """`_write` under torch.func transforms, which refuse a plain in-place update of captured buffers."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> Tensor:
+        return _write(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Any) -> tuple[None, ...]:
+        return (None,) * 8
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> None:
+        return None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int | None]:
+        """Buffers of each sample are updated each; shared buffers once, by the moments of all samples together."""
+        size = info.batch_size
+
+        def front(index: int) -> Any:
+            value, axis = arguments[index], in_dims[index]
+            if not isinstance(value, Tensor):
+                return value
+            return value.expand(size, *value.shape) if axis is None else value.movedim(axis, 0)
+
+        momentum, average = arguments[6], arguments[7]
+        mean, spread, count = front(3), front(4), front(5)
+        if in_dims[0] is not None:
+            batches = front(2)
+            if isinstance(count, Tensor) and count.dim() == 1:
+                count = count.unsqueeze(-1)
+            return _Move.apply(front(0), front(1), batches, mean, spread, count, momentum, average), 0
+        if average:
+            mean, spread = mean.mean(0), spread.mean(0)
+            count = count.amax(0) if isinstance(count, Tensor) else count
+        else:
+            if isinstance(count, Tensor):
+                count = count.reshape(size, *[1] * (mean.dim() - 1))
+            merged = Moments(count, mean, spread).merge_along(0)
+            mean, spread, count = merged.mean, merged.m2, merged.count
+        return _Move.apply(*arguments[:3], mean, spread, count, momentum, average), None
+
+
+def _counted(running: Running) -> int:
+    if running.batches is None:
+        raise ValueError("momentum=None (the cumulative average) needs num_batches_tracked to count the batches")
+    return int(running.batches)
+
+
+def _warn_not_finite() -> None:
+    warnings.warn(
+        "a batch with NaN or Inf reached a normalization layer in training: its running statistics were not moved and "
+        "the batch was not counted. The output still carries the non-finite values.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,258 @@
+"""Batch normalization as a function: check the arguments, choose a path, move the running statistics.
+
+The way of the data: `batch_norm` (public, torch's signature) or a layer -> `apply` -> one of
+    native, aten   a fused kernel under `_fused.Fused`, whose higher derivatives are the composed operations
+    composed       differentiable torch operations
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import _shapes
+from .._activation import NONE, Activation, resolve
+from ..kernels import aten, composed, native
+from . import _dtypes, _running
+from ._choose import choose, is_exporting, is_transformed
+from ._fused import Gradients, after, run
+from ._running import Running
+
+KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
+
+
+def batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    activation: str | nn.Module | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Batch normalization of each channel over the batch and all positions, with residual, activation and mask.
+
+    .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}}{\sqrt{\mathrm{var} + \epsilon}} \cdot
+              \mathrm{weight} + \mathrm{bias} + \mathrm{residual}\Big)
+
+    Training: mean and the biased variance are the batch's, and the running statistics, if given, move in place:
+    ``running = (1 - momentum) * running + momentum * new``, the new variance unbiased, m/(m-1) times the biased one.
+    Evaluation: mean and variance are the running ones.
+
+    Args:
+        input: (N, C, *), real floating point.
+        running_mean, running_var: (C,), or None in training. Written in place; they keep their own dtype.
+        weight, bias: (C,) or None (1 and 0).
+        training: use and track the batch's statistics.
+        momentum: the weight of the new value.
+        eps: added to the variance, inside the square root.
+        residual: input's shape; added before the activation.
+        activation: None, a name in torch.nn.functional, or a module.
+        mask: bool, (N, *) or (N, 1, *), True = a real value. The statistics are those of the real values; outputs
+            under the mask are zero, whatever the activation, and no gradient passes there.
+
+    Returns:
+        The input's shape, dtype and memory format. Saved for the backward: the input, the statistics and, with a
+        residual, one bit an element (relu) or the residual (smooth activations).
+
+    Differences from torch: statistics are exact at mean >> std in every layout; derivatives of every order are right;
+    a batch that is empty or not finite moves no statistic (with a RuntimeWarning if not finite).
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: as torch.nn.functional.batch_norm, with its texts.
+
+    Reference: Ioffe & Szegedy (2015), Batch Normalization. https://arxiv.org/abs/1502.03167
+    """
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = Running(running_mean, running_var, None, momentum)
+    elif not training:
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise RuntimeError(f"{missing} must be defined in evaluation mode")
+    return apply(
+        input, running, weight, bias, training, eps, residual=residual, activation=resolve(activation), mask=mask
+    )
+
+
+def apply(
+    input: Tensor,
+    running: Running | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    activation: Activation = NONE,
+    mask: Tensor | None = None,
+    small_batch: str = "error",
+) -> Tensor:
+    """What :func:`batch_norm` and the layers share. `training`: normalize with the batch's statistics.
+
+    With `small_batch="running"` a batch of one value per channel uses the running statistics and moves none.
+    """
+    if input.dim() == 1 and input.numel() == 0:
+        return input.clone()  # torch accepts an empty vector
+    if training and _is_single(input, mask):
+        if small_batch != "running" or running is None:
+            raise ValueError(_shapes.ONE_VALUE.format(input.size()))
+        training = False
+    mean, var = (None, None) if running is None else (running.mean, running.var)
+    _verify(input, mean, var, weight, bias, training, eps, residual)
+    if mask is not None:
+        mask = _shapes.channel_mask(mask, input)
+    path, _ = choose(input, activation, mask, (residual, weight, bias, mean, var))
+    if path == "composed":
+        return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
+    if path == "aten" and is_exporting():
+        return _exported(input, running, weight, bias, training, eps, residual, activation)
+    call = BatchNormCall(KERNELS[path], running, training, eps, activation)
+    return run(call, input, weight, bias, residual)
+
+
+def _is_single(input: Tensor, mask: Tensor | None) -> bool:
+    """Whether each channel has one single value. Where Python may not look at a mask's values, it counts as several."""
+    if _shapes.values_per_channel(input.shape) == 1:
+        return True
+    if mask is None or torch.compiler.is_compiling() or is_transformed() or mask.device.type != "cpu":
+        return False
+    kept = _shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:])
+    return int(kept.sum()) == 1
+
+
+def _verify(
+    input: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    residual: Tensor | None,
+) -> None:
+    _shapes.verify_eps(eps, training)
+    _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
+    _dtypes.verify("batch_norm", input, weight, bias)
+    _shapes.verify_residual(residual, input)
+
+
+def _composed(
+    input: Tensor,
+    running: Running | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation,
+    mask: Tensor | None,
+) -> Tensor:
+    if not training:
+        assert running is not None
+        return composed.batch_norm_inference(
+            input, running.mean, running.var, weight, bias, eps, residual=residual, activation=activation, mask=mask
+        )
+    y, moments = composed.batch_norm(input, weight, bias, eps, residual=residual, activation=activation, mask=mask)
+    if running is not None:
+        _running.move(running, moments)
+    return y
+
+
+def _exported(
+    input: Tensor,
+    running: Running | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation,
+) -> Tensor:
+    """Plain PyTorch operations for programs that must run without normkit."""
+    mean, var, factor = None, None, 0.0
+    if running is not None:
+        mean, var = running.mean, running.var
+        if training and running.batches is not None:
+            running.batches.add_(1)
+        factor = running.momentum if running.momentum is not None else 0.1
+    y = F.batch_norm(input, mean, var, _upcast(weight, mean), _upcast(bias, mean), training, factor, eps)
+    return after(y, residual, activation)
+
+
+def _upcast(parameter: Tensor | None, statistic: Tensor | None) -> Tensor | None:
+    """ATen wants parameters and statistics of one dtype."""
+    return parameter if parameter is None or statistic is None else parameter.to(statistic.dtype)
+
+
+class BatchNormCall(NamedTuple):
+    """One batch norm on a fused kernel; moves the running statistics in its forward."""
+
+    kernel: ModuleType
+    running: Running | None
+    training: bool
+    eps: float
+    activation: Activation
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(output, stats (3, C) float64: mean, biased var, rstd; bits)."""
+        kernel, running, training, eps, activation = self
+        code, param = activation.code, activation.param
+        if not training:
+            assert running is not None
+            return kernel.batch_norm_inference(
+                input, running.mean, running.var, weight, bias, residual, code, param, eps, save_for_backward=save
+            )
+        y, stats, bits = kernel.batch_norm_forward(
+            input, weight, bias, residual, code, param, eps, save_for_backward=save
+        )
+        if running is not None:
+            _running.move_native(running, stats, _shapes.values_per_channel(input.shape))
+        return y, stats, bits
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        bits: Tensor | None,
+        stats: Tensor,
+        needs: tuple[bool, bool, bool, bool],
+    ) -> Gradients:
+        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        code, param = self.activation.code, self.activation.param
+        return self.kernel.batch_norm_backward(
+            grad_output, input, weight, bias, residual, bits, stats, code, param, training=self.training, needs=needs
+        )
+
+    def composed(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+        stats: Tensor,
+    ) -> Tensor:
+        """The same forward as differentiable operations."""
+        if self.training:
+            return composed.batch_norm(input, weight, bias, self.eps, residual=residual, activation=activation)[0]
+        return composed.batch_norm_inference(
+            input, stats[0], stats[1], weight, bias, self.eps, residual=residual, activation=activation
+        )
+
+    def without_activation(self) -> BatchNormCall:
+        """The same call with the identity as its activation."""
+        return self._replace(activation=NONE)

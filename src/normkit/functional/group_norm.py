@@ -1,0 +1,159 @@
+"""Group normalization as a function: statistics of each sample's groups of channels."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import _shapes
+from .._activation import NONE, Activation, resolve
+from ..kernels import aten, composed, native
+from . import _dtypes
+from ._choose import choose, is_exporting
+from ._fused import Gradients, after, run
+
+KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
+
+
+def group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    activation: str | nn.Module | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Group normalization: mean and variance of each sample's groups of channels; no batch, no running statistics.
+
+    .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}_{n,g}}{\sqrt{\mathrm{var}_{n,g} + \epsilon}} \cdot
+              \mathrm{weight}_c + \mathrm{bias}_c + \mathrm{residual}\Big)
+
+    Args:
+        input: (N, C, *), real floating point. Training and evaluation are the same.
+        num_groups: G, divides C; a group is C/G neighbouring channels with all positions. The variance is biased.
+        weight, bias: (C,) or None (1 and 0).
+        eps: added to the variance, inside the square root.
+        residual: input's shape; added before the activation.
+        activation: None, a name in torch.nn.functional, or a module.
+        mask: bool, (N, *) or (N, 1, *), True = a real value. A sample's statistics are those of its real values;
+            outputs under the mask are zero.
+
+    Returns:
+        The input's shape, dtype and memory format.
+
+    Raises:
+        RuntimeError: fewer than two axes, or groups that do not divide the channels; torch's texts.
+        ValueError: one value per group.
+
+    Reference: Wu & He (2018), Group Normalization. https://arxiv.org/abs/1803.08494
+    """
+    return apply(input, num_groups, weight, bias, eps, residual=residual, activation=resolve(activation), mask=mask)
+
+
+def apply(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    residual: Tensor | None = None,
+    activation: Activation = NONE,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """What :func:`group_norm` and the layer share."""
+    _verify(input, num_groups, weight, bias, residual)
+    if mask is not None:
+        mask = _shapes.channel_mask(mask, input)
+    path, _ = choose(input, activation, mask, (residual, weight, bias))
+    if path == "composed":
+        return composed.group_norm(
+            input, num_groups, weight, bias, eps, residual=residual, activation=activation, mask=mask
+        )
+    if path == "aten" and is_exporting():
+        return after(F.group_norm(input, num_groups, weight, bias, eps), residual, activation)
+    return run(GroupNormCall(KERNELS[path], num_groups, eps, activation), input, weight, bias, residual)
+
+
+def _verify(
+    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+) -> None:
+    if input.dim() < 2:
+        raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
+    size = [input.size(0) * input.size(1) // num_groups, num_groups, *input.size()[2:]]
+    if _shapes.values_per_channel(size) == 1:
+        raise ValueError(_shapes.ONE_VALUE.format(size))
+    if input.size(1) % num_groups:
+        raise RuntimeError(
+            "Expected number of channels in input to be divisible by num_groups, but got input of shape "
+            f"{list(input.shape)} and num_groups={num_groups}"
+        )
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and (tensor.dim() != 1 or tensor.numel() != input.size(1)):
+            raise RuntimeError(
+                f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} of "
+                f"shape {list(tensor.shape)} and input of shape {list(input.shape)}"
+            )
+    _dtypes.verify("GroupNormKernelImpl", input, weight, bias)
+    _shapes.verify_residual(residual, input)
+
+
+class GroupNormCall(NamedTuple):
+    """One group norm on a fused kernel."""
+
+    kernel: ModuleType
+    num_groups: int
+    eps: float
+    activation: Activation
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(output, stats (3, N*G) float64: mean, biased var, rstd; bits)."""
+        return self.kernel.group_norm_forward(
+            input, self.num_groups, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            save_for_backward=save,
+        )  # fmt: skip
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        bits: Tensor | None,
+        stats: Tensor,
+        needs: tuple[bool, bool, bool, bool],
+    ) -> Gradients:
+        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        return self.kernel.group_norm_backward(
+            grad_output, input, self.num_groups, weight, bias, residual, bits, stats, self.activation.code,
+            self.activation.param, needs=needs,
+        )  # fmt: skip
+
+    def composed(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+        stats: Tensor,
+    ) -> Tensor:
+        """The same forward as differentiable operations."""
+        return composed.group_norm(
+            input, self.num_groups, weight, bias, self.eps, residual=residual, activation=activation
+        )
+
+    def without_activation(self) -> GroupNormCall:
+        """The same call with the identity as its activation."""
+        return self._replace(activation=NONE)
