@@ -1,0 +1,218 @@
+"""Watches one run of a model and writes down its calls and values; `dataflow` reads them.
+
+Rules:
+- Module calls are seen through hooks, functions and tensor methods through a torch function mode, and what both miss
+  (scripted functions, C++ code) through a dispatch mode. What runs inside a recorded function belongs to it.
+- No tensor is held alive: a tensor's present value is looked up by identity and version, weakly.
+- Reading a shape, a dtype or a device consumes nothing; everything else does, views included. A function that hands its
+  input on untouched (dropout in evaluation, `.contiguous()` of a dense tensor) makes no value and consumes none.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+_ATOM_TYPES: tuple[type[nn.Module], ...] = (*NORM_TYPES, nn.modules.conv._ConvNd, nn.Linear)
+
+# Methods that read facts about a tensor and none of its values.
+_FACTS = frozenset(
+    """size dim ndimension stride is_contiguous numel nelement element_size is_floating_point is_complex get_device
+    storage_offset type is_tensor is_conj is_neg is_signed is_inference is_shared is_pinned is_set_to is_same_size
+    has_names requires_grad_ retain_grad register_hook __len__ __repr__ __hash__ __format__ result_type""".split()  # noqa: SIM905  # as words it stays readable
+)
+_TENSOR_ATTRIBUTES = frozenset(("T", "mT", "H", "mH", "data", "real", "imag", "grad"))  # any other attribute is a fact
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor at one moment of the run; an in-place operation makes a new value of the same tensor.
+
+    `producer` is the index of the function call that made it, None for what came from outside of the run.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    producer: int | None
+
+
+@dataclass
+class Call:
+    """One call of a module (`module` is its qualified name) or of a function (`module` is None).
+
+    `enclosing`: the module calls around it, outermost first. `inputs`, `outputs`: values. `labels`: the argument names
+    of the inputs ("0", "1", ... for positional ones). `atom`: a module that is looked at as one step.
+    """
+
+    index: int
+    op: str
+    module: str | None
+    enclosing: tuple[int, ...]
+    inputs: tuple[int, ...]
+    labels: tuple[str, ...]
+    outputs: tuple[int, ...] = ()
+    atom: bool = False
+
+
+def is_atom(module: nn.Module) -> bool:
+    """Whether the module is one step of the flow: no children, or a convolution, linear or normalization layer."""
+    return isinstance(module, _ATOM_TYPES) or next(module.children(), None) is None
+
+
+class Recorder:
+    """Turns tensors into values and calls into `Call`s while the model runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.names: dict[int, str] = {}  # id(module) -> its first qualified name
+        for name, module in model.named_modules():
+            self.names[id(module)] = name
+        self.calls: list[Call] = []
+        self.values: list[Value] = []
+        self.readers: dict[int, list[Call]] = {}  # value -> the functions that read it
+        self.tensors: dict[int, int] = {}  # id(parameter or buffer) -> its value when the run began
+        self.inputs: tuple[int, ...] = ()
+        self.outputs: tuple[int, ...] = ()
+        self.output_names: tuple[str, ...] = ()
+        self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensor -> (version, value)
+        self._stack: list[int] = []
+        self._inside_function = False
+
+    # -- values ---------------------------------------------------------------------------------------------------
+    def value_of(self, tensor: Tensor, producer: int | None = None) -> int:
+        """The present value of `tensor`; a tensor never seen, or changed since, gets a new one made by `producer`."""
+        known, version = self._known.get(tensor), 0 if tensor.is_inference() else tensor._version
+        if known is not None and known[0] == version:
+            return int(known[1])
+        self.values.append(Value(len(self.values), tuple(tensor.shape), tensor.dtype, producer))
+        self._known[tensor] = (version, self.values[-1].index)
+        return self.values[-1].index
+
+    def held_after_the_run(self) -> frozenset[int]:
+        """Values that something outside still holds once the outputs are gone: a stashed feature map."""
+        owned = {*self.tensors.values(), *self.outputs, *self.inputs}
+        if self._alive() - owned:
+            gc.collect()  # a reference cycle in a forward is no stash
+        return frozenset(self._alive() - owned)
+
+    def _alive(self) -> set[int]:
+        return {int(value) for _, value in self._known.values()}
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+    def record(self, op: str, run: Callable[[], Any], arguments: Any) -> Any:
+        """Run a function as one call."""
+        if self._inside_function:
+            return run()
+        call = self._begin(op, None, arguments)
+        self._inside_function = True
+        try:
+            output = run()
+        finally:
+            self._inside_function = False
+        for tensor in _tensors(arguments):  # what the function changed in place is its work
+            self.value_of(tensor, call.index)
+        self._end(call, output)
+        for value in set(call.inputs) - set(call.outputs):
+            self.readers.setdefault(value, []).append(call)
+        return output
+
+    def _begin(self, op: str, module: nn.Module | None, arguments: Any) -> Call:
+        labels, inputs = [], []
+        for path, leaf in tree_flatten_with_path(arguments)[0]:
+            if isinstance(leaf, Tensor):
+                labels.append(str(getattr(path[1], "key", getattr(path[1], "idx", path[1]))))
+                inputs.append(self.value_of(leaf))
+        name = None if module is None else self._name(module)
+        atom = module is not None and module is not self.model and is_atom(module)
+        call = Call(len(self.calls), op, name, tuple(self._stack), tuple(inputs), tuple(labels), atom=atom)
+        self.calls.append(call)
+        return call
+
+    def _end(self, call: Call, output: Any) -> None:
+        call.outputs = tuple(self.value_of(tensor, call.index) for tensor in _tensors(output))
+
+    # -- the run --------------------------------------------------------------------------------------------------
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on every module and both modes, all gone on leaving."""
+        handles = []
+        for module in self.model.modules():
+            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            self.tensors[id(tensor)] = self.value_of(tensor)
+        try:
+            with _Dispatches(self), _Functions(self):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def enter_model(self, inputs: Any) -> None:
+        self.inputs = tuple(self.value_of(tensor) for tensor in _tensors(inputs))
+
+    def leave_model(self, output: Any) -> None:
+        named = [(path, leaf) for path, leaf in tree_flatten_with_path(output)[0] if isinstance(leaf, Tensor)]
+        self.outputs = tuple(self.value_of(leaf) for _, leaf in named)
+        self.output_names = tuple(output_name(path) for path, _ in named)
+
+    def _name(self, module: nn.Module) -> str:
+        return self.names.get(id(module), type(module).__name__)
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not self._inside_function:
+            self._stack.append(self._begin(type(module).__name__, module, (args, kwargs)).index)
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        while self._stack and not self._inside_function:  # more than one where the model caught an exception on the way
+            call = self.calls[self._stack.pop()]
+            if call.module == self._name(module):
+                return self._end(call, output)
+
+
+class _Functions(TorchFunctionMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            name = func.__self__.__name__
+            if name not in _TENSOR_ATTRIBUTES:
+                return func(*args, **kwargs)
+        if name in _FACTS:
+            return func(*args, **kwargs)
+        return self.recorder.record(name, lambda: func(*args, **kwargs), (args, kwargs))
+
+
+class _Dispatches(TorchDispatchMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return self.recorder.record(str(func), lambda: func(*args, **kwargs), (args, kwargs))
+
+
+def output_name(path: tuple[Any, ...]) -> str:
+    """`output`, `output[0]`, `output['out']`: where in the model's result a tensor lies."""
+    return "output" + torch.utils._pytree.keystr(path)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

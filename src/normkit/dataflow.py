@@ -1,0 +1,141 @@
+"""Which tensor feeds which layer and who consumes what it makes, as seen in one real run of the model.
+
+Rules:
+- Nothing is guessed from the source: a branch that the run did not take is not in the flow.
+- Questions are answered in atoms (modules without children, convolutions, linears, normalization layers) and in the
+  functions outside of them; containers are looked through.
+- The model is given back as it was: buffers, modes, hooks, the random state, also when the run raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, output_name
+
+__all__ = ["NORM_TYPES", "Call", "Flow", "Value", "call_with", "is_atom", "observe", "output_name", "untouched"]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The calls of one run in order, the values between them, and the questions about both.
+
+    `inputs`, `outputs`: the model's own values; `output_names`: where in its result each output lies ("output[0]");
+    `held`: values that something still held after the run, a feature map stashed in an attribute for instance;
+    `readers`: value -> functions that read it; `tensors`: id(parameter or buffer) -> its value.
+    """
+
+    calls: tuple[Call, ...]
+    values: tuple[Value, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    output_names: tuple[str, ...]
+    held: frozenset[int]
+    readers: Mapping[int, list[Call]]
+    tensors: Mapping[int, int]
+
+    def atom_of(self, call: Call) -> Call:
+        """The outermost atom around `call`, or `call` itself."""
+        return next((self.calls[index] for index in call.enclosing if self.calls[index].atom), call)
+
+    def calls_of(self, module: str) -> list[Call]:
+        """Every call of the module whose first qualified name this is, in order."""
+        return [call for call in self.calls if call.module == module]
+
+    def producer(self, value: int) -> Call | None:
+        """The atom or function that made `value`; None for an input of the model, a parameter or a constant."""
+        producer = self.values[value].producer
+        return None if producer is None else self.atom_of(self.calls[producer])
+
+    def consumers(self, value: int) -> list[Call]:
+        """The atoms and functions that read `value`, each once, in order."""
+        atoms = (self.atom_of(call) for call in self.readers.get(value, ()))
+        return list({atom.index: atom for atom in atoms}.values())
+
+    def parameter_consumers(self, parameter: Tensor) -> list[Call]:
+        """The atoms and functions that read a parameter or buffer of the model."""
+        value = self.tensors.get(id(parameter))
+        return [] if value is None else self.consumers(value)
+
+    def escapes(self, value: int) -> str | None:
+        """Why `value` is seen outside of the run, or None."""
+        if value in self.outputs:
+            return "it is an output of the model"
+        return "something still holds it after the forward" if value in self.held else None
+
+    def scope(self, call: Call) -> str | None:
+        """The qualified name of the module whose forward made the call ("" for the root); None for the root itself."""
+        return self.calls[call.enclosing[-1]].module if call.enclosing else None
+
+
+def observe(model: nn.Module, example_inputs: Any) -> Flow:
+    """Run `model` once on `example_inputs`, in its present modes and without gradients, and return what flowed where.
+
+    `example_inputs`: a tensor, a tuple of positional or a dict of keyword arguments; they are cloned first.
+    """
+    recorder = Recorder(model)
+    with untouched(model), torch.no_grad():
+        _watched_run(recorder, model, example_inputs)
+        held = recorder.held_after_the_run()
+    return Flow(
+        calls=tuple(recorder.calls),
+        values=tuple(recorder.values),
+        inputs=recorder.inputs,
+        outputs=recorder.outputs,
+        output_names=recorder.output_names,
+        held=held,
+        readers=recorder.readers,
+        tensors=recorder.tensors,
+    )
+
+
+def _watched_run(recorder: Recorder, model: nn.Module, example_inputs: Any) -> None:
+    """Its own function, so that inputs and outputs are gone when it returns."""
+    args, kwargs = _arguments(example_inputs)
+    with recorder.watching():
+        recorder.enter_model((args, kwargs))
+        recorder.leave_model(model(*args, **kwargs))
+
+
+def call_with(model: nn.Module, example_inputs: Any) -> Any:
+    """The model's result on a clone of the example inputs (a forward may work in place on what it is given)."""
+    args, kwargs = _arguments(example_inputs)
+    return model(*args, **kwargs)
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    inputs = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_inputs)
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Give the model back as it was: buffers (the same objects, the old values), modes, and torch's random state."""
+    owners = list(model.modules())
+    modes = [module.training for module in owners]
+    buffers = [dict(module._buffers) for module in owners]
+    saved = {id(b): (b, _version(b), b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
+    with torch.random.fork_rng(sorted({b.device.index for b, _, _ in saved.values() if b.device.type == "cuda"})):
+        try:
+            yield
+        finally:
+            for module, mode, kept in zip(owners, modes, buffers, strict=True):
+                module.training = mode
+                module._buffers.update(kept)
+            with torch.no_grad():
+                for buffer, version, values in saved.values():
+                    if _version(buffer) != version:
+                        buffer.copy_(values)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

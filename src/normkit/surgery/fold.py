@@ -1,0 +1,97 @@
+"""Folding batch normalization into the layer before or behind it: `nk.fold`.
+
+Rules:
+- What feeds what is taken from a run of the model, never from its source; a value that anything else reads is not
+  folded over.
+- The layer in front is tried first, then the one behind; a fold makes its neighbours neighbours, so chains fold too.
+- What cannot be folded exactly is kept with the reason; should the outputs differ after all, everything is put back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..dataflow import observe
+from .changes import Change, OutputError, record
+from .fold_plan import Plan
+from .select import Selector, Site, select
+from .swap import kind, working_copy
+from .verify import compare, outputs_of
+
+
+def fold(
+    model: nn.Module,
+    example_inputs: Any,
+    verify: bool = True,
+    *,
+    only: Selector | None = None,
+    skip: Selector | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    r"""Put evaluation-mode batch normalization into the weights of its neighbours; the norm is gone from the model.
+
+    .. math:: \mathrm{norm}(W * x + b) = (s W) * x + (s b + t), \qquad s = \frac{\mathrm{weight}}{\sqrt{\mathrm{var} +
+              \epsilon}}, \quad t = \mathrm{bias} - s\,\mathrm{mean}
+
+    - Into the layer in front: convolutions and transposed convolutions (1d, 2d, 3d, any groups), linear layers. One
+      norm
+      behind several of them folds into each. Into the layer behind: the same, where no border of zeros stands between.
+    - Subclasses of these count when a numeric probe shows that their output is affine in weight and bias.
+    - The arithmetic is float64, whatever the dtype of the model. A norm with an activation leaves the activation.
+    - Kept, with the reason in ``nk.changes(model)``: a norm in training mode (call ``model.eval()`` first), one whose
+      input or output something else reads, shared or parametrized weights, hooks, norms without running statistics.
+
+    Args:
+        model: in evaluation mode.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; the model runs on them.
+        verify: run the model before and after, and report the largest error of each output in
+            ``nk.changes(model).errors``; beyond the limit given there every fold is undone.
+        only, skip: which norms: name patterns, types, functions (name, module) -> bool, or lists of these.
+        inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
+
+    Returns: the folded model. Raises ValueError where no normalization layer is selected, RuntimeError where the model
+    cannot be copied.
+
+    Reference: Jacob et al. (2018), Quantization and Training of Neural Networks, section 3.2.
+    https://arxiv.org/abs/1712.05877
+    """
+    select(model, only, skip)
+    model = working_copy(model, inplace)
+    sites = select(model, only, skip)
+    plan = Plan(model, None if model.training else observe(model, example_inputs))
+    before = outputs_of(model, example_inputs) if verify and not model.training else {}
+    for site in sites:
+        plan.add(site)
+    done = plan.fold_all()
+    errors, failure = _verified(model, example_inputs, before) if done else ((), None)
+    if failure is not None:
+        plan.undo()
+        done = {}
+    record(model, [_entry(site, done, plan.reasons, failure) for site in sites], errors)
+    return model
+
+
+def _verified(
+    model: nn.Module, example_inputs: Any, before: dict[str, Any]
+) -> tuple[tuple[OutputError, ...], str | None]:
+    if not before:
+        return (), None
+    try:
+        errors = compare("fold", before, outputs_of(model, example_inputs))
+    except Exception as error:
+        return (), f"undone: the folded model fails with {type(error).__name__}: {error}"
+    worst = [error for error in errors if not error.largest <= error.limit]
+    if worst:
+        return errors, f"undone: {worst[0].output} differs by {worst[0].largest:.3g} (limit {worst[0].limit:.3g})"
+    return errors, None
+
+
+def _entry(site: Site, done: dict[str, tuple[str, str]], reasons: dict[str, str], failure: str | None) -> Change:
+    before = kind(site.module)
+    if site.name in done:
+        after, reason = done[site.name]
+        return Change("fold", site.name, "replaced", before, after, reason)
+    reason = site.refused or reasons.get(site.name) or failure or ""
+    return Change("fold", site.name, "kept", before, before, reason)
