@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._activation import Activation
-from ..kernels import native
+from ..kernels import aten, native
 
 BACKENDS = ("aten", "native", "composed", "triton")
 
@@ -43,11 +43,12 @@ def backend(name: str) -> Iterator[None]:
 
 
 def choose(
-    input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...] = ()
+    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...] = ()
 ) -> tuple[str, str]:
     """The path for one call, and why.
 
     Args:
+        norm: the kernels' name of the norm, such as "batch_norm".
         input: the tensor to normalize.
         activation: what follows the normalization.
         mask: the mask of real values, or None.
@@ -57,11 +58,11 @@ def choose(
         RuntimeError: the backend that was asked for cannot serve this call.
     """
     if _requested is None:
-        return _best(input, activation, mask, others)
+        return _best(norm, input, activation, mask, others)
     if _requested == "composed":
         return "composed", "asked for"
     why_not = {"native": why_not_native, "aten": why_not_aten, "triton": _why_not_triton}[_requested](
-        input, activation, mask, others
+        norm, input, activation, mask, others
     )
     if why_not is not None:
         raise RuntimeError(f"backend {_requested!r} was asked for and cannot serve this call: {why_not}")
@@ -69,15 +70,15 @@ def choose(
 
 
 def _best(
-    input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
+    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
 ) -> tuple[str, str]:
     if is_exporting():
         # exported programs must not need normkit
         return ("aten", "export") if mask is None else ("composed", "export of a masked norm")
-    why_not = why_not_native(input, activation, mask, others)
+    why_not = why_not_native(norm, input, activation, mask, others)
     if why_not is None:
         return "native", "all conditions hold"
-    if input.device.type == "cuda" and why_not_aten(input, activation, mask, others) is None:
+    if input.device.type == "cuda" and why_not_aten(norm, input, activation, mask, others) is None:
         return "aten", "PyTorch's own kernels serve CUDA"
     return "composed", why_not
 
@@ -93,7 +94,7 @@ def is_transformed() -> bool:
 
 
 def why_not_native(
-    input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
+    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
 ) -> str | None:
     """The first condition that keeps the native kernels from this call, or None."""
     if torch.compiler.is_compiling():
@@ -104,6 +105,8 @@ def why_not_native(
         return f"{type(input).__name__} is a tensor subclass"
     if input.device.type != "cpu":
         return f"the tensor is on {input.device.type}, the native kernels are for the CPU"
+    if not hasattr(native, f"{norm}_forward"):
+        return f"no native kernel for {norm}"
     if not native.supports_dtype(input.dtype):
         return f"no native kernel for {input.dtype}"
     if mask is not None:
@@ -127,9 +130,11 @@ def why_not_native(
 
 
 def why_not_aten(
-    input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
+    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
 ) -> str | None:
     """The first condition that keeps PyTorch's kernels from this call, or None."""
+    if not hasattr(aten, f"{norm}_forward"):
+        return f"no wrapper of PyTorch's kernel for {norm}"
     if mask is not None:
         return "PyTorch's norms take no mask"
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -138,7 +143,7 @@ def why_not_aten(
 
 
 def _why_not_triton(
-    input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
+    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
 ) -> str | None:
     return "no Triton kernels are installed"
 

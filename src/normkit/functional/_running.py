@@ -60,7 +60,7 @@ def move_native(running: Running, stats: Tensor, count: int) -> None:
     if count < 2 or is_recomputation():
         return
     mean, var = running.mean, running.var
-    if running.deferred is not None or type(mean) is not Tensor or mean.dtype not in (torch.float32, torch.float64):
+    if running.deferred is not None or not _plain(mean) or not _plain(var) or mean.dtype != var.dtype:
         move(running, Moments(count, stats[0], stats[1] * count))
         return
     batches = running.batches
@@ -169,6 +169,10 @@ class _Move(torch.autograd.Function):
             merged = Moments(count, mean, spread).merge_along(0)
             mean, spread, count = merged.mean, merged.m2, merged.count
         return _Move.apply(*arguments[:3], mean, spread, count, momentum, average), None
+
+
+def _plain(buffer: Tensor) -> bool:
+    return buffer.dtype in (torch.float32, torch.float64) and buffer.is_contiguous()
 
 
 def _counted(running: Running) -> int:

@@ -110,7 +110,7 @@ def apply(
     _verify(input, mean, var, weight, bias, training, eps, residual)
     if mask is not None:
         mask = _shapes.channel_mask(mask, input)
-    path, _ = choose(input, activation, mask, (residual, weight, bias, mean, var))
+    path, _ = choose("batch_norm", input, activation, mask, (residual, weight, bias, mean, var))
     if path == "composed":
         return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
     if path == "aten" and is_exporting():

@@ -71,7 +71,7 @@ def apply(
     _verify(input, num_groups, weight, bias, residual)
     if mask is not None:
         mask = _shapes.channel_mask(mask, input)
-    path, _ = choose(input, activation, mask, (residual, weight, bias))
+    path, _ = choose("group_norm", input, activation, mask, (residual, weight, bias))
     if path == "composed":
         return composed.group_norm(
             input, num_groups, weight, bias, eps, residual=residual, activation=activation, mask=mask
