@@ -1,0 +1,109 @@
+// Python's door: raw addresses and sizes in, nothing out. The only file that includes Python headers.
+//
+// No check of arguments happens here: src/normkit/kernels/native.py is the only caller and makes them right. The GIL is
+// released while a kernel runs.
+#include <nanobind/nanobind.h>
+
+#include <cstdlib>
+#include <limits>
+#include <string>
+
+#include "dispatch.h"
+
+namespace nb = nanobind;
+using namespace normkit;
+
+namespace {
+
+const Kernels* kernels = nullptr;
+std::string problem;
+Parallel parallel;
+
+template <class P> P* at(uintptr_t address) { return reinterpret_cast<P*>(address); }
+
+void choose() {
+    const char* asked = std::getenv("NORMKIT_ISA");
+    const char* why = nullptr;
+    kernels = choose_kernels(asked, &why);
+    if (kernels == nullptr) {
+        problem = std::string("NORMKIT_ISA=") + asked + ": " + why;
+        kernels = choose_kernels(nullptr, &why);
+    }
+}
+
+void channel_forward(int dtype, int64_t n, int64_t c, int64_t s, bool last, uintptr_t x, uintptr_t residual, uintptr_t y,
+                     uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias, int bias_dtype, uintptr_t mean,
+                     int mean_dtype, uintptr_t var, int var_dtype, uintptr_t stats, double eps, int code, double param) {
+    ChannelForward a;
+    a.dtype = dtype;
+    a.shape = {n, c, s, last};
+    a.x = at<const void>(x);
+    a.residual = at<const void>(residual);
+    a.y = at<void>(y);
+    a.bits = at<uint8_t>(bits);
+    a.weight = {at<const void>(weight), weight_dtype};
+    a.bias = {at<const void>(bias), bias_dtype};
+    a.mean = {at<const void>(mean), mean_dtype};
+    a.var = {at<const void>(var), var_dtype};
+    a.stats = at<double>(stats);
+    a.eps = eps;
+    a.activation = {code, param};
+    nb::gil_scoped_release release;
+    kernels->channel_forward(a, parallel);
+}
+
+void channel_backward(int dtype, int64_t n, int64_t c, int64_t s, bool last, uintptr_t dy, uintptr_t x, uintptr_t residual,
+                      uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias, int bias_dtype, uintptr_t stats,
+                      uintptr_t dx, uintptr_t dresidual, uintptr_t dweight, int dweight_dtype, uintptr_t dbias,
+                      int dbias_dtype, bool training, int code, double param) {
+    ChannelBackward a;
+    a.dtype = dtype;
+    a.shape = {n, c, s, last};
+    a.dy = at<const void>(dy);
+    a.x = at<const void>(x);
+    a.residual = at<const void>(residual);
+    a.bits = at<const uint8_t>(bits);
+    a.weight = {at<const void>(weight), weight_dtype};
+    a.bias = {at<const void>(bias), bias_dtype};
+    a.stats = at<const double>(stats);
+    a.dx = at<void>(dx);
+    a.dresidual = at<void>(dresidual);
+    a.dweight = {at<void>(dweight), dweight_dtype};
+    a.dbias = {at<void>(dbias), dbias_dtype};
+    a.training = training;
+    a.activation = {code, param};
+    nb::gil_scoped_release release;
+    kernels->channel_backward(a, parallel);
+}
+
+// One step of the running statistics; nothing is written when any new value is not finite in the buffer's dtype.
+template <class T> bool move(const double* stats, int64_t c, double unbias, T* mean, T* var, double factor) {
+    auto step = [&](T old, double value) { return T((1.0 - factor) * double(old) + factor * value); };
+    const T top = std::numeric_limits<T>::max();
+    for (int64_t i = 0; i < c; ++i) {  // a comparison that NaN fails
+        if (!(std::abs(step(mean[i], stats[i])) <= top)) return false;
+        if (!(std::abs(step(var[i], stats[c + i] * unbias)) <= top)) return false;
+    }
+    for (int64_t i = 0; i < c; ++i) {
+        mean[i] = step(mean[i], stats[i]);
+        var[i] = step(var[i], stats[c + i] * unbias);
+    }
+    return true;
+}
+
+bool move_running(int dtype, int64_t c, uintptr_t stats, double unbias, uintptr_t mean, uintptr_t var, double factor) {
+    if (dtype == kFloat64) return move(at<const double>(stats), c, unbias, at<double>(mean), at<double>(var), factor);
+    return move(at<const double>(stats), c, unbias, at<float>(mean), at<float>(var), factor);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    choose();
+    m.def("isa", [] { return kernels->name; });
+    m.def("isa_problem", [] { return problem.c_str(); });
+    m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
+    m.def("channel_forward", &channel_forward);
+    m.def("channel_backward", &channel_backward);
+    m.def("move_running", &move_running);
+}

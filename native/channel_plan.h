@@ -1,0 +1,53 @@
+// How a channel-statistics kernel cuts its tensor into tasks. Depends on shapes only: never on the number of threads.
+//
+// Planar (N, C, S): a task is `group` neighbouring channels, or one of `parts` stretches of a channel when channels are
+// few or one channel outgrows the cache. Rows longer than kSegment are walked in segments.
+// Channels last (N * S, C): a task is a block of whole rows, a power of two of them.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "view.h"
+
+namespace normkit {
+
+constexpr int64_t kSegment = 16384;          // elements
+constexpr int64_t kSlabBytes = 1 << 20;      // half of a common L2: what one task may keep there between its two passes
+constexpr int64_t kShortRow = 400;           // elements: rows below it are too short to stream one channel at a time
+constexpr int64_t kGroupMax = 8;
+
+struct PlanarPlan {
+    int64_t group = 1, parts = 1, segments_per_row = 1, segments = 1;
+    int64_t tasks(int64_t channels) const { return parts > 1 ? channels * parts : (channels + group - 1) / group; }
+};
+
+inline PlanarPlan plan_planar(const Shape& shape, int64_t element_bytes) {
+    PlanarPlan plan;
+    plan.segments_per_row = std::max<int64_t>(1, (shape.s + kSegment - 1) / kSegment);
+    plan.segments = shape.n * plan.segments_per_row;
+    int64_t slab = shape.count() * element_bytes;
+    int64_t wanted = 1;
+    if (slab > kSlabBytes) wanted = (slab + kSlabBytes / 2 - 1) / (kSlabBytes / 2);
+    if (shape.c < 16 && slab > 64 * 1024)
+        wanted = std::max(wanted, std::min((32 + shape.c - 1) / shape.c, slab / (32 * 1024)));
+    plan.parts = std::max<int64_t>(1, std::min(wanted, plan.segments));
+    if (plan.parts == 1 && shape.s < kShortRow)
+        plan.group = std::min(kGroupMax, std::max<int64_t>(2, 784 / std::max<int64_t>(1, shape.s)));
+    plan.group = std::max<int64_t>(1, std::min(plan.group, shape.c));
+    return plan;
+}
+
+struct RowsPlan {
+    int64_t rows_per_block = 1, blocks = 1;
+};
+
+inline RowsPlan plan_rows(int64_t rows, int64_t row_elements) {
+    constexpr int64_t kBlockElements = 32 * 1024, kMostBlocks = 64;
+    RowsPlan plan;
+    while (plan.rows_per_block * row_elements < kBlockElements || plan.rows_per_block < 16) plan.rows_per_block *= 2;
+    while ((rows + plan.rows_per_block - 1) / plan.rows_per_block > kMostBlocks) plan.rows_per_block *= 2;
+    plan.blocks = std::max<int64_t>(1, (rows + plan.rows_per_block - 1) / plan.rows_per_block);
+    return plan;
+}
+
+}  // namespace normkit

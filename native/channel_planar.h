@@ -1,0 +1,187 @@
+// Statistics across the batch, layout (N, C, S): the forward of batch norm.
+//
+// A task sweeps its channels twice: the sums, then the output while the slab is still in L2 (8 bytes an element forward,
+// 12 backward). When a channel is cut into parts, all sums come first, in one parallel loop, and each task of the second
+// loop merges the parts of its channel in order. No x-hat is stored, no activation is kept: both are recomputed from x.
+#pragma once
+#include "activation.h"
+#include "channel_plan.h"
+#include "moments.h"
+#include "parallel.h"
+#include "scratch.h"
+
+namespace normkit {
+namespace NK_ISA {
+
+// One segment of one row: where it starts, its length, where its sign bits start.
+struct Segment {
+    int64_t offset, length, bit_byte;
+};
+
+NK_INLINE Segment segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int64_t index) {
+    int64_t n = index / plan.segments_per_row, at = (index % plan.segments_per_row) * kSegment;
+    int64_t row = n * s.c + c;
+    return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
+}
+
+template <class T> double planar_shift(const T* x, const Shape& s, int64_t c) {
+    auto at = [&](int64_t n, int64_t i) { return Num<T>::get(x + (n * s.c + c) * s.s + i); };
+    return median_of_three(at(0, 0), at(s.n / 2, s.s / 2), at(s.n - 1, s.s - 1));
+}
+
+template <class T>
+Sums planar_sums(const T* x, const Shape& shape, const PlanarPlan& plan, int64_t c, int64_t begin, int64_t end, double k) {
+    using N = Num<T>;
+    const D2 shift = {set1(k), set1(k)};
+    const typename N::V fill = N::set(k);
+    D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
+    for (int64_t g = begin; g < end; ++g) {
+        Segment seg = segment_at(shape, plan, c, g);
+        const T* p = x + seg.offset;
+        int64_t i = 0;
+        for (; i + 2 * kLanes <= seg.length; i += 2 * kLanes) {
+            D2 d0 = widen(N::get(p + i, 0)) - shift, d1 = widen(N::get(p + i + kLanes, 0)) - shift;
+            s0 = s0 + d0;
+            s1 = s1 + d1;
+            q0 = fma(d0, d0, q0);
+            q1 = fma(d1, d1, q1);
+        }
+        if (i + kLanes <= seg.length) {
+            D2 d = widen(N::get(p + i, 0)) - shift;
+            s0 = s0 + d;
+            q0 = fma(d, d, q0);
+            i += kLanes;
+        }
+        if (i < seg.length) {
+            D2 d = widen(N::get_tail(p + i, seg.length - i, fill)) - shift;
+            s1 = s1 + d;
+            q1 = fma(d, d, q1);
+        }
+    }
+    return {sum_lanes(s0 + s1), sum_lanes(q0 + q1)};
+}
+
+template <class T> NK_INLINE bool aligned_for_stream(const T* p) {
+    return (reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T))) == 0;
+}
+
+// One stretch of n elements: y = act(fma(x - m, scale, shift) + residual).
+template <class T, Act A, bool R> struct ForwardStretch {
+    using N = Num<T>;
+    using V = typename N::V;
+    const ActivationSpec spec;
+    V m, scale, shift;
+
+    ForwardStretch(const ActivationSpec& spec_, Affine<typename N::Scalar> f)
+        : spec(spec_), m(N::set(f.m)), scale(N::set(f.scale)), shift(N::set(f.shift)) {}
+
+    NK_INLINE V before(V x, V r) const {
+        V z = fma(x - m, scale, shift);
+        return R ? z + r : z;
+    }
+
+    template <bool Stream> NK_INLINE int64_t body(const T* x, const T* r, T* y, uint8_t* bits, int64_t n) const {
+        int64_t i = 0;
+        for (; i + kLanes <= n; i += kLanes) {
+            V z = before(N::get(x + i, 0), R ? N::get(r + i, 0) : m);
+            if (R && bits) put_bits(bits + i / 8, Activate<T>::sign(spec.code, z));
+            V out = Activate<T>::template value<A>(spec, z);
+            if (Stream) N::put_stream(y + i, out);
+            else N::put(y + i, out);
+        }
+        return i;
+    }
+
+    NK_INLINE void operator()(const T* x, const T* r, T* y, uint8_t* bits, int64_t n, bool stream) const {
+        int64_t i = stream && aligned_for_stream(y) ? body<true>(x, r, y, bits, n) : body<false>(x, r, y, bits, n);
+        if (i < n) {
+            V z = before(N::get_tail(x + i, n - i, m), R ? N::get_tail(r + i, n - i, m) : m);
+            if (R && bits) put_bits_tail(bits + i / 8, Activate<T>::sign(spec.code, z), n - i);
+            N::put_tail(y + i, Activate<T>::template value<A>(spec, z), n - i);
+        }
+    }
+};
+
+inline bool streams(const Shape& s, int64_t element_bytes) {
+    return s.elements() * element_bytes >= (s.channels_last ? 6 : 12) * (int64_t(1) << 20);
+}
+
+template <class T> Statistics given_statistics(const ChannelForward& a, int64_t c) {
+    double mean = a.mean.at(c, 0.0), var = a.var.at(c, 1.0);
+    return {mean, var, rstd_of(var, a.eps)};
+}
+
+template <class T, Act A, bool R> void planar_forward(const ChannelForward& a, const Parallel& parallel) {
+    const Shape& s = a.shape;
+    const PlanarPlan plan = plan_planar(s, sizeof(T));
+    const T *x = static_cast<const T*>(a.x), *residual = static_cast<const T*>(a.residual);
+    T* y = static_cast<T*>(a.y);
+    const int64_t bytes = s.elements() * int64_t(sizeof(T));
+    const bool stream = streams(s, sizeof(T)), given = a.mean.data != nullptr;
+    using Scalar = typename Num<T>::Scalar;
+
+    auto apply = [&](int64_t c, const ForwardStretch<T, A, R>& stretch, int64_t g) {
+        Segment seg = segment_at(s, plan, c, g);
+        stretch(x + seg.offset, R ? residual + seg.offset : nullptr, y + seg.offset,
+                a.bits ? a.bits + seg.bit_byte : nullptr, seg.length, stream);
+    };
+    auto stretch_of = [&](int64_t c, Statistics st) {
+        return ForwardStretch<T, A, R>(
+            a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
+    };
+
+    if (plan.parts > 1) {
+        double* partial = scratch(2 * s.c * plan.parts);
+        auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
+        if (!given)
+            parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+                for (int64_t t = begin; t < end; ++t) {
+                    int64_t c = t / plan.parts, p = t % plan.parts;
+                    Sums sums = planar_sums(x, s, plan, c, cut(p), cut(p + 1), planar_shift(x, s, c));
+                    partial[2 * t] = sums.sum;
+                    partial[2 * t + 1] = sums.squares;
+                }
+            });
+        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+            for (int64_t t = end - 1; t >= begin; --t) {
+                int64_t c = t / plan.parts, p = t % plan.parts;
+                Statistics st;
+                if (given) {
+                    st = given_statistics<T>(a, c);
+                } else {
+                    Sums sums;
+                    for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
+                        sums.add({partial[2 * q], partial[2 * q + 1]});
+                    st = finish(sums, planar_shift(x, s, c), s.count(), a.eps);
+                }
+                if (p == 0) write_statistics(a.stats, c, s.c, st);
+                ForwardStretch<T, A, R> stretch = stretch_of(c, st);
+                for (int64_t g = cut(p + 1) - 1; g >= cut(p); --g) apply(c, stretch, g);
+            }
+            if (stream) stream_fence();
+        });
+        return;
+    }
+
+    parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            const int64_t first = t * plan.group, last = std::min(s.c, first + plan.group);
+            for (int64_t c = first; c < last; ++c) {
+                Statistics st;
+                if (given) {
+                    st = given_statistics<T>(a, c);
+                } else {
+                    double k = planar_shift(x, s, c);
+                    st = finish(planar_sums(x, s, plan, c, 0, plan.segments, k), k, s.count(), a.eps);
+                }
+                write_statistics(a.stats, c, s.c, st);
+                ForwardStretch<T, A, R> stretch = stretch_of(c, st);
+                for (int64_t g = 0; g < plan.segments; ++g) apply(c, stretch, g);
+            }
+        }
+        if (stream) stream_fence();
+    });
+}
+
+}  // namespace NK_ISA
+}  // namespace normkit

@@ -1,0 +1,40 @@
+#include "dispatch.h"
+
+#include <cstring>
+
+namespace normkit {
+
+namespace {
+
+struct Choice {
+    const char* name;
+    bool runs;
+    const Kernels& (*table)();
+};
+
+}  // namespace
+
+const Kernels* choose_kernels(const char* name, const char** problem) {
+    const Choice widest_first[] = {
+#if defined(NK_X86)
+        {"avx512",
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+         avx512_kernels},
+        {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels},
+#endif
+        {"baseline", true, baseline_kernels},
+    };
+    const bool any = name == nullptr || name[0] == '\0';
+    for (const Choice& c : widest_first) {
+        if (any ? c.runs : std::strcmp(name, c.name) == 0) {
+            if (c.runs) return &c.table();
+            *problem = "this CPU does not have it";
+            return nullptr;
+        }
+    }
+    *problem = "expected baseline, avx2 or avx512";
+    return nullptr;
+}
+
+}  // namespace normkit

@@ -1,0 +1,25 @@
+// The table of kernels of one instruction set, and the choice among them.
+//
+// The choice is made once, at load: the widest set that the CPU has, or the one that NORMKIT_ISA names.
+#pragma once
+#include "parallel.h"
+#include "view.h"
+
+namespace normkit {
+
+struct Kernels {
+    const char* name;
+    void (*channel_forward)(const ChannelForward&, const Parallel&);
+    void (*channel_backward)(const ChannelBackward&, const Parallel&);
+};
+
+const Kernels& baseline_kernels();
+#if defined(NK_X86)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+// name: "" or null for the widest, else "baseline", "avx2" or "avx512". Null, with a message, where that cannot run.
+const Kernels* choose_kernels(const char* name, const char** problem);
+
+}  // namespace normkit

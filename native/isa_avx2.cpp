@@ -1,0 +1,12 @@
+#define NK_ISA avx2
+#define NK_LEVEL 1
+#include "isa.h"
+
+namespace normkit {
+
+const Kernels& avx2_kernels() {
+    static const Kernels table = {"avx2", avx2::channel_forward, avx2::channel_backward};
+    return table;
+}
+
+}  // namespace normkit

@@ -1,0 +1,12 @@
+#define NK_ISA baseline
+#define NK_LEVEL 0
+#include "isa.h"
+
+namespace normkit {
+
+const Kernels& baseline_kernels() {
+    static const Kernels table = {"baseline", baseline::channel_forward, baseline::channel_backward};
+    return table;
+}
+
+}  // namespace normkit

@@ -1,0 +1,97 @@
+// Element types seen as vectors of kLanes computing lanes: float16 and bfloat16 compute as float, double as double.
+//
+// Rules: V computes, D2 (two vectors of double) accumulates; kLanes is the same for every element type and a multiple
+// of 8, so one vector of signs is kLanes / 8 whole bytes.
+#pragma once
+#include "simd.h"
+#include "view.h"
+
+namespace normkit {
+namespace NK_ISA {
+
+constexpr int kLanes = kFloats;
+
+struct D2 { vd a, b; };
+struct M2 { maskd a, b; };
+
+NK_INLINE D2 operator+(D2 x, D2 y) { return {x.a + y.a, x.b + y.b}; }
+NK_INLINE D2 operator-(D2 x, D2 y) { return {x.a - y.a, x.b - y.b}; }
+NK_INLINE D2 operator*(D2 x, D2 y) { return {x.a * y.a, x.b * y.b}; }
+NK_INLINE D2 operator/(D2 x, D2 y) { return {x.a / y.a, x.b / y.b}; }
+NK_INLINE D2 fma(D2 x, D2 y, D2 z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
+NK_INLINE M2 above(D2 x, D2 y) { return {above(x.a, y.a), above(x.b, y.b)}; }
+NK_INLINE D2 pick(M2 m, D2 yes, D2 no) { return {pick(m.a, yes.a, no.a), pick(m.b, yes.b, no.b)}; }
+NK_INLINE M2 both(M2 x, M2 y) { return {both(x.a, y.a), both(x.b, y.b)}; }
+NK_INLINE uint32_t to_bits(M2 m) { return to_bits_d(m.a) | (to_bits_d(m.b) << kDoubles); }
+NK_INLINE double sum_lanes(D2 v) { return sum_lanes(v.a + v.b); }
+NK_INLINE D2 zero2() { return {set1(0.0), set1(0.0)}; }
+NK_INLINE D2 load2(const double* p) { return {load(p), load(p + kDoubles)}; }
+NK_INLINE void store2(double* p, D2 v) { store(p, v.a); store(p + kDoubles, v.b); }
+NK_INLINE D2 widen(vf v) { return {low_half(v), high_half(v)}; }
+NK_INLINE D2 widen(D2 v) { return v; }
+
+// Num<T>: how elements of T become computing vectors and back. tail(n) forms touch exactly n < kLanes elements.
+template <class T> struct Num;
+
+template <> struct Num<float> {
+    using V = vf;
+    using Scalar = float;
+    using Mask = maskf;
+    static NK_INLINE V set(double v) { return set1(float(v)); }
+    static NK_INLINE double get(const float* p) { return *p; }
+    static NK_INLINE V get_constants(const float* p) { return load(p); }
+    static NK_INLINE V get(const float* p, int) { return load(p); }
+    static NK_INLINE V get_tail(const float* p, int64_t n, V fill) { return load_tail(p, n, fill); }
+    static NK_INLINE void put(float* p, V v) { store(p, v); }
+    static NK_INLINE void put_stream(float* p, V v) { stream(p, v); }
+    static NK_INLINE void put_tail(float* p, V v, int64_t n) { store_tail(p, v, n); }
+    static NK_INLINE Mask mask(uint32_t bits) { return mask_of(bits); }
+};
+
+template <> struct Num<double> {
+    using V = D2;
+    using Scalar = double;
+    using Mask = M2;
+    static NK_INLINE V set(double v) { return {set1(v), set1(v)}; }
+    static NK_INLINE double get(const double* p) { return *p; }
+    static NK_INLINE V get_constants(const double* p) { return load2(p); }
+    static NK_INLINE V get(const double* p, int) { return load2(p); }
+    static NK_INLINE V get_tail(const double* p, int64_t n, V fill) {
+        if (n <= kDoubles) return {load_tail(p, n, fill.a), fill.b};
+        return {load(p), load_tail(p + kDoubles, n - kDoubles, fill.b)};
+    }
+    static NK_INLINE void put(double* p, V v) { store2(p, v); }
+    static NK_INLINE void put_stream(double* p, V v) { stream(p, v.a); stream(p + kDoubles, v.b); }
+    static NK_INLINE void put_tail(double* p, V v, int64_t n) {
+        if (n <= kDoubles) return store_tail(p, v.a, n);
+        store(p, v.a);
+        store_tail(p + kDoubles, v.b, n - kDoubles);
+    }
+    static NK_INLINE Mask mask(uint32_t bits) {
+        return {mask_of_d(bits & ((1u << kDoubles) - 1u)), mask_of_d(bits >> kDoubles)};
+    }
+};
+
+// Sign bits of one vector: kLanes / 8 bytes; of a tail of n elements: (n + 7) / 8 bytes.
+NK_INLINE void put_bits(uint8_t* p, uint32_t bits) {
+    for (int i = 0; i < kLanes / 8; ++i) p[i] = uint8_t(bits >> (8 * i));
+}
+NK_INLINE void put_bits_tail(uint8_t* p, uint32_t bits, int64_t n) {
+    bits &= (1u << n) - 1u;
+    for (int i = 0; i < kLanes / 8; ++i)
+        if (n > 8 * i) p[i] = uint8_t(bits >> (8 * i));
+}
+NK_INLINE uint32_t get_bits(const uint8_t* p) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes / 8; ++i) bits |= uint32_t(p[i]) << (8 * i);
+    return bits;
+}
+NK_INLINE uint32_t get_bits_tail(const uint8_t* p, int64_t n) {
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes / 8; ++i)
+        if (n > 8 * i) bits |= uint32_t(p[i]) << (8 * i);
+    return bits;
+}
+
+}  // namespace NK_ISA
+}  // namespace normkit

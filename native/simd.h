@@ -1,0 +1,205 @@
+// The one vector layer. Each isa_*.cpp defines NK_ISA (a namespace) and NK_LEVEL (0 baseline, 1 AVX2+FMA+F16C,
+// 2 AVX-512) and compiles the kernels once over it.
+//
+// Rules: V is a vector of floats (vf) or doubles (vd); L is its number of lanes and a multiple of 8 for floats, so that
+// sign bits fill whole bytes at every level. Tails never touch memory outside the array. Level 0 is written in the
+// compiler's generic vectors only: it serves every CPU the compiler knows.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if NK_LEVEL > 0
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace normkit {
+namespace NK_ISA {
+
+#define NK_INLINE inline __attribute__((always_inline))
+
+#if NK_LEVEL == 2
+using vf = __m512;
+using vd = __m512d;
+using maskf = __mmask16;
+using maskd = __mmask8;
+constexpr int kFloats = 16, kDoubles = 8;
+
+NK_INLINE vf set1(float v) { return _mm512_set1_ps(v); }
+NK_INLINE vd set1(double v) { return _mm512_set1_pd(v); }
+NK_INLINE vf load(const float* p) { return _mm512_loadu_ps(p); }
+NK_INLINE vd load(const double* p) { return _mm512_loadu_pd(p); }
+NK_INLINE void store(float* p, vf v) { _mm512_storeu_ps(p, v); }
+NK_INLINE void store(double* p, vd v) { _mm512_storeu_pd(p, v); }
+NK_INLINE void stream(float* p, vf v) { _mm512_stream_ps(p, v); }
+NK_INLINE void stream(double* p, vd v) { _mm512_stream_pd(p, v); }
+NK_INLINE maskf first_f(int64_t n) { return (maskf)((1u << n) - 1u); }
+NK_INLINE maskd first_d(int64_t n) { return (maskd)((1u << n) - 1u); }
+NK_INLINE vf load_tail(const float* p, int64_t n, vf fill) { return _mm512_mask_loadu_ps(fill, first_f(n), p); }
+NK_INLINE vd load_tail(const double* p, int64_t n, vd fill) { return _mm512_mask_loadu_pd(fill, first_d(n), p); }
+NK_INLINE void store_tail(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, first_f(n), v); }
+NK_INLINE void store_tail(double* p, vd v, int64_t n) { _mm512_mask_storeu_pd(p, first_d(n), v); }
+NK_INLINE vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+NK_INLINE vd fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+// Greater-than is "not less or equal": a NaN counts as greater, so relu and its gradient let it through.
+NK_INLINE maskf above(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+NK_INLINE maskd above(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
+NK_INLINE vf pick(maskf m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+NK_INLINE vd pick(maskd m, vd yes, vd no) { return _mm512_mask_blend_pd(m, no, yes); }
+NK_INLINE maskf both(maskf a, maskf b) { return (maskf)(a & b); }
+NK_INLINE maskd both(maskd a, maskd b) { return (maskd)(a & b); }
+NK_INLINE uint32_t to_bits(maskf m) { return m; }
+NK_INLINE uint32_t to_bits_d(maskd m) { return m; }
+NK_INLINE maskf mask_of(uint32_t bits) { return (maskf)bits; }
+NK_INLINE maskd mask_of_d(uint32_t bits) { return (maskd)bits; }
+NK_INLINE vd low_half(vf v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
+NK_INLINE vd high_half(vf v) {
+    return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
+}
+NK_INLINE vf join(vd lo, vd hi) {
+    __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm512_cvtpd_ps(lo)));
+    return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm512_cvtpd_ps(hi)), 1));
+}
+
+#elif NK_LEVEL == 1
+using vf = __m256;
+using vd = __m256d;
+using maskf = __m256;
+using maskd = __m256d;
+constexpr int kFloats = 8, kDoubles = 4;
+
+NK_INLINE vf set1(float v) { return _mm256_set1_ps(v); }
+NK_INLINE vd set1(double v) { return _mm256_set1_pd(v); }
+NK_INLINE vf load(const float* p) { return _mm256_loadu_ps(p); }
+NK_INLINE vd load(const double* p) { return _mm256_loadu_pd(p); }
+NK_INLINE void store(float* p, vf v) { _mm256_storeu_ps(p, v); }
+NK_INLINE void store(double* p, vd v) { _mm256_storeu_pd(p, v); }
+NK_INLINE void stream(float* p, vf v) { _mm256_stream_ps(p, v); }
+NK_INLINE void stream(double* p, vd v) { _mm256_stream_pd(p, v); }
+NK_INLINE __m256i first_f(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+NK_INLINE __m256i first_d(int64_t n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+NK_INLINE vf load_tail(const float* p, int64_t n, vf fill) {
+    __m256i m = first_f(n);
+    return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, m), _mm256_castsi256_ps(m));
+}
+NK_INLINE vd load_tail(const double* p, int64_t n, vd fill) {
+    __m256i m = first_d(n);
+    return _mm256_blendv_pd(fill, _mm256_maskload_pd(p, m), _mm256_castsi256_pd(m));
+}
+NK_INLINE void store_tail(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, first_f(n), v); }
+NK_INLINE void store_tail(double* p, vd v, int64_t n) { _mm256_maskstore_pd(p, first_d(n), v); }
+NK_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+NK_INLINE vd fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+NK_INLINE maskf above(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_NLE_UQ); }
+NK_INLINE maskd above(vd a, vd b) { return _mm256_cmp_pd(a, b, _CMP_NLE_UQ); }
+NK_INLINE vf pick(maskf m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+NK_INLINE vd pick(maskd m, vd yes, vd no) { return _mm256_blendv_pd(no, yes, m); }
+NK_INLINE maskf both(maskf a, maskf b) { return _mm256_and_ps(a, b); }
+NK_INLINE maskd both(maskd a, maskd b) { return _mm256_and_pd(a, b); }
+NK_INLINE uint32_t to_bits(maskf m) { return (uint32_t)_mm256_movemask_ps(m); }
+NK_INLINE uint32_t to_bits_d(maskd m) { return (uint32_t)_mm256_movemask_pd(m); }
+NK_INLINE maskf mask_of(uint32_t bits) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), lane), lane));
+}
+NK_INLINE maskd mask_of_d(uint32_t bits) {
+    const __m256i lane = _mm256_setr_epi64x(1, 2, 4, 8);
+    return _mm256_castsi256_pd(_mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x((int64_t)bits), lane), lane));
+}
+NK_INLINE vd low_half(vf v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
+NK_INLINE vd high_half(vf v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }
+NK_INLINE vf join(vd lo, vd hi) { return _mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo)); }
+
+#else
+typedef float vf __attribute__((vector_size(32)));
+typedef double vd __attribute__((vector_size(32)));
+typedef int32_t maskf __attribute__((vector_size(32)));
+typedef int64_t maskd __attribute__((vector_size(32)));
+typedef float half_vf __attribute__((vector_size(16)));
+constexpr int kFloats = 8, kDoubles = 4;
+
+template <class V, class T> NK_INLINE V read_as(const T* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
+NK_INLINE vf set1(float v) { return vf{v, v, v, v, v, v, v, v}; }
+NK_INLINE vd set1(double v) { return vd{v, v, v, v}; }
+NK_INLINE vf load(const float* p) { return read_as<vf>(p); }
+NK_INLINE vd load(const double* p) { return read_as<vd>(p); }
+NK_INLINE void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
+NK_INLINE void store(double* p, vd v) { std::memcpy(p, &v, sizeof v); }
+#if defined(__SSE2__)
+NK_INLINE void stream(float* p, vf v) {
+    _mm_stream_ps(p, (__m128)read_as<half_vf>(&v));
+    _mm_stream_ps(p + 4, (__m128)read_as<half_vf>((const float*)&v + 4));
+}
+#else
+NK_INLINE void stream(float* p, vf v) { store(p, v); }
+#endif
+NK_INLINE void stream(double* p, vd v) { store(p, v); }
+NK_INLINE vf load_tail(const float* p, int64_t n, vf fill) {
+    for (int64_t i = 0; i < n; ++i) fill[i] = p[i];
+    return fill;
+}
+NK_INLINE vd load_tail(const double* p, int64_t n, vd fill) {
+    for (int64_t i = 0; i < n; ++i) fill[i] = p[i];
+    return fill;
+}
+NK_INLINE void store_tail(float* p, vf v, int64_t n) { for (int64_t i = 0; i < n; ++i) p[i] = v[i]; }
+NK_INLINE void store_tail(double* p, vd v, int64_t n) { for (int64_t i = 0; i < n; ++i) p[i] = v[i]; }
+NK_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }  // two roundings: inside the contract's bound, and no libm call
+NK_INLINE vd fma(vd a, vd b, vd c) { return a * b + c; }
+NK_INLINE maskf above(vf a, vf b) { return ~(a <= b); }
+NK_INLINE maskd above(vd a, vd b) { return ~(a <= b); }
+NK_INLINE vf pick(maskf m, vf yes, vf no) { return m ? yes : no; }
+NK_INLINE vd pick(maskd m, vd yes, vd no) { return m ? yes : no; }
+NK_INLINE maskf both(maskf a, maskf b) { return a & b; }
+NK_INLINE maskd both(maskd a, maskd b) { return a & b; }
+NK_INLINE uint32_t to_bits(maskf m) {
+    const maskf lane = {1, 2, 4, 8, 16, 32, 64, 128};
+    maskf hit = m & lane;
+    return (uint32_t)(hit[0] | hit[1] | hit[2] | hit[3] | hit[4] | hit[5] | hit[6] | hit[7]);
+}
+NK_INLINE uint32_t to_bits_d(maskd m) {
+    const maskd lane = {1, 2, 4, 8};
+    maskd hit = m & lane;
+    return (uint32_t)(hit[0] | hit[1] | hit[2] | hit[3]);
+}
+NK_INLINE maskf mask_of(uint32_t bits) {
+    const maskf lane = {1, 2, 4, 8, 16, 32, 64, 128};
+    int32_t b = (int32_t)bits;
+    return ((maskf{b, b, b, b, b, b, b, b} & lane) == lane);
+}
+NK_INLINE maskd mask_of_d(uint32_t bits) {
+    const maskd lane = {1, 2, 4, 8};
+    int64_t b = (int64_t)bits;
+    return ((maskd{b, b, b, b} & lane) == lane);
+}
+NK_INLINE vd low_half(vf v) { return vd{v[0], v[1], v[2], v[3]}; }
+NK_INLINE vd high_half(vf v) { return vd{v[4], v[5], v[6], v[7]}; }
+NK_INLINE vf join(vd lo, vd hi) {
+    return vf{(float)lo[0], (float)lo[1], (float)lo[2], (float)lo[3],
+              (float)hi[0], (float)hi[1], (float)hi[2], (float)hi[3]};
+}
+#endif
+
+NK_INLINE double sum_lanes(vd v) {  // lanes added in pairs: one fixed order
+    double t[kDoubles];
+    store(t, v);
+    for (int w = kDoubles / 2; w > 0; w /= 2)
+        for (int i = 0; i < w; ++i) t[i] += t[i + w];
+    return t[0];
+}
+
+// Order a streaming store before whatever publishes the result (the end of the parallel region).
+NK_INLINE void stream_fence() {
+#if NK_LEVEL > 0 || defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+NK_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
+}  // namespace NK_ISA
+}  // namespace normkit
