@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -189,6 +191,16 @@ def test_constant_channel_is_exactly_the_bias() -> None:
     y, _, var = reference.batch_norm(x, weight, bias, EPS)
     assert var[0] < 1e-33
     assert_equal64(y[:, 0], bias[0].expand(8, 17), factor=4)
+
+
+def test_deviations_at_a_large_mean_are_exact_beyond_the_mean_itself() -> None:
+    # The mean of these is no float64, and half an ulp of 1e6 is 5.8e-11: more than u times the small deviations.
+    x = (1e6 + torch.tensor([-2.0, -1.0, 0.0, 0.0625, 1.0, 1.5, 0.1], dtype=torch.float32)).double()
+    exact = [Fraction(v) for v in x.tolist()]
+    mean = sum(exact, Fraction(0)) / len(exact)
+    _, _, centred = moments(x[:, None], (0,))
+    expected = torch.tensor([float(v - mean) for v in exact], dtype=torch.float64)
+    assert_within(centred[:, 0], expected, 4 * 2.0**-53, "x - mean")  # two roundings of values up to 2
 
 
 def test_shift_and_permutation_of_the_batch_change_nothing() -> None:
