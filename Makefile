@@ -1,0 +1,67 @@
+# One command per habit. Everything is installed into .venv by the rules themselves; nothing needs to be there before
+# but Python, make and (for the native kernels) a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out
+NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types format bench docs docs-check nightly sanitize browser clean
+
+help:  ## show the habits
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+# torch comes first and pinned: an unpinned torch pulls gigabytes of CUDA.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 \
+	    scikit-build-core nanobind ninja cmake
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[studies]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package requirements-zoo.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-zoo.txt
+	@touch $@
+
+setup: $(VENV)/.dev  ## make the environment and build the native core
+
+demo: $(VENV)/.package  ## is it right, is it fast, why normalize: one report.html
+	$(BIN)/normkit demo --out $(OUT)
+
+test: $(VENV)/.dev browser  ## run the tests
+	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+
+nightly: $(VENV)/.dev browser  ## run the long presets too
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## ruff, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.package  ## the benchmark suite against its peers
+	$(BIN)/normkit bench
+
+docs: $(VENV)/.dev  ## write the generated parts of the docs
+	$(BIN)/python -m tools.docs
+
+docs-check: $(VENV)/.dev  ## fail when a generated part has drifted from the code
+	$(BIN)/python -m tools.docs --check
+
+sanitize:  ## the native kernels under address, undefined and thread sanitizers
+	$(MAKE) -C native/test
+
+browser:  ## headless Chromium for the report's test, where this user may install it
+	@sh tools/install_browser.sh
+
+clean:
+	rm -rf build $(OUT) $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
