@@ -1,7 +1,7 @@
 """The command line: parse, call the library, print. No logic.
 
-A UsageError becomes one line on stderr and exit code 2, an interrupt one line and 130; anything else is a bug of ours and
-keeps its traceback.
+A UsageError becomes one line on stderr and exit code 2, an interrupt one line and 130; anything else is a bug of ours
+and keeps its traceback.
 """
 
 from __future__ import annotations

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from ..errors import UsageError
+from .learning_rate import STUDY as _learning_rate
 from .linear_chain import STUDY as _linear_chain
 from .scale_invariance import STUDY as _scale_invariance
+from .small_batch import STUDY as _small_batch
 from .study import Plot, Preset, Run, Study
+from .train_test_gap import STUDY as _train_test_gap
 from .verdict import Part, Verdict
 
-STUDIES: dict[str, Study] = {study.name: study for study in (_linear_chain, _scale_invariance)}
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (_linear_chain, _scale_invariance, _learning_rate, _small_batch, _train_test_gap)
+}
 
 
 def find(name: str) -> Study:

@@ -85,8 +85,10 @@ def _fashion() -> Images:
         raise UsageError(
             f"fashion-mnist is not in {FASHION}: install Debian's package dataset-fashion-mnist, or use mnist5k"
         )
-    parts = [_idx(FASHION / f"{part}-ubyte.gz") for part in (
-        "train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")]  # fmt: skip  # the four files
+    parts = [
+        _idx(FASHION / f"{part}-ubyte.gz")
+        for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    ]
     return _standardized("fashion-mnist", *parts)
 
 

@@ -78,20 +78,27 @@ def judge(runs: Sequence[Run]) -> Verdict:
     return combine(
         [
             paired(
-                "At depth 32 and weights near 1 the plain step misses its prediction by more than the prediction itself",
-                [math.log10(table[deepest][at_one]) for table in plain], 0.0, "decades",
+                "At depth 32 and weights near 1 the plain step misses its prediction by more than the prediction "
+                "itself",
+                [math.log10(table[deepest][at_one]) for table in plain],
+                0.0,
+                "decades",
             ),
             paired(
                 "The plain error grows each time the depth doubles (weights near 1)",
-                [_least_growth([row[at_one] for row in table]) for table in plain], 1.2, "times",
+                [_least_growth([row[at_one] for row in table]) for table in plain],
+                1.2,
+                "times",
             ),
             paired(
                 "The plain error grows with each larger weight (depth 16)",
-                [_least_growth(table[DEPTHS.index(16)]) for table in plain], 1.2, "times",
+                [_least_growth(table[DEPTHS.index(16)]) for table in plain],
+                1.2,
+                "times",
             ),
             bounded("With batch norm the prediction holds at every depth and weight", worst, LIMIT),
         ]
-    )  # fmt: skip  # one claim with its numbers reads as one row
+    )
 
 
 def _least_growth(values: Sequence[float]) -> float:
@@ -116,9 +123,9 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         axis.set_ylim(1e-4, 1e6)
     plots.legend(axes[0], "upper left")
     description = (
-        "Relative error of the change that a gradient step of 0.1 predicts, against the depth of the chain, one line a "
-        "weight. Left: without normalization it rises past 1 (dashed) and on for weights of 1 and more. Right: with batch "
-        "norm it stays near 0.05 everywhere."
+        "Relative error of the change that a gradient step of 0.1 predicts, against the depth of the chain, one line "
+        "a weight. Left: without normalization it rises past 1 (dashed) and on for weights of 1 and more. Right: "
+        "with batch norm it stays near 0.05 everywhere."
     )
     return [plots.finish(figure, "linear_chain", "The step that a deep product takes", description)]
 
@@ -128,9 +135,10 @@ STUDY = Study(
     title="A gradient step in a deep product",
     claim="In a product of many factors a gradient step does not do what its gradient promises, the more so the deeper "
     "the chain and the larger its weights; with batch norm between the factors it does.",
-    experiment="y = w_m ... w_1 x with x of 256 standard normal values, weights of about 0.6 to 1.4 and depth 2 to 32, in "
-    "float64, 20 seeds. One gradient step of rate 0.1 on J = -mean(x y). The first-order prediction is -0.1 |grad J|^2; the error "
-    "is |actual - predicted| / |predicted|. Then the same with normkit.BatchNorm1d between the factors.",
+    experiment="y = w_m ... w_1 x with x of 256 standard normal values, weights of about 0.6 to 1.4 and depth 2 to "
+    "32, in float64, 20 seeds. One gradient step of rate 0.1 on J = -mean(x y). The first-order prediction is "
+    "-0.1 |grad J|^2; the error is |actual - predicted| / |predicted|. Then the same with normkit.BatchNorm1d "
+    "between the factors.",
     rule="Over seeds: the plain error exceeds 1 at depth 32 and weight 1, and grows by more than a factor of 1.2 from "
     "each depth to its double and from each weight to the next. With batch norm no error of any chain exceeds 0.1.",
     papers=(

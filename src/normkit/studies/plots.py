@@ -66,9 +66,16 @@ def panels(count: int, share_y: bool = False, height: float = 3.5) -> tuple[Figu
 def line(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: str, band: Any = None) -> None:
     """One series; `band` is an optional (low, high) pair of sequences drawn as a shade."""
     axis.plot(
-        x, y, color=SERIES[index], linestyle=_DASHES[index], marker=_MARKERS[index], markersize=4.5, linewidth=2,
-        label=label, clip_on=True,
-    )  # fmt: skip  # the drawing arguments read as one group
+        x,
+        y,
+        color=SERIES[index],
+        linestyle=_DASHES[index],
+        marker=_MARKERS[index],
+        markersize=4.5,
+        linewidth=2,
+        label=label,
+        clip_on=True,
+    )
     if band is not None:
         axis.fill_between(x, band[0], band[1], color=SERIES[index], alpha=0.14, linewidth=0)
 

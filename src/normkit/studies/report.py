@@ -45,7 +45,8 @@ def cards(results: Mapping[str, Any]) -> list[dict[str, str]]:
         made.append(_card("right", "Act 1 · Is it right?", f"{right}", f"of {len(rows)}", text))
     if rows := results["fast"]:
         worst = min(rows, key=lambda row: row["ratio"])
-        text = f"over {len(rows)} shapes and layouts (geometric mean). The least: {number(worst['ratio'], 3)}×, {name(worst)}."
+        least = f"{number(worst['ratio'], 3)}×, {name(worst)}"
+        text = f"over {len(rows)} shapes and layouts (geometric mean). The least: {least}."
         mean = number(geometric_mean([row["ratio"] for row in rows]), 3)
         made.append(_card("fast", "Act 2 · Is it fast?", f"{mean}×", "torch’s speed", text))
     if studies := results["studies"]:
@@ -98,5 +99,6 @@ def _titles(results: Mapping[str, Any]) -> dict[str, str]:
     whole = results["right"] and results["fast"] and results["studies"]
     return {
         "headline": "Is it right, is it fast, and why normalize?" if whole else "Why normalize?",
-        "lead": f"Everything below was computed on this machine by the command that wrote this page: {results['about']['machine']}.",
+        "lead": "Everything below was computed by the command that wrote this page, on this machine: "
+        f"{results['about']['machine']}.",
     }

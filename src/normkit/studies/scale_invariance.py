@@ -142,10 +142,11 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     plots.legend(axes[1], "upper right")
     _plot_growth(axes[2], runs)
     description = (
-        "Left: the size of the gradient by the weight falls as 1/a and the angle by which a step of 0.1 turns the weight as "
-        "1/a squared. Middle: the output, the input's gradient and the rescaled weight gradient differ from those at a = 1 by "
-        "rounding and eps only; dashed is the limit of the verdict. Right: the squared length of a convolution's weight during "
-        "training on real data, measured, and as the sum of squared steps predicts it: the two curves cover each other."
+        "Left: the size of the gradient by the weight falls as 1/a and the angle by which a step of 0.1 turns the "
+        "weight as 1/a squared. Middle: the output, the input's gradient and the rescaled weight gradient differ "
+        "from those at a = 1 by rounding and eps only; dashed is the limit of the verdict. Right: the squared length "
+        "of a convolution's weight during training on real data, measured, and as the sum of squared steps predicts "
+        "it: the two curves cover each other."
     )
     return [plots.finish(figure, "scale_invariance", "The scale of the weights under batch norm", description)]
 
@@ -157,9 +158,14 @@ def _plot_growth(axis: Any, runs: Sequence[Run]) -> None:
     for index, (key, label) in enumerate((("measured", "measured |w|²"), ("predicted", "|w₀|² + Σ lr² |dL/dw|²"))):
         values = [[run.result[key][i] / run.result["measured"][0] for run in runs] for i in range(len(steps))]
         axis.plot(
-            steps, [plots.median(v) for v in values], color=plots.SERIES[index * 2], linewidth=5 - 3 * index,
-            alpha=0.45 if index == 0 else 1.0, linestyle="-" if index == 0 else (0, (4, 2)), label=label,
-        )  # fmt: skip  # the drawing arguments read as one group
+            steps,
+            [plots.median(v) for v in values],
+            color=plots.SERIES[index * 2],
+            linewidth=5 - 3 * index,
+            alpha=0.45 if index == 0 else 1.0,
+            linestyle="-" if index == 0 else (0, (4, 2)),
+            label=label,
+        )
     plots.dress(axis, "Training lengthens the weights", "step", "relative to the start")
     plots.legend(axis, "upper left")
 
@@ -167,16 +173,16 @@ def _plot_growth(axis: Any, runs: Sequence[Run]) -> None:
 STUDY = Study(
     name="scale_invariance",
     title="The scale of the weights",
-    claim="Batch norm makes a layer blind to the scale of the weights before it, so larger weights move less, and gradient "
-    "descent only ever lengthens them.",
-    experiment="y = BN(w u) with 64 inputs of 20 features and 8 channels in float64 and eps 1e-12; w is replaced by a w for a "
-    "from 0.01 to 100 and the output, both gradients and the turn of one step of rate 0.1 are compared. Then a "
-    "three-convolution network is trained on real images by plain SGD of rate 1 while |w|² of its first convolution is "
-    "recorded.",
-    rule="No relative difference of the output, of d/du, of a d/d(a w) from those at a = 1, nor the cosine between w and its "
-    "gradient, exceeds 1e-6 for any a and seed; |w|² follows |w0|² + sum lr² |dL/dw|² to 0.1 %. Over seeds a step "
-    "turns weights of scale 0.01 by more than 1,000 times what it turns those of scale 100, and the trained weights "
-    "are longer than the initial ones.",
+    claim="Batch norm makes a layer blind to the scale of the weights before it, so larger weights move less, and "
+    "gradient descent only ever lengthens them.",
+    experiment="y = BN(w u) with 64 inputs of 20 features and 8 channels in float64 and eps 1e-12; w is replaced by "
+    "a w for a from 0.01 to 100 and the output, both gradients and the turn of one step of rate 0.1 are "
+    "compared. Then a three-convolution network is trained on real images by plain SGD of rate 1 while |w|² of "
+    "its first convolution is recorded.",
+    rule="No relative difference of the output, of d/du, of a d/d(a w) from those at a = 1, nor the cosine between w "
+    "and its gradient, exceeds 1e-6 for any a and seed; |w|² follows |w0|² + sum lr² |dL/dw|² to 0.1 %. Over "
+    "seeds a step turns weights of scale 0.01 by more than 1,000 times what it turns those of scale 100, and the "
+    "trained weights are longer than the initial ones.",
     papers=("Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.3", "van Laarhoven 2017, arXiv:1706.05350"),
     plan=plan,
     run=run,
