@@ -18,7 +18,8 @@ SMALL_BATCH = ("error", "running")
 class Norm(nn.Module):
     """Mixin of every layer: an optional fused activation, and a clear refusal of torch.jit.script."""
 
-    activation: str | nn.Module | None = None
+    # no value here: a class attribute would hide the registered module of the same name
+    activation: str | nn.Module | None
 
     def _set_activation(self, activation: str | nn.Module | None) -> None:
         resolve(activation)  # raises for what is no activation
