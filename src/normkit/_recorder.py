@@ -34,6 +34,8 @@ _FACTS = frozenset(
 )
 _TENSOR_ATTRIBUTES = frozenset(("T", "mT", "H", "mH", "data", "real", "imag", "grad"))  # any other attribute is a fact
 
+_SHAPE_OF_THE_SECOND = frozenset(("reshape_as", "view_as", "expand_as", "type_as"))
+
 
 @dataclass(frozen=True)
 class Value:
@@ -124,7 +126,8 @@ class Recorder:
         for tensor in _tensors(arguments):  # what the function changed in place is its work
             self.value_of(tensor, call.index)
         self._end(call, output)
-        for value in set(call.inputs) - set(call.outputs):
+        read = call.inputs[:1] if op in _SHAPE_OF_THE_SECOND else call.inputs
+        for value in set(read) - set(call.outputs):
             self.readers.setdefault(value, []).append(call)
         return output
 

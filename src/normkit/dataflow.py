@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,7 +48,15 @@ class Flow:
 
     def calls_of(self, module: str) -> list[Call]:
         """Every call of the module whose first qualified name this is, in order."""
-        return [call for call in self.calls if call.module == module]
+        return self._by_module.get(module, [])
+
+    @cached_property
+    def _by_module(self) -> dict[str, list[Call]]:
+        found: dict[str, list[Call]] = {}
+        for call in self.calls:
+            if call.module is not None:
+                found.setdefault(call.module, []).append(call)
+        return found
 
     def producer(self, value: int) -> Call | None:
         """The atom or function that made `value`; None for an input of the model, a parameter or a constant."""
@@ -123,8 +132,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     owners = list(model.modules())
     modes = [module.training for module in owners]
     buffers = [dict(module._buffers) for module in owners]
-    saved = {id(b): (b, _version(b), b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
-    with torch.random.fork_rng(sorted({b.device.index for b, _, _ in saved.values() if b.device.type == "cuda"})):
+    saved = {id(b): (b, b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
+    with torch.random.fork_rng(sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})):
         try:
             yield
         finally:
@@ -132,10 +141,6 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 module.training = mode
                 module._buffers.update(kept)
             with torch.no_grad():
-                for buffer, version, values in saved.values():
-                    if _version(buffer) != version:
+                for buffer, values in saved.values():
+                    if not torch.equal(buffer, values):  # torch's batch norm moves no version when it moves a buffer
                         buffer.copy_(values)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

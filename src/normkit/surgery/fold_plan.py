@@ -22,6 +22,7 @@ from .select import Site
 from .swap import hooked, kind, parametrized, put
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+_RESHAPES = frozenset(("flatten", "reshape", "view", "unflatten", "reshape_as", "view_as"))
 
 
 class Plan:
@@ -34,13 +35,14 @@ class Plan:
         self.owners = _owners(model)
         self.reasons: dict[str, str] = {}
         self._waiting: dict[str, tuple[Site, Structure]] = {}
-        self._union: dict[int, int] = {}
+        self._union: dict[int, int] = {}  # value behind a folded norm -> value in front of it
+        self._merged: dict[int, list[int]] = {}  # value -> all values that are the same now
         self._undo: list[Callable[[], Any]] = []
 
     def add(self, site: Site) -> None:
         """Take a norm in, or give the reason why it stays whatever its neighbours are."""
         reason = site.refused or self._norm_refusal(site.module)
-        shape = structure(site.module) if reason is None else None
+        shape = structure(site.module, modes=(False,)) if reason is None else None
         if isinstance(shape, Structure):
             self._waiting[site.name] = (site, shape)
         else:
@@ -73,10 +75,10 @@ class Plan:
             affine = affine_of(site.module)
             layers, front = self._layers_in_front(site, calls)
             if layers:
-                return self._commit(site, shape, calls, layers, lambda layer: fold_after(layer, affine), "in front")
-            layers, behind = self._layers_behind(site, shape, calls, affine)
-            if layers:
-                return self._commit(site, shape, calls, layers, lambda layer: fold_before(layer, affine), "behind")
+                return self._commit(site, shape, calls, dict.fromkeys(layers, affine), fold_after, "in front")
+            fitted, behind = self._layers_behind(site, shape, calls, affine)
+            if fitted:
+                return self._commit(site, shape, calls, fitted, fold_before, "behind")
             reason = f"in front: {front}; behind: {behind}"
         self.reasons[site.name] = reason
         return None
@@ -86,64 +88,130 @@ class Plan:
         site: Site,
         shape: Structure,
         calls: list[Call],
-        layers: list[str],
-        change: Callable[[nn.Module], None],
+        layers: dict[str, Affine],
+        change: Callable[[nn.Module, Affine], None],
         where: str,
     ) -> tuple[str, str]:
-        for name in layers:
+        for name, affine in layers.items():
             layer = self.modules[name]
             self._undo.append(_restorer(layer))
-            change(layer)
+            change(layer, affine)
         rest = remainder(shape.activation, residual=any(len(call.inputs) > 1 for call in calls))
         rest.train(site.module.training)
         put(self.model, site.names, rest)
         self._undo.append(lambda: put(self.model, site.names, site.module))
         if isinstance(rest, nn.Identity):
             for call in calls:
-                self._union[self._find(call.outputs[0])] = self._find(call.inputs[0])
+                self._merge(self._find(call.inputs[0]), self._find(call.outputs[0]))
         return kind(rest), f"folded into {', '.join(layers)} {where}"
 
     # -- neighbours -----------------------------------------------------------------------------------------------
     def _layers_in_front(self, site: Site, calls: list[Call]) -> tuple[list[str], str]:
         found: dict[str, None] = {}
         for call in calls:
-            value = call.inputs[0]
-            producer = self._producer(value)
-            reason = self._neighbour_refusal(producer, "it is fed by", value)
-            if reason is None and producer is not None and producer.module is not None:
-                reason = self._only_read_by(value, {site.name}) or self._fits_after(producer.module, site, value)
-                found[producer.module] = None
+            path, producer = self._path_forth(call.inputs[0])
+            reason = self._neighbour_refusal(producer, "it is fed by", path[-1])
+            if producer is None or producer.module is None or reason is not None:
+                return [], str(reason)
+            reason = self._layer_refusal(producer.module) or self._only_read_along(path, call)
+            reason = reason or self._fits_after(producer, path)
             if reason is not None:
                 return [], reason
+            found[producer.module] = None
+        fed = {self._find(self._path_forth(call.inputs[0])[0][-1]) for call in calls}
         for name in found:
-            reason = self._all_calls_go_to(name, site.name) or self._layer_refusal(name)
-            if reason is not None:
-                return [], reason
+            if any(self._find(call.outputs[0]) not in fed for call in self._calls(name)):
+                return [], f"{name} is shared: another of its outputs goes elsewhere"
         return list(found), ""
 
-    def _layers_behind(self, site: Site, shape: Structure, calls: list[Call], affine: Affine) -> tuple[list[str], str]:
+    def _path_forth(self, value: int) -> tuple[list[int], Call | None]:
+        """From the norm's input back to what made it, through reshapes; the path begins at the norm."""
+        path, producer = [value], self._producer(value)
+        while producer is not None and self._reshapes(producer):
+            path.append(producer.inputs[0])
+            producer = self._producer(producer.inputs[0])
+        return path, producer
+
+    def _reshapes(self, call: Call) -> bool:
+        if call.module is not None:
+            return isinstance(self.modules[call.module], (nn.Flatten, nn.Unflatten))
+        return call.op in _RESHAPES and len(call.outputs) == 1
+
+    def _only_read_along(self, path: list[int], last: Call) -> str | None:
+        """Why something else than the path, which ends with the call `last`, sees a value of it."""
+        for value in path:
+            others = [call for call in self._consumers(value) if call.index != last.index]
+            if others:
+                return f"its input is also read by {others[0].module or others[0].op}"
+            if self._escapes(value):
+                return f"its input is seen elsewhere: {self._escapes(value)}"
+            last = self._producer(value) or last
+        return None
+
+    def _fits_after(self, producer: Call, path: list[int]) -> str | None:
+        name = str(producer.module)
+        layer = self.modules[name]
+        shapes = [self._flow.values[value].shape for value in path]
+        if len(shapes) == 1:
+            fits = len(shapes[0]) == _dimensions(layer)
+        elif isinstance(layer, nn.Linear):
+            fits = len(shapes[0]) == 2 and len({shape[-1] for shape in shapes}) == 1
+        else:
+            fits = len(shapes[-1]) == _dimensions(layer) and len({shape[:2] for shape in shapes}) == 1
+        if not fits:
+            return f"{name} has its channels on another axis than axis 1 of {shapes[0]}"
+        return takes_affine(layer, self._flow.values[producer.inputs[0]].shape, shapes[0][1], after=True)
+
+    def _layers_behind(
+        self, site: Site, shape: Structure, calls: list[Call], affine: Affine
+    ) -> tuple[dict[str, Affine], str]:
         if shape.activation is not None or any(len(call.inputs) > 1 for call in calls):
-            return [], "the norm has an activation or a residual of its own"
-        found: dict[str, None] = {}
+            return {}, "the norm has an activation or a residual of its own"
+        found: dict[str, Affine] = {}
         for call in calls:
-            value = call.outputs[0]
-            readers = self._consumers(value)
-            if len(readers) != 1:
-                return [], f"its output has {len(readers)} readers"
-            reason = self._escapes(value) or self._neighbour_refusal(readers[0], "its output goes to", value)
-            if reason is not None or readers[0].module is None:
-                return [], reason or ""
-            reason = self._fits_before(readers[0].module, site, value, affine)
-            if reason is not None:
-                return [], reason
-            found[readers[0].module] = None
+            value, reader, reason = self._sole_reader(call.outputs[0])
+            if reason is None and reader is not None and self._reshapes(reader):
+                value, reader, reason = self._sole_reader(reader.outputs[0])
+            reason = reason or self._neighbour_refusal(reader, "its output goes to", value)
+            if reader is None or reader.module is None or reason is not None:
+                return {}, str(reason)
+            fitted = self._layer_refusal(reader.module) or self._fitted_before(
+                reader.module, call.outputs[0], value, affine
+            )
+            if isinstance(fitted, str):
+                return {}, fitted
+            found[reader.module] = fitted
+        ends = {self._find(end) for call in calls for end in self._ends(call.outputs[0])}
         for name in found:
-            fed = {self._find(call.inputs[0]) for call in self._calls(name)}
-            reason = None if fed <= {self._find(c.outputs[0]) for c in calls} else f"{name} is shared with other inputs"
-            reason = reason or self._layer_refusal(name)
-            if reason is not None:
-                return [], reason
-        return list(found), ""
+            if any(self._find(call.inputs[0]) not in ends for call in self._calls(name)):
+                return {}, f"{name} is shared with other inputs"
+        return found, ""
+
+    def _ends(self, value: int) -> list[int]:
+        """The value and what one reshape makes of it."""
+        return [value, *(call.outputs[0] for call in self._consumers(value) if self._reshapes(call))]
+
+    def _sole_reader(self, value: int) -> tuple[int, Call | None, str | None]:
+        readers = self._consumers(value)
+        if len(readers) != 1:
+            return value, None, f"its output has {len(readers)} readers"
+        escapes = self._escapes(value)
+        return value, readers[0], f"its output is seen elsewhere: {escapes}" if escapes else None
+
+    def _fitted_before(self, name: str, made: int, read: int, affine: Affine) -> Affine | str:
+        """The affine map in terms of the channels that the layer reads, or why there is none."""
+        layer, shape, seen = self.modules[name], self._flow.values[made].shape, self._flow.values[read].shape
+        if len(seen) == _dimensions(layer) and shape[:2] == seen[:2]:
+            fitted = affine
+        elif isinstance(layer, nn.Linear) and len(shape) == 2 and shape[-1] == seen[-1]:
+            fitted = affine  # (B * L, C) became (B, L, C)
+        elif isinstance(layer, nn.Linear) and len(seen) == 2 and seen[0] == shape[0]:
+            fitted = affine.repeated(seen[1] // shape[1])  # (N, C, *) became (N, C * positions)
+        else:
+            return f"{name} reads its channels on another axis than axis 1 of {shape}"
+        at_border = border(layer) if bool(affine.shift.any()) else None
+        reason = takes_affine(layer, seen, int(fitted.scale.numel()), after=False)
+        return f"{name}: {at_border}" if at_border else reason or fitted
 
     def _neighbour_refusal(self, call: Call | None, how: str, value: int) -> str | None:
         if call is None:
@@ -169,35 +237,6 @@ class Plan:
         if not layer.weight.is_floating_point():
             return f"{name} has a weight of {layer.weight.dtype}"
         return self._escaping_parameters(name)
-
-    def _fits_after(self, name: str, site: Site, value: int) -> str | None:
-        layer, shape = self.modules[name], self._flow.values[value].shape
-        if len(shape) != _dimensions(layer):
-            return f"{name} puts its channels on another axis than axis 1 of {shape}"
-        source = self._calls(name)[0].inputs[0]
-        return takes_affine(layer, self._flow.values[source].shape, shape[1], after=True)
-
-    def _fits_before(self, name: str, site: Site, value: int, affine: Affine) -> str | None:
-        layer, shape = self.modules[name], self._flow.values[value].shape
-        if len(shape) != _dimensions(layer):
-            return f"{name} reads its channels on another axis than axis 1 of {shape}"
-        if bool(affine.shift.any()):
-            at_border = border(layer)
-            if at_border is not None:
-                return f"{name}: {at_border}"
-        return takes_affine(layer, shape, shape[1], after=False)
-
-    def _only_read_by(self, value: int, names: set[str]) -> str | None:
-        others = [call for call in self._consumers(value) if call.module not in names]
-        if others:
-            return f"its input is also read by {others[0].module or others[0].op}"
-        return self._escapes(value)
-
-    def _all_calls_go_to(self, layer: str, norm: str) -> str | None:
-        for call in self._calls(layer):
-            if any(reader.module != norm for reader in self._consumers(call.outputs[0])):
-                return f"{layer} is shared: another of its outputs goes elsewhere"
-        return None
 
     # -- the norm itself ------------------------------------------------------------------------------------------
     def _norm_refusal(self, norm: Any) -> str | None:
@@ -235,17 +274,22 @@ class Plan:
             value = self._union[value]
         return value
 
+    def _merge(self, front: int, back: int) -> None:
+        self._merged[front] = [*self._same(front), *self._same(back)]
+        self._union[back] = front
+
     def _same(self, value: int) -> list[int]:
         root = self._find(value)
-        return [root, *(other for other in self._union if self._find(other) == root)]
+        return self._merged.get(root, [root])
 
     def _producer(self, value: int) -> Call | None:
         return self._flow.producer(self._find(value))
 
     def _consumers(self, value: int) -> list[Call]:
-        gone = {self._find(v) for v in (value,)}
-        readers = [call for same in self._same(value) for call in self._flow.consumers(same)]
-        return [call for call in readers if not (call.outputs and self._find(call.outputs[0]) in gone)]
+        """Readers of the value, without norms that are folded away: their output is the value itself."""
+        root = self._find(value)
+        readers = [call for same in self._same(root) for call in self._flow.consumers(same)]
+        return [call for call in readers if not (call.outputs and self._find(call.outputs[0]) == root)]
 
     def _escapes(self, value: int) -> str | None:
         return next((why for same in self._same(value) if (why := self._flow.escapes(same))), None)

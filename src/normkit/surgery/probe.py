@@ -29,8 +29,11 @@ class Structure:
     activation: str | nn.Module | None
 
 
-def structure(norm: nn.Module) -> Structure | str:
-    """How the layer is made of its family's norm and an activation, or the reason why that is not known."""
+def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Structure | str:
+    """How the layer is made of its family's norm and an activation, or the reason why that is not known.
+
+    modes: the values of `training` for which it must hold.
+    """
     defined_in = next(base for base in type(norm).__mro__ if "forward" in base.__dict__).__module__
     if "forward" in norm.__dict__:
         return "its forward was replaced on the instance"
@@ -39,14 +42,14 @@ def structure(norm: nn.Module) -> Structure | str:
     if defined_in.startswith("torch.nn."):
         return Structure(None)
     try:
-        return _probed(norm)
+        return _probed(norm, modes)
     except Exception as error:
         return f"a subclass with a forward of its own, which fails on a probe ({type(error).__name__}: {error})"
 
 
-def _probed(norm: nn.Module) -> Structure | str:
+def _probed(norm: nn.Module, modes: tuple[bool, ...]) -> Structure | str:
     steps = [child for child in norm.children() if not isinstance(child, nn.Identity)]
-    for training in (False, True):
+    for training in modes:
         probe, x = _prepared(norm, training)
         expected = _reference(probe, x)
         for step in [child for child in probe.children() if not isinstance(child, nn.Identity)]:
