@@ -12,11 +12,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 from .._activation import Activation
 from ..kernels import aten, native
 
 BACKENDS = ("aten", "native", "composed", "triton")
+
+_peek_transform = torch._C._functorch.peek_interpreter_stack
+# The norms that the native module has kernels for.
+_NATIVE = frozenset(name.removesuffix("_forward") for name in vars(native) if name.endswith("_norm_forward"))
 
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
 _requested: str | None = None
@@ -90,41 +95,38 @@ def is_exporting() -> bool:
 
 def is_transformed() -> bool:
     """Whether a torch.func transform or a forward-mode level is active."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return _peek_transform() is not None or forward_ad._current_level >= 0
 
 
 def why_not_native(
     norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
 ) -> str | None:
-    """The first condition that keeps the native kernels from this call, or None."""
+    """The first condition that keeps the native kernels from this call, or None.
+
+    Every eager call passes here: each condition is one cheap look, and the text is made only when it fails.
+    """
     if torch.compiler.is_compiling():
         return "torch.compile fuses the composed operations"
-    if not native.available():
-        return native.why_not()
-    if type(input) is not Tensor and type(input) is not torch.nn.Parameter:
+    if type(input) is not Tensor and type(input) is not Parameter:
         return f"{type(input).__name__} is a tensor subclass"
-    if input.device.type != "cpu":
+    if not input.is_cpu:
         return f"the tensor is on {input.device.type}, the native kernels are for the CPU"
-    if not hasattr(native, f"{norm}_forward"):
-        return f"no native kernel for {norm}"
     if not native.supports_dtype(input.dtype):
-        return f"no native kernel for {input.dtype}"
+        return native.why_not() or f"no native kernel for {input.dtype}"
+    if norm not in _NATIVE:
+        return f"no native kernel for {norm}"
     if mask is not None:
         return "a mask is given"
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if torch._C._len_torch_dispatch_stack():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
-    if is_transformed():
+    if _peek_transform() is not None or forward_ad._current_level >= 0:
         return "a torch.func transform or forward-mode level is active"
     if torch._C._get_tracing_state() is not None:
         return "the call is being traced"
-    if input.layout != torch.strided:
+    if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
     for tensor in others:
-        if tensor is not None and (
-            (type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter)
-            or tensor.device != input.device
-            or tensor.layout != torch.strided
-        ):
+        if tensor is not None and ((type(tensor) is not Tensor and type(tensor) is not Parameter) or not tensor.is_cpu):
             return "a parameter, buffer or residual is not a plain CPU tensor"
     return None
 
@@ -137,7 +139,7 @@ def why_not_aten(
         return f"no wrapper of PyTorch's kernel for {norm}"
     if mask is not None:
         return "PyTorch's norms take no mask"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _peek_transform() is not None:
         return "a torch.func transform is active, and PyTorch's batch norm moves statistics in place"
     return None
 

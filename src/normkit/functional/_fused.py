@@ -81,7 +81,7 @@ def run(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, r
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
     ):
-        return Fused.apply(input, weight, bias, residual, call)
+        return _apply(input, weight, bias, residual, call)
     return call.forward(input, weight, bias, residual, False)[0]
 
 
@@ -116,6 +116,10 @@ class Fused(torch.autograd.Function):
             grad_output, input, weight, bias, residual, bits, stats, needs
         )
         return dx, _as(dweight, weight), _as(dbias, bias), dresidual, None
+
+
+# Function.apply first asks whether a torch.func transform is active; no fused kernel is chosen under one.
+_apply = super(torch.autograd.Function, Fused).apply
 
 
 def _composed_backward(
