@@ -2,7 +2,26 @@
 
 from ._choose import backend
 from .batch_norm import batch_norm
+from .batch_renorm import batch_renorm
+from .ghost_batch_norm import ghost_batch_norm
 from .group_norm import group_norm
+from .instance_norm import instance_norm
+from .layer_norm import add_layer_norm, layer_norm
+from .mask import mask_from_lengths
 from .normalize import normalize
+from .rms_norm import add_rms_norm, rms_norm
 
-__all__ = ["backend", "batch_norm", "group_norm", "normalize"]
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "backend",
+    "batch_norm",
+    "batch_renorm",
+    "ghost_batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "mask_from_lengths",
+    "normalize",
+    "rms_norm",
+]

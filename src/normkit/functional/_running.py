@@ -14,7 +14,7 @@ Rules, each a defect of others that users met:
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import torch
 from torch import Tensor
@@ -22,6 +22,30 @@ from torch import Tensor
 from ..kernels import native
 from ..moments import Moments
 from ._choose import is_transformed
+
+
+Held = Union[Moments, "Averages"]  # what a batch moves the running statistics by
+
+
+class Averages(NamedTuple):
+    """What instance norm moves by: the averages over samples of mean and unbiased variance.
+
+    mean, var: (C,). values: how many are behind each. samples: how many were averaged.
+    """
+
+    mean: Tensor
+    var: Tensor
+    values: int | Tensor
+    samples: int | Tensor
+
+    def merge(self, other: Averages) -> Averages:
+        """The averages over the samples of both."""
+        samples = self.samples + other.samples
+        share = other.samples / torch.as_tensor(samples, dtype=self.mean.dtype, device=self.mean.device).clamp(min=1)
+        mean = self.mean + (other.mean - self.mean) * share
+        var = self.var + (other.var - self.var) * share
+        values = torch.maximum(torch.as_tensor(self.values), torch.as_tensor(other.values))
+        return Averages(mean, var, values.to(self.mean.device), samples)
 
 
 class Running(NamedTuple):
@@ -36,7 +60,7 @@ class Running(NamedTuple):
     var: Tensor
     batches: Tensor | None
     momentum: float | None
-    deferred: list[Moments] | None = None
+    deferred: list[Any] | None = None  # of Held; a list of Moments alone is welcome too
 
 
 def move(running: Running, moments: Moments) -> None:
@@ -46,13 +70,38 @@ def move(running: Running, moments: Moments) -> None:
     if running.deferred is not None:
         running.deferred.append(moments.detach())
         return
-    _apply(running, moments.mean.detach(), moments.m2.detach(), moments.count, average=False)
+    move_held(running, moments)
 
 
-def move_by_average(running: Running, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-    """Move by averages (instance norm). mean, unbiased var: (C,); count: values behind each, 2 or more to count."""
-    if not is_recomputation():
-        _apply(running, mean.detach(), var.detach(), count, average=True)
+def move_by_average(
+    running: Running, mean: Tensor, var: Tensor, count: int | Tensor, samples: int | Tensor = 1
+) -> None:
+    """Move by averages over samples (instance norm). mean, unbiased var: (C,); count: values behind each, 2 or more."""
+    if is_recomputation():
+        return
+    held = Averages(mean.detach(), var.detach(), count, samples)
+    if running.deferred is not None:
+        running.deferred.append(held)
+        return
+    move_held(running, held)
+
+
+def move_held(running: Running, held: Held) -> None:
+    """Move by what a batch, or several merged, left."""
+    if isinstance(held, Averages):
+        _apply(running, held.mean, held.var, held.values, average=True)
+    else:
+        _apply(running, held.mean.detach(), held.m2.detach(), held.count, average=False)
+
+
+def is_finite(held: Held, dtype: torch.dtype) -> bool:
+    """Whether what a batch left is finite in the buffers' dtype; reads the values."""
+    if isinstance(held, Averages):
+        var = held.var
+    else:
+        count = torch.as_tensor(held.count, device=held.m2.device)
+        var = held.m2 / (count - 1).clamp(min=1)
+    return bool((held.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
 
 
 def move_native(running: Running, stats: Tensor, count: int) -> None:
@@ -66,7 +115,7 @@ def move_native(running: Running, stats: Tensor, count: int) -> None:
     batches = running.batches
     factor = running.momentum if running.momentum is not None else 1.0 / (_counted(running) + 1)
     if not native.move_running(stats, count, mean, var, factor):
-        _warn_not_finite()
+        warn_not_finite()
         return
     torch.autograd.graph.increment_version((mean, var))
     if batches is not None:
@@ -86,7 +135,7 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
         if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
-            _warn_not_finite()
+            warn_not_finite()
     else:
         _Move.apply(*arguments)
 
@@ -181,7 +230,7 @@ def _counted(running: Running) -> int:
     return int(running.batches)
 
 
-def _warn_not_finite() -> None:
+def warn_not_finite() -> None:
     warnings.warn(
         "a batch with NaN or Inf reached a normalization layer in training: its running statistics were not moved and "
         "the batch was not counted. The output still carries the non-finite values.",

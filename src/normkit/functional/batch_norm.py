@@ -72,15 +72,22 @@ def batch_norm(
 
     Reference: Ioffe & Szegedy (2015), Batch Normalization. https://arxiv.org/abs/1502.03167
     """
-    running = None
-    if running_mean is not None and running_var is not None:
-        running = Running(running_mean, running_var, None, momentum)
-    elif not training:
-        missing = "running_mean" if running_mean is None else "running_var"
-        raise RuntimeError(f"{missing} must be defined in evaluation mode")
+    running = running_of(running_mean, running_var, training, momentum)
     return apply(
         input, running, weight, bias, training, eps, residual=residual, activation=resolve(activation), mask=mask
     )
+
+
+def running_of(
+    running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float
+) -> Running | None:
+    """The running statistics of a functional call; RuntimeError when evaluation lacks them, with torch's text."""
+    if running_mean is not None and running_var is not None:
+        return Running(running_mean, running_var, None, momentum)
+    if not training:
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise RuntimeError(f"{missing} must be defined in evaluation mode")
+    return None
 
 
 def apply(
@@ -102,14 +109,8 @@ def apply(
     """
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
-    if training and _is_single(input, mask):
-        if small_batch != "running" or running is None:
-            raise ValueError(_shapes.ONE_VALUE.format(input.size()))
-        training = False
+    training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
     mean, var = (None, None) if running is None else (running.mean, running.var)
-    _verify(input, mean, var, weight, bias, training, eps, residual)
-    if mask is not None:
-        mask = _shapes.channel_mask(mask, input)
     path, _ = choose("batch_norm", input, activation, mask, (residual, weight, bias, mean, var))
     if path == "composed":
         return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
@@ -117,6 +118,30 @@ def apply(
         return _exported(input, running, weight, bias, training, eps, residual, activation)
     call = BatchNormCall(KERNELS[path], running, training, eps, activation)
     return run(call, input, weight, bias, residual)
+
+
+def prepare(
+    input: Tensor,
+    running: Running | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    residual: Tensor | None,
+    mask: Tensor | None,
+    small_batch: str = "error",
+) -> tuple[bool, Tensor | None]:
+    """Check the arguments of a norm over the batch: (whether the batch's statistics are used, mask (N, 1, *)).
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: what :func:`batch_norm` raises.
+    """
+    if training and _is_single(input, mask):
+        if small_batch != "running" or running is None:
+            raise ValueError(_shapes.ONE_VALUE.format(input.size()))
+        training = False
+    verify(input, running, weight, bias, training, eps, residual)
+    return training, None if mask is None else _shapes.channel_mask(mask, input)
 
 
 def _is_single(input: Tensor, mask: Tensor | None) -> bool:
@@ -129,16 +154,17 @@ def _is_single(input: Tensor, mask: Tensor | None) -> bool:
     return int(kept.sum()) == 1
 
 
-def _verify(
+def verify(
     input: Tensor,
-    mean: Tensor | None,
-    var: Tensor | None,
+    running: Running | None,
     weight: Tensor | None,
     bias: Tensor | None,
     training: bool,
     eps: float,
     residual: Tensor | None,
 ) -> None:
+    """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
+    mean, var = (None, None) if running is None else (running.mean, running.var)
     _shapes.verify_eps(eps, training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
     _dtypes.verify("batch_norm", input, weight, bias)

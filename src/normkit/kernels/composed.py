@@ -28,7 +28,7 @@ def batch_norm(
     """Batch norm under the batch's own statistics. input: (N, C, *); weight, bias: (C,); mask: (N, 1, *)."""
     wide = input.to(accumulator_dtype(input))  # once: two casts would round two halves of the gradient
     moments = Moments.of(wide, batch_dims(input.dim()), mask)
-    xhat = _standardize(wide, moments, eps, mask)
+    xhat = standardize(wide, moments, eps, mask)
     shape = channel_shape(input.dim(), input.shape[1])
     return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, input.dtype), moments
 
@@ -68,7 +68,7 @@ def normalize(
 
     `moments`, `weight` and `bias` broadcast against the input; mask: bool, broadcasts too, True = a real value.
     """
-    xhat = _standardize(input.to(accumulator_dtype(input)), moments, eps, mask)
+    xhat = standardize(input.to(accumulator_dtype(input)), moments, eps, mask)
     return finish(xhat, weight, bias, residual, activation, mask, input.dtype)
 
 
@@ -109,12 +109,12 @@ def group_norm(
     wide = input.to(accumulator_dtype(input)).reshape(n, num_groups, c // num_groups, *positions)
     inner = None if mask is None else mask.unsqueeze(1)
     moments = Moments.of(wide, tuple(range(2, wide.dim())), inner)
-    xhat = _standardize(wide, moments, eps, inner).reshape(input.shape)
+    xhat = standardize(wide, moments, eps, inner).reshape(input.shape)
     shape = channel_shape(input.dim(), c)
     return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, input.dtype)
 
 
-def _standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None) -> Tensor:
+def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None) -> Tensor:
     """``(x - mean) / sqrt(var + eps)``; a set without values has the variance 0, not NaN (0 / 0)."""
     beside = moments.beside(wide)
     if mask is not None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._activation import Activation, resolve
-from ..functional._running import Running
-from ..moments import Moments
+from ..functional._running import Held, Running
 
 SMALL_BATCH = ("error", "running")
 
@@ -52,8 +51,8 @@ class TrackedNorm(Norm):
     num_batches_tracked: Tensor | None
     momentum: float | None
     track_running_stats: bool
-    # moments held back by normkit.deferred_statistics, or None
-    _deferred: list[Moments] | None = None
+    # what normkit.deferred_statistics holds back, or None
+    _deferred: list[Held] | None = None
 
     def _widen_statistics(self) -> None:
         for name, buffer in self._statistics().items():
