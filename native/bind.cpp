@@ -1,5 +1,6 @@
 // Python's door: raw addresses and sizes in, nothing out. The only file that includes Python headers.
 //
+// groups = 0: statistics per channel over the batch; groups > 0: per sample and group.
 // No check of arguments happens here: src/normkit/kernels/native.py is the only caller and makes them right. The GIL is
 // released while a kernel runs.
 #include <nanobind/nanobind.h>
@@ -31,10 +32,12 @@ void choose() {
     }
 }
 
-void channel_forward(int dtype, int64_t n, int64_t c, int64_t s, bool last, uintptr_t x, uintptr_t residual, uintptr_t y,
-                     uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias, int bias_dtype, uintptr_t mean,
-                     int mean_dtype, uintptr_t var, int var_dtype, uintptr_t stats, double eps, int code, double param) {
-    ChannelForward a;
+void channel_forward(int dtype, int64_t n, int64_t c, int64_t s, bool last, int64_t groups, uintptr_t x, uintptr_t residual,
+                     uintptr_t y, uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias, int bias_dtype,
+                     uintptr_t mean, int mean_dtype, uintptr_t var, int var_dtype, uintptr_t stats, double eps, int code,
+                     double param) {
+    GroupForward a;
+    a.groups = groups;
     a.dtype = dtype;
     a.shape = {n, c, s, last};
     a.x = at<const void>(x);
@@ -49,14 +52,16 @@ void channel_forward(int dtype, int64_t n, int64_t c, int64_t s, bool last, uint
     a.eps = eps;
     a.activation = {code, param};
     nb::gil_scoped_release release;
-    kernels->channel_forward(a, parallel);
+    if (groups > 0) kernels->group_forward(a, parallel);
+    else kernels->channel_forward(a, parallel);
 }
 
-void channel_backward(int dtype, int64_t n, int64_t c, int64_t s, bool last, uintptr_t dy, uintptr_t x, uintptr_t residual,
-                      uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias, int bias_dtype, uintptr_t stats,
-                      uintptr_t dx, uintptr_t dresidual, uintptr_t dweight, int dweight_dtype, uintptr_t dbias,
-                      int dbias_dtype, bool training, int code, double param) {
-    ChannelBackward a;
+void channel_backward(int dtype, int64_t n, int64_t c, int64_t s, bool last, int64_t groups, uintptr_t dy, uintptr_t x,
+                      uintptr_t residual, uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias,
+                      int bias_dtype, uintptr_t stats, uintptr_t dx, uintptr_t dresidual, uintptr_t dweight,
+                      int dweight_dtype, uintptr_t dbias, int dbias_dtype, bool training, int code, double param) {
+    GroupBackward a;
+    a.groups = groups;
     a.dtype = dtype;
     a.shape = {n, c, s, last};
     a.dy = at<const void>(dy);
@@ -73,7 +78,44 @@ void channel_backward(int dtype, int64_t n, int64_t c, int64_t s, bool last, uin
     a.training = training;
     a.activation = {code, param};
     nb::gil_scoped_release release;
-    kernels->channel_backward(a, parallel);
+    if (groups > 0) kernels->group_backward(a, parallel);
+    else kernels->channel_backward(a, parallel);
+}
+
+void layer_forward(int dtype, int64_t rows, int64_t width, bool rms, uintptr_t x, uintptr_t y, uintptr_t weight,
+                   int weight_dtype, uintptr_t bias, int bias_dtype, uintptr_t stats, double eps) {
+    LayerForward a;
+    a.dtype = dtype;
+    a.rows = rows;
+    a.width = width;
+    a.rms = rms;
+    a.x = at<const void>(x);
+    a.y = at<void>(y);
+    a.weight = {at<const void>(weight), weight_dtype};
+    a.bias = {at<const void>(bias), bias_dtype};
+    a.stats = at<double>(stats);
+    a.eps = eps;
+    nb::gil_scoped_release release;
+    kernels->layer_forward(a, parallel);
+}
+
+void layer_backward(int dtype, int64_t rows, int64_t width, bool rms, uintptr_t dy, uintptr_t x, uintptr_t weight,
+                    int weight_dtype, uintptr_t stats, uintptr_t dx, uintptr_t dweight, int dweight_dtype,
+                    uintptr_t dbias, int dbias_dtype) {
+    LayerBackward a;
+    a.dtype = dtype;
+    a.rows = rows;
+    a.width = width;
+    a.rms = rms;
+    a.dy = at<const void>(dy);
+    a.x = at<const void>(x);
+    a.weight = {at<const void>(weight), weight_dtype};
+    a.stats = at<const double>(stats);
+    a.dx = at<void>(dx);
+    a.dweight = {at<void>(dweight), dweight_dtype};
+    a.dbias = {at<void>(dbias), dbias_dtype};
+    nb::gil_scoped_release release;
+    kernels->layer_backward(a, parallel);
 }
 
 // One step of the running statistics; nothing is written when any new value is not finite in the buffer's dtype.
@@ -105,5 +147,7 @@ NB_MODULE(_native, m) {
     m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
     m.def("channel_forward", &channel_forward);
     m.def("channel_backward", &channel_backward);
+    m.def("layer_forward", &layer_forward);
+    m.def("layer_backward", &layer_backward);
     m.def("move_running", &move_running);
 }

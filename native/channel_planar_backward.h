@@ -38,8 +38,11 @@ template <class T, Gate G, bool R> struct PlanarBackward {
 
     // sum: S dz, squares: S dz * (x - m) * rstd.
     Sums sums(int64_t c, int64_t begin, int64_t end) const {
-        const In in = incoming(c);
-        const V rs = N::set(rstd(c)), zero = N::set(0);
+        return sums(c, begin, end, incoming(c), rstd(c));
+    }
+
+    Sums sums(int64_t c, int64_t begin, int64_t end, const In& in, double rstd_c) const {
+        const V rs = N::set(rstd_c), zero = N::set(0);
         D2 t0 = zero2(), t1 = t0, d0 = t0, d1 = t0;
         auto take = [&](V g, V xv, V r, uint32_t bits, D2& total, D2& dot) {
             V centered = xv - in.m;
@@ -109,8 +112,10 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
 
     void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end) const {
-        if (!dx && !dresidual) return;
-        const In in = incoming(c);
+        if (dx || dresidual) output(c, slope, begin, end, incoming(c));
+    }
+
+    void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end, const In& in) const {
         for (int64_t k = end - 1; k >= begin; --k) {
             const Segment seg = segment_at(s, plan, c, k);
             const bool can = stream && aligned_for_stream(a.dx ? dx + seg.offset : dresidual + seg.offset) &&

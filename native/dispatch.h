@@ -11,6 +11,10 @@ struct Kernels {
     const char* name;
     void (*channel_forward)(const ChannelForward&, const Parallel&);
     void (*channel_backward)(const ChannelBackward&, const Parallel&);
+    void (*group_forward)(const GroupForward&, const Parallel&);
+    void (*group_backward)(const GroupBackward&, const Parallel&);
+    void (*layer_forward)(const LayerForward&, const Parallel&);
+    void (*layer_backward)(const LayerBackward&, const Parallel&);
 };
 
 const Kernels& baseline_kernels();

@@ -2,9 +2,9 @@
 //
 // Turns run-time facts (dtype, layout, activation, residual) into template arguments, once per call.
 #pragma once
-#include "channel_rows_backward.h"
-#include "channel_planar_backward.h"
 #include "dispatch.h"
+#include "group_rows.h"
+#include "layer_norm.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -52,6 +52,24 @@ template <class T> void channel_backward_of(const ChannelBackward& a, const Para
     });
 }
 
+template <class T> void group_forward_of(const GroupForward& a, const Parallel& parallel) {
+    with_activation(a.activation, a.residual != nullptr, [&](auto act, auto residual) {
+        constexpr Act A = decltype(act)::value;
+        constexpr bool R = decltype(residual)::value;
+        if (a.shape.channels_last) GroupRowsForward<T, A, R>(a).run(parallel);
+        else GroupPlanarForward<T, A, R>(a).run(parallel);
+    });
+}
+
+template <class T> void group_backward_of(const GroupBackward& a, const Parallel& parallel) {
+    with_gate(a.activation, a.bits != nullptr, a.residual != nullptr, [&](auto gate, auto residual) {
+        constexpr Gate G = decltype(gate)::value;
+        constexpr bool R = decltype(residual)::value;
+        if (a.shape.channels_last) GroupRowsBackward<T, G, R>(a).run(parallel);
+        else GroupPlanarBackward<T, G, R>(a).run(parallel);
+    });
+}
+
 void channel_forward(const ChannelForward& a, const Parallel& parallel) {
     if (a.dtype == kFloat64) channel_forward_of<double>(a, parallel);
     else channel_forward_of<float>(a, parallel);
@@ -60,6 +78,26 @@ void channel_forward(const ChannelForward& a, const Parallel& parallel) {
 void channel_backward(const ChannelBackward& a, const Parallel& parallel) {
     if (a.dtype == kFloat64) channel_backward_of<double>(a, parallel);
     else channel_backward_of<float>(a, parallel);
+}
+
+void group_forward(const GroupForward& a, const Parallel& parallel) {
+    if (a.dtype == kFloat64) group_forward_of<double>(a, parallel);
+    else group_forward_of<float>(a, parallel);
+}
+
+void group_backward(const GroupBackward& a, const Parallel& parallel) {
+    if (a.dtype == kFloat64) group_backward_of<double>(a, parallel);
+    else group_backward_of<float>(a, parallel);
+}
+
+void layer_forward(const LayerForward& a, const Parallel& parallel) {
+    if (a.dtype == kFloat64) LayerForwardKernel<double>(a).run(parallel);
+    else LayerForwardKernel<float>(a).run(parallel);
+}
+
+void layer_backward(const LayerBackward& a, const Parallel& parallel) {
+    if (a.dtype == kFloat64) LayerBackwardKernel<double>(a).run(parallel);
+    else LayerBackwardKernel<float>(a).run(parallel);
 }
 
 }  // namespace NK_ISA

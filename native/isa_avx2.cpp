@@ -5,7 +5,10 @@
 namespace normkit {
 
 const Kernels& avx2_kernels() {
-    static const Kernels table = {"avx2", avx2::channel_forward, avx2::channel_backward};
+    static const Kernels table = {"avx2",
+                                  avx2::channel_forward, avx2::channel_backward,
+                                  avx2::group_forward,   avx2::group_backward,
+                                  avx2::layer_forward,   avx2::layer_backward};
     return table;
 }
 

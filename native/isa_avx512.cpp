@@ -5,7 +5,10 @@
 namespace normkit {
 
 const Kernels& avx512_kernels() {
-    static const Kernels table = {"avx512", avx512::channel_forward, avx512::channel_backward};
+    static const Kernels table = {"avx512",
+                                  avx512::channel_forward, avx512::channel_backward,
+                                  avx512::group_forward,   avx512::group_backward,
+                                  avx512::layer_forward,   avx512::layer_backward};
     return table;
 }
 

@@ -5,8 +5,11 @@
 
 namespace normkit {
 
-// Uninitialized doubles, valid until the same thread asks again. Aligned to 64 bytes.
-inline double* scratch(int64_t count) {
+// Who asks: a thread that starts a parallel loop also works in it, so the two keep apart.
+enum class Scratch { kCall, kTask };
+
+// Uninitialized doubles, valid until the same thread asks again for the same use. Aligned to 64 bytes.
+template <Scratch Use = Scratch::kCall> double* scratch(int64_t count) {
     thread_local std::unique_ptr<double[]> block;
     thread_local int64_t size = 0;
     if (size < count) {

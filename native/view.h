@@ -139,4 +139,38 @@ struct ChannelBackward {
     ActivationSpec activation;
 };
 
+// The same with statistics per sample and group of C / groups channels. stats: (3, N * groups).
+struct GroupForward : ChannelForward {
+    int64_t groups = 1;
+};
+
+struct GroupBackward : ChannelBackward {
+    int64_t groups = 1;
+};
+
+// Rows of `width` elements, each with its own statistics; weight, bias: (width,). rms: no mean, no bias.
+// stats: (3, rows): mean (zero for rms), biased variance (mean square for rms), rstd.
+struct LayerForward {
+    int dtype = kFloat32;
+    int64_t rows = 0, width = 0;
+    bool rms = false;
+    const void* x = nullptr;
+    void* y = nullptr;
+    Param weight, bias;
+    double* stats = nullptr;
+    double eps = 0.0;
+};
+
+struct LayerBackward {
+    int dtype = kFloat32;
+    int64_t rows = 0, width = 0;
+    bool rms = false;
+    const void* dy = nullptr;
+    const void* x = nullptr;
+    Param weight;
+    const double* stats = nullptr;
+    void* dx = nullptr;
+    MutableParam dweight, dbias;
+};
+
 }  // namespace normkit

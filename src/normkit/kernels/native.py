@@ -92,8 +92,8 @@ def batch_norm_forward(
     """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits)."""
     x, shape = _dense(input)
     stats = torch.empty((3, shape[1]), dtype=torch.float64)
-    y, bits = _channel_forward(
-        x, shape, weight, bias, residual, activation, param, eps, None, None, stats, save_for_backward
+    y, bits = _forward(
+        x, shape, 0, weight, bias, residual, activation, param, eps, None, None, stats, save_for_backward
     )
     return y, stats, bits
 
@@ -114,9 +114,8 @@ def batch_norm_inference(
     """activation(batch_norm(input) + residual) by given statistics: (output, stats, bits)."""
     x, shape = _dense(input)
     stats = torch.empty((3, shape[1]), dtype=torch.float64) if save_for_backward else None
-    y, bits = _channel_forward(
-        x, shape, weight, bias, residual, activation, param, eps, running_mean, running_var, stats, save_for_backward
-    )
+    given = running_mean, running_var
+    y, bits = _forward(x, shape, 0, weight, bias, residual, activation, param, eps, *given, stats, save_for_backward)
     return y, stats, bits
 
 
@@ -135,29 +134,99 @@ def batch_norm_backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> Gradients:
     """Gradients of input, weight, bias and residual; training=False: the statistics are constants."""
-    assert _core is not None
+    return _backward(
+        grad_output, input, 0, weight, bias, residual, bits, stats, activation, param, training=training, needs=needs
+    )
+
+
+def group_norm_forward(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: int,
+    param: float,
+    eps: float,
+    *,
+    save_for_backward: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """activation(group_norm(input) + residual): (output, stats (3, N * num_groups), bits). Instance norm: C groups."""
     x, shape = _dense(input)
-    dy = _like(grad_output, x)
-    dx = torch.empty_like(x) if needs[0] else None
-    dweight = torch.empty_like(weight) if weight is not None and needs[1] else None
-    dbias = torch.empty_like(bias) if bias is not None and needs[2] else None
-    dresidual = None
-    if needs[3]:
-        dresidual = torch.empty_like(x) if activation != IDENTITY else dy
-    if x.numel() == 0:
-        for gradient in (dweight, dbias):
-            if gradient is not None:
-                gradient.zero_()
-        return dx, dweight, dbias, dresidual
-    weight, bias = _contiguous(weight), _contiguous(bias)
-    residual = residual if residual is None else _like(residual, x)
-    _core.channel_backward(
-        _CODES[x.dtype], *shape, dy.data_ptr(), x.data_ptr(), _address(residual), _address(bits),
-        *_parameter(weight), *_parameter(bias), stats.data_ptr(),
-        _address(dx), _address(dresidual) if activation != IDENTITY else 0,
-        *_parameter(dweight), *_parameter(dbias), training, activation, param,
+    stats = torch.empty((3, shape[0] * num_groups), dtype=torch.float64) if save_for_backward else None
+    y, bits = _forward(
+        x, shape, num_groups, weight, bias, residual, activation, param, eps, None, None, stats, save_for_backward
+    )
+    return y, stats, bits
+
+
+def group_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    bits: Tensor | None,
+    stats: Tensor,
+    activation: int,
+    param: float,
+    *,
+    needs: tuple[bool, bool, bool, bool],
+) -> Gradients:
+    """Gradients of input, weight, bias and residual."""
+    return _backward(
+        grad_output, input, num_groups, weight, bias, residual, bits, stats, activation, param,
+        training=True, needs=needs,
     )  # fmt: skip
-    return dx, dweight, dbias, dresidual
+
+
+def layer_norm_forward(
+    input: Tensor,
+    normalized_size: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    save_for_backward: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Layer norm over rows of `normalized_size` elements: (output, stats (3, rows))."""
+    return _layer_forward(input, normalized_size, False, weight, bias, eps, save_for_backward)
+
+
+def layer_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    normalized_size: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    *,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias."""
+    return _layer_backward(grad_output, input, normalized_size, False, weight, bias, stats, needs)
+
+
+def rms_norm_forward(
+    input: Tensor, normalized_size: int, weight: Tensor | None, eps: float, *, save_for_backward: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """RMS norm over rows of `normalized_size` elements: (output, stats (3, rows): 0, mean square, rstd)."""
+    return _layer_forward(input, normalized_size, True, weight, None, eps, save_for_backward)
+
+
+def rms_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    normalized_size: int,
+    weight: Tensor | None,
+    stats: Tensor,
+    *,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight."""
+    dx, dweight, _ = _layer_backward(grad_output, input, normalized_size, True, weight, None, stats, (*needs, False))
+    return dx, dweight
 
 
 def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
@@ -189,9 +258,10 @@ def move_running(stats: Tensor, count: int, running_mean: Tensor, running_var: T
     return moved
 
 
-def _channel_forward(
+def _forward(
     x: Tensor,
     shape: tuple[int, int, int, bool],
+    groups: int,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
@@ -203,6 +273,7 @@ def _channel_forward(
     stats: Tensor | None,
     save: bool,
 ) -> tuple[Tensor, Tensor | None]:
+    """groups = 0: statistics per channel over the batch; else per sample and group."""
     assert _core is not None
     y = torch.empty_like(x)
     bits = None
@@ -216,11 +287,97 @@ def _channel_forward(
         return y, bits
     weight, bias, mean, var = _contiguous(weight), _contiguous(bias), _contiguous(mean), _contiguous(var)
     _core.channel_forward(
-        _CODES[x.dtype], *shape, x.data_ptr(), _address(residual), y.data_ptr(), _address(bits),
+        _CODES[x.dtype], *shape, groups, x.data_ptr(), _address(residual), y.data_ptr(), _address(bits),
         *_parameter(weight), *_parameter(bias), *_parameter(mean), *_parameter(var),
         _address(stats), eps, activation, param,
     )  # fmt: skip
     return y, bits
+
+
+def _backward(
+    grad_output: Tensor,
+    input: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    bits: Tensor | None,
+    stats: Tensor,
+    activation: int,
+    param: float,
+    *,
+    training: bool,
+    needs: tuple[bool, bool, bool, bool],
+) -> Gradients:
+    assert _core is not None
+    x, shape = _dense(input)
+    dy = _like(grad_output, x)
+    dx = torch.empty_like(x) if needs[0] else None
+    dweight = (
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if weight is not None and needs[1] else None
+    )
+    dbias = torch.empty_like(bias, memory_format=torch.contiguous_format) if bias is not None and needs[2] else None
+    dresidual = None
+    if needs[3]:
+        dresidual = torch.empty_like(x) if activation != IDENTITY else dy
+    if x.numel() == 0:
+        _zero(dweight, dbias)
+        return dx, dweight, dbias, dresidual
+    weight, bias = _contiguous(weight), _contiguous(bias)
+    residual = residual if residual is None else _like(residual, x)
+    _core.channel_backward(
+        _CODES[x.dtype], *shape, groups, dy.data_ptr(), x.data_ptr(), _address(residual), _address(bits),
+        *_parameter(weight), *_parameter(bias), stats.data_ptr(),
+        _address(dx), _address(dresidual) if activation != IDENTITY else 0,
+        *_parameter(dweight), *_parameter(dbias), training, activation, param,
+    )  # fmt: skip
+    return dx, dweight, dbias, dresidual
+
+
+def _layer_forward(
+    input: Tensor, width: int, rms: bool, weight: Tensor | None, bias: Tensor | None, eps: float, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    assert _core is not None
+    x = input.contiguous()
+    y = torch.empty_like(x)
+    rows = x.numel() // width if width else 0
+    stats = torch.empty((3, rows), dtype=torch.float64) if save else None
+    if rows:
+        weight, bias = _contiguous(weight), _contiguous(bias)
+        _core.layer_forward(
+            _CODES[x.dtype], rows, width, rms, x.data_ptr(), y.data_ptr(), *_parameter(weight), *_parameter(bias),
+            _address(stats), eps,
+        )  # fmt: skip
+    return y, stats
+
+
+def _layer_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    width: int,
+    rms: bool,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    assert _core is not None
+    x = input.contiguous()
+    dy = _like(grad_output, x)
+    dx = torch.empty_like(x) if needs[0] else None
+    dweight = (
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if weight is not None and needs[1] else None
+    )
+    dbias = torch.empty_like(bias, memory_format=torch.contiguous_format) if bias is not None and needs[2] else None
+    rows = x.numel() // width if width else 0
+    if rows == 0:
+        _zero(dweight, dbias)
+        return dx, dweight, dbias
+    _core.layer_backward(
+        _CODES[x.dtype], rows, width, rms, dy.data_ptr(), x.data_ptr(), *_parameter(_contiguous(weight)),
+        stats.data_ptr(), _address(dx), *_parameter(dweight), *_parameter(dbias),
+    )  # fmt: skip
+    return dx, dweight, dbias
 
 
 def _dense(input: Tensor) -> tuple[Tensor, tuple[int, int, int, bool]]:
@@ -246,6 +403,12 @@ def _like(tensor: Tensor, x: Tensor) -> Tensor:
 
 def _contiguous(parameter: Tensor | None) -> Tensor | None:
     return parameter if parameter is None or parameter.is_contiguous() else parameter.contiguous()
+
+
+def _zero(*gradients: Tensor | None) -> None:
+    for gradient in gradients:
+        if gradient is not None:
+            gradient.zero_()
 
 
 def _address(tensor: Tensor | None) -> int:

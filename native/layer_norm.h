@@ -1,0 +1,187 @@
+// Statistics per row of `width` elements with parameters per element: layer norm and RMS norm.
+//
+// Forward: a row is summed and, from L1, written: y = fma(xhat, weight, bias), xhat = fma(x - m, rstd, -(mean - m) * rstd).
+// Backward: per row S w dy and S w dy * xhat; then, four rows at a time from L1, dx and the sums of dweight and dbias
+// (four rows added in the computing type, then into double). Blocks of rows are merged in block order. RMS norm is the
+// same with mean = 0: its first sum is simply not used.
+#pragma once
+#include "group_planar.h"
+
+namespace normkit {
+namespace NK_ISA {
+
+constexpr int kRowsTogether = 4;
+
+inline int64_t padded_width(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
+
+template <class Scalar> void expand(const Param& p, double absent, int64_t width, Scalar* out) {
+    for (int64_t j = 0; j < width; ++j) out[j] = Scalar(p.at(j, absent));
+}
+
+template <class T> struct LayerForwardKernel {
+    using N = Num<T>;
+    using V = typename N::V;
+    using Scalar = typename N::Scalar;
+    const LayerForward& a;
+    const T* x;
+    T* y;
+    const bool stream;
+
+    explicit LayerForwardKernel(const LayerForward& a_)
+        : a(a_), x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
+          stream(a_.rows * a_.width * int64_t(sizeof(T)) >= (int64_t(12) << 20) && a_.width % kLanes == 0 &&
+                 aligned_for_stream(y)) {}
+
+    Statistics statistics(const T* row) const {
+        if (!a.rms) {
+            const double k = run_shift(row, a.width);
+            return finish(run_sums(row, a.width, k), k, a.width, a.eps);
+        }
+        const double square = run_sums(row, a.width, 0.0).squares / double(a.width);
+        return {0.0, square, rstd_of(square, a.eps)};
+    }
+
+    template <bool Bias> void write(const T* row, T* out, Statistics st, const Scalar* w, const Scalar* b) const {
+        const Affine<Scalar> f = affine<Scalar>(st.mean, st.rstd, 1.0, 0.0);
+        const V m = N::set(f.m), scale = N::set(f.scale), shift = N::set(f.shift);
+        auto value = [&](V v, int64_t j) {
+            const V xhat = fma(v - m, scale, shift);
+            return Bias ? fma(xhat, N::get_constants(w + j), N::get_constants(b + j)) : xhat * N::get_constants(w + j);
+        };
+        for_columns(
+            a.width,
+            [&](int64_t j) {
+                if (stream) N::put_stream(out + j, value(N::get(row + j, 0), j));
+                else N::put(out + j, value(N::get(row + j, 0), j));
+            },
+            [&](int64_t j, int64_t n) { N::put_tail(out + j, value(N::get_tail(row + j, n, m), j), n); });
+    }
+
+    void run(const Parallel& parallel) const {
+        const int64_t wide = padded_width(a.width);
+        Scalar* w = reinterpret_cast<Scalar*>(scratch(2 * wide));
+        Scalar* b = w + wide;
+        expand(a.weight, 1.0, a.width, w);
+        expand(a.bias, 0.0, a.width, b);
+        const RowsPlan plan = plan_rows(a.rows, a.width);
+        parallel(plan.blocks, a.rows * a.width * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
+            for (int64_t r = begin * plan.rows_per_block; r < std::min(a.rows, end * plan.rows_per_block); ++r) {
+                const T* row = x + r * a.width;
+                const Statistics st = statistics(row);
+                write_statistics(a.stats, r, a.rows, st);
+                if (a.bias.data) write<true>(row, y + r * a.width, st, w, b);
+                else write<false>(row, y + r * a.width, st, w, b);
+            }
+            if (stream) stream_fence();
+        });
+    }
+};
+
+template <class T> struct LayerBackwardKernel {
+    using N = Num<T>;
+    using V = typename N::V;
+    using Scalar = typename N::Scalar;
+    const LayerBackward& a;
+    const T *dy, *x;
+    T* dx;
+    const int64_t wide;
+    const bool stream;
+
+    explicit LayerBackwardKernel(const LayerBackward& a_)
+        : a(a_), dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)), dx(static_cast<T*>(a_.dx)),
+          wide(padded_width(a_.width)),
+          stream(a_.rows * a_.width * int64_t(sizeof(T)) >= (int64_t(12) << 20) && a_.width % kLanes == 0 &&
+                 aligned_for_stream(dx)) {}
+
+    double mean(int64_t r) const { return a.stats[r]; }
+    double rstd(int64_t r) const { return a.stats[2 * a.rows + r]; }
+
+    // S w dy and S w dy * xhat of row r.
+    GradientSums row_sums(int64_t r, const Scalar* w) const {
+        const V m = N::set(Scalar(mean(r))), rs = N::set(rstd(r)), zero = N::set(0);
+        D2 total = zero2(), dot = zero2();
+        auto take = [&](V g, V v, int64_t j) {
+            const V dxhat = g * N::get_constants(w + j);
+            total = total + widen(dxhat);
+            dot = dot + widen(dxhat * ((v - m) * rs));
+        };
+        const T *gp = dy + r * a.width, *xp = x + r * a.width;
+        for_columns(
+            a.width, [&](int64_t j) { take(N::get(gp + j, 0), N::get(xp + j, 0), j); },
+            [&](int64_t j, int64_t n) { take(N::get_tail(gp + j, n, zero), N::get_tail(xp + j, n, m), j); });
+        return center<Scalar>(mean(r), rstd(r), sum_lanes(total), sum_lanes(dot));
+    }
+
+    // dx of rows [r, r + kRows) and their part of dweight and dbias, sums: (2, wide).
+    template <int kRows> void write(int64_t r, const Scalar* w, double* sums) const {
+        V m[kRows], rs[kRows], off[kRows], sb[kRows], sc[kRows];
+        for (int u = 0; u < kRows; ++u) {
+            GradientSums found = row_sums(r + u, w);
+            if (a.rms) found.dz = 0.0;
+            const Slope<Scalar> s = group_slope<Scalar>(mean(r + u), rstd(r + u), 1.0, found, a.width);
+            const Affine<Scalar> f = affine<Scalar>(mean(r + u), rstd(r + u), 1.0, 0.0);
+            m[u] = N::set(f.m), rs[u] = N::set(f.scale), off[u] = N::set(f.shift), sb[u] = N::set(s.b), sc[u] = N::set(s.c);
+        }
+        auto column = [&](int64_t j, auto&& read, auto&& put) {
+            const V wj = N::get_constants(w + j);
+            V total = N::set(0), dot = N::set(0);
+            for (int u = 0; u < kRows; ++u) {
+                const int64_t at = (r + u) * a.width + j;
+                const V g = read(dy + at), centered = read(x + at) - m[u];
+                if (dx) put(dx + at, fma(sb[u], centered, fma(g * wj, rs[u], sc[u])));
+                total = total + g;
+                dot = fma(g, fma(centered, rs[u], off[u]), dot);
+            }
+            if (sums) {
+                store2(sums + j, load2(sums + j) + widen(total));
+                store2(sums + wide + j, load2(sums + wide + j) + widen(dot));
+            }
+        };
+        for_columns(
+            a.width,
+            [&](int64_t j) {
+                auto read = [](const T* p) { return N::get(p, 0); };
+                if (stream) column(j, read, [](T* p, V v) { N::put_stream(p, v); });
+                else column(j, read, [](T* p, V v) { N::put(p, v); });
+            },
+            [&](int64_t j, int64_t n) {
+                column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
+                       [&](T* p, V v) { N::put_tail(p, v, n); });
+            });
+    }
+
+    void run(const Parallel& parallel) const {
+        const RowsPlan plan = plan_rows(a.rows, a.width);
+        const bool parameters = a.dweight.data || a.dbias.data;
+        double* memory = scratch(wide + (parameters ? 2 * plan.blocks * wide : 0));
+        Scalar* w = reinterpret_cast<Scalar*>(memory);
+        std::fill(w, w + wide, Scalar(0));
+        expand(a.weight, 1.0, a.width, w);
+        parallel(plan.blocks, 2 * a.rows * a.width * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
+            for (int64_t b = begin; b < end; ++b) {
+                double* sums = parameters ? memory + wide + 2 * b * wide : nullptr;
+                if (sums) std::fill(sums, sums + 2 * wide, 0.0);
+                const int64_t last = std::min(a.rows, (b + 1) * plan.rows_per_block);
+                int64_t r = b * plan.rows_per_block;
+                for (; r + kRowsTogether <= last; r += kRowsTogether) write<kRowsTogether>(r, w, sums);
+                for (; r < last; ++r) write<1>(r, w, sums);
+            }
+            if (stream) stream_fence();
+        });
+        if (!parameters) return;
+        parallel((a.width + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * a.width, [&](int64_t begin, int64_t end) {
+            for (int64_t j = begin * kMergeChannels; j < std::min(a.width, end * kMergeChannels); ++j) {
+                double total = 0.0, dot = 0.0;
+                for (int64_t b = 0; b < plan.blocks; ++b) {
+                    total += memory[wide + 2 * b * wide + j];
+                    dot += memory[wide + (2 * b + 1) * wide + j];
+                }
+                a.dweight.put(j, dot);
+                a.dbias.put(j, total);
+            }
+        });
+    }
+};
+
+}  // namespace NK_ISA
+}  // namespace normkit
