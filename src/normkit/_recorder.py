@@ -70,6 +70,8 @@ class Call:
 
 def is_atom(module: nn.Module) -> bool:
     """Whether the module is one step of the flow: no children, or a convolution, linear or normalization layer."""
+    if type(module).__name__.startswith("FrozenBatchNorm"):  # derives from no norm, in any library
+        return True
     return isinstance(module, _ATOM_TYPES) or next(module.children(), None) is None
 
 

@@ -1,7 +1,9 @@
 """Surgery: change the normalization of a model that somebody else wrote."""
 
 from .changes import Change, Changes, changes
+from .convert import convert
 from .fold import fold
+from .freeze import freeze, unfreeze
 from .parameter_groups import parameter_groups
 
-__all__ = ["Change", "Changes", "changes", "fold", "parameter_groups"]
+__all__ = ["Change", "Changes", "changes", "convert", "fold", "freeze", "parameter_groups", "unfreeze"]

@@ -2,7 +2,8 @@
 
 Rules: the family decides what a layer can become; the answer comes from the class (and its bases), never from the
 name that
-the model gave it. Foreign frozen batch norms, which hold four buffers and derive from no norm, count as "frozen".
+the model gave it. Frozen batch norms, ours and foreign, hold four buffers and derive from no norm; they count as
+"frozen".
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, 
     ("FrozenBatchNorm", "frozen"),
     ("GhostBatchNorm", "ghost"),
     ("BatchRenorm", "renorm"),
+    ("SyncBatchNorm", "sync"),
     ("LayerNorm2d", "layer2d"),
 )
 _BY_TYPE: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.SyncBatchNorm, "sync"),
     (nn.modules.instancenorm._InstanceNorm, "instance"),
     (nn.modules.batchnorm._BatchNorm, "batch"),
     (nn.GroupNorm, "group"),
@@ -35,7 +36,7 @@ _BY_TYPE: tuple[tuple[type[nn.Module], str], ...] = (
 def family(module: nn.Module) -> str | None:
     """ "batch", "sync", "ghost", "renorm", "frozen", "group", "layer", "layer2d", "instance", "rms", or None: no
     norm."""
-    if not isinstance(module, NORM_TYPES) and not _is_foreign_frozen(module):
+    if not isinstance(module, NORM_TYPES) and not _is_frozen(module):
         return None
     names = [base.__name__ for base in type(module).__mro__]
     for prefix, found in _BY_CLASS_NAME:
@@ -66,6 +67,6 @@ def has_convolution(model: nn.Module, spatial: int) -> bool:
     return any(isinstance(m, nn.modules.conv._ConvNd) and rank(m) == spatial for m in model.modules())
 
 
-def _is_foreign_frozen(module: nn.Module) -> bool:
+def _is_frozen(module: nn.Module) -> bool:
     expected = {"weight", "bias", "running_mean", "running_var"}
     return type(module).__name__.startswith("FrozenBatchNorm") and expected <= set(module._buffers)

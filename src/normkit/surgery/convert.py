@@ -1,0 +1,130 @@
+"""Turning normalization layers into another family: `nk.convert`.
+
+Rules: one entry a layer in `nk.changes(model)`; a layer that cannot be converted is kept, with the reason. What a
+layer holds
+comes along: the Parameter objects, running statistics, mode, hooks, requires_grad, names; a shared layer stays shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from .build import TARGETS, Built, build
+from .changes import Change, record
+from .families import family, has_convolution, model_rank
+from .probe import structure
+from .select import Selector, Site, select
+from .source import source_of
+from .swap import kind, parametrized, put, working_copy
+from .thaw import remember, thawed
+
+
+def convert(
+    model: nn.Module,
+    target: str,
+    only: Selector | None = None,
+    skip: Selector | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """Replace the model's normalization layers by those of another family.
+
+    - "batch", "sync", "ghost", "renorm", "frozen": batch normalization and its kin. Running statistics and counters
+      come
+      along from each other; from group, layer or instance norm they start afresh, and the entry says so.
+    - "group": 32 groups, or the largest divisor of the channels below it that leaves two channels a group; the entry
+      says so.
+    - "layer": LayerNorm2d (over channels, at each position) on images, LayerNorm on (N, C).
+    - "instance": per sample and channel.
+    - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was.
+
+    A layer that is the target already is kept. An activation inside of a layer (a subclass that a numeric probe
+    shows to be
+    activation(norm(x))) comes along as the new layer's ``activation``.
+
+    Args:
+        model: any module; in any mode, which stays.
+        target: one of the above.
+        only, skip: which layers: name patterns ("layer1", "*.bn2"), types, functions (name, module) -> bool, or lists.
+        inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
+
+    Returns: the changed model; ``nk.changes(model)`` lists every layer. Raises ValueError for an unknown target and
+    where no
+    normalization layer is selected, RuntimeError where the model cannot be copied.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, but got {target!r}")
+    return apply(model, "convert", target, only, skip, inplace)
+
+
+def apply(
+    model: nn.Module, operation: str, target: str, only: Selector | None, skip: Selector | None, inplace: bool
+) -> nn.Module:
+    """What `convert` and `freeze` have in common."""
+    select(model, only, skip)
+    model = working_copy(model, inplace)
+    sites = select(model, only, skip)
+    surroundings = Surroundings.of(model)
+    entries = []
+    root: nn.Module = model
+    for site in sites:
+        built = site.refused or successor(site, target, surroundings)
+        if not isinstance(built, str) and site.name == "":
+            if inplace:
+                built = "it is the model itself, which cannot be replaced in place"
+            else:
+                root = built[0]
+        elif not isinstance(built, str):
+            put(model, site.names, built[0])
+        entries.append(entry(operation, site, built))
+    record(root, entries)
+    return root
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the rest of the model says about a layer whose class does not: see `families`."""
+
+    model: nn.Module
+    rank: int | None
+    flat: bool
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Surroundings:
+        return cls(model, model_rank(model), not has_convolution(model, 1))
+
+
+def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
+    """The layer that takes the place of this one and a remark, or the reason why there is none."""
+    norm = site.module
+    refusal = _refusal(norm, target)
+    if refusal is not None:
+        return refusal
+    norm = thawed(norm, surroundings.model)
+    shape = structure(norm)
+    if isinstance(shape, str):
+        return shape
+    built = build(source_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
+    if not isinstance(built, str) and target == "frozen":
+        remember(built[0], norm, surroundings.model)
+    return built
+
+
+def _refusal(norm: nn.Module, target: str) -> str | None:
+    if parametrized(norm):
+        return "it has a parametrized weight, which no other layer can take over"
+    if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
+        return "it is lazy and has no shape yet: run the model once first"
+    library = "torch.nn" if target == "torch" else "normkit."
+    families = {"layer": ("layer", "layer2d")}.get(target, (target,))
+    same = target == "torch" or family(norm) in families
+    return "it is that already" if same and type(norm).__module__.startswith(library) else None
+
+
+def entry(operation: str, site: Site, built: Built) -> Change:
+    before = kind(site.module)
+    if isinstance(built, str):
+        return Change(operation, site.name, "kept", before, before, built)
+    return Change(operation, site.name, "replaced", before, kind(built[0]), built[1])

@@ -1,0 +1,78 @@
+"""Freezing batch normalization against everything, `train()` included, and the way back: `nk.freeze`, `nk.unfreeze`.
+
+Rules: a frozen layer is a FrozenBatchNorm that holds the tensors of the layer it replaces, and that layer itself, so
+that
+the way back restores class, momentum, counter, hooks and requires_grad by putting it back.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .changes import Change, record
+from .convert import Surroundings, apply, successor
+from .families import family
+from .select import Selector, Site, select
+from .swap import kind, put, working_copy
+from .thaw import remembered, thawed
+
+
+def freeze(
+    model: nn.Module, only: Selector | None = None, skip: Selector | None = None, inplace: bool = False
+) -> nn.Module:
+    """Fix statistics and affine parameters of every batch normalization, whatever ``train()`` says later.
+
+    Evaluation-mode arithmetic with the running statistics in both modes; they and the counter stand still. Weight
+    and bias
+    are buffers while frozen; the Parameter objects wait with requires_grad=False and without a pending gradient,
+    which an
+    optimizer would apply. BatchNorm1d/2d/3d, sync, ghost and
+    renorm layers and recognised subclasses; others are kept, with the reason in ``nk.changes(model)``.
+
+    Args: only, skip, inplace as in ``nk.convert``. Returns: the frozen model; `nk.unfreeze` is the way back.
+    Raises ValueError where no normalization layer is selected, RuntimeError where the model cannot be copied.
+    """
+    return apply(model, "freeze", "frozen", only, skip, inplace)
+
+
+def unfreeze(
+    model: nn.Module, only: Selector | None = None, skip: Selector | None = None, inplace: bool = False
+) -> nn.Module:
+    """Put back what `nk.freeze` replaced: class, momentum, counter, hooks, requires_grad, parameters, all as they were.
+
+    The layer's mode is what it was when it was frozen, or the model's where that has changed since. A frozen layer
+    that never
+    was another one becomes a trainable BatchNorm.
+
+    Args: only, skip, inplace as in ``nk.convert``. Returns: the model. Raises ValueError where no normalization
+    layer is
+    selected, RuntimeError where the model cannot be copied.
+    """
+    select(model, only, skip)
+    model = working_copy(model, inplace)
+    surroundings = Surroundings.of(model)
+    entries = []
+    for site in select(model, only, skip):
+        back = site.refused or _unfrozen(model, site, surroundings)
+        if isinstance(back, str):
+            entries.append(Change("unfreeze", site.name, "kept", kind(site.module), kind(site.module), back))
+            continue
+        entries.append(Change("unfreeze", site.name, "replaced", kind(site.module), kind(back)))
+        if site.name == "":
+            model = back
+        else:
+            put(model, site.names, back)
+    record(model, entries)
+    return model
+
+
+def _unfrozen(model: nn.Module, site: Site, surroundings: Surroundings) -> nn.Module | str:
+    if family(site.module) != "frozen":
+        return "it is not frozen"
+    if remembered(site.module) is not None:
+        return thawed(site.module, model)
+    built = successor(site, "batch", surroundings)
+    if isinstance(built, str):
+        return built
+    built[0].train(model.training)
+    return built[0]
