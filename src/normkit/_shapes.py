@@ -25,12 +25,12 @@ def batch_dims(rank: int) -> tuple[int, ...]:
 
 def values_per_channel(size: Sequence[int]) -> int:
     """How many values each channel of an input (N, C, *) has: N times the positions."""
-    return _product(size[:1]) * _product(size[2:])
+    return product(size[:1]) * product(size[2:])
 
 
 def verify_more_than_one_position(size: Sequence[int]) -> None:
     """Raise torch's error when instance norm has one single spatial position."""
-    if _product(size[2:]) == 1:
+    if product(size[2:]) == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {size}")
 
 
@@ -96,13 +96,62 @@ def channel_mask(mask: Tensor, input: Tensor) -> Tensor:
     return expanded
 
 
+def leading_mask(mask: Tensor, input: Tensor, axes: int) -> Tensor:
+    """A mask of positions, as bool of the input's rank with exactly 1 on each of the last `axes` (normalized) axes.
+
+    Raises:
+        TypeError: the mask is not a bool tensor.
+        ValueError: it covers normalized axes, or its leading sizes do not fit.
+    """
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        what = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor (True = a real position), got {what}: use mask.bool()")
+    leading, ones = tuple(input.shape[: input.dim() - axes]), (1,) * axes
+    expanded = mask.reshape(*mask.shape, *ones) if mask.dim() == len(leading) else mask
+    fits = expanded.dim() == input.dim() and tuple(expanded.shape[len(leading) :]) == ones
+    if fits and all(a in (1, b) for a, b in zip(expanded.shape, leading, strict=False)):
+        return expanded
+    raise ValueError(
+        f"mask of shape {tuple(mask.shape)} does not fit an input of shape {tuple(input.shape)} whose last {axes} axes "
+        f"are normalized: expected {leading} or {leading + ones}. A position is real or padding as a whole; to leave "
+        "values out of the statistics use batch, group or instance norm"
+    )
+
+
+def verify_normalized_shape(
+    input: Tensor, normalized_shape: Sequence[int], pattern: str, **tensors: Tensor | None
+) -> None:
+    """Raise torch's errors unless the input ends in `normalized_shape` and the parameters have it.
+
+    `pattern` is how torch writes the expected shape around the sizes: layer norm and RMS norm differ by a comma.
+    """
+    shape = list(normalized_shape)
+    if not shape:
+        raise RuntimeError(
+            "Expected normalized_shape to be at least 1-dimensional, i.e., containing at least one element, but got "
+            f"normalized_shape = {shape}"
+        )
+    for name, tensor in tensors.items():
+        if tensor is not None and list(tensor.shape) != shape:
+            raise RuntimeError(
+                f"Expected {name} to be of same shape as normalized_shape, but got {name} of shape "
+                f"{list(tensor.shape)} and normalized_shape = {shape}"
+            )
+    if list(input.shape[max(input.dim() - len(shape), 0) :]) != shape:
+        raise RuntimeError(
+            f"Given normalized_shape={shape}, expected input with shape {pattern.format(', '.join(map(str, shape)))}, "
+            f"but got input of size{list(input.shape)}"
+        )
+
+
 def verify_groups(channels: int, num_groups: int) -> None:
     """Raise when channels do not divide into groups (nn.GroupNorm's text is the layer's own)."""
     if num_groups < 1:
         raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
 
 
-def _product(sizes: Sequence[int]) -> int:
+def product(sizes: Sequence[int]) -> int:
+    """The product of sizes; 1 for none."""
     result = 1
     for size in sizes:
         result *= size

@@ -12,6 +12,7 @@ from .. import _shapes
 from .._activation import NONE, Activation, resolve
 from ..kernels import aten, composed, native
 from . import _dtypes
+from ._autocast import widen
 from ._choose import choose, is_exporting
 from ._fused import Gradients, after, run
 
@@ -69,6 +70,7 @@ def apply(
 ) -> Tensor:
     """What :func:`group_norm` and the layer share."""
     _verify(input, num_groups, weight, bias, residual)
+    input = widen("group_norm", input)
     if mask is not None:
         mask = _shapes.channel_mask(mask, input)
     path, _ = choose("group_norm", input, activation, mask, (residual, weight, bias))

@@ -11,6 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .aten_rows import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
+
+__all__ = [
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "group_norm_backward",
+    "group_norm_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "rms_norm_backward",
+    "rms_norm_forward",
+]
+
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({0})
 FUSES_RESIDUAL = False
 
