@@ -373,8 +373,9 @@ def _layer_backward(
     if rows == 0:
         _zero(dweight, dbias)
         return dx, dweight, dbias
+    weight = _contiguous(weight)  # by name: a temporary would be freed before the kernel reads it
     _core.layer_backward(
-        _CODES[x.dtype], rows, width, rms, dy.data_ptr(), x.data_ptr(), *_parameter(_contiguous(weight)),
+        _CODES[x.dtype], rows, width, rms, dy.data_ptr(), x.data_ptr(), *_parameter(weight),
         stats.data_ptr(), _address(dx), *_parameter(dweight), *_parameter(dbias),
     )  # fmt: skip
     return dx, dweight, dbias
