@@ -119,7 +119,7 @@ def _refusal(norm: nn.Module, target: str) -> str | None:
         return "it is lazy and has no shape yet: run the model once first"
     library = "torch.nn" if target == "torch" else "normkit."
     families = {"layer": ("layer", "layer2d")}.get(target, (target,))
-    same = target == "torch" or family(norm) in families
+    same = family(norm) in families or (target == "torch" and family(norm) != "sync")
     return "it is that already" if same and type(norm).__module__.startswith(library) else None
 
 
