@@ -19,9 +19,14 @@ from .moments import Moments
 Group: TypeAlias = "dist.ProcessGroup | None"  # None: the default group
 
 
+def is_initialized() -> bool:
+    """Whether torch.distributed is there and has been initialized."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def is_distributed(group: Group = None) -> bool:
     """Whether torch.distributed is initialized with more than one rank in `group`."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+    return is_initialized() and dist.get_world_size(group) > 1
 
 
 def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]:

@@ -1,0 +1,71 @@
+"""The stand-ins for a layer's forward while a data set passes: one that measures, one that is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .measure import Sample, measure, measure_instances
+from .observe import arguments, by_own_statistics, is_known, under
+from .tally import Tally
+from .targets import Target, statistics
+
+
+def watch(target: Target, tally: Tally, order: list[nn.Module]) -> Callable[..., Any]:
+    """A stand-in for the layer's forward: under its input's own statistics, which it notes."""
+    layer, own = target.layer, target.layer.forward
+    known = is_known(layer)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if tally.calls == 0:
+            order.append(layer)
+        x, mask = arguments(layer, args, kwargs)
+        if target.per_instance:
+            batched = x if x.dim() > 2 and x.dim() != _unbatched_rank(layer) else x.unsqueeze(0)
+            tally.add(measure_instances(batched))
+            with under(layer, None, None):
+                return own(*args, **kwargs)
+        if known and mask is None and _enough(x):
+            y, moments = by_own_statistics(layer, *args, **kwargs)
+            if moments is not None:
+                tally.add(Sample.of_batch(moments))
+            return y
+        sample = measure(x, mask)
+        tally.add(sample)
+        with under(layer, *_usable(sample, tally, layer)):
+            return own(*args, **kwargs)
+
+    return forward
+
+
+def _enough(x: Tensor) -> bool:
+    return x.dim() >= 2 and x.numel() > x.shape[1]
+
+
+def _unbatched_rank(layer: nn.Module) -> int:
+    """The rank of an input without a batch axis, which torch's instance norms take: 2 for InstanceNorm1d."""
+    return int(getattr(layer, "_get_no_batch_dim", lambda: 2)())
+
+
+def _usable(sample: Sample, tally: Tally, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """(mean, biased variance) of this call; of all calls so far where this one tells no variance."""
+    if int(sample.moments.count) >= 2:
+        return sample.moments.mean, sample.moments.var(correction=0)
+    if tally.values >= 2:
+        return tally.moments.mean, tally.moments.var(correction=0)
+    return statistics(layer)
+
+
+def settle(layer: nn.Module, tally: Tally, average: bool) -> Callable[..., Any]:
+    """A stand-in for the layer's forward: evaluation under the tally's statistics, rounded as they will be written."""
+    own, found = layer.forward, tally.read(average)
+    assert found is not None
+    mean, var = (new.to(old) for new, old in zip(found, statistics(layer), strict=True))
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with under(layer, mean, var):
+            return own(*args, **kwargs)
+
+    return forward
