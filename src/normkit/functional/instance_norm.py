@@ -179,7 +179,7 @@ class InstanceNormCall(NamedTuple):
         n, c = input.shape[:2]
         y, stats, bits = self.kernel.group_norm_forward(
             input, c, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
-            save_for_backward=save,
+            save_for_backward=save or self.running is not None,
         )  # fmt: skip
         if self.running is not None:
             mean, var, _ = stats.reshape(3, n, c)

@@ -122,6 +122,8 @@ class RMSNormCall(NamedTuple):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(output, stats (3, rows) float64: 0, mean of squares, rstd; no bits)."""
         output, stats = self.kernel.rms_norm_forward(input, self.size, weight, self.eps)
+        if not input.is_contiguous():
+            output = torch.empty_like(input).copy_(output)  # keeps channels_last, as PyTorch's operations do
         return output, stats, None
 
     def backward(
