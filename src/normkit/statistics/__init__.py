@@ -1,8 +1,9 @@
 """Statistics of a model made right: for test time, for a new domain, for accumulated gradients."""
 
+from .adapt import Adaptation, adapt
 from .deferred import deferred_statistics
 from .distance import distance
 from .recalibrate import recalibrate
 from .report import LayerReport, Recalibration
 
-__all__ = ["LayerReport", "Recalibration", "deferred_statistics", "distance", "recalibrate"]
+__all__ = ["Adaptation", "LayerReport", "Recalibration", "adapt", "deferred_statistics", "distance", "recalibrate"]

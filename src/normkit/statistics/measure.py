@@ -34,7 +34,12 @@ class Sample:
         return Sample(moments, moments.m2, freedom)
 
 
-def measure(x: Tensor, mask: Tensor | None = None) -> Sample:
+def measure(x: Tensor, mask: Tensor | None, per_instance: bool) -> Sample:
+    """What one call shows. x: (N, C, *); mask: bool, (N, *) or (N, 1, *), True = a real value."""
+    return measure_instances(x, mask) if per_instance else measure_batch(x, mask)
+
+
+def measure_batch(x: Tensor, mask: Tensor | None = None) -> Sample:
     """The moments of each channel of x: (N, C, *). mask: bool, (N, *) or (N, 1, *), True = a real value."""
     x = x.detach()
     if mask is not None:
@@ -42,23 +47,26 @@ def measure(x: Tensor, mask: Tensor | None = None) -> Sample:
     return Sample.of_batch(_channel_moments(x))
 
 
-def measure_instances(x: Tensor) -> Sample:
-    """The averages over the N samples of x: (N, C, *) of each one's mean and unbiased variance.
+def measure_instances(x: Tensor, mask: Tensor | None = None) -> Sample:
+    """The averages over the N samples of x: (N, C, *) of each one's mean and unbiased variance; mask as above.
 
-    The unit counted is the sample. A sample with one single position has no variance: it is not counted, like in
+    The unit counted is the sample. A sample with fewer than two positions has no variance: it is not counted, like in
     torch, which refuses it in training.
     """
     x = x.detach()
     n, c = x.shape[:2]
-    positions = _shapes.values_per_channel(x.shape[1:]) // max(c, 1)
-    if n == 0 or positions < 2:
-        zero = x.new_zeros(c, dtype=torch.float64 if x.device.type != "mps" else torch.float32)
-        return Sample(Moments(0, zero, zero), zero, 0)
-    each = _channel_moments(x.contiguous().view(1, n * c, -1))
-    means = each.mean.view(n, c)
-    mean = means.mean(0)
-    moments = Moments(n, mean, (means - mean).square().sum(0))
-    return Sample(moments, each.var(correction=1).view(n, c).sum(0), n)
+    if mask is None:
+        flat = _channel_moments(x.contiguous().view(1, n * c, -1)) if x.numel() else Moments.of(x.view(1, n * c, 0), 2)
+        assert isinstance(flat.count, int)
+        means, m2 = flat.mean.view(n, c), flat.m2.view(n, c)
+        counts = torch.full((n,), flat.count, device=x.device)
+    else:
+        each = Moments.of(x, tuple(range(2, x.dim())), _shapes.channel_mask(mask, x))
+        means, m2, counts = each.mean, each.m2, torch.as_tensor(each.count)[:, 0]
+    enough = counts >= 2
+    means, variances = means[enough], m2[enough] / (counts[enough] - 1).unsqueeze(1)
+    mean = means.sum(0) / max(len(means), 1)
+    return Sample(Moments(len(means), mean, (means - mean).square().sum(0)), variances.sum(0), len(means))
 
 
 def real_values(x: Tensor, mask: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .._activation import NONE
 from ..functional._running import Running
@@ -101,13 +102,15 @@ def by_own_statistics(
 
 
 def arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """(input, mask) of one call; only normkit's layers take a mask."""
+    """(input (N, C, *), mask) of one call; only normkit's layers take a mask, only instance norms no batch axis."""
     input = args[0] if args else kwargs.get("input", kwargs.get("x"))
     if not isinstance(input, Tensor):
         raise TypeError(f"expected a Tensor as the input of {type(layer).__name__}, got {type(input).__name__}")
     mask = None
     if isinstance(layer, TrackedNorm):
         mask = args[2] if len(args) > 2 else kwargs.get("mask")
+    if isinstance(layer, _InstanceNorm) and input.dim() == getattr(layer, "_get_no_batch_dim", lambda: 0)():
+        return input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
     return input, mask
 
 

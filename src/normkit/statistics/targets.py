@@ -16,6 +16,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ..surgery.select import Selector, matches
 
+IN_EVAL_MODE = "in eval mode while the model is in train mode"
+
 
 @dataclass(frozen=True, eq=False)
 class Target:
@@ -81,5 +83,5 @@ def _fixed(layer: nn.Module, root_trains: bool) -> str | None:
     if getattr(layer, "track_running_stats", True) is False:
         return "track_running_stats is False"
     if root_trains and not layer.training:
-        return "in eval mode while the model is in train mode"
+        return IN_EVAL_MODE
     return None

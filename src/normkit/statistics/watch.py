@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .measure import Sample, measure, measure_instances
+from .measure import Sample, measure
 from .observe import arguments, by_own_statistics, is_known, under
 from .tally import Tally
 from .targets import Target, statistics
@@ -23,8 +23,7 @@ def watch(target: Target, tally: Tally, order: list[nn.Module]) -> Callable[...,
             order.append(layer)
         x, mask = arguments(layer, args, kwargs)
         if target.per_instance:
-            batched = x if x.dim() > 2 and x.dim() != _unbatched_rank(layer) else x.unsqueeze(0)
-            tally.add(measure_instances(batched))
+            tally.add(measure(x, mask, True))
             with under(layer, None, None):
                 return own(*args, **kwargs)
         if known and mask is None and _enough(x):
@@ -32,7 +31,7 @@ def watch(target: Target, tally: Tally, order: list[nn.Module]) -> Callable[...,
             if moments is not None:
                 tally.add(Sample.of_batch(moments))
             return y
-        sample = measure(x, mask)
+        sample = measure(x, mask, False)
         tally.add(sample)
         with under(layer, *_usable(sample, tally, layer)):
             return own(*args, **kwargs)
@@ -42,11 +41,6 @@ def watch(target: Target, tally: Tally, order: list[nn.Module]) -> Callable[...,
 
 def _enough(x: Tensor) -> bool:
     return x.dim() >= 2 and x.numel() > x.shape[1]
-
-
-def _unbatched_rank(layer: nn.Module) -> int:
-    """The rank of an input without a batch axis, which torch's instance norms take: 2 for InstanceNorm1d."""
-    return int(getattr(layer, "_get_no_batch_dim", lambda: 2)())
 
 
 def _usable(sample: Sample, tally: Tally, layer: nn.Module) -> tuple[Tensor, Tensor]:
