@@ -94,7 +94,7 @@ class TrackedNorm(Norm):
 
 def is_narrow(tensor: Tensor) -> bool:
     """Whether a floating-point tensor has less than 32 bits."""
-    return tensor.is_floating_point() and tensor.element_size() < 4
+    return tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4
 
 
 def verify_small_batch(small_batch: str) -> str:

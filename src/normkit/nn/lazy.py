@@ -17,6 +17,7 @@ class _Lazy(TrackedNorm):
     def initialize_parameters(self, input: Tensor) -> None:
         """Give parameters and buffers their shapes from input.size(1); afterwards the layer is `cls_to_become`."""
         super().initialize_parameters(input)  # type: ignore[misc]  # torch's lazy class comes next in the MRO
+        self.num_features = input.shape[1]  # torch leaves 0 there after load_state_dict, and instance norm then raises
         self._widen_statistics()
 
 
