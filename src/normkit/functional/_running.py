@@ -23,7 +23,6 @@ from ..kernels import native
 from ..moments import Moments
 from ._choose import is_transformed
 
-
 Held = Union[Moments, "Averages"]  # what a batch moves the running statistics by
 
 
