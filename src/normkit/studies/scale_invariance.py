@@ -18,7 +18,7 @@ import normkit as nk
 
 from . import data, nets, training
 from .study import Params, Plot, Preset, Result, Run, Study
-from .verdict import Verdict, bounded, combine, paired
+from .verdict import Verdict, bounded, combine, paired_ratio
 
 SCALES = [0.01, 0.1, 0.5, 1.0, 2.0, 10.0, 100.0]
 EPS = 1e-12
@@ -109,17 +109,17 @@ def judge(runs: Sequence[Run]) -> Verdict:
         return [row[key] for run in runs for row in run.result["scales"]]
 
     growth = [run.result["measured"][-1] / run.result["predicted"][-1] - 1 for run in runs]
-    longer = [math.log(run.result["measured"][-1] / run.result["measured"][0]) for run in runs]
-    turns = [math.log10(run.result["scales"][0]["turn"] / run.result["scales"][-1]["turn"]) for run in runs]
+    longer = [run.result["measured"][-1] / run.result["measured"][0] for run in runs]
+    turns = [run.result["scales"][0]["turn"] / run.result["scales"][-1]["turn"] for run in runs]
     return combine(
         [
             bounded("The output does not see the scale", of("output"), LIMIT),
             bounded("The gradient by the input does not see it", of("du"), LIMIT),
             bounded("The gradient by the weight is divided by it", of("dw"), LIMIT),
             bounded("The gradient stands at a right angle to the weight", of("radial"), LIMIT),
-            paired("A step turns small weights (x 0.01) by far more than large ones (x 100)", turns, 3.0, "decades"),
+            paired_ratio("A step turns small weights (× 0.01) by far more than large ones (× 100)", turns, 1000.0),
             bounded("In training |w|² grows by the sum of lr² |dL/dw|²", growth, GROWTH_LIMIT),
-            paired("The weights end longer than they began", longer, 0.0, "log |w|²"),
+            paired_ratio("The weights end longer than they began (|w|²)", longer, 1.0),
         ]
     )
 

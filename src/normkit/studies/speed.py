@@ -101,7 +101,8 @@ def check(layer: nn.Module, x: Tensor) -> float:
 
 
 def _pairs(ours: Callable[[], float], theirs: Callable[[], float], seconds: float) -> list[tuple[float, float]]:
-    draw, pairs, end = random.Random(0), [], time.perf_counter() + seconds
+    draw, end = random.Random(0), time.perf_counter() + seconds
+    pairs: list[tuple[float, float]] = []
     while len(pairs) < FEWEST or (len(pairs) < MOST and time.perf_counter() < end):
         if draw.random() < 0.5:
             pairs.append((ours(), theirs()))
@@ -118,25 +119,25 @@ def _timed(layer: nn.Module, x: Tensor, dy: Tensor) -> float:
 
 
 def plot(rows: list[dict[str, Any]]) -> list[Plot]:
-    """Bars of the ratios, with the middle half of the pairs as whiskers and torch's speed as the dashed line."""
+    """A dot a shape at its ratio, a line over the middle half of the pairs, torch's speed as the dashed line."""
     from . import plots
     from .report import name, number
 
-    figure, (axis,) = plots.panels(1, height=0.55 + 0.46 * len(rows))
+    figure, (axis,) = plots.panels(1, height=0.9 + 0.42 * len(rows))
     for place, row in enumerate(reversed(rows)):
         colour = plots.SERIES[0] if row["ratio"] >= 1 else plots.SERIES[1]
-        axis.barh(place, row["ratio"], height=0.56, color=colour)
-        axis.plot([row["low"], row["high"]], [place, place], color=plots.INK, linewidth=1.4)
-        axis.text(
-            max(row["high"], row["ratio"]) + 0.06, place, f"{number(row['ratio'])}×", va="center", color=plots.INK
+        axis.plot(
+            [row["low"], row["high"]], [place, place], color=colour, linewidth=7, alpha=0.28, solid_capstyle="round"
         )
+        axis.plot([row["ratio"]], [place], color=colour, marker="o" if row["ratio"] >= 1 else "s", markersize=9)
+        axis.annotate(f"{number(row['ratio'])}×", (1.005, place), xycoords=("axes fraction", "data"), va="center")
     axis.axvline(1.0, **plots.REFERENCE)
     axis.set_yticks(range(len(rows)), [name(row) for row in reversed(rows)])
-    axis.set_xlim(0, 1.12 * max(max(row["high"], row["ratio"]) for row in rows) + 0.2)
-    axis.grid(visible=False)
-    plots.dress(axis, "", "times torch’s speed", "")
+    axis.set_xlim(0, 1.05 * max(row["high"] for row in rows))
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    plots.dress(axis, "Times torch's speed", "", "")
     description = (
-        "Bars: how many times faster than torch, the median of the paired ratios. Lines: the middle half of the pairs. "
-        "Dashed: torch."
+        "Dots: how many times faster than torch, the median of the paired ratios (squares: slower). Bands: the "
+        "middle half of the pairs. Dashed: torch."
     )
     return [plots.finish(figure, "fast", "Forward and backward of training batch norm against torch", description)]

@@ -2,9 +2,10 @@
 
 A study claims several things at once; each is a `Part`, judged by one of two rules:
 
-* `paired`: differences over seeds against a margin fixed beforehand. The exact sign-flip permutation test of
-  mean(difference) > margin at level 0.05 says "supported", the same test of < margin says "not supported", anything
-  else is "undecided". Five seeds are the fewest that can decide: 1/2^5 = 0.031.
+* `paired` (`paired_below` its mirror image, `paired_ratio` the same on logarithms): differences over seeds against a
+  margin fixed beforehand. The exact sign-flip permutation test of mean(difference) > margin at level 0.05 says
+  "supported", the same test of < margin says "not supported", anything else is "undecided". Five seeds are the fewest
+  that can decide: 1/2^5 = 0.031.
 * `bounded`: for exact claims. Every value within the limit is "supported"; a median beyond ten times the limit is
   "not supported"; between the two it is "undecided".
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Word = Literal["supported", "not supported", "undecided"]
@@ -33,6 +34,7 @@ class Part:
     measured: float | None
     low: float | None
     high: float | None
+    rule: Literal["above", "below", "within"]
     margin: float
     unit: str
     reason: str
@@ -57,15 +59,30 @@ class Verdict:
 def paired(claim: str, differences: Sequence[float], margin: float, unit: str) -> Part:
     """Judge `mean(differences) > margin` over seeds; `differences` holds one number a seed."""
     if len(differences) < FEWEST_SEEDS or not all(math.isfinite(d) for d in differences):
-        reason = f"{len(differences)} finite seeds needed at least {FEWEST_SEEDS}: no test at level {LEVEL} can decide"
-        mean = sum(differences) / len(differences) if differences else math.nan
-        return Part(claim, "undecided", mean if math.isfinite(mean) else None, None, None, margin, unit, reason)
+        reason = f"{sum(map(math.isfinite, differences))} of {len(differences)} seeds finite, {FEWEST_SEEDS} needed"
+        return Part(claim, "undecided", None, None, None, "above", margin, unit, reason)
     above, below = (_sign_flip(differences, margin, side) for side in ("greater", "less"))
-    low, high = _interval(differences)
     word: Word = "supported" if above < LEVEL else "not supported" if below < LEVEL else "undecided"
-    p, side = (below, "below") if word == "not supported" else (above, "above")
-    reason = f"{side} the margin of {margin:g} {unit}".rstrip() + f" with p = {p:.3f} over {len(differences)} seeds"
-    return Part(claim, word, sum(differences) / len(differences), low, high, margin, unit, reason)
+    p = below if word == "not supported" else above
+    reason = f"{'p < 0.001' if p < 0.001 else f'p = {p:.3f}'} over {len(differences)} seeds"
+    if word == "not supported":
+        reason += " for the opposite"
+    low, high = _interval(differences)
+    return Part(claim, word, sum(differences) / len(differences), low, high, "above", margin, unit, reason)
+
+
+def paired_below(claim: str, values: Sequence[float], margin: float, unit: str) -> Part:
+    """Judge `mean(values) < margin` over seeds."""
+    part = paired(claim, [-value for value in values], -margin, unit)
+    measured, low, high = (None if v is None else -v for v in (part.measured, part.high, part.low))
+    return replace(part, rule="below", margin=margin, measured=measured, low=low, high=high)
+
+
+def paired_ratio(claim: str, ratios: Sequence[float], margin: float) -> Part:
+    """Judge the geometric mean of positive ratios against a margin, both given and shown as "times"."""
+    logs = [math.log(ratio) if ratio > 0 else math.nan for ratio in ratios]
+    part = paired(claim, logs, math.log(margin), "times")
+    return replace(part, margin=margin, measured=_exp(part.measured), low=_exp(part.low), high=_exp(part.high))
 
 
 def bounded(claim: str, values: Sequence[float], limit: float, unit: str = "") -> Part:
@@ -73,9 +90,8 @@ def bounded(claim: str, values: Sequence[float], limit: float, unit: str = "") -
     sizes = sorted(abs(value) if math.isfinite(value) else math.inf for value in values)
     worst, median = sizes[-1], sizes[len(sizes) // 2]
     word: Word = "supported" if worst <= limit else "not supported" if median > 10 * limit else "undecided"
-    reason = f"the worst of {len(sizes)} is {worst:.2g}, the limit {limit:g} {unit}".rstrip()
-    finite = worst if math.isfinite(worst) else None
-    return Part(claim, word, finite, sizes[0] if math.isfinite(sizes[0]) else None, finite, limit, unit, reason)
+    measured = worst if math.isfinite(worst) else None
+    return Part(claim, word, measured, None, None, "within", limit, unit, f"the worst of {len(sizes)} values")
 
 
 def combine(parts: Sequence[Part]) -> Verdict:
@@ -88,15 +104,20 @@ def combine(parts: Sequence[Part]) -> Verdict:
 def _sentence(word: Word, parts: Sequence[Part]) -> str:
     if word == "supported":
         return f"All {len(parts)} parts of the claim hold in these runs."
-    failing = [part for part in parts if part.word == word]
-    what = "is contradicted by" if word == "not supported" else "is not settled by"
-    return f"This {what} these runs: " + "; ".join(f"“{part.claim}” ({part.reason})" for part in failing) + "."
+    held = sum(part.word == "supported" for part in parts)
+    named = "; ".join(f"“{part.claim}” ({part.reason})" for part in parts if part.word == word)
+    what = "These runs contradict" if word == "not supported" else "These runs cannot settle"
+    return f"{held} of {len(parts)} parts of the claim hold. {what} {named}."
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None or value > 700 else math.exp(value)  # e^709 is the largest double
 
 
 def _sign_flip(differences: Sequence[float], margin: float, side: str) -> float:
     """p of the exact one-sample sign-flip test (all 2^n sign patterns up to n = 13, else 9,999 random ones)."""
     import numpy as np
-    from scipy.stats import permutation_test
+    from scipy.stats import permutation_test  # type: ignore[import-untyped]  # scipy ships no types
 
     centred = np.asarray(differences, dtype=float) - margin
     result = permutation_test((centred,), np.mean, permutation_type="samples", alternative=side, rng=0)
