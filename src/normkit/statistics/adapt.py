@@ -159,6 +159,7 @@ class _Stream:
     def add(self, sample: Sample, samples: int) -> None:
         skipped = int(self.tally.skipped)
         self.tally.add(sample)
+        self.tally.flush()
         if int(self.tally.skipped) == skipped and int(sample.moments.count):
             self.samples += samples
 

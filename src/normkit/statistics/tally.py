@@ -9,7 +9,7 @@ Inf adds nothing and is counted as skipped; off the CPU that is decided without 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..moments import Moments
 from .measure import Sample
 
+TOGETHER = 16  # calls merged at once: a merge is a dozen small operations, dearer than the numbers in it
 NEVER = 2**53  # the place in the order of calls of a layer that was never called; exact in float64
 
 
@@ -30,6 +31,7 @@ class Tally:
     calls: int = 0
     skipped: int | Tensor = 0
     first: int = NEVER  # the layer's place in the order in which layers were first called
+    pending: list[Sample] = field(default_factory=list)
 
     @staticmethod
     def empty(channels: int, device: torch.device) -> Tally:
@@ -38,24 +40,34 @@ class Tally:
         return Tally(Moments(0, zero, zero), zero)
 
     def add(self, sample: Sample) -> None:
-        """Merge one call."""
+        """Take one call; it is merged with others when there are enough of them, or when something is read."""
         self.calls += 1
-        moments, within, freedom = sample.moments, sample.within, sample.freedom
-        finite = (moments.mean + moments.m2 + within).isfinite().all()
-        if moments.mean.device.type == "cpu":
-            if not finite:
-                self.skipped += 1
-                return
-        else:  # a branch would make the host wait for the device at every layer
-            moments = Moments(moments.count * finite, _zero(moments.mean, finite), _zero(moments.m2, finite))
-            within, freedom = _zero(within, finite), freedom * finite
-            self.skipped = self.skipped + ~finite
-        self.moments = self.moments.merge(moments)
-        self.within = self.within + within
-        self.freedom = self.freedom + freedom
+        self.pending.append(sample)
+        if len(self.pending) == TOGETHER:
+            self.flush()
+
+    def flush(self) -> Tally:
+        """Merge what is pending; returns the tally itself."""
+        if not self.pending:
+            return self
+        samples, self.pending = self.pending, []
+        means, m2, within = (
+            torch.stack(parts)
+            for parts in zip(*((s.moments.mean, s.moments.m2, s.within) for s in samples), strict=True)
+        )
+        finite = (means + m2 + within).isfinite().all(1)  # (K,); no branch: the host need not wait for the device
+        counts = _column([s.moments.count for s in samples], means) * finite
+        means, m2, within = (torch.where(finite.unsqueeze(1), part, 0) for part in (means, m2, within))
+        both = Moments(counts.unsqueeze(1), means, m2).merge_along(0)
+        self.moments = self.moments.merge(Moments(_number(counts.sum()), both.mean, both.m2))
+        self.within = self.within + within.sum(0)
+        self.freedom += _number((_column([s.freedom for s in samples], means) * finite).sum())
+        self.skipped += _number((~finite).sum())
+        return self
 
     def merge(self, other: Tally) -> Tally:
         """Both together; the earlier of the two first calls is kept."""
+        self.flush(), other.flush()
         return Tally(
             self.moments.merge(other.moments),
             self.within + other.within,
@@ -67,6 +79,7 @@ class Tally:
 
     def read(self, average: bool) -> tuple[Tensor, Tensor] | None:
         """(mean, unbiased variance), or None where nothing tells a variance."""
+        self.flush()
         if average:
             return (self.moments.mean, self.within / self.freedom) if int(self.freedom) >= 1 else None
         return (self.moments.mean, self.moments.var(correction=1)) if int(self.moments.count) >= 2 else None
@@ -74,10 +87,11 @@ class Tally:
     @property
     def values(self) -> int:
         """How many values (for instance norm: samples) of each channel were merged."""
-        return int(self.moments.count)
+        return int(self.flush().moments.count)
 
     def to_tensor(self) -> Tensor:
         """(5 + 3 C,): the form in which tallies travel between ranks."""
+        self.flush()
         mean = self.moments.mean
         head = [self.moments.count, self.freedom, self.calls, self.skipped, self.first]
         counts = torch.stack([torch.as_tensor(value, dtype=mean.dtype, device=mean.device) for value in head])
@@ -91,5 +105,13 @@ class Tally:
         return Tally(Moments(count, mean, m2), within, freedom, calls, skipped, first)
 
 
-def _zero(x: Tensor, keep: Tensor) -> Tensor:
-    return torch.where(keep, x, 0)
+def _column(numbers: list[int | Tensor], like: Tensor) -> Tensor:
+    """(K,) int64 of K numbers, on the device of `like`."""
+    if any(isinstance(number, Tensor) for number in numbers):
+        return torch.stack([torch.as_tensor(number, device=like.device) for number in numbers])
+    return torch.tensor(numbers, device=like.device)
+
+
+def _number(value: Tensor) -> int | Tensor:
+    """A plain int where that costs no waiting."""
+    return int(value) if value.device.type == "cpu" else value
