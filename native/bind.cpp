@@ -144,6 +144,12 @@ NB_MODULE(_native, m) {
     choose();
     m.def("isa", [] { return kernels->name; });
     m.def("isa_problem", [] { return problem.c_str(); });
+    m.def("use_isa", [](const char* name) {  // for tests: whether this CPU and build have it; kernels change if so
+        const char* why = nullptr;
+        const Kernels* found = choose_kernels(name, &why);
+        if (found != nullptr) kernels = found;
+        return found != nullptr;
+    });
     m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
     m.def("channel_forward", &channel_forward);
     m.def("channel_backward", &channel_backward);

@@ -1,6 +1,6 @@
 // Statistics across the batch, layout (N, C, S): the backward of batch norm.
 //
-// First sweep: total = S dz and dot = S dz * xhat over the channel. Second sweep, from L2: dx = a * dz + b * (x - m) + c
+// First sweep: total = S dz and dot = S dz * xhat over the channel. Second sweep, from L2: dx = a * dz + b * xhat + c
 // and, with a residual behind an activation, dresidual = dz. With constant statistics b = c = 0, and the first sweep
 // runs only where dweight or dbias is wanted.
 #pragma once
@@ -79,8 +79,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         if (dresidual) Stream ? N::put_stream(dresidual + offset, dz) : N::put(dresidual + offset, dz);
     }
 
-    template <bool Stream> void stretch(const In& in, Slope<Scalar> slope, const Segment& seg) const {
-        const V sa = N::set(slope.a), sb = N::set(slope.b), sc = N::set(slope.c), zero = N::set(0);
+    template <bool Stream> void stretch(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg) const {
+        const V rs = N::set(rstd_c), sa = N::set(slope.a), sb = N::set(slope.b), sc = N::set(slope.c), zero = N::set(0);
         const T *g = dy + seg.offset, *xp = x + seg.offset, *r = residual_at(seg.offset);
         const uint8_t* bits = bits_at(seg.bit_byte);
         int64_t i = 0;
@@ -88,13 +88,13 @@ template <class T, Gate G, bool R> struct PlanarBackward {
             V centered = N::get(xp + i, 0) - in.m;
             V dz = in(N::get(g + i, 0), centered, R ? N::get(r + i, 0) : zero,
                       In::kReadsBits ? get_bits(bits + i / 8) : 0);
-            write<Stream>(seg.offset + i, dz, fma(sb, centered, fma(sa, dz, sc)));
+            write<Stream>(seg.offset + i, dz, fma(sb, centered * rs, fma(sa, dz, sc)));
         }
         if (int64_t n = seg.length - i; n > 0) {
             V centered = N::get_tail(xp + i, n, in.m) - in.m;
             V dz = in(N::get_tail(g + i, n, zero), centered, R ? N::get_tail(r + i, n, zero) : zero,
                       In::kReadsBits ? get_bits_tail(bits + i / 8, n) : 0);
-            if (dx) N::put_tail(dx + seg.offset + i, fma(sb, centered, fma(sa, dz, sc)), n);
+            if (dx) N::put_tail(dx + seg.offset + i, fma(sb, centered * rs, fma(sa, dz, sc)), n);
             if (dresidual) N::put_tail(dresidual + seg.offset + i, dz, n);
         }
     }
@@ -112,15 +112,15 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
 
     void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end) const {
-        if (dx || dresidual) output(c, slope, begin, end, incoming(c));
+        if (dx || dresidual) output(c, slope, begin, end, incoming(c), rstd(c));
     }
 
-    void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end, const In& in) const {
+    void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end, const In& in, double rstd_c) const {
         for (int64_t k = end - 1; k >= begin; --k) {
             const Segment seg = segment_at(s, plan, c, k);
             const bool can = stream && aligned_for_stream(a.dx ? dx + seg.offset : dresidual + seg.offset) &&
                              (!dresidual || aligned_for_stream(dresidual + seg.offset));
-            can ? stretch<true>(in, slope, seg) : stretch<false>(in, slope, seg);
+            can ? stretch<true>(in, slope, rstd_c, seg) : stretch<false>(in, slope, rstd_c, seg);
         }
     }
 

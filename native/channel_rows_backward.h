@@ -64,13 +64,14 @@ template <class T, Gate G, bool R> struct RowsBackward {
         auto group = [&](int64_t r, auto unroll) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
                 const In in = incoming(k, j);
-                const V sa = N::get_constants(k.a + j), sb = N::get_constants(k.b + j), sc = N::get_constants(k.c + j);
+                const V rs = N::get_constants(k.rstd + j), sa = N::get_constants(k.a + j);
+                const V sb = N::get_constants(k.b + j), sc = N::get_constants(k.c + j);
                 for (int u = 0; u < decltype(unroll)::value; ++u) {
                     const int64_t at = (r + u) * channels + j;
                     V centered = read(x + at) - in.m;
                     V dz = in(read(dy + at), centered, R ? read(residual + at) : centered,
                               In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0);
-                    if (dx) put(dx + at, fma(sb, centered, fma(sa, dz, sc)));
+                    if (dx) put(dx + at, fma(sb, centered * rs, fma(sa, dz, sc)));
                     if (dresidual) put(dresidual + at, dz);
                 }
             };

@@ -117,12 +117,12 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
     }
 };
 
-// dx = a_c * dz + b * (x - m) + c with a_c = weight_c * rstd; b and c come from S w dz and S w dz xhat over the slab.
+// dx = a_c * dz + b * ((x - m) * rstd) + c with a_c = weight_c * rstd; b and c come from S w dz and S w dz xhat over the slab.
 template <class Scalar>
 inline Slope<Scalar> group_slope(double mean, double rstd, double weight, GradientSums weighted, int64_t count) {
     const double offset = mean - double(Scalar(mean));
-    const double b = -rstd * rstd * weighted.dz_xhat / double(count);
-    return {Scalar(weight * rstd), Scalar(b), Scalar(-rstd * weighted.dz / double(count) - b * offset)};
+    const double b = -rstd * weighted.dz_xhat / double(count);
+    return {Scalar(weight * rstd), Scalar(b), Scalar(-rstd * weighted.dz / double(count) - b * rstd * offset)};
 }
 
 template <class T, Gate G, bool R> struct GroupPlanarBackward {
@@ -172,7 +172,7 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
         for (int64_t k = end - 1; k >= begin; --k) {
             const int64_t c = channel(slab, k), g = segment(slab, k);
             planes.output(c, group_slope<Scalar>(mean(slab), rstd(slab), a.weight.at(c, 1.0), total, count), g, g + 1,
-                          incoming(slab, c));
+                          incoming(slab, c), rstd(slab));
         }
     }
 

@@ -128,7 +128,7 @@ template <class T> struct LayerBackwardKernel {
             for (int u = 0; u < kRows; ++u) {
                 const int64_t at = (r + u) * a.width + j;
                 const V g = read(dy + at), centered = read(x + at) - m[u];
-                if (dx) put(dx + at, fma(sb[u], centered, fma(g * wj, rs[u], sc[u])));
+                if (dx) put(dx + at, fma(sb[u], centered * rs[u], fma(g * wj, rs[u], sc[u])));
                 total = total + g;
                 dot = fma(g, fma(centered, rs[u], off[u]), dot);
             }

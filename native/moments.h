@@ -51,8 +51,8 @@ template <class Scalar> inline Affine<Scalar> affine(double mean, double rstd, d
     return {m, Scalar(scale), Scalar(bias - (mean - double(m)) * scale)};
 }
 
-// dx = a * dz + b * (x - m) + c: the collapsed backward. total = S dz, dot = S dz * (x - m) * rstd (rstd as rounded to
-// the computing type: scaling inside the sum keeps |x| ~ 1e30 from overflowing).
+// dx = a * dz + b * ((x - m) * rstd) + c: the collapsed backward. total = S dz, dot = S dz * ((x - m) * rstd), rstd as
+// rounded to the computing type. Scaling first keeps |x| ~ 1e30 from overflowing, and rstd^2 from underflowing.
 template <class Scalar> struct Slope {
     Scalar a, b, c;
 };
@@ -69,8 +69,8 @@ template <class Scalar>
 inline Slope<Scalar> slope(double mean, double rstd, double weight, GradientSums sums, int64_t count) {
     double offset = mean - double(Scalar(mean));
     double a = weight * rstd;
-    double b = -a * rstd * sums.dz_xhat / double(count);
-    return {Scalar(a), Scalar(b), Scalar(-a * sums.dz / double(count) - b * offset)};
+    double b = -a * sums.dz_xhat / double(count);
+    return {Scalar(a), Scalar(b), Scalar(-a * sums.dz / double(count) - b * rstd * offset)};
 }
 
 }  // namespace normkit

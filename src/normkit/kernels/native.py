@@ -240,6 +240,16 @@ def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
     return flat.view(n, *x.shape[2:], c).movedim(-1, 1)
 
 
+def keeps_bits(activation: int) -> bool:
+    """Whether a forward with a residual keeps the activation's sign as bits."""
+    return activation in _PIECEWISE_LINEAR
+
+
+def count_bit_bytes(input: Tensor) -> int:
+    """How many bytes those bits take."""
+    return _bit_bytes(_dense(input)[1])
+
+
 def move_running(stats: Tensor, count: int, running_mean: Tensor, running_var: Tensor, factor: float) -> bool:
     """running = (1 - factor) * running + factor * new, var unbiased; False, and nothing written, where not finite.
 
