@@ -47,6 +47,24 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("normkit-report"), metavar="DIR", help="default: %(default)s")
     demo.set_defaults(call=_demo)
 
+    bench = commands.add_parser("bench", help="time normalization against its peers and the machine's copy speed")
+    bench.add_argument(
+        "families",
+        nargs="*",
+        metavar="FAMILY",
+        help="batch_norm, group_norm, layer_norm, inference "
+        "(default: these four) or network, a ResNet-50 training step",
+    )
+    bench.add_argument(
+        "--peers", default="torch", metavar="LIST", help="out of torch,compile,onednn,jax; comma between"
+    )
+    bench.add_argument("--shapes", default="quick", choices=("quick", "full"), help="default: %(default)s, a minute")
+    bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
+    bench.add_argument("--seconds", type=float, metavar="S", help="of timing a case; a network takes ten times that")
+    bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
+    bench.set_defaults(call=_bench)
+
     info = commands.add_parser("info", help="versions, instruction set, threads, paths available and why not")
     info.set_defaults(call=_info)
     return top
@@ -66,6 +84,21 @@ def _demo(args: argparse.Namespace) -> None:
 
     outcome = demo(args.out)
     show(outcome.results, str(outcome.html))
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from .bench.run import Request, bench
+
+    request = Request(
+        families=args.families,
+        peers=args.peers.split(","),
+        preset=args.shapes,
+        dtypes=args.dtype.split(","),
+        threads=args.threads,
+        seconds=args.seconds,
+        json=args.json,
+    )
+    bench(request, show=print)
 
 
 def _info(_args: argparse.Namespace) -> None:

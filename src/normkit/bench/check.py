@@ -1,0 +1,124 @@
+"""Agreement with float64, before anything is timed.
+
+Bounds, element by element, u = unit roundoff of the result's dtype: outputs 8u(|xhat*weight| + |bias| + |residual|),
+input gradients 16u*rstd*(|dxhat| + |mean(dxhat)| + |xhat*mean(dxhat*xhat)|), parameter gradients 16u*sum|terms|: the
+project's contract. Behind a ReLU half of dxhat is exactly 0 and both means may nearly cancel, so input gradients get
+one rounding of the terms of those means besides: u*rstd*(mean|dxhat| + |xhat|*mean|dxhat*xhat|).
+
+A peer need not hold these bounds, only compute the same thing: 64 times as much, and that of the average element too.
+Of large inputs some whole channels (groups) are checked: they are independent of the others. The side of zero an
+element lies on, which ReLU's gradient turns on, is taken from the output under test: within the bound either is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .op import Op, Truth
+from .peers import Contender, Results
+from .problem import Problem
+
+PEER_SLACK = 64.0  # torch's NHWC statistics are sums in float32: 20 to 80 times outside the contract
+_CHECKED = 1 << 20  # elements in float64
+
+
+class Mismatch(RuntimeError):
+    """A contender that disagrees with float64; it is not timed."""
+
+
+def verify(name: str, contender: Contender, op: Op, problem: Problem, peer: bool = False) -> float:
+    """The largest error as a share of what normkit, or a peer, is allowed.
+
+    Raises:
+        Mismatch: a share above 1, or NaN.
+    """
+    if op.training:
+        outcome = contender.forward(0)
+        results = contender.results(outcome, contender.backward(outcome, 0))
+    else:
+        with torch.no_grad():
+            results = contender.results(contender.forward(0), None)
+    shares = errors(results, op, problem, peer)
+    worst = max(shares, key=lambda what: float("inf") if shares[what] != shares[what] else shares[what])
+    if not shares[worst] <= 1:
+        case = problem.case
+        raise Mismatch(
+            f"{name} is not timed: {worst} of {case.op} on {case.shape} {case.layout} {case.dtype} is "
+            f"{shares[worst]:.3g} times further from float64 than the bound allows"
+        )
+    return shares[worst]
+
+
+def errors(results: Results, op: Op, problem: Problem, peer: bool = False) -> dict[str, float]:
+    """Each result's largest |error| / bound."""
+    at = channels(op, problem)
+    inputs = problem.sets[0]
+    x, dy, y = (_some(t, at) for t in (inputs.x, inputs.dy, results["output"]))
+    residual = None if inputs.residual is None else _some(inputs.residual, at)
+    weight, bias, mean, var = (
+        (p if at is None else p[at]).double() for p in (problem.weight, problem.bias, problem.mean, problem.var)
+    )
+    if op.name == "rms_norm":
+        bias = torch.zeros_like(bias)
+    truth = op.truth(problem, x, weight, bias, mean, var)
+    expected = truth.y if residual is None else truth.y + residual
+    expected = expected.relu() if op.activation == "relu" else expected
+    shape = (-1,) if problem.case.layout == "rows" else (1, -1, *[1] * (x.dim() - 2))
+    weight, bias = weight.view(shape), bias.view(shape)
+    scale = (truth.xhat * weight).abs() + bias.abs() + (0 if residual is None else residual.abs())
+    share = partial(_share, peer=peer)
+    shares = {"output": share(results["output"], y, expected, 8 * scale)}
+    if op.training:
+        dz = dy * (y > 0) if op.activation == "relu" else dy
+        shares |= _gradient_errors(results, truth, dz, weight, at, share)
+    return shares
+
+
+def channels(op: Op, problem: Problem) -> Tensor | None:
+    """The channels to check, whole groups spread evenly from first to last; None for all."""
+    case, size = problem.case, op.block(problem.case)
+    if size == 0 or case.numel <= _CHECKED:
+        return None
+    blocks = case.shape[1] // size
+    take = max(2, min(blocks, _CHECKED // (case.numel // blocks)))
+    return torch.cat([torch.arange(size) + int(i) * size for i in torch.linspace(0, blocks - 1, take).round()])
+
+
+def _gradient_errors(
+    results: Results, truth: Truth, dz: Tensor, weight: Tensor, at: Tensor | None, share: Callable[..., float]
+) -> dict[str, float]:
+    dx, dweight, dbias = truth.gradients(dz)
+    axes, scale = truth.parameter_axes, _input_gradient_scale(truth, dz * weight)
+    shares = {"dinput": share(results["dinput"], _some(results["dinput"], at), dx, scale)}
+    if "dresidual" in results:
+        shares["dresidual"] = share(results["dresidual"], _some(results["dresidual"], at), dz, 8 * dz.abs())
+    for name, value, terms in (("dweight", dweight, dz * truth.xhat), ("dbias", dbias, dz)):
+        if value is not None and name in results:
+            got = results[name] if at is None else results[name][at]
+            shares[name] = share(got, got.double(), value, 16 * terms.abs().sum(axes))
+    return shares
+
+
+def _input_gradient_scale(truth: Truth, dxhat: Tensor) -> Tensor:
+    """The bound on dx over u."""
+    product, xhat = dxhat * truth.xhat, truth.xhat.abs()
+    contract = dxhat.abs() + truth.mean(dxhat).abs() + xhat * truth.mean(product).abs()
+    of_means = truth.mean(dxhat.abs()) + xhat * truth.mean(product.abs())
+    return truth.rstd * (16 * contract + of_means)
+
+
+def _some(tensor: Tensor, at: Tensor | None) -> Tensor:
+    tensor = tensor.detach()
+    return (tensor if at is None else tensor[:, at]).double()
+
+
+def _share(result: Tensor, actual: Tensor, expected: Tensor, scale: Tensor, peer: bool) -> float:
+    """max |actual - expected| / (u * scale), with one subnormal step more where relative bounds end."""
+    info = torch.finfo(result.dtype)
+    scale = PEER_SLACK * (scale + scale.mean()) if peer else scale
+    allowed = info.eps / 2 * scale + info.smallest_normal * info.eps
+    return float(((actual - expected).abs() / allowed).max())

@@ -1,0 +1,64 @@
+"""docs/benchmarks.md from its JSON; a pure function, so that a test can hold the page to the figures."""
+
+from __future__ import annotations
+
+from .goals import goals_table
+from .results import Document, Row
+from .tables import machine_line, network_table, rows_table, summary_table
+
+HEAD = """# Benchmarks
+
+<!-- Generated from docs/data/benchmarks.json; edit neither by hand. -->
+
+Measured with `normkit bench` on: {machine}.
+
+Every contender computes the same thing: each was held against float64 before it was timed, normkit within the
+[contract's bounds](../src/normkit/bench/check.py). All of them are called in turn on the same tensors, in an order
+drawn anew each round, with rotating inputs; **x** is the median of the paired ratios of forward + backward, above 1
+where normkit is faster. A suite's figure is the geometric mean over its shapes, with the worst shape named.
+
+**roof** is the share of what `x.clone()` reaches in the same rounds on a tensor of the same size: the fewest bytes the
+operation can move, over the time it took (NHWC batch norm: counted with two sweeps, which it needs once a slab
+outgrows the cache). Means and least shares are over tensors of a megabyte and more. **MB** and **GB/s** count the
+fewest bytes. Peers: torch eager (`torch.nn`'s layer, then `+=` and `relu_`); *compile*: the same under torch.compile;
+*onednn*: PyTorch's opaque mkldnn tensors, which is oneDNN's plain-layout path and not its blocked layouts; *jax*: the
+formula and its vjp under jax.jit. A dash: the peer does not serve the case.
+
+Repeat with `normkit bench --shapes full --json FILE` and `normkit bench network --json FILE`.
+"""
+
+
+def render(text: str) -> str:
+    """The page for the figures in `text`, the JSON of a `Document`."""
+    document = Document.from_json(text)
+    parts = [HEAD.format(machine=machine_line(document))]
+    if document.rows:
+        parts += ["## Summary\n", summary_table(document.rows).markdown() + "\n"]
+    goals = goals_table(document.rows)
+    if goals.cells:
+        parts += ["## Goals\n", goals.markdown() + "\n"]
+    if document.networks:
+        parts += ["## ResNet-50 training step\n", NETWORK, network_table(document.networks).markdown() + "\n"]
+    for title, rows in groups(document.rows).items():
+        parts += [f"## {title}\n", rows_table(rows).markdown() + "\n"]
+    return "\n".join(parts)
+
+
+NETWORK = """`nk.accelerate` against the plain model: 224x224 images, forward, loss, backward and an SGD step. The share
+of norms (batch norm, ReLU, residual add) was measured with the profiler; it limits what any faster norm can do: at the
+roof, or if norms took no time at all. Held: what autograd keeps for the backward; peak: live allocations of a step.
+"""
+
+
+def groups(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
+    """Rows by operation, layout, dtype and threads, under the heading of their table."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(heading(row), []).append(row)
+    return found
+
+
+def heading(row: Row) -> str:
+    """The title of a row's table."""
+    case = row.case
+    return f"{case.op}, {case.layout}, {case.dtype}, {case.threads} thread{'s' if case.threads != 1 else ''}"

@@ -1,0 +1,140 @@
+"""The contenders: normkit and its peers, each as forward, backward and the results for the check.
+
+    normkit   the layer a user writes, residual and activation inside
+    torch     torch.nn's layer, then residual and ReLU in place
+    compile   the same through torch.compile (inductor)
+    onednn    torch.native_batch_norm on to_mkldnn() tensors: oneDNN's plain-layout path, not its blocked layouts
+    jax       the formula under jax.jit, forward and vjp, where jax is installed
+
+Rule: what a contender needs once (compiling, converting inputs to its own tensors) happens before the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .op import Op
+from .problem import Inputs, Problem
+
+Results = dict[str, Tensor]  # "output", and in training "dinput", "dresidual", "dweight", "dbias"
+
+
+class Absent(Exception):
+    """Why a peer has no figure for a case."""
+
+
+class Contender(Protocol):
+    """One side of a comparison; `index` picks the set of inputs."""
+
+    def forward(self, index: int) -> Any:
+        """The timed forward; what it returns is handed to `backward`."""
+        ...
+
+    def backward(self, outcome: Any, index: int) -> Any:
+        """The timed backward: gradients of inputs and parameters."""
+        ...
+
+    def results(self, outcome: Any, gradients: Any) -> Results:
+        """Both as plain tensors."""
+        ...
+
+
+class Layer:
+    """A torch module on ordinary tensors."""
+
+    def __init__(self, layer: nn.Module, problem: Problem, run: Callable[..., Tensor] | None = None) -> None:
+        self.run = run or layer
+        self.sets = problem.sets
+        self.parameters = list(layer.parameters())
+
+    def forward(self, index: int) -> Tensor:
+        return self.run(*self.sets[index % len(self.sets)].leaves)
+
+    def backward(self, outcome: Tensor, index: int) -> tuple[Tensor, ...]:
+        inputs = self.sets[index % len(self.sets)]
+        return torch.autograd.grad(outcome, (*inputs.leaves, *self.parameters), inputs.dy)
+
+    def results(self, outcome: Tensor, gradients: tuple[Tensor, ...] | None) -> Results:
+        return named(outcome, gradients, self.sets[0])
+
+
+def normkit(op: Op, problem: Problem) -> Contender:
+    return Layer(op.ours(problem), problem)
+
+
+def eager(op: Op, problem: Problem) -> Contender:
+    return Layer(op.theirs(problem), problem)
+
+
+def compiled(op: Op, problem: Problem) -> Contender:
+    torch._dynamo.reset()  # one case's graph at a time: dynamo gives up on a function after some recompilations
+    layer = op.theirs(problem)
+    return Layer(layer, problem, torch.compile(layer, fullgraph=True, dynamic=False))
+
+
+class OneDnn:
+    """oneDNN through PyTorch's opaque mkldnn tensors."""
+
+    def __init__(self, op: Op, problem: Problem) -> None:
+        if op.family != "batch_norm" or len(problem.case.shape) not in (4, 5):
+            raise Absent("PyTorch exposes oneDNN's training batch norm for (N, C, H, W) and (N, C, D, H, W) only")
+        if problem.case.layout != "NCHW":
+            raise Absent("an mkldnn tensor has a layout of its own: see NCHW")
+        if problem.case.dtype not in ("float32", "bfloat16"):
+            raise Absent(f"oneDNN has no {problem.case.dtype} batch norm here")
+        self.op, self.plain = op, problem.sets[0]
+        self.sets = [
+            Inputs(_opaque(s.x), None if s.residual is None else _opaque(s.residual), s.dy.to_mkldnn())
+            for s in problem.sets
+        ]
+        self.weight, self.bias = (p.clone().requires_grad_() for p in (problem.weight, problem.bias))
+        self.mean, self.var = problem.mean.clone(), problem.var.clone()
+
+    def forward(self, index: int) -> Tensor:
+        inputs = self.sets[index % len(self.sets)]
+        y: Tensor = torch.native_batch_norm(inputs.x, self.weight, self.bias, self.mean, self.var, True, 0.1, 1e-5)[0]
+        if inputs.residual is not None:
+            y = y + inputs.residual
+        return torch.relu(y) if self.op.activation == "relu" else y
+
+    def backward(self, outcome: Tensor, index: int) -> tuple[Tensor, ...]:
+        inputs = self.sets[index % len(self.sets)]
+        return torch.autograd.grad(outcome, (*inputs.leaves, self.weight, self.bias), inputs.dy)
+
+    def results(self, outcome: Tensor, gradients: tuple[Tensor, ...] | None) -> Results:
+        dense = None if gradients is None else tuple(_dense(gradient) for gradient in gradients)
+        return named(_dense(outcome), dense, self.plain)
+
+
+def jax(op: Op, problem: Problem) -> Contender:
+    from .jax_peer import Jax
+
+    return Jax(op, problem)
+
+
+PEERS: dict[str, Callable[[Op, Problem], Contender]] = {
+    "torch": eager,
+    "compile": compiled,
+    "onednn": OneDnn,
+    "jax": jax,
+}
+
+
+def named(outcome: Tensor, gradients: tuple[Tensor, ...] | None, inputs: Inputs) -> Results:
+    """Results by name, from gradients in the order of leaves and parameters."""
+    if gradients is None:
+        return {"output": outcome.detach()}
+    names = ["dinput", "dweight", "dbias"] if inputs.residual is None else ["dinput", "dresidual", "dweight", "dbias"]
+    return {"output": outcome.detach(), **dict(zip(names, gradients, strict=False))}  # RMS norm has no bias
+
+
+def _opaque(tensor: Tensor) -> Tensor:
+    return tensor.detach().to_mkldnn().requires_grad_()
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()

@@ -1,0 +1,160 @@
+"""The figures as data: rows, networks and the machine; one JSON file that several runs may fill.
+
+Rules: a file holds the figures of one machine and one pair of versions; a run replaces rows of the same case and adds
+the rest, so float32, bfloat16, one thread and the slow peers can be measured one after the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UsageError
+from .problem import Case
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer's median milliseconds and the medians of its paired ratios to normkit: above 1, normkit is faster."""
+
+    ms: float
+    forward: float
+    backward: float | None
+    total: float
+    low: float  # quartiles of the total
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case. share: of the roof, by the fewest bytes; share_two_sweeps: by two reads of what statistics cover."""
+
+    case: Case
+    rounds: int
+    error: float  # the largest error as a share of what the contract allows
+    forward_ms: float
+    backward_ms: float
+    clone_ms: float
+    copy_ms: float
+    bytes: float  # the fewest that forward and backward can move
+    share: float
+    share_two_sweeps: float
+    peers: dict[str, Peer]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def ms(self) -> float:
+        return self.forward_ms + self.backward_ms
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Row:
+        case = Case(**{**row["case"], "shape": tuple(row["case"]["shape"])})
+        peers = {name: Peer(**peer) for name, peer in row["peers"].items()}
+        return cls(**{**row, "case": case, "peers": peers})
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ResNet-50 training step, plain and accelerated.
+
+    share: of the plain step's time, norm + add + activation; limit: the step's speedup if those ran at the roof;
+    free: if they took no time. Memory: bytes held for the backward, and the peak of what a step allocates.
+    """
+
+    batch: int
+    layout: str
+    dtype: str
+    threads: int
+    rounds: int = 0
+    step_ms: float = 0.0
+    share: float = 0.0
+    limit: float = 1.0
+    free: float = 1.0
+    held: int = 0
+    peak: int = 0
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    held_accelerated: int | None = None
+    peak_accelerated: int | None = None
+
+    @property
+    def key(self) -> tuple[int, str, str, int]:
+        return self.batch, self.layout, self.dtype, self.threads
+
+
+@dataclass(frozen=True)
+class Document:
+    """All figures of one machine."""
+
+    machine: dict[str, str]
+    rows: tuple[Row, ...] = ()
+    networks: tuple[Network, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(_rounded({"format": FORMAT, **asdict(self)}), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Document:
+        document = json.loads(text)
+        if document.get("format") != FORMAT:
+            raise UsageError(
+                f"expected figures of format {FORMAT}, got {document.get('format')!r}: measure into a new file"
+            )
+        rows = tuple(Row.from_json(row) for row in document["rows"])
+        return cls(document["machine"], rows, tuple(Network(**network) for network in document["networks"]))
+
+    def merged(self, newer: Document) -> Document:
+        """These figures with the newer ones in the place of their namesakes."""
+        if self.machine != newer.machine:
+            raise UsageError(
+                f"the file holds figures of {self.machine}, this run is {newer.machine}: choose another --json file"
+            )
+        rows = {row.case: row for row in (*self.rows, *newer.rows)}
+        networks = {network.key: network for network in (*self.networks, *newer.networks)}
+        return replace(self, rows=tuple(rows.values()), networks=tuple(networks.values()))
+
+
+def read(path: Path) -> Document | None:
+    """The figures in `path`, None where there is no such file."""
+    return Document.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def machine() -> dict[str, str]:
+    """The machine by what matters for speed, never by its name."""
+    from ..info import cpu_name, version
+    from ..kernels import native
+
+    return {
+        "cpu": cpu_name(),
+        "cores": str(cores()),
+        "isa": native.isa(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
+        "normkit": version(),
+    }
+
+
+def cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _rounded(value: Any) -> Any:
+    """Four significant digits of every float: more would be noise, and a diff of noise."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

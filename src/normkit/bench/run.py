@@ -1,0 +1,104 @@
+"""The command behind `normkit bench`: refuse early, measure case by case, show rows as they come, keep them in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from ..errors import UsageError
+from . import network
+from .measure import measure
+from .page import heading
+from .peers import PEERS
+from .problem import DTYPES
+from .results import Document, machine, read
+from .suite import FAMILIES, SUITES, cases
+from .tables import machine_line, network_table, row_cells, rows_table, summary_table
+
+NETWORK = "network"
+SECONDS = {"quick": 0.4, "full": 0.5}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, checked.
+
+    families: empty = all but the network; seconds: of timing a case, None = the preset's (ten times that a network).
+    """
+
+    families: Sequence[str] = ()
+    peers: Sequence[str] = ("torch",)
+    preset: str = "quick"
+    dtypes: Sequence[str] = ("float32",)
+    threads: int | None = None
+    seconds: float | None = None
+    json: Path | None = None
+
+    def __post_init__(self) -> None:
+        _known("family", self.families, (*FAMILIES, NETWORK))
+        _known("peer", self.peers, tuple(PEERS))
+        _known("preset", [self.preset], tuple(SUITES))
+        _known("dtype", self.dtypes, tuple(DTYPES))
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"--threads must be at least 1, got {self.threads}")
+        if self.seconds is not None and self.seconds < 0:
+            raise UsageError(f"--seconds must not be negative, got {self.seconds}")
+
+
+def bench(request: Request, show: Callable[[str], None]) -> Document:
+    """Measure what was asked for; `show` gets the table line by line.
+
+    Raises:
+        UsageError: the JSON file holds figures of another machine or format.
+        check.Mismatch: normkit disagrees with float64 on a case.
+    """
+    document = Document(machine())
+    file = read(request.json) if request.json else None
+    if file is not None:
+        file.merged(document)  # refuses now what would be refused after the measuring
+    show(machine_line(document))
+    for part in _measured(request, show):
+        document = document.merged(part)
+        if request.json is not None:
+            whole = document if file is None else file.merged(document)
+            request.json.parent.mkdir(parents=True, exist_ok=True)
+            request.json.write_text(whole.to_json(), encoding="utf-8")
+    if document.rows:
+        show("\n" + summary_table(document.rows).text())
+    return document
+
+
+def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Document]:
+    threads = request.threads or torch.get_num_threads()
+    seconds = SECONDS[request.preset] if request.seconds is None else request.seconds
+    families = request.families or FAMILIES
+    planned = cases(families, request.preset, request.dtypes, threads)
+    for _, group in groupby(planned, key=lambda case: (case.op, case.layout, case.dtype)):
+        for index, case in enumerate(group):
+            row = measure(case, request.peers, seconds)
+            table = rows_table([row])
+            widths = [max(14, len(name) + 1) for name in table.headings]
+            if index == 0:
+                show(f"\n{heading(row)}\n" + _line(table.headings, widths))
+            show(_line(row_cells(row, list(row.peers)), widths))
+            yield Document(machine(), rows=(row,))
+    if NETWORK in families:
+        for batch, layout, dtype in network.CONFIGURATIONS:
+            figures = network.measure(batch, layout, dtype, threads, 10 * seconds)
+            show("\n" + network_table([figures]).text())
+            yield Document(machine(), networks=(figures,))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return first[0].ljust(18) + "".join(cell.rjust(8 if width == 14 else width) for cell, width in others)
+
+
+def _known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"expected a {what} out of {', '.join(known)}, got {name!r}")

@@ -1,0 +1,117 @@
+"""Figures as tables: pure functions from rows to cells, and from cells to text or markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .results import Document, Network, Peer, Row
+from .summary import LARGE, share, summaries
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells with their headings; the first column is text, the others are numbers and go to the right."""
+
+    headings: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+
+    def text(self) -> str:
+        """Aligned columns for a terminal."""
+        widths = [max(len(line[i]) for line in (self.headings, *self.cells)) for i in range(len(self.headings))]
+        return "\n".join(_aligned(line, widths) for line in (self.headings, *self.cells))
+
+    def markdown(self) -> str:
+        """A pipe table."""
+        ruler = ("---", *["--:"] * (len(self.headings) - 1))
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.headings, ruler, *self.cells))
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """One line a case of one operation, layout and dtype."""
+    peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
+    headings = ("shape", "fwd ms", "bwd ms", "MB", "GB/s", "roof", *(f"{peer}: x (fwd, bwd)" for peer in peers))
+    return Table(headings, tuple(tuple(row_cells(row, peers)) for row in rows))
+
+
+def row_cells(row: Row, peers: Sequence[str]) -> list[str]:
+    """A case's cells, in the order of `rows_table`'s headings."""
+    return [
+        shape(row.case.shape),
+        number(row.forward_ms),
+        number(row.backward_ms) if row.backward_ms else "",
+        number(row.bytes / 1e6),
+        number(row.bytes / row.ms / 1e6),
+        f"{share(row):.2f}",
+        *(_peer(row.peers.get(peer)) for peer in peers),
+    ]
+
+
+def summary_table(rows: Sequence[Row]) -> Table:
+    """Geometric means over shapes, the worst shape named, one line a group and peer."""
+    headings = ("operation", "layout", "dtype", "threads", "shapes", "against", "x", "worst", "at", "roof", "least")
+    return Table(
+        headings,
+        tuple(
+            (
+                f"{s.op}, {LARGE}" if s.scope == LARGE else s.op, s.layout, s.dtype, str(s.threads), str(s.shapes),
+                s.peer, f"{s.ratio:.2f}", f"{s.worst:.2f}", shape(s.worst_shape),
+                "" if s.share is None else f"{s.share:.2f}", "" if s.worst_share is None else f"{s.worst_share:.2f}",
+            )
+            for s in summaries(rows)
+        ),
+    )  # fmt: skip
+
+
+def network_table(networks: Sequence[Network]) -> Table:
+    """One line a network: its step, the norms' share of it, the limits, what was reached, memory."""
+    headings = (
+        "ResNet-50, batch", "layout", "dtype", "threads", "step ms", "norm share", "limit at roof", "limit if free",
+        "accelerated x", "held MB", "accelerated", "peak MB", "accelerated",
+    )  # fmt: skip
+    return Table(
+        headings,
+        tuple(
+            (
+                str(n.batch), n.layout, n.dtype, str(n.threads), number(n.step_ms), f"{n.share:.1%}", f"{n.limit:.3f}",
+                f"{n.free:.3f}", "" if n.ratio is None else f"{n.ratio:.3f} ({n.low:.3f}-{n.high:.3f})",
+                number(n.held / 1e6), megabytes(n.held_accelerated), number(n.peak / 1e6),
+                megabytes(n.peak_accelerated),
+            )
+            for n in networks
+        ),
+    )  # fmt: skip
+
+
+def machine_line(document: Document) -> str:
+    """The machine in one line."""
+    m = document.machine
+    return f"{m['cpu']}, {m['cores']} cores, {m['isa']}, {m['system']}, torch {m['torch']}, normkit {m['normkit']}"
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """(8, 64, 56, 56) as 8x64x56x56."""
+    return "x".join(str(size) for size in sizes)
+
+
+def number(value: float) -> str:
+    """Three significant digits without powers of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def megabytes(count: int | None) -> str:
+    """Bytes in MB, nothing for what was not measured."""
+    return "" if count is None else number(count / 1e6)
+
+
+def _peer(peer: Peer | None) -> str:
+    if peer is None:
+        return "-"
+    if peer.backward is None:
+        return f"{peer.total:.2f}"
+    return f"{peer.total:.2f} ({peer.forward:.2f}, {peer.backward:.2f})"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+    return "  ".join((first.strip().ljust(widths[0]), *others)).rstrip()
