@@ -109,6 +109,12 @@ def _instance(source: Source, flat: bool) -> Built:
     return _with_statistics(new, source) if tracks else _finished(new, source, "")
 
 
+def _rms(source: Source, flat: bool) -> Built:
+    if source.family != "rms":
+        return f"{kind(source.module)} subtracts the mean: RMS norm is another function"
+    return _finished(_make(source, "RMSNorm", shape=source.module.normalized_shape), source, "")
+
+
 def _torch(source: Source, flat: bool) -> Built:
     if source.activation is not None:
         return "its activation is part of it, and torch's layer has none"
@@ -142,8 +148,9 @@ _BUILDERS: dict[str, Callable[[Source, bool], Built]] = {
     "renorm": _batch_like("BatchRenorm"),
     "frozen": _frozen,
     "torch": _torch,
+    "rms": _rms,
 }
-TARGETS = tuple(_BUILDERS)
+TARGETS = tuple(target for target in _BUILDERS if target != "rms")  # nothing but RMS norm becomes RMS norm
 
 
 def groups(channels: int, *, flat: bool) -> tuple[int, str]:

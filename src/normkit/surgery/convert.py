@@ -117,6 +117,8 @@ def _refusal(norm: nn.Module, target: str) -> str | None:
         return "it has a parametrized weight, which no other layer can take over"
     if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
         return "it is lazy and has no shape yet: run the model once first"
+    if norm.__dict__.get("_normkit_takes_residual") and target in ("torch", "layer"):
+        return "a rewritten forward gives it a residual, which the target's layer does not take"
     library = "torch.nn" if target == "torch" else "normkit."
     families = {"layer": ("layer", "layer2d")}.get(target, (target,))
     same = family(norm) in families or (target == "torch" and family(norm) != "sync")

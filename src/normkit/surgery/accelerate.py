@@ -1,0 +1,290 @@
+"""Making a model of torch's norms run on ours, with additions and activations fused: `nk.accelerate`.
+
+Rules: three steps, each with its way back. (1) every norm becomes the same norm of normkit; (2) an activation module
+that
+follows only that norm moves into it; (3) where an activation is shared or a function, or a residual is added, the
+forward of the
+smallest block that does it is rewritten. The changed model must give what the original gave, or the steps are undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from ..dataflow import Flow, observe
+from . import activations
+from .block import Block
+from .build import Built
+from .changes import Change, OutputError, record
+from .convert import Surroundings, successor
+from .families import BATCH_FAMILIES, family
+from .pattern import Pattern, only_follows, pattern_of
+from .select import Selector, Site, select
+from .swap import hooked, kind, put, working_copy
+from .verify import compare, outputs_of
+
+_TARGETS = {"layer2d": "layer", "rms": "rms"}
+_TAKE_RESIDUAL = BATCH_FAMILIES | {"group", "instance"}
+
+
+def accelerate(
+    model: nn.Module,
+    example_inputs: Any,
+    verify: bool = True,
+    *,
+    only: Selector | None = None,
+    skip: Selector | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """Replace torch's norms by normkit's, and fuse the addition and the activation that follow them.
+
+    The same function, in training and evaluation: parameters, buffers, state_dict, names and the classes of the
+    outer modules
+    stay. An activation module that is fused leaves an ``nn.Identity``; a block whose forward uses functions or a shared
+    activation keeps its class and gets a new ``forward``, written from a trace of that one forward. Where what happens
+    is not certain from a run and a trace that agree, only the layer is replaced.
+
+    Args:
+        model: in any mode, which stays.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. The model runs on them, in
+            training mode too if it can (statistics and random state are given back).
+        verify: compare the outputs with the original's in both modes; beyond the limits in
+            ``nk.changes(model).errors`` the fusions, then the replacements, are undone.
+        only, skip: which norms: name patterns, types, functions (name, module) -> bool, or lists of these.
+        inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
+
+    Returns: the accelerated model; ``nk.changes(model)`` lists every norm. Raises ValueError where no normalization
+    layer is
+    selected, RuntimeError where the model cannot be copied.
+    """
+    select(model, only, skip)
+    model = working_copy(model, inplace)
+    sites = select(model, only, skip)
+    before = _both_modes(model, example_inputs) if verify else {}
+    swaps, fusions = _Undo(), _Undo()
+    built = _swap(model, sites, swaps)
+    fused, unfused = _fuse(model, example_inputs, sites, built, fusions)
+    errors, failure = _check(model, example_inputs, before)
+    if failure and fused:
+        fusions.undo()
+        unfused = dict.fromkeys(fused, f"fusion undone: {failure}")
+        fused = {}
+        errors, failure = _check(model, example_inputs, before)
+    if failure:
+        fusions.undo()
+        swaps.undo()
+        built = dict.fromkeys(built, f"undone: {failure}")
+    entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
+    record(model, entries, errors)
+    return model
+
+
+class _Undo:
+    """Steps back, to be taken in reverse."""
+
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], Any]] = []
+
+    def add(self, step: Callable[..., Any], *arguments: Any) -> None:
+        self.steps.append(partial(step, *arguments))
+
+    def undo(self) -> None:
+        while self.steps:
+            self.steps.pop()()
+
+
+# -- step 1 -----------------------------------------------------------------------------------------------------------
+def _swap(model: nn.Module, sites: list[Site], undo: _Undo) -> dict[str, Built]:
+    surroundings = Surroundings.of(model)
+    built: dict[str, Built] = {}
+    for site in sites:
+        target = str(family(site.module))
+        new = site.refused or successor(site, _TARGETS.get(target, target), surroundings)
+        if not isinstance(new, str) and site.name == "":
+            new = "it is the model itself: use the layer of normkit instead"
+        built[site.name] = new
+        if not isinstance(new, str):
+            put(model, site.names, new[0])
+            undo.add(put, model, site.names, site.module)
+    return built
+
+
+# -- steps 2 and 3 ----------------------------------------------------------------------------------------------------
+def _fuse(
+    model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built], undo: _Undo
+) -> tuple[dict[str, str], dict[str, str]]:
+    """name -> what was fused, name -> why not."""
+    flows = _flows(model, example_inputs)
+    modules = dict(model.named_modules())
+    fused: dict[str, str] = {}
+    unfused: dict[str, str] = {}
+    by_scope: dict[str, dict[str, Pattern]] = {}
+    for site in sites:
+        reason = _unfusable(modules.get(site.name), site, flows)
+        pattern = reason or pattern_of(site.name, modules, flows, adds=family(site.module) in _TAKE_RESIDUAL)
+        if isinstance(pattern, str):
+            unfused[site.name] = pattern
+        elif _movable(site.name, pattern, modules, flows):
+            fused[site.name] = _move(model, site.name, pattern, modules, flows, undo)
+        else:
+            by_scope.setdefault(pattern.scope, {})[site.name] = pattern
+    for scope, patterns in by_scope.items():
+        _rewrite(modules, scope, patterns, flows, fused, unfused, undo)
+    return fused, unfused
+
+
+def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
+    """A run in evaluation, and one in training if the model can (a batch of one image may have one value a channel)."""
+    modes = {module: module.training for module in model.modules()}
+    flows = []
+    try:
+        flows.append(observe(model.eval(), example_inputs))
+        flows.append(observe(model.train(), example_inputs))
+    except Exception:
+        if not flows:
+            raise
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return flows
+
+
+def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
+    if site.refused or not type(norm).__module__.startswith("normkit."):
+        return "it was not replaced"
+    if getattr(norm, "activation", None) is not None:
+        return "its activation is in it already"
+    return "it has hooks, which see its output" if hooked(norm) else None
+
+
+def _slots(model: nn.Module, name: str, activation: str, modules: dict[str, nn.Module]) -> tuple[str, ...]:
+    """Where the activation stands: every name of it, or, in an nn.Sequential, the one place behind the norm."""
+    wanted = modules[activation]
+    return tuple(n for n, module in model.named_modules(remove_duplicate=False) if module is wanted)
+
+
+def _movable(name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow]) -> bool:
+    """Whether an activation module stands behind this norm alone, or has its own place in a Sequential."""
+    if pattern.adds or not pattern.activation:
+        return False
+    return only_follows(name, pattern.activation, flows) or _place(pattern, modules) is not None
+
+
+def _place(pattern: Pattern, modules: dict[str, nn.Module]) -> str | None:
+    """The child of a Sequential, behind `through`, that is the activation."""
+    scope = modules[pattern.scope]
+    if type(scope).forward is not nn.Sequential.forward or "forward" in scope.__dict__:
+        return None
+    children = list(scope._modules.items())
+    through = [index for index, (_, child) in enumerate(children) if child is modules[pattern.through]]
+    for key, child in children[through[0] + 1 :] if len(through) == 1 else []:
+        if child is modules[str(pattern.activation)]:
+            return f"{pattern.scope}.{key}" if pattern.scope else key
+        if not isinstance(child, (nn.Identity, nn.Dropout)):
+            return None
+    return None
+
+
+def _move(
+    model: nn.Module, name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow], undo: _Undo
+) -> str:
+    name_of_activation = str(pattern.activation)
+    module = modules[name_of_activation]
+    activation = activations.of_module(module)
+    alone = only_follows(name, name_of_activation, flows)
+    places = _slots(model, name, name_of_activation, modules) if alone else (str(_place(pattern, modules)),)
+    put(model, places, nn.Identity().train(module.training))
+    undo.add(put, model, places, module)
+    _set_activation(modules[name], activation, undo)
+    return f"fused with {_shown(activation)} ({name_of_activation})"
+
+
+def _rewrite(
+    modules: dict[str, nn.Module],
+    scope: str,
+    patterns: dict[str, Pattern],
+    flows: list[Flow],
+    fused: dict[str, str],
+    unfused: dict[str, str],
+    undo: _Undo,
+) -> None:
+    module = modules[scope]
+    where = f"the forward of {scope or 'the model'} ({kind(module)})"
+    found: dict[str, str | nn.Module | None] = {}
+    try:
+        block = Block(module, scope, flows)
+        for name, pattern in patterns.items():
+            try:
+                found[name] = block.fuse(pattern)
+            except ValueError as error:
+                unfused[name] = f"{where} stays: {error}"
+        if not found:
+            return
+        block.install()
+    except ValueError as error:
+        unfused.update(dict.fromkeys(patterns, f"{where} stays: {error}"))
+        return
+    undo.add(module.__dict__.pop, "forward")
+    for name, activation in found.items():
+        _set_activation(modules[name], activation, undo)
+        modules[name].__dict__["_normkit_takes_residual"] = patterns[name].adds
+        parts = [*(["the addition"] if patterns[name].adds else []), *([_shown(activation)] if activation else [])]
+        fused[name] = f"fused with {' and '.join(parts)}; {where} was rewritten"
+
+
+def _set_activation(norm: Any, activation: str | nn.Module | None, undo: _Undo) -> None:
+    if activation is not None:
+        norm._set_activation(activation)
+        undo.add(norm._set_activation, None)
+
+
+def _shown(activation: str | nn.Module | None) -> str:
+    return activation if isinstance(activation, str) else str(activation)
+
+
+# -- the check --------------------------------------------------------------------------------------------------------
+def _both_modes(model: nn.Module, example_inputs: Any) -> dict[bool, dict[str, Any]]:
+    """mode -> outputs; training only where the model can."""
+    modes = {module: module.training for module in model.modules()}
+    found: dict[bool, dict[str, Any]] = {}
+    try:
+        found[False] = outputs_of(model.eval(), example_inputs)
+        found[True] = outputs_of(model.train(), example_inputs)
+    except Exception:
+        if not found:
+            raise
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return found
+
+
+def _check(
+    model: nn.Module, example_inputs: Any, before: dict[bool, dict[str, Any]]
+) -> tuple[tuple[OutputError, ...], str | None]:
+    if not before:
+        return (), None
+    try:
+        after = _both_modes(model, example_inputs)
+    except Exception as error:
+        return (), f"the changed model fails with {type(error).__name__}: {error}"
+    if True in before and True not in after:
+        return (), "the changed model fails in training"
+    errors = compare("accelerate", before[False], after[False])
+    # statistics of few values amplify rounding without bound: training is compared for gross errors, once, loosely
+    training = compare("accelerate", before.get(True, {}), after.get(True, {}))
+    wrong = [e for e in errors if not e.largest <= e.limit] + [e for e in training if not e.largest <= 100 * e.limit]
+    return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
+
+
+def _entry(site: Site, built: Built, fused: str | None, unfused: str) -> Change:
+    before = kind(site.module)
+    if isinstance(built, str) and fused is None:
+        return Change("accelerate", site.name, "kept", before, before, built)
+    after = before if isinstance(built, str) else kind(built[0])
+    reason = fused or (f"not fused: {unfused}" if unfused else "")
+    return Change("accelerate", site.name, "replaced", before, after, reason)

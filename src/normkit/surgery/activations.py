@@ -1,0 +1,80 @@
+"""Recognising an activation behind a norm: as a module, as a call seen in a run, and as a node of a traced block.
+
+Rules: only activations without parameters that the kernels fuse; a module by its exact type. The answer is what a
+layer takes as
+`activation`: a name of torch.nn.functional, or a module where an argument is not the default.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+_NAMES: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+}
+_FUNCTIONS = frozenset((*_NAMES.values(), "gelu", "leaky_relu", "elu"))
+
+
+def of_module(module: nn.Module) -> str | nn.Module | None:
+    """The activation that this module is, or None."""
+    kind = type(module)
+    if kind in _NAMES:
+        return _NAMES[kind]
+    if isinstance(module, nn.LeakyReLU) and kind is nn.LeakyReLU:
+        return "leaky_relu" if module.negative_slope == 0.01 else nn.LeakyReLU(module.negative_slope)
+    if isinstance(module, nn.ELU) and kind is nn.ELU:
+        return "elu" if module.alpha == 1.0 else nn.ELU(module.alpha)
+    if isinstance(module, nn.GELU) and kind is nn.GELU:
+        return "gelu" if module.approximate == "none" else nn.GELU(module.approximate)
+    return None
+
+
+def is_function(op: str) -> bool:
+    """Whether a call of a function or method by this name may be an activation ("relu", "relu_")."""
+    return op.removesuffix("_") in _FUNCTIONS
+
+
+def of_node(node: fx.Node, owner: nn.Module) -> str | nn.Module | None:
+    """The activation that a node of a traced forward computes of its one tensor, or None."""
+    if node.op == "call_module":
+        return of_module(owner.get_submodule(str(node.target)))
+    name = _function_name(node)
+    if name is None or len(node.args) + len(node.kwargs) == 0:
+        return None
+    options = {key: value for key, value in node.kwargs.items() if key not in ("inplace", "input")}
+    more = node.args[1:] if "input" not in node.kwargs else node.args
+    if not more and not options:
+        return name
+    return _with_arguments(name, more, options)
+
+
+def _function_name(node: fx.Node) -> str | None:
+    if node.op == "call_method":
+        name = str(node.target).removesuffix("_")
+    else:
+        name = getattr(node.target, "__name__", "").removesuffix("_")
+        known = {getattr(library, name + end, None) for library in (F, torch) for end in ("", "_")}
+        if node.target not in known - {None}:
+            return None
+    return name if name in _FUNCTIONS else None
+
+
+def _with_arguments(name: str, more: tuple[Any, ...], options: dict[str, Any]) -> str | nn.Module | None:
+    """relu(x, True), leaky_relu(x, 0.2), gelu(x, approximate="tanh")."""
+    kinds: dict[str, Any] = {"leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "gelu": nn.GELU}
+    if name not in kinds:
+        return name if len(more) == 1 and isinstance(more[0], bool) and not options else None
+    try:
+        return of_module(kinds[name](*more[:1], **options))
+    except TypeError:
+        return None

@@ -1,0 +1,103 @@
+"""What follows a norm in the runs of a model: an addition, an activation, both, or nothing that could be fused.
+
+Rules: every call of the norm, in every run (evaluation and training), must be followed by the same; each value on
+the way must
+have one reader and be seen by nobody else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..dataflow import Call, Flow
+from . import activations
+from .swap import hooked
+
+_ADDITIONS = frozenset(("add", "add_", "__radd__"))
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """`scope`: the module whose forward makes the last of the calls. `through`: the module directly in that scope whose
+    output the norm's output is (the norm itself, or a container that ends with it). `activation`: the name of the
+    activation's
+    module, "" for a function, None for none."""
+
+    scope: str
+    through: str
+    adds: bool
+    activation: str | None
+
+
+def pattern_of(name: str, modules: dict[str, nn.Module], flows: list[Flow], *, adds: bool) -> Pattern | str:
+    """The pattern behind the norm of this name, or why there is none. adds: the layer could take a residual."""
+    found: set[Pattern | str] = {_of_call(flow, call, modules, adds) for flow in flows for call in flow.calls_of(name)}
+    if not found:
+        return "the example inputs do not reach it"
+    return found.pop() if len(found) == 1 else "its calls are followed by different things"
+
+
+def _of_call(flow: Flow, call: Call, modules: dict[str, nn.Module], adds: bool) -> Pattern | str:
+    reader = _reader(flow, call)
+    if isinstance(reader, str):
+        return reader
+    addition = reader if adds and _is_addition(flow, call, reader) else None
+    if addition is not None:
+        reader = _reader(flow, addition)
+    activation = None if isinstance(reader, str) else _activation(reader, modules)
+    last = addition if activation is None or isinstance(reader, str) else reader
+    if last is None:
+        return f"it is followed by {reader if isinstance(reader, str) else reader.module or reader.op}"
+    scope = last.enclosing[-1]
+    through = _through(flow, call, scope)
+    if through is None or (addition is not None and through != call.module):
+        return "what follows is in a forward that does not call it"
+    return Pattern(str(flow.calls[scope].module), through, addition is not None, activation)
+
+
+def _reader(flow: Flow, call: Call) -> Call | str:
+    """The one call that reads the output of `call`."""
+    if len(call.outputs) != 1:
+        return "it gives something else than one tensor"
+    readers = flow.consumers(call.outputs[0])
+    escapes = flow.escapes(call.outputs[0])
+    if escapes or len(readers) != 1:
+        return escapes or f"{len(readers)} readers"
+    return readers[0]
+
+
+def _is_addition(flow: Flow, call: Call, reader: Call) -> bool:
+    """Whether `reader` adds a tensor of the same shape to the norm's output and changes none but that output in
+    place."""
+    if reader.module is not None or reader.op not in _ADDITIONS or len(reader.inputs) != 2 or len(call.inputs) != 1:
+        return False
+    left, right = (flow.values[value] for value in reader.inputs)
+    mutates_other = reader.op == "add_" and reader.inputs[0] != call.outputs[0]
+    return left.index != right.index and (left.shape, left.dtype) == (right.shape, right.dtype) and not mutates_other
+
+
+def _activation(reader: Call, modules: dict[str, nn.Module]) -> str | None:
+    if reader.module is None:
+        return "" if activations.is_function(reader.op) and len(reader.inputs) == 1 else None
+    module = modules[reader.module]
+    return reader.module if activations.of_module(module) is not None and not hooked(module) else None
+
+
+def _through(flow: Flow, call: Call, scope: int) -> str | None:
+    """The call directly inside of `scope` that hands out the norm's output."""
+    if scope not in call.enclosing:
+        return None
+    inner = [*call.enclosing[call.enclosing.index(scope) + 1 :], call.index]
+    first = flow.calls[inner[0]]
+    return first.module if first.outputs == call.outputs else None
+
+
+def only_follows(name: str, activation: str, flows: list[Flow]) -> bool:
+    """Whether every call of this activation module reads the output of this norm."""
+    for flow in flows:
+        made = {call.outputs[0] for call in flow.calls_of(name)}
+        if any(call.inputs[:1] == () or call.inputs[0] not in made for call in flow.calls_of(activation)):
+            return False
+    return True
