@@ -16,6 +16,7 @@ from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_exporting
 from ._fused import Gradients, run
+from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
@@ -115,10 +116,11 @@ def apply_2d(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Layer norm over C of (N, C, *), in the input's memory format. weight, bias: (C,); mask: (N, *) or (N, 1, *)."""
-    rows = input.movedim(1, -1)  # channels-last images are rows of C already
+    last = input.dim() - 1  # not -1: the tracing ONNX exporter writes it as it is
+    rows = input.movedim(1, last)  # channels-last images are rows of C already
     if mask is not None:
-        mask = _shapes.channel_mask(mask, input).movedim(1, -1)
-    y = apply(rows, (input.shape[1],), weight, bias, eps, activation=activation, mask=mask).movedim(-1, 1)
+        mask = _shapes.channel_mask(mask, input).movedim(1, last)
+    y = apply(rows, (input.shape[1],), weight, bias, eps, activation=activation, mask=mask).movedim(last, 1)
     return y.contiguous() if input.is_contiguous() else y
 
 
@@ -178,6 +180,17 @@ class LayerNormCall(NamedTuple):
             input, len(self.normalized_shape), weight, bias, self.eps, activation=activation
         )
 
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The same as one opaque operator of torch.compile."""
+        return OPAQUE(self.size, self.eps, self.activation, input, weight, bias, residual)[0]
+
     def without_activation(self) -> LayerNormCall:
         """The same call: it has no activation."""
         return self
+
+
+OPAQUE = Opaque(
+    "layer_norm",
+    lambda size, eps, activation: LayerNormCall(native, (size,), eps),
+    lambda input, size: input.numel() // size,
+)

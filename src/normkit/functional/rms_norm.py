@@ -17,6 +17,7 @@ from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_exporting
 from ._fused import Gradients, run
+from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
@@ -97,7 +98,8 @@ def apply(
     if mask is not None:
         mask = _shapes.leading_mask(mask, input, len(normalized_shape))
     path, _ = choose("rms_norm", input, activation, mask, (weight,))
-    if path == "composed":
+    # the tracing ONNX exporter does not know PyTorch's rms_norm, the newer one does
+    if path == "composed" or (is_exporting() and torch.jit.is_tracing()):
         return composed_rows.rms_norm(input, len(normalized_shape), weight, eps, activation=activation, mask=mask)
     if path == "aten" and is_exporting():
         return activation(F.rms_norm(input, normalized_shape, weight, eps))
@@ -153,6 +155,17 @@ class RMSNormCall(NamedTuple):
         """The same forward as differentiable operations."""
         return composed_rows.rms_norm(input, len(self.normalized_shape), weight, self.eps, activation=activation)
 
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The same as one opaque operator of torch.compile."""
+        return OPAQUE(self.size, self.eps, self.activation, input, weight, bias, residual)[0]
+
     def without_activation(self) -> RMSNormCall:
         """The same call: it has no activation."""
         return self
+
+
+OPAQUE = Opaque(
+    "rms_norm",
+    lambda size, eps, activation: RMSNormCall(native, (size,), eps),
+    lambda input, size: input.numel() // size,
+)
