@@ -146,7 +146,7 @@ class Adaptation:
         layer = target.layer
         if not self.running or layer not in self._streams:
             mean, _ = statistics(layer)
-            self._streams[layer] = _Stream(Tally.empty(mean.numel(), mean.device))
+            self._streams[layer] = _Stream(Tally.empty(mean.numel(), mean.device, target.per_instance))
         return self._streams[layer]
 
 

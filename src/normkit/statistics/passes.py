@@ -45,7 +45,7 @@ def layer_by_layer(job: Job, targets: list[Target]) -> tuple[Tallies, int]:
     while open_targets:
         title = f"recalibrate layer {len(settled) + 1} of {len(targets)}"
         tallies, seen = _pass(job, open_targets, settled, title)
-        reached = [target for target in open_targets if tallies[target.layer].read(job.average) is not None]
+        reached = [target for target in open_targets if tallies[target.layer].read() is not None]
         if not reached:
             settled.update(tallies)  # what the report says about the layers that no batch reached
             break
@@ -57,10 +57,10 @@ def layer_by_layer(job: Job, targets: list[Target]) -> tuple[Tallies, int]:
 
 def _pass(job: Job, targets: list[Target], settled: Tallies, title: str) -> tuple[Tallies, int]:
     """Measure `targets` in one pass with the `settled` layers under their statistics; merged over the ranks."""
-    tallies = {t.layer: Tally.empty(statistics(t.layer)[0].numel(), statistics(t.layer)[0].device) for t in targets}
+    tallies = {target.layer: _empty(target, job.average) for target in targets}
     order: list[nn.Module] = []
     watches = {t.layer: watch(t, tallies[t.layer], order) for t in targets}
-    fixed = {layer: settle(layer, tally, job.average) for layer, tally in settled.items()}
+    fixed = {layer: settle(layer, tally) for layer, tally in settled.items()}
     failure: BaseException | None = None
     seen = 0
     with replaced({**watches, **fixed}):
@@ -90,9 +90,15 @@ def _merge(job: Job, tallies: Tallies, seen: int, failure: BaseException | None)
     if failed:
         raise RuntimeError(f"recalibrate failed on rank {failed[0]}: see the error there; this model was not changed")
     merged = {}
-    for i, layer in enumerate(tallies, start=1):
-        total = Tally.from_tensor(by_rank[0][i])
+    for i, (layer, own) in enumerate(tallies.items(), start=1):
+        total = Tally.from_tensor(by_rank[0][i], own.average)
         for parts in by_rank[1:]:
-            total = total.merge(Tally.from_tensor(parts[i]))
+            total = total.merge(Tally.from_tensor(parts[i], own.average))
         merged[layer] = total
     return merged, sum(int(parts[0][0]) for parts in by_rank)
+
+
+def _empty(target: Target, average: bool) -> Tally:
+    """A tally of a layer's size; instance norms keep averages, whatever the estimator."""
+    mean, _ = statistics(target.layer)
+    return Tally.empty(mean.numel(), mean.device, average or target.per_instance)

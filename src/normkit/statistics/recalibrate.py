@@ -109,7 +109,7 @@ def recalibrate(
     if measured:
         with preserved(model):
             tallies, seen = (layer_by_layer if sequential else one_pass)(job, measured)
-    entries = tuple(_write(target, tallies.get(target.layer), job.average) for target in targets)
+    entries = tuple(_write(target, tallies.get(target.layer)) for target in targets)
     _warn_of_skipped(entries)
     return Recalibration(estimator, sequential, seen, entries)
 
@@ -127,14 +127,14 @@ def _group(distributed: bool | ranks.Group) -> tuple[bool, ranks.Group]:
     return ranks.is_distributed(group), group
 
 
-def _write(target: Target, tally: Tally | None, average: bool) -> LayerReport:
+def _write(target: Target, tally: Tally | None) -> LayerReport:
     """Write one layer's statistics in place, and say what was done."""
     kind = type(target.layer).__name__
     if target.left_alone is not None:
         return LayerReport(target.name, kind, "left alone", target.left_alone)
     assert tally is not None
     counts = {"values": tally.values, "calls": tally.calls, "skipped": int(tally.skipped)}
-    found = tally.read(average)
+    found = tally.read()
     if tally.first == NEVER:
         return LayerReport(target.name, kind, "left alone", "not reached by any batch", **counts)
     if found is None:

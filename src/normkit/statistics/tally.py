@@ -27,6 +27,7 @@ class Tally:
 
     moments: Moments
     within: Tensor
+    average: bool  # which of the two ways it is read
     freedom: int | Tensor = 0
     calls: int = 0
     skipped: int | Tensor = 0
@@ -34,10 +35,10 @@ class Tally:
     pending: list[Sample] = field(default_factory=list)
 
     @staticmethod
-    def empty(channels: int, device: torch.device) -> Tally:
+    def empty(channels: int, device: torch.device, average: bool) -> Tally:
         """Nothing seen yet."""
         zero = torch.zeros(channels, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        return Tally(Moments(0, zero, zero), zero)
+        return Tally(Moments(0, zero, zero), zero, average)
 
     def add(self, sample: Sample) -> None:
         """Take one call; it is merged with others when there are enough of them, or when something is read."""
@@ -71,16 +72,17 @@ class Tally:
         return Tally(
             self.moments.merge(other.moments),
             self.within + other.within,
+            self.average,
             self.freedom + other.freedom,
             self.calls + other.calls,
             self.skipped + other.skipped,
             min(self.first, other.first),
         )
 
-    def read(self, average: bool) -> tuple[Tensor, Tensor] | None:
+    def read(self) -> tuple[Tensor, Tensor] | None:
         """(mean, unbiased variance), or None where nothing tells a variance."""
         self.flush()
-        if average:
+        if self.average:
             return (self.moments.mean, self.within / self.freedom) if int(self.freedom) >= 1 else None
         return (self.moments.mean, self.moments.var(correction=1)) if int(self.moments.count) >= 2 else None
 
@@ -98,11 +100,11 @@ class Tally:
         return torch.cat([counts, mean, self.moments.m2, self.within])
 
     @staticmethod
-    def from_tensor(packed: Tensor) -> Tally:
+    def from_tensor(packed: Tensor, average: bool) -> Tally:
         """The inverse of `to_tensor`."""
         count, freedom, calls, skipped, first = (int(value) for value in packed[:5].tolist())
         mean, m2, within = packed[5:].view(3, -1)
-        return Tally(Moments(count, mean, m2), within, freedom, calls, skipped, first)
+        return Tally(Moments(count, mean, m2), within, average, freedom, calls, skipped, first)
 
 
 def _column(numbers: list[int | Tensor], like: Tensor) -> Tensor:

@@ -52,9 +52,9 @@ def _usable(sample: Sample, tally: Tally, layer: nn.Module) -> tuple[Tensor, Ten
     return statistics(layer)
 
 
-def settle(layer: nn.Module, tally: Tally, average: bool) -> Callable[..., Any]:
+def settle(layer: nn.Module, tally: Tally) -> Callable[..., Any]:
     """A stand-in for the layer's forward: evaluation under the tally's statistics, rounded as they will be written."""
-    own, found = layer.forward, tally.read(average)
+    own, found = layer.forward, tally.read()
     assert found is not None
     mean, var = (new.to(old) for new, old in zip(found, statistics(layer), strict=True))
 
