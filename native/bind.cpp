@@ -10,6 +10,7 @@
 #include <string>
 
 #include "dispatch.h"
+#include "pages.h"
 
 namespace nb = nanobind;
 using namespace normkit;
@@ -19,6 +20,8 @@ namespace {
 const Kernels* kernels = nullptr;
 std::string problem;
 Parallel parallel;
+
+int64_t size_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
 
 template <class P> P* at(uintptr_t address) { return reinterpret_cast<P*>(address); }
 
@@ -52,6 +55,7 @@ void channel_forward(int dtype, int64_t n, int64_t c, int64_t s, bool last, int6
     a.eps = eps;
     a.activation = {code, param};
     nb::gil_scoped_release release;
+    advise_huge_pages(a.y, a.shape.elements() * size_of(dtype));
     if (groups > 0) kernels->group_forward(a, parallel);
     else kernels->channel_forward(a, parallel);
 }
@@ -78,6 +82,8 @@ void channel_backward(int dtype, int64_t n, int64_t c, int64_t s, bool last, int
     a.training = training;
     a.activation = {code, param};
     nb::gil_scoped_release release;
+    advise_huge_pages(a.dx, a.shape.elements() * size_of(dtype));
+    advise_huge_pages(a.dresidual, a.shape.elements() * size_of(dtype));
     if (groups > 0) kernels->group_backward(a, parallel);
     else kernels->channel_backward(a, parallel);
 }
@@ -96,6 +102,7 @@ void layer_forward(int dtype, int64_t rows, int64_t width, bool rms, uintptr_t x
     a.stats = at<double>(stats);
     a.eps = eps;
     nb::gil_scoped_release release;
+    advise_huge_pages(a.y, rows * width * size_of(dtype));
     kernels->layer_forward(a, parallel);
 }
 
@@ -115,6 +122,7 @@ void layer_backward(int dtype, int64_t rows, int64_t width, bool rms, uintptr_t 
     a.dweight = {at<void>(dweight), dweight_dtype};
     a.dbias = {at<void>(dbias), dbias_dtype};
     nb::gil_scoped_release release;
+    advise_huge_pages(a.dx, rows * width * size_of(dtype));
     kernels->layer_backward(a, parallel);
 }
 
