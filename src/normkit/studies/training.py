@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,7 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=plan.rate, momentum=plan.momentum, fused=True)
     generator = torch.Generator().manual_seed(seed)
     model.train()
-    # oneDNN's set-up for a convolution costs more than the convolution itself on a handful of images
-    with torch.backends.mkldnn.flags(enabled=plan.batch > SMALLEST_FOR_ONEDNN):
+    with _onednn(plan.batch > SMALLEST_FOR_ONEDNN):
         for step, (x, y) in enumerate(_batches(images, plan, generator), start=1):
             if plan.decay:
                 optimizer.param_groups[0]["lr"] = plan.rate * (1 - (step - 1) / plan.steps)
@@ -60,6 +60,17 @@ def test(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
         right = (logits.argmax(1) == part_y) & logits.isfinite().all(1)
         wrong += len(part_y) - int(right.sum())
     return loss / len(y), wrong / len(y)
+
+
+@contextmanager
+def _onednn(enabled: bool) -> Iterator[None]:
+    """oneDNN on or off: its set-up for a convolution costs more than the convolution itself on a handful of images."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]  # a property of the module, typed as its class
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 def _batches(images: Images, plan: Plan, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
