@@ -161,12 +161,6 @@ def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
     return "it has hooks, which see its output" if hooked(norm) else None
 
 
-def _slots(model: nn.Module, name: str, activation: str, modules: dict[str, nn.Module]) -> tuple[str, ...]:
-    """Where the activation stands: every name of it, or, in an nn.Sequential, the one place behind the norm."""
-    wanted = modules[activation]
-    return tuple(n for n, module in model.named_modules(remove_duplicate=False) if module is wanted)
-
-
 def _movable(name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow]) -> bool:
     """Whether an activation module stands behind this norm alone, or has its own place in a Sequential."""
     if pattern.adds or not pattern.activation:
@@ -196,7 +190,8 @@ def _move(
     module = modules[name_of_activation]
     activation = activations.of_module(module)
     alone = only_follows(name, name_of_activation, flows)
-    places = _slots(model, name, name_of_activation, modules) if alone else (str(_place(pattern, modules)),)
+    everywhere = tuple(n for n, other in model.named_modules(remove_duplicate=False) if other is module)
+    places = everywhere if alone else (str(_place(pattern, modules)),)
     put(model, places, nn.Identity().train(module.training))
     undo.add(put, model, places, module)
     _set_activation(modules[name], activation, undo)
@@ -219,7 +214,7 @@ def _rewrite(
         block = Block(module, scope, flows)
         for name, pattern in patterns.items():
             try:
-                found[name] = block.fuse(pattern)
+                found[name] = block.fuse(name, pattern)
             except ValueError as error:
                 unfused[name] = f"{where} stays: {error}"
         if not found:

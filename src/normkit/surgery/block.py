@@ -17,6 +17,15 @@ from torch import fx, nn
 from ..dataflow import Call, Flow
 from . import activations
 from .pattern import Pattern
+from .swap import hooked
+
+
+# What may hand out the memory of its input.
+_VIEWS = frozenset(
+    """detach data view view_as reshape reshape_as flatten unflatten Flatten Unflatten ravel squeeze unsqueeze expand
+    expand_as transpose permute movedim swapaxes t T mT H mH real imag narrow select diagonal unfold as_strided chunk split
+    tensor_split unbind __getitem__ contiguous to type_as""".split()  # noqa: SIM905  # as words it stays readable
+)
 
 
 class RewrittenForward:
@@ -65,15 +74,14 @@ class Block:
                 _compare(flow, call, self.graph, name)
                 _refuse_mutation(flow, call)
 
-    def fuse(self, pattern: Pattern) -> str | nn.Module | None:
-        """Rewrite the calls behind one norm. Returns its activation (None: an addition alone); ValueError if it
-        differs."""
+    def fuse(self, name: str, pattern: Pattern) -> str | nn.Module | None:
+        """Rewrite the calls behind one norm; ValueError if they differ. Returns its activation (None: an addition)."""
         node = self._node(pattern.through)
-        addition = _only_user(node) if pattern.adds else None
+        addition = self._user(node) if pattern.adds else None
         last = node if addition is None else addition
         activation: str | nn.Module | None = None
         if pattern.activation is not None:
-            last = _only_user(last)
+            last = self._user(last)
             activation = activations.of_node(last, self.module)
             if activation is None:
                 raise ValueError(f"the trace has {last.target} where the run has an activation")
@@ -81,13 +89,13 @@ class Block:
             last.replace_all_uses_with(node)
             self.graph.erase_node(last)
         else:
-            self._add(node, addition, last)
+            self._add(self._unrolled(node, name), addition, last)
         return activation
 
     def _add(self, node: fx.Node, addition: fx.Node, last: fx.Node) -> None:
         others = [argument for argument in addition.all_input_nodes if argument is not node]
-        name = getattr(addition.target, "__name__", addition.target)
-        if name not in ("add", "iadd", "add_") or len(addition.args) != 2 or addition.kwargs or len(others) != 1:
+        function = getattr(addition.target, "__name__", addition.target)
+        if function not in ("add", "iadd", "add_") or len(addition.args) != 2 or addition.kwargs or len(others) != 1:
             raise ValueError("the trace has another addition than the run")
         if any(len(argument.users) != 1 for argument in node.all_input_nodes):
             raise ValueError("the norm's input has other readers, which could change it before the addition")
@@ -97,8 +105,46 @@ class Block:
         for gone in [*([last] if last is not addition else []), addition, node]:
             self.graph.erase_node(gone)
 
+    def _unrolled(self, node: fx.Node, norm: str) -> fx.Node:
+        """The call of the norm itself: the nn.Sequential that ends with it is called child by child."""
+        wanted = self._relative(norm)
+        chain: list[str] = []
+        target = str(node.target)
+        while target != wanted:
+            container = self.module.get_submodule(target)
+            plain = type(container).forward is nn.Sequential.forward and "forward" not in container.__dict__
+            if not plain or hooked(container) or len(node.args) != 1 or node.kwargs:
+                raise ValueError(f"the addition is behind {target}, which is no plain nn.Sequential")
+            *before, (last, _) = [(key, child) for key, child in container.named_children() if not _idle(child)]
+            chain += [f"{target}.{key}" for key, _ in before]
+            target = f"{target}.{last}"
+        value = node.args[0]
+        with self.graph.inserting_before(node):
+            for step in (*chain, *([target] if chain else [])):
+                value = self.graph.call_module(step, (value,))
+        if not chain:
+            return node
+        node.replace_all_uses_with(value)  # type: ignore[arg-type]  # the last call made above is a node
+        self.graph.erase_node(node)
+        return value  # type: ignore[return-value]  # as above
+
+    def _user(self, node: fx.Node) -> fx.Node:
+        """The one reader; an nn.Identity on the way is taken out."""
+        users = list(node.users)
+        if len(users) != 1:
+            raise ValueError(f"the trace has {len(users)} readers of {node.name}")
+        user = users[0]
+        if user.op != "call_module" or not _idle(self.module.get_submodule(str(user.target))):
+            return user
+        user.replace_all_uses_with(node)
+        self.graph.erase_node(user)
+        return self._user(node)
+
+    def _relative(self, name: str) -> str:
+        return name[len(self.name) + 1 :] if self.name else name
+
     def _node(self, target: str) -> fx.Node:
-        relative = target[len(self.name) + 1 :] if self.name else target
+        relative = self._relative(target)
         nodes = [node for node in self.graph.nodes if node.op == "call_module" and node.target == relative]
         if len(nodes) != 1:
             raise ValueError(f"the trace calls {relative} {len(nodes)} times")
@@ -159,12 +205,11 @@ def _refuse_mutation(flow: Flow, call: Call) -> None:
         if inner.op.endswith("_") and not inner.op.endswith("__") and inner.inputs:
             target = inner.inputs[0]
             alone = [reader.index for reader in flow.consumers(target)] == [inner.index]
-            if not alone or target in call.inputs or flow.escapes(target):
+            maker = flow.producer(target)
+            view = maker is None or maker.op in _VIEWS
+            if not alone or view or target in call.inputs or flow.escapes(target):
                 raise ValueError(f"{inner.op} changes a tensor in place that is read elsewhere")
 
 
-def _only_user(node: fx.Node) -> fx.Node:
-    users = list(node.users)
-    if len(users) != 1:
-        raise ValueError(f"the trace has {len(users)} readers of {node.name}")
-    return users[0]
+def _idle(module: nn.Module) -> bool:
+    return type(module) is nn.Identity and not hooked(module)

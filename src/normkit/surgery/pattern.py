@@ -52,7 +52,7 @@ def _of_call(flow: Flow, call: Call, modules: dict[str, nn.Module], adds: bool) 
         return f"it is followed by {reader if isinstance(reader, str) else reader.module or reader.op}"
     scope = last.enclosing[-1]
     through = _through(flow, call, scope)
-    if through is None or (addition is not None and through != call.module):
+    if through is None:
         return "what follows is in a forward that does not call it"
     return Pattern(str(flow.calls[scope].module), through, addition is not None, activation)
 

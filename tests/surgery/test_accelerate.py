@@ -1,0 +1,282 @@
+"""Accelerating: the same function in both modes, gradients and statistics too; additions and activations fused."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import normkit.nn as layers
+from normkit.surgery import accelerate, changes, convert, fold
+
+from .models import close, outputs, randomized, residual_net, same_state, state
+
+X = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+# float64 on both sides: what differs is the order of some thousand roundings of 1e-16
+SAME = 1e-11
+
+
+def gradients(model, x):
+    """Outputs, running statistics and gradients of one training step."""
+    model = copy.deepcopy(model).train()
+    torch.manual_seed(0)
+    x = x.clone().requires_grad_()
+    y = model(x)
+    (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum().backward()
+    of = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return [y.detach(), x.grad, *of.values(), *(b for b in model.buffers() if b.is_floating_point())]
+
+
+def accelerated(model, x=X, **options):
+    """Accelerate, and hold the result to the original: evaluation, training, gradients, statistics, state and names."""
+    model, x = randomized(model).double(), x.double()
+    before = state(model)
+    result = accelerate(model, x, **options)
+    same_state(model, before)
+    same_state(result, before)
+    assert result.training == model.training
+    close(gradients(result, x), gradients(model, x), SAME, joint=True)
+    close(outputs(copy.deepcopy(result).eval(), x), outputs(copy.deepcopy(model).eval(), x), SAME)
+    return result
+
+
+def reasons(model):
+    return {entry.name: entry.reason for entry in changes(model)}
+
+
+def test_a_residual_block_is_rewritten_and_keeps_class_names_and_shared_relu():
+    result = accelerated(residual_net())
+    assert type(result[3]).__name__ == "Residual"
+    assert result[3].bn2.activation == "relu"
+    assert "residual = x" in result[3].forward.source
+    assert reasons(result)["3.bn2"].startswith("fused with the addition and relu")
+    assert isinstance(result[2], nn.Identity)
+
+
+NORMS = {
+    "batch 1d": (lambda: nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4), nn.ReLU()), X[..., 0], "BatchNorm1d"),
+    "batch 3d": (lambda: nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4), nn.SiLU()), X[..., None], "BatchNorm3d"),
+    "sync": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4)), X, "SyncBatchNorm"),
+    "group": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.ReLU()), X, "GroupNorm"),
+    "instance": (lambda: nn.Sequential(nn.InstanceNorm2d(3, affine=True), nn.LeakyReLU(0.2)), X, "InstanceNorm2d"),
+    "layer": (lambda: nn.Sequential(nn.LayerNorm(9), nn.GELU()), X, "LayerNorm"),
+    "rms": (lambda: nn.Sequential(nn.RMSNorm(9)), X, "RMSNorm"),
+}
+
+
+@pytest.mark.parametrize(("build", "x", "name"), NORMS.values(), ids=NORMS)
+def test_every_family_is_replaced(build, x, name):
+    runs = name != "SyncBatchNorm"  # torch's own refuses training on the CPU
+    result = accelerated(build(), x) if runs else accelerate(build().eval(), x)
+    (entry,) = changes(result)
+    assert (entry.action, entry.after) == ("replaced", name)
+    assert type(result.get_submodule(entry.name)).__module__.startswith("normkit.")
+
+
+class Block(nn.Module):
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+FUSED = {
+    "relu module": lambda m, x: m.relu(m.bn(m.conv(x))),
+    "F.relu": lambda m, x: F.relu(m.bn(m.conv(x))),
+    "F.relu in place": lambda m, x: F.relu(m.bn(m.conv(x)), inplace=True),
+    "torch.relu": lambda m, x: torch.relu(m.bn(m.conv(x))),
+    "method": lambda m, x: m.bn(m.conv(x)).relu(),
+    "method in place": lambda m, x: m.bn(m.conv(x)).relu_(),
+    "silu": lambda m, x: F.silu(m.bn(m.conv(x))),
+    "leaky": lambda m, x: F.leaky_relu(m.bn(m.conv(x)), 0.2),
+    "gelu tanh": lambda m, x: F.gelu(m.bn(m.conv(x)), approximate="tanh"),
+    "shared relu": lambda m, x: m.relu(m.bn(m.conv(m.relu(x)))),
+}
+ADDED = {
+    "add, relu": lambda m, x: m.relu(m.bn(m.conv(x)) + x),
+    "add the other way": lambda m, x: torch.relu(x + m.bn(m.conv(x))),
+    "add in place": lambda m, x: m.bn(m.conv(x)).add_(x).relu_(),
+    "torch.add": lambda m, x: torch.add(m.bn(m.conv(x)), x),
+    "no activation": lambda m, x: m.bn(m.conv(x)) + x,
+    "behind an Identity": lambda m, x: m.relu(m.idle(m.bn(m.conv(x))) + x),
+    "behind a Sequential": lambda m, x: m.relu(m.body(x) + x),
+    "behind nested Sequentials": lambda m, x: m.relu(x + m.nested(x)),
+}
+
+
+def block(forward):
+    norms = [nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)]
+    nested = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Sequential(nn.ReLU(), copy.deepcopy(norms[1])))
+    model = Block(forward, idle=nn.Identity(), body=nn.Sequential(*norms), nested=nested)
+    used = {"body": "body" in forward.__code__.co_names, "nested": "nested" in forward.__code__.co_names}
+    for name, keep in used.items():
+        if not keep:
+            delattr(model, name)
+    if any(used.values()):
+        del model.bn
+    return model
+
+
+@pytest.mark.parametrize("forward", (FUSED | ADDED).values(), ids=FUSED | ADDED)
+def test_what_follows_a_norm_is_fused(forward):
+    result = accelerated(block(forward))
+    (reason,) = reasons(result).values()
+    assert reason.startswith("fused with")
+    assert ("the addition" in reason) == (forward in ADDED.values())
+
+
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x, scale=None):
+        return F.relu(self.bn(x) if scale is None else self.bn(x) * scale)
+
+
+def other_in_training(m, x):
+    y = m.bn(m.conv(x)) + x
+    return F.relu(y) if m.training else F.relu(y) * 1
+
+
+def shared_storage(m, x):
+    y = m.conv(x)
+    z = m.bn(y)
+    y *= 2
+    return F.relu(z + y)
+
+
+def changed_elsewhere(m, x):
+    y = m.conv(x)
+    x = y.detach().view_as(y)
+    z = m.bn(y)
+    x += 1
+    return F.relu(z) + y
+
+
+UNFUSED = {
+    "two readers": (lambda m, x: (y := m.bn(m.conv(x))).relu() + y, "2 readers"),
+    "the output": (lambda m, x: m.bn(m.conv(x)), "output of the model"),
+    "another function": (lambda m, x: torch.cos(m.bn(m.conv(x))), "followed by cos"),
+    "a broadcast addition": (lambda m, x: m.relu(m.bn(m.conv(x)) + x.mean((2, 3), keepdim=True)), "followed by add"),
+    "a scaled addition": (lambda m, x: torch.add(m.bn(m.conv(x)), x, alpha=2).relu(), "another addition"),
+    "python on values": (lambda m, x: F.relu(m.bn(m.conv(x))) if x.sum() > -1e9 else x, "torch.fx cannot trace"),
+    "another forward in training": (other_in_training, "another one in training"),
+    "an addition that changes the other": (lambda m, x: m.relu(m.conv(x).add_(m.bn(x))), "followed by add_"),
+}
+
+
+@pytest.mark.parametrize(("forward", "reason"), UNFUSED.values(), ids=UNFUSED)
+def test_what_is_not_certain_is_replaced_but_not_fused(forward, reason):
+    result = accelerated(Block(forward))
+    (entry,) = changes(result)
+    assert entry.action == "replaced"
+    assert reason in entry.reason
+    assert entry.reason.startswith("not fused")
+
+
+@pytest.mark.parametrize("forward", [shared_storage, changed_elsewhere])
+def test_a_tensor_changed_in_place_is_no_matter_for_a_trace(forward):
+    model = randomized(Block(forward)).eval()  # inference alone: autograd itself refuses both
+    result = accelerate(model, X)
+    assert "changes a tensor in place" in reasons(result)["bn"]
+    close(outputs(result, X), outputs(model, X), 1e-5)
+
+
+def test_optional_arguments_are_not_fixed_by_a_trace():
+    result = accelerated(Optional())
+    assert "optional argument scale" in reasons(result)["bn"]
+    close([result(X.double(), 2.0)], [F.relu(result.bn(X.double()) * 2)], 0)
+
+
+def test_hooks_see_what_they_saw():
+    model, seen = randomized(Block(FUSED["relu module"])), []
+    model.bn.register_forward_hook(lambda module, args, y: seen.append(y.min().item()))
+    result = accelerate(model.eval(), X)
+    seen.clear()
+    result(X)
+    assert seen[0] < 0
+    assert "hooks" in reasons(result)["bn"]
+
+
+def test_a_norm_that_is_not_ours_to_know_is_kept():
+    class Odd(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    result = accelerated(nn.Sequential(nn.Conv2d(3, 4, 1), Odd(4), nn.ReLU()))
+    assert [entry.action for entry in changes(result)] == ["kept"]
+
+
+def test_in_place_keeps_parameters_and_buffers():
+    model = residual_net()
+    parameters, buffers = list(model.parameters()), list(model.buffers())
+    assert accelerate(model, X, inplace=True) is model
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert all(a is b for a, b in zip(model.buffers(), buffers, strict=True))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "save and load"])
+def test_a_rewritten_block_is_copied_and_saved_with_its_own_parameters(how):
+    result = accelerate(randomized(residual_net()).eval(), X)
+    if how == "deepcopy":
+        other = copy.deepcopy(result)
+    else:
+        file = io.BytesIO()
+        torch.save(result, file)
+        file.seek(0)
+        other = torch.load(file, weights_only=False)
+    close(outputs(other, X), outputs(result, X), 0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert outputs(other, X)[0].abs().max() == 0
+    assert outputs(result, X)[0].abs().max() > 0
+
+
+def test_an_accelerated_model_folds_and_exports():
+    model = randomized(residual_net()).eval()
+    result = fold(accelerate(model, X), X)
+    close(outputs(result, X), outputs(model, X), 1e-5)
+    assert {entry.action for entry in changes(result).of("fold")} == {"replaced"}
+    program = torch.export.export(result, (X,))
+    assert not [node for node in program.graph.nodes if "batch_norm" in str(node.target)]
+
+
+def test_an_accelerated_model_converts_on():
+    result = accelerate(residual_net(), X)
+    back = convert(result, "torch")
+    assert all("activation" in e.reason or "residual" in e.reason for e in changes(back).of("convert").kept)
+    group = convert(result, "group")
+    assert type(group[3].bn2) is layers.GroupNorm
+    group(X)
+
+
+def test_a_model_that_changes_is_given_back_unfused():
+    class Looks(nn.Module):
+        """Its value depends on what its activation is."""
+
+        def __init__(self):
+            super().__init__()
+            self.bn, self.act = nn.BatchNorm2d(3), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.bn(x)) * (1 if isinstance(self.act, nn.ReLU) else 2)
+
+    result = accelerated(Looks())
+    assert "fusion undone" in reasons(result)["bn"]
+    assert isinstance(result.act, nn.ReLU)
+    assert type(result.bn) is layers.BatchNorm2d
+
+
+def test_a_batch_that_cannot_train_is_enough():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.ReLU())
+    result = accelerate(model, X[:1])
+    assert reasons(result)["1"].startswith("fused with relu")
