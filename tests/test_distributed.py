@@ -1,0 +1,208 @@
+"""Statistics across ranks: two processes over gloo give what one process over all data gives, on every rank.
+
+The processes are started once for the module (a start costs seconds); each scenario stores what the tests look at.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+import normkit as nk
+from normkit.distributed import gather, is_distributed, merge_across_ranks
+from normkit.moments import Moments
+from tests.statistics.nets import data, net
+
+RANKS = 2
+LIMIT = 120.0  # seconds for all processes together; a start under load takes ten
+SIZES = (4, 7, 2, 5, 1)
+MINE = {0: (0, 1, 4), 1: (2, 3)}  # uneven: rank 0 has one batch more, and the batch of one
+
+
+def shards(rank: int) -> list[Tensor]:
+    batches = data(SIZES)
+    return [batches[i] for i in MINE[rank]]
+
+
+def statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+class CountsCollectives:
+    """How many collectives ran inside the block."""
+
+    def __enter__(self) -> CountsCollectives:
+        self.count, self.own = 0, {name: getattr(dist, name) for name in ("all_gather", "all_reduce", "broadcast")}
+        for name, function in self.own.items():
+            setattr(dist, name, self._counted(function))
+        return self
+
+    def _counted(self, function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    def __exit__(self, *_: object) -> None:
+        for name, function in self.own.items():
+            setattr(dist, name, function)
+
+
+def scenarios(rank: int) -> dict[str, Any]:
+    """Everything that needs two ranks; runs in each of them."""
+    found: dict[str, Any] = {"gathered": gather([torch.full((2,), float(rank)), torch.tensor(rank)])}
+    mine = torch.cat(shards(rank)) + 1000
+    sets = [Moments.of(mine, (0, 2, 3)), Moments.of(mine[: 0 if rank else 3], 0)]
+    found["merged"] = [(m.count, m.mean, m.m2) for m in merge_across_ranks(sets)]
+    for name, norm in (("torch", nn.BatchNorm2d), ("sync", nk.SyncBatchNorm), ("torch_sync", nn.SyncBatchNorm)):
+        model = net(norm)
+        with CountsCollectives() as collectives:
+            report = nk.recalibrate(model, shards(rank))
+        found[name] = statistics(model)
+        found[f"{name}_collectives"] = collectives.count
+        found[f"{name}_report"] = report
+    for name, options in {"average": {"estimator": "batch_average"}, "sequential": {"sequential": True}}.items():
+        model = net()
+        nk.recalibrate(model, shards(rank), **options)
+        found[name] = statistics(model)
+    found["ddp"] = statistics(ddp_model(rank))
+    empty, alone = net(), net()
+    nk.recalibrate(empty, shards(rank) if rank == 0 else [])
+    nk.recalibrate(alone, shards(rank), distributed=False)
+    found["empty"], found["alone"] = statistics(empty), statistics(alone)
+    found["error"] = failure_of_one(rank)
+    return found
+
+
+def ddp_model(rank: int) -> nn.Module:
+    model = net()
+    nk.recalibrate(nn.parallel.DistributedDataParallel(model), shards(rank), distributed=dist.group.WORLD)
+    return model
+
+
+def failure_of_one(rank: int) -> tuple[str, bool]:
+    """(the error's class and text, whether the model stayed as it was) when rank 1 has a bad batch."""
+    model = net()
+    before = statistics(model)
+    try:
+        nk.recalibrate(model, [*shards(rank), 3] if rank == 1 else shards(rank))
+    except (TypeError, RuntimeError) as error:
+        after = statistics(model)
+        return f"{type(error).__name__}: {error}", all(torch.equal(before[k], after[k]) for k in before)
+    return "no error", False
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+    )
+    try:
+        torch.save(scenarios(rank), f"{folder}/{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank found."""
+    folder = str(tmp_path_factory.mktemp("ranks"))
+    context = mp.start_processes(worker, args=(folder,), nprocs=RANKS, join=False, start_method="spawn")
+    end = time.monotonic() + LIMIT
+    while not context.join(timeout=1.0):
+        if time.monotonic() > end:
+            for process in context.processes:
+                process.kill()
+            pytest.fail(f"{RANKS} ranks did not finish in {LIMIT} s")
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+def one_process(**options: Any) -> dict[str, Tensor]:
+    """One process over all data, in the order of the ranks."""
+    model = net()
+    nk.recalibrate(model, [*shards(0), *shards(1)], **options)
+    return statistics(model)
+
+
+CASES = {
+    "torch": {}, "sync": {}, "torch_sync": {}, "ddp": {}, "average": {"estimator": "batch_average"},
+    "sequential": {"sequential": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_rank_has_what_one_process_over_all_data_has(results, case):
+    expected = one_process(**CASES[case])
+    for name, value in expected.items():
+        assert torch.equal(results[0][case][name], results[1][case][name]), f"{name} differs between ranks"
+        # another order of merges in float64, then the rounding to float32: one ulp at most
+        torch.testing.assert_close(results[0][case][name], value, rtol=2.4e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", ["torch", "sync", "torch_sync"])
+def test_one_collective_for_all_layers_and_batches(results, case):
+    assert [found[f"{case}_collectives"] for found in results] == [1, 1]
+
+
+def test_the_reports_count_all_ranks(results):
+    reports = [found["torch_report"] for found in results]
+    assert reports[0] == reports[1]
+    assert (reports[0].batches, reports[0]["0"].values, reports[0]["0"].calls) == (5, 19 * 36, 5)
+
+
+def test_a_rank_without_data_gets_the_others_statistics(results):
+    model = net()
+    nk.recalibrate(model, shards(0))
+    for found in results:
+        torch.testing.assert_close(found["empty"]["0.running_var"], model[0].running_var, rtol=2.4e-7, atol=0)
+
+
+def test_distributed_false_keeps_to_itself(results):
+    for rank, found in enumerate(results):
+        x = torch.cat(shards(rank)).double()
+        torch.testing.assert_close(found["alone"]["0.running_var"].double(), x.var((0, 2, 3)), rtol=2.4e-7, atol=0)
+
+
+def test_a_failing_rank_ends_the_others_and_no_model_changes(results):
+    (other, other_kept), (failed, failed_kept) = results[0]["error"], results[1]["error"]
+    assert failed.startswith("TypeError: a batch must be")
+    assert other == "RuntimeError: recalibrate failed on rank 1: see the error there; this model was not changed"
+    assert other_kept
+    assert failed_kept
+
+
+def test_moments_merge_as_of_one_set(results):
+    x = torch.cat([*shards(0), *shards(1)]).double() + 1000
+    for found in results:
+        count, mean, m2 = found["merged"][0]
+        assert count == 19 * 36
+        torch.testing.assert_close(mean, x.mean((0, 2, 3)), rtol=1e-7, atol=0)  # each shard was rounded to float32
+        torch.testing.assert_close(m2 / (count - 1), x.var((0, 2, 3)), rtol=1e-4, atol=0)
+        assert torch.equal(mean, results[0]["merged"][0][1])
+        assert found["merged"][1][0] == 3  # rank 1 had none
+
+
+def test_gathered_tensors_keep_shape_and_dtype(results):
+    for found in results:
+        for rank, (vector, number) in enumerate(found["gathered"]):
+            assert torch.equal(vector, torch.full((2,), float(rank)))
+            assert torch.equal(number, torch.tensor(rank))
+
+
+def test_without_torch_distributed_it_is_the_only_rank():
+    moments = Moments.of(torch.arange(6.0).view(3, 2), 0)
+    assert not is_distributed()
+    (merged,) = merge_across_ranks([moments])
+    assert torch.equal(merged.mean, moments.mean)
+    assert merged.count == 3
+    with pytest.raises(RuntimeError, match=r"torch\.distributed is not initialized"):
+        nk.recalibrate(net(), data(), distributed=True)
