@@ -1,0 +1,255 @@
+"""Masks: a norm of a padded batch is the norm of its real values alone, and nothing under the mask leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import normkit as nk
+from normkit import reference
+from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
+from tests.tolerances import assert_equal64, assert_same
+
+EPS = 1e-5
+SHAPES = {"sequences": (4, 6, 9), "images": (3, 6, 4, 5), "volumes": (2, 6, 3, 2, 4)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A norm of ours, (x, weight, bias, mask) -> y, and the truth of real values laid side by side: (K, C, *)."""
+
+    ours: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    truth: Callable[[Tensor, Tensor, Tensor], Tensor]
+    by_sample: bool  # whether the real values of each sample are a set of their own
+
+    def expected(self, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+        """The truth on the real values alone, gathered without any mask, and zeros elsewhere. mask: (N, *)."""
+        last = x.movedim(1, -1)  # (N, *, C)
+        y = torch.zeros_like(last)
+        if not self.by_sample:
+            y[mask] = self.truth(last[mask], weight, bias)
+        else:
+            rows = [self.truth(one[kept].T[None], weight, bias)[0].T for one, kept in zip(last, mask, strict=True)]
+            y[mask] = torch.cat(rows)
+        return y.movedim(-1, 1)
+
+
+def ghost_by_hand(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
+    return nk.functional.ghost_batch_norm(x, None, None, weight, bias, True, eps=EPS, virtual_batch_size=99, mask=mask)
+
+
+RUN = torch.linspace(-1, 1, 6).double(), torch.linspace(0.5, 2, 6).double()
+FUNCTIONS = nk.functional
+CASES: dict[str, Case] = {
+    "batch": Case(
+        lambda x, w, b, m: FUNCTIONS.batch_norm(x, None, None, w, b, True, eps=EPS, mask=m),
+        lambda x, w, b: reference.batch_norm(x, w, b, EPS)[0],
+        by_sample=False,
+    ),
+    "batch_evaluation": Case(
+        lambda x, w, b, m: FUNCTIONS.batch_norm(x, *RUN, w, b, False, eps=EPS, mask=m),
+        lambda x, w, b: reference.batch_norm_inference(x, *RUN, w, b, EPS),
+        by_sample=False,
+    ),
+    "ghost_of_one_slice": Case(ghost_by_hand, lambda x, w, b: reference.batch_norm(x, w, b, EPS)[0], by_sample=False),
+    "renorm": Case(
+        lambda x, w, b, m: FUNCTIONS.batch_renorm(x, RUN[0].clone(), RUN[1].clone(), w, b, True, eps=EPS, mask=m),
+        lambda x, w, b: reference.batch_renorm(x, *RUN, w, b, EPS, 3.0, 5.0)[0],
+        by_sample=False,
+    ),
+    "group": Case(
+        lambda x, w, b, m: FUNCTIONS.group_norm(x, 2, w, b, EPS, mask=m),
+        lambda x, w, b: reference.group_norm(x, 2, w, b, EPS)[0],
+        by_sample=True,
+    ),
+    "instance": Case(
+        lambda x, w, b, m: FUNCTIONS.instance_norm(x, None, None, w, b, eps=EPS, mask=m),
+        lambda x, w, b: reference.instance_norm(x, w, b, EPS)[0],
+        by_sample=True,
+    ),
+    "layer": Case(  # channels last: (N, *, C), the mask covers the leading axes
+        lambda x, w, b, m: FUNCTIONS.layer_norm(x.movedim(1, -1), (6,), w, b, EPS, mask=m).movedim(-1, 1),
+        lambda x, w, b: reference.layer_norm_2d(x, w, b, EPS)[0],
+        by_sample=False,
+    ),
+}
+norms = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def draw(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = generator(7)
+    return gaussian(shape, g, mean=3.0), *affine(shape[1], g), random_mask(shape, g)
+
+
+@shapes
+@norms
+def test_outputs_and_gradients_are_those_of_the_real_values_alone(case: Case, shape: tuple[int, ...]) -> None:
+    *values, mask = draw(shape)
+    dy = gaussian(shape, generator(8))
+    results = []
+    for norm in (case.ours, case.expected):
+        leaves = [v.clone().requires_grad_() for v in values]
+        y = norm(*leaves, mask)
+        results.append((y, *torch.autograd.grad(y, leaves, dy)))
+    for name, got, expected in zip(("y", "dx", "dweight", "dbias"), *results, strict=True):
+        assert_equal64(got, expected, name)
+
+
+@pytest.mark.parametrize("junk", [float("nan"), float("inf"), -1e30], ids=["nan", "inf", "huge"])
+@norms
+def test_nothing_under_the_mask_leaks(case: Case, junk: float) -> None:
+    """Bit for bit the same with any value there, in the outputs and in all gradients."""
+    x, weight, bias, mask = draw(SHAPES["images"])
+    dy = gaussian(SHAPES["images"], generator(8))
+    spoiled = x.masked_fill(~mask.unsqueeze(1), junk)
+    spoiled_dy = dy.masked_fill(~mask.unsqueeze(1), junk)
+    results = []
+    for values, gradient in ((x, dy), (spoiled, spoiled_dy)):
+        leaves = [v.clone().requires_grad_() for v in (values, weight, bias)]
+        y = case.ours(*leaves, mask)
+        results.append((y.detach(), *torch.autograd.grad(y, leaves, gradient)))
+    for clean, dirty in zip(*results, strict=True):
+        assert_same(dirty, clean)
+    hidden = ~mask.unsqueeze(1).expand_as(x)
+    assert (results[1][0][hidden] == 0).all()
+    assert (results[1][1][hidden] == 0).all()
+
+
+@norms
+def test_a_mask_of_ones_changes_nothing(case: Case) -> None:
+    x, weight, bias, mask = draw(SHAPES["sequences"])
+    ones = torch.ones_like(mask)
+    assert_equal64(case.ours(x, weight, bias, ones), case.expected(x, weight, bias, ones))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+@pytest.mark.parametrize("name", ["batch", "group", "instance"])
+def test_the_mask_may_have_a_channel_axis_of_one_and_the_layout_stays(name: str, layout: str) -> None:
+    x, weight, bias, mask = draw(SHAPES["images"])
+    x = LAYOUTS[layout](x)
+    y = CASES[name].ours(x, weight, bias, mask)
+    assert_same(CASES[name].ours(x, weight, bias, mask.unsqueeze(1)), y)
+    assert_equal64(y, CASES[name].expected(x, weight, bias, mask))
+    if layout == "channels_last":
+        assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_padding_is_zero_after_the_activation_and_the_residual_gets_no_gradient_there(training: bool) -> None:
+    """sigmoid(0) is 0.5: the zero under the mask comes last."""
+    x, weight, bias, mask = draw(SHAPES["sequences"])
+    hidden = ~mask.unsqueeze(1).expand_as(x)
+    residual = torch.ones_like(x).masked_fill(hidden, float("nan")).requires_grad_()
+    running = (None, None) if training else RUN
+    y = FUNCTIONS.batch_norm(x, *running, weight, bias, training, residual=residual, activation="sigmoid", mask=mask)
+    y.sum().backward()
+    assert (y[hidden] == 0).all()
+    assert (y[~hidden] > 0).all()
+    assert residual.grad is not None
+    assert (residual.grad[hidden] == 0).all()
+    assert (residual.grad[~hidden] > 0).all()
+
+
+# --- running statistics and counts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.1, None], ids=str)
+@shapes
+def test_the_running_statistics_are_those_of_the_real_values(shape: tuple[int, ...], momentum: float | None) -> None:
+    x, _, _, mask = draw(shape)
+    layer = getattr(nk, f"BatchNorm{len(shape) - 2}d")(6, momentum=momentum, dtype=torch.float64)
+    alone = nk.BatchNorm1d(6, momentum=momentum, dtype=torch.float64)
+    for step in range(3):
+        layer(x + step, mask=mask)
+        alone((x + step).movedim(1, -1)[mask])
+    for name in ("running_mean", "running_var"):
+        assert_equal64(getattr(layer, name), getattr(alone, name), name)
+    assert layer.num_batches_tracked.item() == 3
+
+
+def test_the_running_statistics_of_instance_norm_average_samples_with_two_values_or_more() -> None:
+    x, _, _, _ = draw(SHAPES["sequences"])
+    mask = nk.mask_from_lengths([9, 4, 1, 0], 9)
+    layer = nk.InstanceNorm1d(6, momentum=1.0, track_running_stats=True, dtype=torch.float64)
+    y = layer(x, mask=mask)
+    parts = [x[0], x[1, :, :4]]
+    assert_equal64(layer.running_mean, torch.stack([p.mean(1) for p in parts]).mean(0))
+    assert_equal64(layer.running_var, torch.stack([p.var(1) for p in parts]).mean(0))
+    assert (y[2:] == 0).all()  # one value: xhat is 0; no value: nothing
+
+
+@norms
+def test_a_mask_that_keeps_nothing_gives_zeros_and_no_gradient(case: Case) -> None:
+    x, weight, bias, mask = draw(SHAPES["sequences"])
+    leaves = [v.clone().requires_grad_() for v in (x * float("nan"), weight, bias)]
+    y = case.ours(*leaves, torch.zeros_like(mask))
+    assert (y == 0).all()
+    for gradient in torch.autograd.grad(y.sum(), leaves):
+        assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("make", [nk.BatchNorm1d, nk.GhostBatchNorm1d, nk.BatchRenorm1d, nk.SyncBatchNorm])
+def test_a_batch_without_real_values_moves_nothing_and_is_not_counted(make: Callable[[int], nn.Module]) -> None:
+    layer = make(6)
+    layer(torch.randn(4, 6, 9), mask=torch.zeros(4, 9, dtype=torch.bool))
+    assert (layer.running_mean == 0).all()
+    assert (layer.running_var == 1).all()
+    assert layer.num_batches_tracked.item() == 0  # type: ignore[operator,union-attr]  # a buffer
+
+
+@pytest.mark.parametrize("make", [nk.BatchNorm1d, nk.GhostBatchNorm1d, nk.BatchRenorm1d, nk.SyncBatchNorm])
+def test_one_single_real_value_follows_small_batch(make: Callable[..., nn.Module]) -> None:
+    x, mask = torch.randn(4, 6, 9), torch.zeros(4, 9, dtype=torch.bool)
+    mask[2, 3] = True
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        make(6)(x, mask=mask)
+    layer = make(6, small_batch="running")
+    y = layer(x, mask=mask)
+    assert (y[~mask.unsqueeze(1).expand_as(y)] == 0).all()
+    torch.testing.assert_close(y[2, :, 3], x[2, :, 3] / (1 + EPS) ** 0.5)  # running statistics: 0 and 1
+    assert layer.num_batches_tracked.item() == 0  # type: ignore[operator,union-attr]  # a buffer
+
+
+def test_half_precision_takes_masks() -> None:
+    x, weight, bias, mask = draw(SHAPES["images"])
+    y = FUNCTIONS.batch_norm(x.bfloat16(), None, None, weight.float(), bias.float(), True, mask=mask)
+    assert y.dtype == torch.bfloat16
+    expected = CASES["batch"].expected(x.bfloat16().double(), weight.float().double(), bias.float().double(), mask)
+    # one bfloat16 rounding of a value below 8
+    assert (y.double() - expected).abs().max() <= 8 * 2**-9
+
+
+# --- mask_from_lengths -----------------------------------------------------------------------------------------------
+
+
+def test_mask_from_lengths_is_true_below_each_length() -> None:
+    expected = torch.tensor([[True, False, False], [True, True, True], [False, False, False]])
+    for lengths in ([1, 3, 0], torch.tensor([1, 3, 0]), torch.tensor([1, 3, 0], dtype=torch.int32)):
+        assert torch.equal(nk.mask_from_lengths(lengths), expected)
+    wide = nk.mask_from_lengths([1, 3, 0], max_length=5)
+    assert torch.equal(wide, nn.functional.pad(expected, (0, 2)))
+    assert nk.mask_from_lengths([]).shape == (0, 0)
+
+
+def test_mask_from_lengths_refuses_what_is_no_length() -> None:
+    with pytest.raises(TypeError, match=r"lengths must be integers, got torch.float32: use lengths.long\(\)"):
+        nk.mask_from_lengths(torch.ones(3))
+    with pytest.raises(TypeError, match=r"got torch\.bool"):
+        nk.mask_from_lengths(torch.ones(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"shape \(N,\), got shape \(2, 2\)"):
+        nk.mask_from_lengths(torch.ones(2, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"every length must lie in 0\.\.2, got 3"):
+        nk.mask_from_lengths([1, 3], max_length=2)
+    with pytest.raises(ValueError, match=r"every length must lie in 0\.\.1, got -1"):
+        nk.mask_from_lengths([1, -1])
+
+
+def test_mask_from_lengths_compiles_without_a_graph_break() -> None:
+    compiled = torch.compile(lambda lengths: nk.mask_from_lengths(lengths, 4), fullgraph=True, backend="eager")
+    lengths = torch.tensor([2, 4])
+    assert torch.equal(compiled(lengths), nk.mask_from_lengths(lengths, 4))

@@ -1,0 +1,138 @@
+"""Two processes over gloo that run every case of synchronised batch norm once, and the one-process truth of each.
+
+Bounded in time: the processes get `LIMIT` seconds together and are killed after that.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import normkit as nk
+from tests.cases import gaussian, generator, random_mask
+
+LIMIT = 90
+SIZES = {
+    "even": (4, 4),
+    "uneven": (5, 2),
+    "one_empty": (6, 0),
+    "one_row": (1, 4),
+    "masked": (4, 3),
+    "cumulative": (3, 4),
+}
+CASES = list(SIZES)
+
+
+def batch(case: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x, dy: (N, 3, 5) of both ranks together, and the mask of the masked case."""
+    g, shape = generator(6), (sum(SIZES[case]), 3, 5)
+    x, dy = gaussian(shape, g, mean=2.0), gaussian(shape, g)
+    return x, dy, random_mask(shape, g) if case == "masked" else None
+
+
+def _options(case: str) -> dict[str, object]:
+    return {"momentum": None} if case == "cumulative" else {}
+
+
+def step(layer: nn.Module, x: Tensor, dy: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """Two training steps of one layer; the gradients of the second."""
+    layer.double()
+    for _ in range(2):
+        x = x.detach().requires_grad_()
+        layer.zero_grad()
+        y = layer(x, mask=mask)
+        y.backward(dy)
+    assert x.grad is not None
+    found = {"y": y.detach(), "dx": x.grad}
+    found |= {f"d{name}": p.grad for name, p in layer.named_parameters() if p.grad is not None}
+    return found | {name: b.clone() for name, b in layer.named_buffers()}
+
+
+def one_process(case: str) -> dict[str, Tensor]:
+    """The truth: batch norm of both batches together."""
+    return step(nk.BatchNorm1d(3, **_options(case)), *batch(case))  # type: ignore[arg-type]  # options by name
+
+
+def second_derivative(layer: nn.Module, x: Tensor) -> Tensor:
+    """d/dx of the squared gradient of sum(y^3)."""
+    x = x.detach().requires_grad_()
+    (g,) = torch.autograd.grad((layer(x) ** 3).sum(), x, create_graph=True)
+    return torch.autograd.grad(g.square().sum(), x)[0]
+
+
+def _model(norm: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(20, 2)).double()
+
+
+def train(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Three steps on the mean of the outputs' squares; the trained state."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    return {name: value.detach().clone() for name, value in inner.state_dict().items()}
+
+
+def data_parallel_alone() -> dict[str, Tensor]:
+    """The truth of data-parallel training: one process with both (equal) batches."""
+    return train(_model(nk.BatchNorm1d(4)), batch("even")[0])
+
+
+def run(folder: Path, environment: Mapping[str, str]) -> list[dict[str, Tensor]]:
+    """Start both ranks and read what they wrote."""
+    command = [sys.executable, "-m", "tests.nn.ranks", str(folder)]
+    root = Path(__file__).parents[2]
+    started = [
+        subprocess.Popen([*command, str(rank)], cwd=root, env={**environment, "OMP_NUM_THREADS": "1"}, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        for process in started:
+            output, _ = process.communicate(timeout=LIMIT)
+            assert process.returncode == 0, output
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _rank(folder: Path, rank: int) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT)
+    )
+    found: dict[str, Tensor] = {}
+    for case, sizes in SIZES.items():
+        x, dy, mask = (None if t is None else t.split(list(sizes))[rank] for t in batch(case))
+        assert x is not None
+        assert dy is not None
+        layer = nk.SyncBatchNorm(3, **_options(case))  # type: ignore[arg-type]  # options by name
+        found |= {f"{case}.{name}": value for name, value in step(layer, x, dy, mask).items()}
+    x = batch("uneven")[0].split(list(SIZES["uneven"]))[rank]
+    found["second"] = second_derivative(nk.SyncBatchNorm(3).double(), x)
+    model = DistributedDataParallel(_model(nk.SyncBatchNorm(4)))
+    found |= {f"ddp.{k}": v for k, v in train(model, batch("even")[0].split([4, 4])[rank]).items()}
+    found["one_each"] = nk.SyncBatchNorm(3)(torch.full((1, 3), float(rank))).detach()
+    try:
+        nk.SyncBatchNorm(3)(torch.zeros(1 - rank, 3))
+    except ValueError:
+        found["one_in_all_raised"] = torch.ones(())
+    torch.save(found, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _rank(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,102 @@
+"""Synchronised batch norm: on one process it is batch norm; on two, the batch norm of both batches together."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import normkit as nk
+from tests.nn import ranks
+from tests.tolerances import assert_equal64, assert_same
+
+
+def test_one_process_without_a_group_is_batch_norm_on_the_cpu() -> None:
+    sync, batch = nk.SyncBatchNorm(3), nk.BatchNorm2d(3)
+    for _ in range(3):
+        x = torch.randn(4, 3, 5, 5)
+        assert_same(sync(x).detach(), batch(x).detach())
+    for name, value in sync.state_dict().items():
+        assert_same(value.double(), batch.state_dict()[name].double(), name)
+    assert_same(sync.eval()(x).detach(), batch.eval()(x).detach())
+
+
+def test_one_process_with_a_group_is_batch_norm_where_torchs_raises(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        x = torch.randn(4, 3, 5)
+        assert_same(nk.SyncBatchNorm(3)(x).detach(), nk.BatchNorm1d(3)(x).detach())
+        with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on GPU"):
+            nn.SyncBatchNorm(3)(x)  # why ours exists
+    finally:
+        dist.destroy_process_group()
+
+
+def test_arguments_state_and_errors_are_torchs() -> None:
+    ours, theirs = nk.SyncBatchNorm(3, 1e-3, 0.2, True, True, None), nn.SyncBatchNorm(3, 1e-3, 0.2, True, True, None)
+    assert repr(ours) == repr(theirs)
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    assert isinstance(ours, nn.modules.batchnorm._BatchNorm)
+    assert not isinstance(ours, nn.SyncBatchNorm)  # DistributedDataParallel refuses that class on the CPU
+    assert pickle.loads(pickle.dumps(ours)).process_group is None
+    for x in (torch.ones(3), torch.ones(2, 0)):
+        with pytest.raises(ValueError) as raised:
+            theirs(x)
+        with pytest.raises(ValueError, match=str(raised.value).replace("(", r"\(").replace(")", r"\)")):
+            ours(x)
+
+
+def test_all_ranks_of_inputs_pass() -> None:
+    layer = nk.SyncBatchNorm(3)
+    for shape in ((4, 3), (4, 3, 5), (4, 3, 2, 2), (4, 3, 2, 2, 2)):
+        assert layer(torch.randn(shape)).shape == shape
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
+    """What two processes computed over gloo, all cases in one start; see ranks.py."""
+    if sys.platform == "win32":
+        pytest.skip("gloo's file store is for POSIX here")
+    return ranks.run(tmp_path_factory.mktemp("ranks"), os.environ)
+
+
+@pytest.mark.parametrize("case", ranks.CASES)
+def test_two_ranks_equal_one_process_with_both_batches(case: str, two_ranks: list[dict[str, torch.Tensor]]) -> None:
+    """Outputs, input gradients and state; parameter gradients add up to the one process's."""
+    alone = ranks.one_process(case)
+    for name in ("y", "dx"):
+        together = torch.cat([rank[f"{case}.{name}"] for rank in two_ranks])
+        assert_equal64(together, alone[name], name)
+    for name in ("dweight", "dbias"):
+        assert_equal64(two_ranks[0][f"{case}.{name}"] + two_ranks[1][f"{case}.{name}"], alone[name], name)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        for rank in two_ranks:
+            assert_equal64(rank[f"{case}.{name}"].double(), alone[name].double(), name)
+        assert_same(two_ranks[0][f"{case}.{name}"].double(), two_ranks[1][f"{case}.{name}"].double(), name)
+
+
+def test_a_second_derivative_crosses_the_ranks(two_ranks: list[dict[str, torch.Tensor]]) -> None:
+    together = torch.cat([rank["second"] for rank in two_ranks])
+    assert_equal64(together, ranks.second_derivative(nk.BatchNorm1d(3).double(), ranks.batch("uneven")[0]), factor=1e6)
+
+
+def test_data_parallel_training_on_the_cpu_equals_one_process(two_ranks: list[dict[str, torch.Tensor]]) -> None:
+    expected = ranks.data_parallel_alone()
+    for rank in two_ranks:
+        for name, value in expected.items():
+            assert_equal64(rank[f"ddp.{name}"].double(), value.double(), name, factor=1e6)
+
+
+def test_one_value_in_all_ranks_together_is_refused_and_one_in_each_is_not(
+    two_ranks: list[dict[str, torch.Tensor]],
+) -> None:
+    for rank in two_ranks:
+        assert rank["one_each"].isfinite().all()
+        assert rank["one_in_all_raised"].item() == 1
