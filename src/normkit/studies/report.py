@@ -76,6 +76,8 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "–"
     text = f"{value:.{digits}g}"
+    if 1e3 <= abs(float(text)) < 1e6:
+        text = f"{float(text):,.0f}"
     mantissa, power, exponent = text.partition("e")
     times = f"×10{str(int(exponent)).translate(_SUPERSCRIPT)}" if power else ""
     return mantissa.replace("-", "−") + times
