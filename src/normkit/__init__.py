@@ -1,22 +1,63 @@
-"""normkit: normalization for PyTorch, whole."""
+"""normkit: normalization for PyTorch, whole.
+
+Layers and functions are imported with the package. Surgery and statistics, which change or measure whole models, are
+imported when they are first used, so that `import normkit` stays light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from . import functional, nn
 from .functional import backend, mask_from_lengths
 from .moments import Moments
 from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
-from .statistics import adapt, deferred_statistics, recalibrate
+
+if TYPE_CHECKING:
+    from .statistics.adapt import adapt
+    from .statistics.deferred import deferred_statistics
+    from .statistics.recalibrate import recalibrate
+    from .surgery.accelerate import accelerate
+    from .surgery.changes import changes
+    from .surgery.convert import convert
+    from .surgery.fold import fold
+    from .surgery.freeze import freeze, unfreeze
+    from .surgery.parameter_groups import parameter_groups
 
 __version__ = "0.1.0"
 
+_ON_DEMAND = {
+    **dict.fromkeys(("adapt", "deferred_statistics", "recalibrate"), "statistics"),
+    **dict.fromkeys(("accelerate", "changes", "convert", "fold", "freeze", "parameter_groups", "unfreeze"), "surgery"),
+}
+
 __all__ = [
     "Moments",
+    "accelerate",
     "adapt",
     "backend",
+    "changes",
+    "convert",
     "deferred_statistics",
+    "fold",
+    "freeze",
     "functional",
     "mask_from_lengths",
     "nn",
+    "parameter_groups",
     "recalibrate",
+    "unfreeze",
     *_layers,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module 'normkit' has no attribute {name!r}")
+    value = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -60,15 +60,14 @@ _NAMES_AFTER = frozenset(
 _DEFAULT_PARAM = {LEAKY_RELU: 0.01, ELU: 1.0}
 
 
-@lru_cache(maxsize=256)
-def _named(name: str) -> Activation:
-    if name in _BY_NAME:
-        code = _BY_NAME[name]
-        return Activation(code, getattr(F, name), _DEFAULT_PARAM.get(code, 0.0))
-    if name in _NAMES_AFTER:
-        return Activation(AFTER, getattr(F, name))
-    known = ", ".join(sorted([*_BY_NAME, *_NAMES_AFTER]))
-    raise ValueError(f"activation {name!r} is not known: expected one of {known}, or a module such as nn.PReLU()")
+_NAMED = {
+    name: Activation(code, getattr(F, name), _DEFAULT_PARAM.get(code, 0.0)) for name, code in _BY_NAME.items()
+} | {name: Activation(AFTER, getattr(F, name)) for name in sorted(_NAMES_AFTER)}
+
+
+def by_code(code: int, param: float) -> Activation:
+    """The activation that a kernel's code and parameter stand for; its function is not for calling."""
+    return NONE if code == IDENTITY else Activation(code, _same, param)
 
 
 def _of_module(module: nn.Module) -> Activation:
@@ -109,7 +108,10 @@ def resolve(activation: str | nn.Module | Activation | None) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
-        return _named(activation)
+        if activation not in _NAMED:
+            known = ", ".join(sorted(_NAMED))
+            raise ValueError(f"activation {activation!r} is not known: expected one of {known}, or a module")
+        return _NAMED[activation]
     if isinstance(activation, nn.Module):
         return _of_module(activation)
     raise TypeError(

@@ -105,8 +105,6 @@ def why_not_native(
 
     Every eager call passes here: each condition is one cheap look, and the text is made only when it fails.
     """
-    if torch.compiler.is_compiling():
-        return "torch.compile fuses the composed operations"
     if type(input) is not Tensor and type(input) is not Parameter:
         return f"{type(input).__name__} is a tensor subclass"
     if not input.is_cpu:
@@ -117,6 +115,8 @@ def why_not_native(
         return f"no native kernel for {norm}"
     if mask is not None:
         return "a mask is given"
+    if torch.compiler.is_compiling():
+        return _why_not_opaque(others)
     if torch._C._len_torch_dispatch_stack():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
     if _peek_transform() is not None or forward_ad._current_level >= 0:
@@ -128,6 +128,16 @@ def why_not_native(
     for tensor in others:
         if tensor is not None and ((type(tensor) is not Tensor and type(tensor) is not Parameter) or not tensor.is_cpu):
             return "a parameter, buffer or residual is not a plain CPU tensor"
+    return None
+
+
+def _why_not_opaque(others: tuple[Tensor | None, ...]) -> str | None:
+    """Under torch.compile the native kernels are opaque operators, which torch.func transforms cannot see into."""
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active in the compiled function"
+    for tensor in others:
+        if tensor is not None and not tensor.is_cpu:
+            return "a parameter, buffer or residual is not on the CPU"
     return None
 
 

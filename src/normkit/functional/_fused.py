@@ -64,6 +64,10 @@ class Call(Protocol):
         """The same forward as differentiable operations."""
         ...
 
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The same as one opaque operator of torch.compile."""
+        ...
+
     def without_activation(self) -> Call:
         """The same call with the identity as its activation."""
         ...
@@ -75,6 +79,8 @@ def run(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, r
     if activation.code not in kernel.FUSED_ACTIVATIONS or (residual is not None and not kernel.FUSES_RESIDUAL):
         y = run(call.without_activation(), input, weight, bias, None)
         return after(y, residual, activation)
+    if torch.compiler.is_compiling():
+        return call.compiled(input, weight, bias, residual)
     if torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)

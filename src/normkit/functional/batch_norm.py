@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE, Activation, resolve
 from ..kernels import aten, composed, native
+from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_exporting, is_transformed
 from ._fused import Gradients, after, run
+from ._opaque import Opaque
 from ._running import Running
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -112,7 +114,7 @@ def apply(
     training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
     mean, var = (None, None) if running is None else (running.mean, running.var)
     path, _ = choose("batch_norm", input, activation, mask, (residual, weight, bias, mean, var))
-    if path == "composed":
+    if path == "composed" or (torch.compiler.is_compiling() and not training):  # evaluation: inductor fuses it
         return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
     if path == "aten" and is_exporting():
         return _exported(input, running, weight, bias, training, eps, residual, activation)
@@ -279,6 +281,21 @@ class BatchNormCall(NamedTuple):
             input, stats[0], stats[1], weight, bias, self.eps, residual=residual, activation=activation
         )
 
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The same as one opaque operator of torch.compile."""
+        y, stats = OPAQUE(0, self.eps, self.activation, input, weight, bias, residual)
+        if self.running is not None:
+            count = _shapes.values_per_channel(input.shape)
+            _running.move(self.running, Moments(count, stats[0], stats[1] * count))
+        return y
+
     def without_activation(self) -> BatchNormCall:
         """The same call with the identity as its activation."""
         return self._replace(activation=NONE)
+
+
+OPAQUE = Opaque(
+    "batch_norm",
+    lambda size, eps, activation: BatchNormCall(native, None, True, eps, activation),
+    lambda input, size: input.shape[1],
+)

@@ -15,6 +15,7 @@ from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_exporting
 from ._fused import Gradients, after, run
+from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
@@ -156,6 +157,17 @@ class GroupNormCall(NamedTuple):
             input, self.num_groups, weight, bias, self.eps, residual=residual, activation=activation
         )
 
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The same as one opaque operator of torch.compile."""
+        return OPAQUE(self.num_groups, self.eps, self.activation, input, weight, bias, residual)[0]
+
     def without_activation(self) -> GroupNormCall:
         """The same call with the identity as its activation."""
         return self._replace(activation=NONE)
+
+
+OPAQUE = Opaque(
+    "group_norm",
+    lambda size, eps, activation: GroupNormCall(native, size, eps, activation),
+    lambda input, size: input.shape[0] * size,
+)

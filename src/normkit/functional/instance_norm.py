@@ -22,6 +22,7 @@ from ._choose import choose, is_exporting
 from ._fused import Gradients, after, run
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
+from .group_norm import OPAQUE as GROUP_NORM
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
@@ -182,9 +183,7 @@ class InstanceNormCall(NamedTuple):
             save_for_backward=save or self.running is not None,
         )  # fmt: skip
         if self.running is not None:
-            mean, var, _ = stats.reshape(3, n, c)
-            count = _shapes.product(input.shape[2:])
-            move(self.running, Moments(count, mean, var * count))
+            self._move(stats, n, c, _shapes.product(input.shape[2:]))
         if y.stride() != input.stride() and input.movedim(1, -1).is_contiguous():
             y = torch.empty_like(input).copy_(y)  # PyTorch's kernel loses channels_last on some devices
         return y, stats, bits
@@ -217,6 +216,19 @@ class InstanceNormCall(NamedTuple):
     ) -> Tensor:
         """The same forward as differentiable operations."""
         return composed_rows.instance_norm(input, weight, bias, self.eps, residual=residual, activation=activation)[0]
+
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The same as one opaque operator of torch.compile."""
+        n, c = input.shape[:2]
+        y, stats = GROUP_NORM(c, self.eps, self.activation, input, weight, bias, residual)
+        if self.running is not None:
+            self._move(stats, n, c, _shapes.product(input.shape[2:]))
+        return y
+
+    def _move(self, stats: Tensor, n: int, c: int, count: int) -> None:
+        assert self.running is not None
+        mean, var, _ = stats.reshape(3, n, c)
+        move(self.running, Moments(count, mean, var * count))
 
     def without_activation(self) -> InstanceNormCall:
         """The same call with the identity as its activation."""
