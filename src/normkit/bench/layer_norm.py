@@ -32,7 +32,8 @@ def layer_truth(problem: Problem, x: Tensor, weight: Tensor, bias: Tensor, mean:
 
 def rms_truth(problem: Problem, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Truth:
     """x: (*, D) float64."""
-    shape, eps = (x.shape[-1],), torch.finfo(torch.float32).eps
+    shape, double = (x.shape[-1],), problem.case.dtype == "float64"
+    eps = torch.finfo(torch.float64 if double else torch.float32).eps  # torch's default, for half dtypes too
     y, mean_square = reference.rms_norm(x, shape, weight, eps)
     return Truth(
         y=y,

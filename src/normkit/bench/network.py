@@ -8,8 +8,6 @@ holds after the forward, and the highest sum of live allocations during a step.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -60,7 +58,7 @@ def measure(
     dtype: str,
     threads: int,
     seconds: float,
-    model: Callable[[], nn.Module] | None = None,
+    model: Callable[[], nn.Module] = ResNet50,
     size: int = 224,
 ) -> Network:
     """Time and profile a training step at `size` x `size` pixels.
@@ -72,7 +70,7 @@ def measure(
     torch.set_num_threads(threads)
     try:
         torch.manual_seed(0)
-        plain = (model or _resnet50)().train().to(DTYPES[dtype])
+        plain = model().train().to(DTYPES[dtype])
         plain = plain.to(memory_format=_format(layout))  # type: ignore[call-overload]  # missing in torch's stub
         images = torch.randn(batch, 3, size, size).to(dtype=DTYPES[dtype], memory_format=_format(layout))
         return _measure(plain, images, Network(batch, layout, dtype, threads), seconds)
@@ -215,13 +213,6 @@ def _verify(losses: dict[str, float], dtype: str) -> None:
 def _training(model: nn.Module, images: Tensor) -> Training:
     labels = torch.arange(len(images)) % 10
     return Training(model, images, labels, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
-
-
-def _resnet50() -> nn.Module:
-    if importlib.util.find_spec("torchvision") is None:
-        return ResNet50()
-    model: nn.Module = importlib.import_module("torchvision.models").resnet50()
-    return model
 
 
 def _format(layout: str) -> torch.memory_format:

@@ -47,7 +47,7 @@ class Layer:
     """A torch module on ordinary tensors."""
 
     def __init__(self, layer: nn.Module, problem: Problem, run: Callable[..., Tensor] | None = None) -> None:
-        self.run = run or layer
+        self.run = layer if run is None else run  # a compiled module has no truth value
         self.sets = problem.sets
         self.parameters = list(layer.parameters())
 

@@ -20,6 +20,7 @@ from .suite import FAMILIES, SUITES, cases
 from .tables import machine_line, network_table, row_cells, rows_table, summary_table
 
 NETWORK = "network"
+WIDTH, NARROW = 16, 9  # of the growing table's first column, and the least of the others
 SECONDS = {"quick": 0.4, "full": 0.5}
 
 
@@ -81,7 +82,7 @@ def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Documen
         for index, case in enumerate(group):
             row = measure(case, request.peers, seconds)
             table = rows_table([row])
-            widths = [max(14, len(name) + 1) for name in table.headings]
+            widths = [WIDTH, *(max(NARROW, len(name) + 2) for name in table.headings[1:])]
             if index == 0:
                 show(f"\n{heading(row)}\n" + _line(table.headings, widths))
             show(_line(row_cells(row, list(row.peers)), widths))
@@ -95,7 +96,7 @@ def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Documen
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = zip(cells, widths, strict=True)
-    return first[0].ljust(18) + "".join(cell.rjust(8 if width == 14 else width) for cell, width in others)
+    return first[0].ljust(WIDTH) + "".join(cell.rjust(width) for cell, width in others)
 
 
 def _known(what: str, names: Sequence[str], known: Sequence[str]) -> None:

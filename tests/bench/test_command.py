@@ -1,0 +1,123 @@
+"""`normkit bench` from the command line, on a suite of one small shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from normkit.bench import batch_norm, suite
+from normkit.bench.check import Mismatch
+from normkit.bench.measure import measure
+from normkit.bench.problem import Case
+from normkit.bench.results import Document
+from normkit.cli import main
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {
+        "batch_norm": (((4, 8, 5, 5),), ((16, 8),)),
+        "group_norm": (((4, 16, 5, 5),), ()),
+        "layer_norm": ((), ((6, 24),)),
+        "inference": (((4, 8, 5, 5),), ()),
+    }
+    monkeypatch.setitem(suite.SUITES, "quick", shapes)
+
+
+def run(*arguments: str) -> int:
+    return main(["bench", "--seconds", "0", "--threads", "1", *arguments])
+
+
+def test_every_family_gets_its_rows(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--json", str(tmp_path / "f.json")) == 0
+    rows = Document.from_json((tmp_path / "f.json").read_text()).rows
+    assert {row.case.op for row in rows} == set(suite.OPS)
+    assert all(row.rounds >= 5 and row.forward_ms > 0 and 0 < row.error <= 1 for row in rows)
+    assert all((row.backward_ms > 0) is suite.OPS[row.case.op].training for row in rows)
+    printed = capsys.readouterr().out
+    assert "batch_norm, NHWC, float32, 1 thread" in printed
+    assert "worst" in printed.split("\n\n")[-1]
+
+
+def test_runs_fill_one_file(tiny: None, tmp_path: Path) -> None:
+    path = tmp_path / "made" / "f.json"
+    assert run("layer_norm", "--json", str(path)) == 0
+    assert run("layer_norm", "--dtype", "float64", "--json", str(path)) == 0
+    assert [row["case"]["dtype"] for row in json.loads(path.read_text())["rows"]] == ["float32"] * 2 + ["float64"] * 2
+
+
+REFUSED = {
+    "family": (["batchnorm"], "expected a family out of batch_norm, group_norm, layer_norm, inference, network, got"),
+    "peer": (["--peers", "torch,tensorflow"], "expected a peer out of torch, compile, onednn, jax, got 'tensorflow'"),
+    "dtype": (["--dtype", "int8"], "expected a dtype out of float32"),
+    "threads": (["--threads", "0"], "--threads must be at least 1, got 0"),
+    "seconds": (["--seconds", "-1"], "--seconds must not be negative, got -1.0"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "text"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_measured_is_refused(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    assert text in capsys.readouterr().err
+
+
+def test_a_file_of_another_machine_is_refused_before_measuring(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(Document({"cpu": "another"}).to_json())
+    assert run("layer_norm", "--json", str(path)) == 2
+    assert "choose another --json file" in capsys.readouterr().err
+    assert path.read_text() == Document({"cpu": "another"}).to_json()
+
+
+class Off(nn.BatchNorm2d):
+    """A batch norm that is a little wrong."""
+
+    def __init__(self, channels: int, activation: str | None) -> None:
+        super().__init__(channels)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * 1.0001
+
+
+def test_a_wrong_layer_is_an_error_and_not_a_figure(tiny: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_norm.nk, "BatchNorm2d", Off)
+    with pytest.raises(Mismatch, match="output of batch_norm"):
+        run("batch_norm")
+
+
+def test_a_peer_that_cannot_serve_a_case_says_why() -> None:
+    row = measure(Case("batch_norm", (4, 8, 5, 5), "NHWC"), ("torch", "onednn"), 0.0)
+    assert list(row.peers) == ["torch"]
+    assert "layout of its own" in row.absent["onednn"]
+
+
+def test_the_thread_count_is_the_case_s_and_comes_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert measure(Case("rms_norm", (6, 24), "rows", threads=1), (), 0.0).case.threads == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.nightly  # inductor compiles for ten seconds, and jax may not be installed
+@pytest.mark.parametrize("peer", ["compile", "jax"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor and jax use what Python is about to drop
+def test_slow_peers_serve_training_batch_norm(peer: str, layout: str) -> None:
+    if peer == "jax":
+        pytest.importorskip("jax")
+    from normkit.bench.results import cores
+
+    row = measure(Case("batch_norm+add+relu", (4, 8, 5, 5), layout, threads=cores()), (peer,), 0.0)
+    assert row.absent == {}
+    assert row.peers[peer].ms > 0
