@@ -123,13 +123,13 @@ def move(running: Running, moments: Moments) -> None:
     count = moments.count
     mean, var = moments.mean.detach(), moments.m2.detach() / (count - 1)
     if isinstance(count, int):
-        _running.move_by_average(running, mean.mean(0), var.mean(0), count)
+        _running.move_by_average(running, mean.mean(0), var.mean(0), count, mean.shape[0])
         return
     enough = count >= 2
-    samples = enough.sum(0).clamp(min=1)
-    mean = torch.where(enough, mean, 0).sum(0) / samples
-    var = torch.where(enough, var, 0).sum(0) / samples
-    _running.move_by_average(running, mean, var, count.amax())
+    samples = enough.sum(0)
+    mean = torch.where(enough, mean, 0).sum(0) / samples.clamp(min=1)
+    var = torch.where(enough, var, 0).sum(0) / samples.clamp(min=1)
+    _running.move_by_average(running, mean, var, count.amax(), samples)
 
 
 def _verify(
