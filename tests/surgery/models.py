@@ -37,9 +37,10 @@ def close(got: list[Tensor], expected: list[Tensor], relative: float, joint: boo
     joint: the maximum over all of them, for gradients: that of a bias in front of a norm is zero but for rounding.
     """
     assert len(got) == len(expected)
+    got, expected = [t.detach() for t in got], [t.detach() for t in expected]
     largest = max(float(theirs.abs().max()) for theirs in expected)
     for ours, theirs in zip(got, expected, strict=True):
-        gap, scale = float((ours - theirs).detach().abs().max()), largest if joint else float(theirs.abs().max())
+        gap, scale = float((ours - theirs).abs().max()), largest if joint else float(theirs.abs().max())
         assert gap <= relative * scale, f"differs by {gap:.3g}, the largest value is {scale:.3g}"
 
 

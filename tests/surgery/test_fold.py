@@ -127,6 +127,7 @@ def test_a_norm_over_flattened_tokens_folds_into_the_linear():
 
 CHAINS = {
     "conv norm conv norm": ([nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6)] * 1 + [nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)], []),
+    "conv without bias, norm, norm": ([nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6), nn.BatchNorm2d(6)], []),
     "conv norm norm": ([nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6), nn.BatchNorm2d(6)], []),
     "norm norm conv": ([nn.BatchNorm2d(6), nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3)], []),
     "norm conv norm": ([nn.BatchNorm2d(6), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4)], []),

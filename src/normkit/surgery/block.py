@@ -19,12 +19,11 @@ from . import activations
 from .pattern import Pattern
 from .swap import hooked
 
-
 # What may hand out the memory of its input.
 _VIEWS = frozenset(
     """detach data view view_as reshape reshape_as flatten unflatten Flatten Unflatten ravel squeeze unsqueeze expand
-    expand_as transpose permute movedim swapaxes t T mT H mH real imag narrow select diagonal unfold as_strided chunk split
-    tensor_split unbind __getitem__ contiguous to type_as""".split()  # noqa: SIM905  # as words it stays readable
+    expand_as transpose permute movedim swapaxes t T mT H mH real imag narrow select diagonal unfold as_strided chunk
+    split tensor_split unbind __getitem__ contiguous to type_as""".split()  # noqa: SIM905  # as words it stays readable
 )
 
 

@@ -253,7 +253,7 @@ class Plan:
 
     def _escaping_parameters(self, name: str) -> str | None:
         for tensor in (*self.modules[name].parameters(), *self.modules[name].buffers()):
-            others = self.owners[id(tensor)] - {name}
+            others = self.owners.get(id(tensor), set()) - {name}  # a bias that a fold has made is in no list
             others -= {other for other in others if other.startswith(name + ".")}
             if others:
                 return f"{name} shares a parameter with {min(others)}"
