@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import normkit as nk
+from normkit.bench.timing import FEWEST
 from normkit.studies import speed
 
 
@@ -10,25 +12,22 @@ from normkit.studies import speed
 def test_a_shape_is_verified_and_timed_in_pairs(shape: tuple[int, ...], layout: str) -> None:
     timing = speed.measure(shape, layout, seconds=0.02)
     assert timing.error <= 1
-    assert speed.FEWEST <= timing.pairs <= speed.MOST
+    assert timing.pairs >= FEWEST
     assert 0 < timing.low <= timing.ratio <= timing.high
     assert set(timing.to_json()) >= {"shape", "layout", "ratio", "pairs"}
 
 
-def test_a_wrong_layer_is_never_timed() -> None:
+def test_a_wrong_layer_is_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Off(torch.nn.BatchNorm2d):
+        def __init__(self, channels: int, activation: None) -> None:
+            super().__init__(channels)
+
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             return super().forward(input) * (1 + 1e-6)  # twice what is allowed: 8 u = 4.8e-7
 
+    monkeypatch.setattr(nk, "BatchNorm2d", Off)
     with pytest.raises(RuntimeError, match="not timed"):
-        speed.check(Off(8), speed.data((4, 8, 6, 6), "NCHW")[0])
-
-
-def test_both_layouts_hold_the_same_values() -> None:
-    planar, rows = (speed.data((2, 3, 4, 5), layout)[0] for layout in ("NCHW", "NHWC"))
-    assert torch.equal(planar, rows)
-    assert planar.is_contiguous()
-    assert rows.is_contiguous(memory_format=torch.channels_last)
+        speed.measure((4, 8, 6, 6), "NCHW", seconds=0.0)
 
 
 def test_ratios_are_drawn_one_dot_a_shape() -> None:
