@@ -80,10 +80,10 @@ def recalibrate(
 
     Everything but the layers measured runs in evaluation mode (dropout off), whatever the model's mode, which is given
     back. Left alone: frozen layers, layers in eval mode while the model is in train mode (in a model that is in eval
-    mode all layers are recalibrated), layers that track nothing, layers that no batch reached. A call with one single
-    value per channel counts, and is normalized by what was merged so far; one with NaN or Inf does not count
-    (RuntimeWarning). Values under a mask do not count. `momentum` and `num_batches_tracked` stay. On any exception the
-    model is as before.
+    mode all layers are recalibrated; of a wrapper such as AveragedModel the mode of its `module` counts), layers that
+    track nothing, layers that no batch reached. A call with one single value per channel counts, and is normalized by
+    what was merged so far; one with NaN or Inf does not count (RuntimeWarning). Values under a mask do not count.
+    `momentum` and `num_batches_tracked` stay. On any exception the model is as before.
 
     Differences from torch.optim.swa_utils.update_bn: exact where that averages batch variances; leaves eval-mode
     layers, momentum and counters alone; dropout is off; takes a last batch of one; merges ranks; reports.

@@ -51,8 +51,9 @@ def find(model: nn.Module, only: Selector | None = None) -> list[Target]:
             f"only={only!r} selects none of the {len(names)} layers with running statistics"
             f"{'; they are ' + shown if names else ''}{', ...' if len(names) > 5 else ''}"
         )
+    trains = _inside_wrappers(model).training
     return [
-        Target(found[0], module, _fixed(module, model.training) if chosen[module] else "not selected by only=")
+        Target(found[0], module, _fixed(module, trains) if chosen[module] else "not selected by only=")
         for module, found in names.items()
     ]
 
@@ -63,6 +64,13 @@ def statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
     assert mean is not None
     assert var is not None
     return mean, var
+
+
+def _inside_wrappers(model: nn.Module) -> nn.Module:
+    """The model whose mode is meant: AveragedModel, timm's EMA and the like may stay in train mode around it."""
+    while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"]):
+        (model,) = model.children()
+    return model
 
 
 def _normalizes_channels(module: nn.Module) -> bool:
