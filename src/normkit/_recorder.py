@@ -106,13 +106,14 @@ class Recorder:
 
     def held_after_the_run(self) -> frozenset[int]:
         """Values that something outside still holds once the outputs are gone: a stashed feature map."""
-        owned = {*self.tensors.values(), *self.outputs, *self.inputs}
-        if self._alive() - owned:
+        if self._held():
             gc.collect()  # a reference cycle in a forward is no stash
-        return frozenset(self._alive() - owned)
+        return self._held()
 
-    def _alive(self) -> set[int]:
-        return {int(value) for _, value in self._known.values()}
+    def _held(self) -> frozenset[int]:
+        own = {*self.outputs, *self.inputs}  # the model's own tensors are known by identity: a run may change them
+        found = (int(value) for tensor, (_, value) in self._known.items() if id(tensor) not in self.tensors)
+        return frozenset(found) - own
 
     # -- calls ----------------------------------------------------------------------------------------------------
     def record(self, op: str, run: Callable[[], Any], arguments: Any) -> Any:
