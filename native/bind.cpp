@@ -1,4 +1,4 @@
-// Python's door: raw addresses and sizes in, nothing out. The only file that includes Python headers.
+// Python's door: tensors (as objects with data_ptr and dtype) and sizes in, nothing out. The only file that includes Python headers.
 //
 // groups = 0: statistics per channel over the batch; groups > 0: per sample and group.
 // No check of arguments happens here: src/normkit/kernels/native.py is the only caller and makes them right. The GIL is
@@ -35,94 +35,129 @@ void choose() {
     }
 }
 
-void channel_forward(int dtype, int64_t n, int64_t c, int64_t s, bool last, int64_t groups, uintptr_t x, uintptr_t residual,
-                     uintptr_t y, uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias, int bias_dtype,
-                     uintptr_t mean, int mean_dtype, uintptr_t var, int var_dtype, uintptr_t stats, double eps, int code,
-                     double param) {
+// The names and dtypes that are looked up at each call, made once.
+struct Names {
+    PyObject *data_ptr = PyUnicode_InternFromString("data_ptr"), *dtype = PyUnicode_InternFromString("dtype");
+    PyObject* dtypes[4] = {};
+};
+Names* names = nullptr;
+
+// The address of a tensor's first element, null for None. Done here because each step costs less than in Python.
+uintptr_t address(nb::handle tensor) {
+    if (tensor.is_none()) return 0;
+    PyObject* value = PyObject_CallMethodNoArgs(tensor.ptr(), names->data_ptr);
+    if (value == nullptr) nb::raise_python_error();
+    const uintptr_t found = uintptr_t(PyLong_AsUnsignedLongLong(value));
+    Py_DECREF(value);
+    return found;
+}
+
+int dtype_of(nb::handle tensor) {
+    PyObject* dtype = PyObject_GetAttr(tensor.ptr(), names->dtype);
+    if (dtype == nullptr) nb::raise_python_error();
+    Py_DECREF(dtype);  // torch keeps its dtypes alive
+    for (int code = 0; code < 4; ++code)
+        if (names->dtypes[code] == dtype) return code;
+    nb::raise_type_error("the native kernels know float32, float64, bfloat16 and float16 only");
+}
+
+Param param(nb::handle tensor) {
+    if (tensor.is_none()) return {};
+    return {at<const void>(address(tensor)), dtype_of(tensor)};
+}
+
+MutableParam mutable_param(nb::handle tensor) {
+    if (tensor.is_none()) return {};
+    return {at<void>(address(tensor)), dtype_of(tensor)};
+}
+
+using Tensor = nb::handle;  // or None
+
+void channel_forward(int64_t n, int64_t c, int64_t s, bool last, int64_t groups, Tensor x, Tensor residual, Tensor y,
+                     Tensor bits, Tensor weight, Tensor bias, Tensor mean, Tensor var, Tensor stats, double eps, int code,
+                     double activation_param) {
     GroupForward a;
     a.groups = groups;
-    a.dtype = dtype;
+    a.dtype = dtype_of(x);
     a.shape = {n, c, s, last};
-    a.x = at<const void>(x);
-    a.residual = at<const void>(residual);
-    a.y = at<void>(y);
-    a.bits = at<uint8_t>(bits);
-    a.weight = {at<const void>(weight), weight_dtype};
-    a.bias = {at<const void>(bias), bias_dtype};
-    a.mean = {at<const void>(mean), mean_dtype};
-    a.var = {at<const void>(var), var_dtype};
-    a.stats = at<double>(stats);
+    a.x = at<const void>(address(x));
+    a.residual = at<const void>(address(residual));
+    a.y = at<void>(address(y));
+    a.bits = at<uint8_t>(address(bits));
+    a.weight = param(weight);
+    a.bias = param(bias);
+    a.mean = param(mean);
+    a.var = param(var);
+    a.stats = at<double>(address(stats));
     a.eps = eps;
-    a.activation = {code, param};
+    a.activation = {code, activation_param};
     nb::gil_scoped_release release;
-    advise_huge_pages(a.y, a.shape.elements() * size_of(dtype));
+    advise_huge_pages(a.y, a.shape.elements() * size_of(a.dtype));
     if (groups > 0) kernels->group_forward(a, parallel);
     else kernels->channel_forward(a, parallel);
 }
 
-void channel_backward(int dtype, int64_t n, int64_t c, int64_t s, bool last, int64_t groups, uintptr_t dy, uintptr_t x,
-                      uintptr_t residual, uintptr_t bits, uintptr_t weight, int weight_dtype, uintptr_t bias,
-                      int bias_dtype, uintptr_t stats, uintptr_t dx, uintptr_t dresidual, uintptr_t dweight,
-                      int dweight_dtype, uintptr_t dbias, int dbias_dtype, bool training, int code, double param) {
+void channel_backward(int64_t n, int64_t c, int64_t s, bool last, int64_t groups, Tensor dy, Tensor x, Tensor residual,
+                      Tensor bits, Tensor weight, Tensor bias, Tensor stats, Tensor dx, Tensor dresidual, Tensor dweight,
+                      Tensor dbias, bool training, int code, double activation_param) {
     GroupBackward a;
     a.groups = groups;
-    a.dtype = dtype;
+    a.dtype = dtype_of(x);
     a.shape = {n, c, s, last};
-    a.dy = at<const void>(dy);
-    a.x = at<const void>(x);
-    a.residual = at<const void>(residual);
-    a.bits = at<const uint8_t>(bits);
-    a.weight = {at<const void>(weight), weight_dtype};
-    a.bias = {at<const void>(bias), bias_dtype};
-    a.stats = at<const double>(stats);
-    a.dx = at<void>(dx);
-    a.dresidual = at<void>(dresidual);
-    a.dweight = {at<void>(dweight), dweight_dtype};
-    a.dbias = {at<void>(dbias), dbias_dtype};
+    a.dy = at<const void>(address(dy));
+    a.x = at<const void>(address(x));
+    a.residual = at<const void>(address(residual));
+    a.bits = at<const uint8_t>(address(bits));
+    a.weight = param(weight);
+    a.bias = param(bias);
+    a.stats = at<const double>(address(stats));
+    a.dx = at<void>(address(dx));
+    a.dresidual = at<void>(address(dresidual));
+    a.dweight = mutable_param(dweight);
+    a.dbias = mutable_param(dbias);
     a.training = training;
-    a.activation = {code, param};
+    a.activation = {code, activation_param};
     nb::gil_scoped_release release;
-    advise_huge_pages(a.dx, a.shape.elements() * size_of(dtype));
-    advise_huge_pages(a.dresidual, a.shape.elements() * size_of(dtype));
+    advise_huge_pages(a.dx, a.shape.elements() * size_of(a.dtype));
+    advise_huge_pages(a.dresidual, a.shape.elements() * size_of(a.dtype));
     if (groups > 0) kernels->group_backward(a, parallel);
     else kernels->channel_backward(a, parallel);
 }
 
-void layer_forward(int dtype, int64_t rows, int64_t width, bool rms, uintptr_t x, uintptr_t y, uintptr_t weight,
-                   int weight_dtype, uintptr_t bias, int bias_dtype, uintptr_t stats, double eps) {
+void layer_forward(int64_t rows, int64_t width, bool rms, Tensor x, Tensor y, Tensor weight, Tensor bias, Tensor stats,
+                   double eps) {
     LayerForward a;
-    a.dtype = dtype;
+    a.dtype = dtype_of(x);
     a.rows = rows;
     a.width = width;
     a.rms = rms;
-    a.x = at<const void>(x);
-    a.y = at<void>(y);
-    a.weight = {at<const void>(weight), weight_dtype};
-    a.bias = {at<const void>(bias), bias_dtype};
-    a.stats = at<double>(stats);
+    a.x = at<const void>(address(x));
+    a.y = at<void>(address(y));
+    a.weight = param(weight);
+    a.bias = param(bias);
+    a.stats = at<double>(address(stats));
     a.eps = eps;
     nb::gil_scoped_release release;
-    advise_huge_pages(a.y, rows * width * size_of(dtype));
+    advise_huge_pages(a.y, rows * width * size_of(a.dtype));
     kernels->layer_forward(a, parallel);
 }
 
-void layer_backward(int dtype, int64_t rows, int64_t width, bool rms, uintptr_t dy, uintptr_t x, uintptr_t weight,
-                    int weight_dtype, uintptr_t stats, uintptr_t dx, uintptr_t dweight, int dweight_dtype,
-                    uintptr_t dbias, int dbias_dtype) {
+void layer_backward(int64_t rows, int64_t width, bool rms, Tensor dy, Tensor x, Tensor weight, Tensor stats, Tensor dx,
+                    Tensor dweight, Tensor dbias) {
     LayerBackward a;
-    a.dtype = dtype;
+    a.dtype = dtype_of(x);
     a.rows = rows;
     a.width = width;
     a.rms = rms;
-    a.dy = at<const void>(dy);
-    a.x = at<const void>(x);
-    a.weight = {at<const void>(weight), weight_dtype};
-    a.stats = at<const double>(stats);
-    a.dx = at<void>(dx);
-    a.dweight = {at<void>(dweight), dweight_dtype};
-    a.dbias = {at<void>(dbias), dbias_dtype};
+    a.dy = at<const void>(address(dy));
+    a.x = at<const void>(address(x));
+    a.weight = param(weight);
+    a.stats = at<const double>(address(stats));
+    a.dx = at<void>(address(dx));
+    a.dweight = mutable_param(dweight);
+    a.dbias = mutable_param(dbias);
     nb::gil_scoped_release release;
-    advise_huge_pages(a.dx, rows * width * size_of(dtype));
+    advise_huge_pages(a.dx, rows * width * size_of(a.dtype));
     kernels->layer_backward(a, parallel);
 }
 
@@ -141,15 +176,27 @@ template <class T> bool move(const double* stats, int64_t c, double unbias, T* m
     return true;
 }
 
-bool move_running(int dtype, int64_t c, uintptr_t stats, double unbias, uintptr_t mean, uintptr_t var, double factor) {
-    if (dtype == kFloat64) return move(at<const double>(stats), c, unbias, at<double>(mean), at<double>(var), factor);
-    return move(at<const double>(stats), c, unbias, at<float>(mean), at<float>(var), factor);
+bool move_running(int64_t c, Tensor stats, double unbias, Tensor mean, Tensor var, double factor) {
+    const auto* found = at<const double>(address(stats));
+    if (dtype_of(mean) == kFloat64)
+        return move(found, c, unbias, at<double>(address(mean)), at<double>(address(var)), factor);
+    return move(found, c, unbias, at<float>(address(mean)), at<float>(address(var)), factor);
+}
+
+// Defines a function each of whose arguments may be None, positional only.
+template <class... Arguments> void define(nb::module_& m, const char* name, void (*function)(Arguments...)) {
+    m.def(name, function, (static_cast<void>(sizeof(Arguments)), nb::arg().none())...);
 }
 
 }  // namespace
 
 NB_MODULE(_native, m) {
     choose();
+    names = new Names;
+    m.def("set_dtypes", [](nb::handle f32, nb::handle f64, nb::handle bf16, nb::handle f16) {
+        PyObject* dtypes[] = {f32.ptr(), f64.ptr(), bf16.ptr(), f16.ptr()};
+        std::copy(dtypes, dtypes + 4, names->dtypes);
+    });
     m.def("isa", [] { return kernels->name; });
     m.def("isa_problem", [] { return problem.c_str(); });
     m.def("use_isa", [](const char* name) {  // for tests: whether this CPU and build have it; kernels change if so
@@ -159,9 +206,9 @@ NB_MODULE(_native, m) {
         return found != nullptr;
     });
     m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
-    m.def("channel_forward", &channel_forward);
-    m.def("channel_backward", &channel_backward);
-    m.def("layer_forward", &layer_forward);
-    m.def("layer_backward", &layer_backward);
+    define(m, "channel_forward", &channel_forward);
+    define(m, "channel_backward", &channel_backward);
+    define(m, "layer_forward", &layer_forward);
+    define(m, "layer_backward", &layer_backward);
     m.def("move_running", &move_running);
 }

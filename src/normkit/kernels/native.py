@@ -27,7 +27,6 @@ IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH = 0, 1, 2, 3, 4, 9
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH})
 FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _DTYPES = frozenset({torch.float32, torch.float64})
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -50,6 +49,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     except ImportError as error:
         return None, f"the native core is not built ({error}); reinstall normkit where a C++ compiler is found"
     core.set_parallel(_torch_parallel_for())
+    core.set_dtypes(torch.float32, torch.float64, torch.bfloat16, torch.float16)
     if core.isa_problem():
         warnings.warn(f"{core.isa_problem()}; using {core.isa()}", RuntimeWarning, stacklevel=2)
     return core, None
@@ -91,7 +91,7 @@ def batch_norm_forward(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits)."""
     x, shape = _dense(input)
-    stats = torch.empty((3, shape[1]), dtype=torch.float64)
+    stats = torch.empty(3, shape[1], dtype=torch.float64)
     y, bits = _forward(
         x, shape, 0, weight, bias, residual, activation, param, eps, None, None, stats, save_for_backward
     )
@@ -113,7 +113,7 @@ def batch_norm_inference(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """activation(batch_norm(input) + residual) by given statistics: (output, stats, bits)."""
     x, shape = _dense(input)
-    stats = torch.empty((3, shape[1]), dtype=torch.float64) if save_for_backward else None
+    stats = torch.empty(3, shape[1], dtype=torch.float64) if save_for_backward else None
     given = running_mean, running_var
     y, bits = _forward(x, shape, 0, weight, bias, residual, activation, param, eps, *given, stats, save_for_backward)
     return y, stats, bits
@@ -261,10 +261,8 @@ def move_running(stats: Tensor, count: int, running_mean: Tensor, running_var: T
             "running_mean and running_var must be contiguous and of one dtype, "
             f"got {running_mean.dtype} and {running_var.dtype}"
         )
-    moved: bool = _core.move_running(
-        _CODES[running_mean.dtype], running_mean.numel(), stats.data_ptr(), count / (count - 1),
-        running_mean.data_ptr(), running_var.data_ptr(), factor,
-    )  # fmt: skip
+    unbias = count / (count - 1)
+    moved: bool = _core.move_running(running_mean.numel(), stats, unbias, running_mean, running_var, factor)
     return moved
 
 
@@ -295,11 +293,9 @@ def _forward(
         if stats is not None:
             stats.zero_()
         return y, bits
-    weight, bias, mean, var = _contiguous(weight), _contiguous(bias), _contiguous(mean), _contiguous(var)
     _core.channel_forward(
-        _CODES[x.dtype], *shape, groups, x.data_ptr(), _address(residual), y.data_ptr(), _address(bits),
-        *_parameter(weight), *_parameter(bias), *_parameter(mean), *_parameter(var),
-        _address(stats), eps, activation, param,
+        *shape, groups, x, residual, y, bits, _contiguous(weight), _contiguous(bias), _contiguous(mean),
+        _contiguous(var), stats, eps, activation, param,
     )  # fmt: skip
     return y, bits
 
@@ -333,13 +329,10 @@ def _backward(
     if x.numel() == 0:
         _zero(dweight, dbias)
         return dx, dweight, dbias, dresidual
-    weight, bias = _contiguous(weight), _contiguous(bias)
     residual = residual if residual is None else _like(residual, x)
     _core.channel_backward(
-        _CODES[x.dtype], *shape, groups, dy.data_ptr(), x.data_ptr(), _address(residual), _address(bits),
-        *_parameter(weight), *_parameter(bias), stats.data_ptr(),
-        _address(dx), _address(dresidual) if activation != IDENTITY else 0,
-        *_parameter(dweight), *_parameter(dbias), training, activation, param,
+        *shape, groups, dy, x, residual, bits, _contiguous(weight), _contiguous(bias), stats, dx,
+        dresidual if activation != IDENTITY else None, dweight, dbias, training, activation, param,
     )  # fmt: skip
     return dx, dweight, dbias, dresidual
 
@@ -353,11 +346,7 @@ def _layer_forward(
     rows = x.numel() // width if width else 0
     stats = torch.empty((3, rows), dtype=torch.float64) if save else None
     if rows:
-        weight, bias = _contiguous(weight), _contiguous(bias)
-        _core.layer_forward(
-            _CODES[x.dtype], rows, width, rms, x.data_ptr(), y.data_ptr(), *_parameter(weight), *_parameter(bias),
-            _address(stats), eps,
-        )  # fmt: skip
+        _core.layer_forward(rows, width, rms, x, y, _contiguous(weight), _contiguous(bias), stats, eps)
     return y, stats
 
 
@@ -384,20 +373,14 @@ def _layer_backward(
         _zero(dweight, dbias)
         return dx, dweight, dbias
     weight = _contiguous(weight)  # by name: a temporary would be freed before the kernel reads it
-    _core.layer_backward(
-        _CODES[x.dtype], rows, width, rms, dy.data_ptr(), x.data_ptr(), *_parameter(weight),
-        stats.data_ptr(), _address(dx), *_parameter(dweight), *_parameter(dbias),
-    )  # fmt: skip
+    _core.layer_backward(rows, width, rms, dy, x, _contiguous(weight), stats, dx, dweight, dbias)
     return dx, dweight, dbias
 
 
 def _dense(input: Tensor) -> tuple[Tensor, tuple[int, int, int, bool]]:
     """The input with dense strides, and (N, C, S, whether channels are innermost in memory)."""
-    sizes = input.shape
-    n, c = sizes[0], sizes[1]
-    s = 1
-    for size in sizes[2:]:
-        s *= size
+    n, c = input.shape[:2]
+    s = input.numel() // (n * c) if n and c else 0
     if input.is_contiguous():
         return input, (n, c, s, s == 1)
     if input.dim() > 2 and input.movedim(1, -1).is_contiguous():
@@ -420,14 +403,6 @@ def _zero(*gradients: Tensor | None) -> None:
     for gradient in gradients:
         if gradient is not None:
             gradient.zero_()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _parameter(tensor: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if tensor is None else (tensor.data_ptr(), _CODES[tensor.dtype])
 
 
 def _bit_bytes(shape: tuple[int, int, int, bool]) -> int:
