@@ -16,8 +16,15 @@ def bars(
 
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns) as progress:
-        tasks = {key: progress.add_task(titles[key], total=counts[key], completed=done[key]) for key in titles}
-        yield lambda key: progress.advance(tasks[key])
+        tasks = {
+            key: progress.add_task(titles[key], start=False, total=counts[key], completed=done[key]) for key in titles
+        }
+
+        def advance(key: str) -> None:
+            progress.start_task(tasks[key])  # the clock of a bar runs from its first finished run
+            progress.advance(tasks[key])
+
+        yield advance
 
 
 def show(results: Mapping[str, Any], html: str) -> None:

@@ -12,7 +12,9 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
+from ..errors import UsageError
 from .store import Store
 from .study import Params, Preset, Run, Study
 
@@ -63,6 +65,10 @@ def _in_pool(missing: Sequence[tuple[Study, Params]], store: Store, advance: Adv
         for future in as_completed(futures):
             store.add(futures[future], future.result())
             advance(futures[future])
+    except BrokenProcessPool:
+        raise UsageError(
+            "a worker was ended from outside (out of memory?); finished runs are kept, start again to go on"
+        ) from None
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list((pool._processes or {}).values()):

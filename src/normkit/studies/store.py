@@ -51,8 +51,13 @@ class Store:
         self._document = {**self._document, **finite(sections), "runs": list(self._runs.values())}
         text = json.dumps(self._document, allow_nan=False, separators=(",", ":"), sort_keys=True)
         partial = self.path.with_suffix(".json.partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, self.path)
+        try:
+            partial.write_text(text + "\n", encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self.path}: {error.strerror or error}; what it held before is kept"
+            ) from None
 
     @property
     def document(self) -> dict[str, Any]:
