@@ -1,0 +1,154 @@
+"""The choice of a path: one test per condition, each by its reason, and that a wrong choice would be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+
+import normkit as nk
+from normkit._activation import NONE
+from normkit.functional import _choose
+from normkit.functional._choose import choose
+from normkit.kernels import native
+
+X = torch.ones(4, 3)
+needs_native = pytest.mark.skipif(not native.available(), reason="the native core is not built here")
+# forward mode warns about torch's own use of torch.jit.script on first use
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+class Marked(Tensor):
+    """A tensor subclass that computes as its base does."""
+
+
+def pick(x: Tensor = X, mask: Tensor | None = None, norm: str = "batch_norm", **others: Tensor) -> tuple[str, str]:
+    return choose(norm, x, NONE, mask, tuple(others.values()))
+
+
+@needs_native
+def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
+    assert pick() == ("native", "all conditions hold")
+    assert pick(torch.nn.Parameter(X))[0] == "native"
+    assert pick(torch.ones(4, 4, 5, 5)[::2, :, 1:].transpose(2, 3))[0] == "native"  # made dense first
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (lambda: pick(X.as_subclass(Marked)), "Marked is a tensor subclass"),
+        (lambda: pick(torch.ones(4, 3, device="meta")), "the tensor is on meta"),
+        (lambda: pick(X.to(torch.float8_e5m2)), "no native kernel for torch.float8_e5m2"),
+        (lambda: pick(norm="unheard_of_norm"), "no native kernel for unheard_of_norm"),
+        (lambda: pick(mask=torch.ones(4, dtype=torch.bool)), "a mask is given"),
+        (lambda: pick(X.to_sparse()), "the layout is torch.sparse_coo"),
+        (lambda: pick(weight=torch.ones(3).as_subclass(Marked)), "a parameter, buffer or residual is not a plain CPU"),
+        (lambda: pick(residual=torch.ones(4, 3, device="meta")), "a parameter, buffer or residual is not a plain CPU"),
+    ],
+    ids=["subclass", "device", "dtype", "norm", "mask", "layout", "parameter_subclass", "residual_elsewhere"],
+)
+def test_one_failed_condition_gives_the_composed_operations_and_its_reason(
+    call: Callable[[], tuple[str, str]], reason: str
+) -> None:
+    path, why = call()
+    assert path == "composed"
+    assert why.startswith(reason)
+
+
+@needs_native
+def test_fake_tensors_have_no_memory() -> None:
+    with FakeTensorMode():
+        path, why = pick(X)
+        assert path == "composed"
+        assert why.startswith("a torch-dispatch mode is active")
+        assert nk.functional.batch_norm(torch.ones(4, 3), None, None, training=True).shape == (4, 3)
+
+
+@needs_native
+def test_a_transform_or_a_forward_mode_level_is_composed() -> None:
+    seen = []
+
+    def record(x: Tensor) -> Tensor:
+        seen.append(pick(X))
+        return x.sum()
+
+    torch.func.grad(record)(X)
+    torch.func.vmap(record)(X)
+    with forward_ad.dual_level():
+        record(X)
+    assert seen == [("composed", "a torch.func transform or forward-mode level is active")] * 3
+
+
+@needs_native
+def test_without_the_native_core_the_reason_is_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "supports_dtype", lambda dtype: False)
+    monkeypatch.setattr(native, "why_not", lambda: "the native core is not built (no compiler)")
+    assert pick() == ("composed", "the native core is not built (no compiler)")
+
+
+@needs_native
+def test_compiled_code_takes_the_native_kernel_as_an_opaque_operator_but_not_under_a_transform() -> None:
+    def plain(x: Tensor) -> Tensor:
+        return x + (choose("batch_norm", x, NONE, None)[0] == "native")
+
+    def transformed(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: (x * (choose("batch_norm", x, NONE, None)[0] == "native")).sum())(x)
+
+    assert torch.equal(torch.compile(plain, backend="eager", fullgraph=True)(X), X + 1)
+    assert torch.equal(torch.compile(transformed, backend="eager", fullgraph=True)(X), 0 * X)
+
+
+def test_tracing_needs_no_normkit_in_the_result() -> None:
+    """The trace of a layer is torch's own batch_norm."""
+    layer = nk.BatchNorm1d(3).eval()
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit\.trace") as caught:
+        traced = torch.jit.trace(layer, X)
+    assert not any(issubclass(w.category, torch.jit.TracerWarning) for w in caught)
+    assert "aten::batch_norm" in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(X), layer(X))
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("native", "a mask is given"),
+        ("aten", "PyTorch's norms take no mask"),
+        ("triton", "no Triton kernels are installed"),
+    ],
+)
+def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> None:
+    if name == "native" and not native.available():
+        pytest.skip("the native core is not built here")
+    mask = torch.ones(4, dtype=torch.bool)
+    with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
+        nk.functional.batch_norm(X, None, None, training=True, mask=mask)
+
+
+def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:
+    with nk.backend("aten"):
+        with pytest.raises(RuntimeError, match=r"a torch\.func transform is active"):
+            torch.func.grad(lambda x: nk.functional.batch_norm(x, None, None, training=True).sum())(X)
+        with pytest.raises(RuntimeError, match="no wrapper of PyTorch's kernel for ghost_batch_norm"):
+            nk.GhostBatchNorm1d(3, virtual_batch_size=2)(X)
+
+
+def test_a_backend_holds_inside_its_block_and_blocks_nest() -> None:
+    with nk.backend("composed"):
+        assert pick() == ("composed", "asked for")
+        with nk.backend("aten"):
+            assert pick() == ("aten", "asked for")
+        assert pick() == ("composed", "asked for")
+    assert _choose._requested is None
+
+
+def test_a_backend_ends_when_an_exception_leaves_its_block() -> None:
+    with pytest.raises(KeyError), nk.backend("composed"):
+        raise KeyError
+    assert _choose._requested is None
+    with pytest.raises(ValueError, match="backend must be one of 'aten', 'native', 'composed', 'triton', got 'fast'"):
+        nk.backend("fast").__enter__()
