@@ -187,3 +187,11 @@ def test_statistics_are_written_in_place_and_nothing_else_moves():
     assert counter == 0
     assert model[0].momentum == 0.1
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("norm", ["torch", "normkit"])
+def test_the_input_may_be_named_and_the_mask_none(norm):
+    layer, batches = BATCH_NORMS[norm](3), data()
+    extra = {"mask": None, "residual": None} if norm == "normkit" else {}
+    nk.recalibrate(layer, batches, forward=lambda model, batch: model(input=batch, **extra))
+    assert_statistics(layer, *reference.population([b.double() for b in batches]))

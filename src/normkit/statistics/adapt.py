@@ -160,7 +160,7 @@ class _Stream:
         skipped = int(self.tally.skipped)
         self.tally.add(sample)
         self.tally.flush()
-        if int(self.tally.skipped) == skipped and int(sample.moments.count):
+        if int(self.tally.skipped) == skipped and int(sample.values):
             self.samples += samples
 
     def read(self, per_instance: bool) -> tuple[Tensor, Tensor] | None:

@@ -1,12 +1,12 @@
-"""What one call shows of a layer's input: the moments of each channel, and the spread inside what was normalized.
+"""What one call shows of a layer's input: the statistics of each channel.
 
-`Sample.within` and `Sample.freedom` are what the average of variances is made of: sum of (m_B - 1) var_B over sum of
-(m_B - 1). For batch norm the unit that is normalized is the batch, for instance norm each sample by itself.
+`Sample.within` is what the average of variances is made of. For batch norm the batch is the unit that is normalized,
+so the spread inside it is all there is, m2; for instance norm each sample is a unit by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,55 +18,57 @@ from ..kernels import native
 from ..moments import Moments
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One call. moments: of all values, mean (C,); within: (C,), `freedom` times the unbiased variance inside."""
+class Sample(NamedTuple):
+    """One call, as the kernels give it; what is computed from it waits until many can be computed at once.
 
-    moments: Moments
-    within: Tensor
-    freedom: int | Tensor
+    values: how many of each channel (instance norm: samples). table: (3, C) float64, mean, biased variance, and a row
+    that is not used. within: None for a batch; for instance norm (C,), the sum of the samples' unbiased variances.
+    """
+
+    values: int | Tensor
+    table: Tensor
+    within: Tensor | None = None
 
     @staticmethod
-    def of_batch(moments: Moments) -> Sample:
-        """The batch is what was normalized: the spread inside it is all the spread there is."""
+    def of(moments: Moments) -> Sample:
+        """A batch's moments, mean (C,), as a sample."""
         count = moments.count
-        freedom = (count - 1).clamp(min=0) if isinstance(count, Tensor) else max(count - 1, 0)
-        return Sample(moments, moments.m2, freedom)
+        values = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+        var = moments.m2 / values
+        return Sample(_one(count), torch.stack([moments.mean, var, var]))
 
 
 def measure(x: Tensor, mask: Tensor | None, per_instance: bool) -> Sample:
     """What one call shows. x: (N, C, *); mask: bool, (N, *) or (N, 1, *), True = a real value."""
-    return measure_instances(x, mask) if per_instance else measure_batch(x, mask)
+    return measure_instances(x.detach(), mask) if per_instance else measure_batch(x.detach(), mask)
 
 
 def measure_batch(x: Tensor, mask: Tensor | None = None) -> Sample:
-    """The moments of each channel of x: (N, C, *). mask: bool, (N, *) or (N, 1, *), True = a real value."""
-    x = x.detach()
+    """The statistics of each channel of x: (N, C, *)."""
     if mask is not None:
         x = real_values(x, mask)
-    return Sample.of_batch(_channel_moments(x))
+    count = _shapes.values_per_channel(x.shape)
+    if choose("batch_norm", x, NONE, None)[0] != "native" or count == 0:
+        return Sample.of(Moments.of(x, _shapes.batch_dims(x.dim())))
+    _, stats, _ = native.batch_norm_forward(x, None, None, None, NONE.code, 0.0, 1.0, save_for_backward=False)
+    return Sample(count, stats)
 
 
 def measure_instances(x: Tensor, mask: Tensor | None = None) -> Sample:
-    """The averages over the N samples of x: (N, C, *) of each one's mean and unbiased variance; mask as above.
+    """The averages over the N samples of x: (N, C, *) of each one's mean and unbiased variance.
 
-    The unit counted is the sample. A sample with fewer than two positions has no variance: it is not counted, like in
-    torch, which refuses it in training.
+    A sample with fewer than two positions has no variance: it is not counted, like in torch, which refuses it in
+    training.
     """
-    x = x.detach()
-    n, c = x.shape[:2]
-    if mask is None:
-        flat = _channel_moments(x.contiguous().view(1, n * c, -1)) if x.numel() else Moments.of(x.view(1, n * c, 0), 2)
-        assert isinstance(flat.count, int)
-        means, m2 = flat.mean.view(n, c), flat.m2.view(n, c)
-        counts = torch.full((n,), flat.count, device=x.device)
-    else:
-        each = Moments.of(x, tuple(range(2, x.dim())), _shapes.channel_mask(mask, x))
-        means, m2, counts = each.mean, each.m2, torch.as_tensor(each.count)[:, 0]
-    enough = counts >= 2
-    means, variances = means[enough], m2[enough] / (counts[enough] - 1).unsqueeze(1)
-    mean = means.sum(0) / max(len(means), 1)
-    return Sample(Moments(len(means), mean, (means - mean).square().sum(0)), variances.sum(0), len(means))
+    kept = None if mask is None else _shapes.channel_mask(mask, x)
+    each = Moments.of(x, tuple(range(2, x.dim())), kept)  # (N, C)
+    values = each.count[:, 0] if isinstance(each.count, Tensor) else torch.full(x.shape[:1], each.count)
+    enough = values.to(x.device) >= 2
+    means, variances = each.mean[enough], each.m2[enough] / (values.to(x.device)[enough] - 1).unsqueeze(1)
+    n = len(means)
+    mean = means.sum(0) / max(n, 1)
+    spread = (means - mean).square().sum(0) / max(n, 1)
+    return Sample(n, torch.stack([mean, spread, spread]), variances.sum(0))
 
 
 def real_values(x: Tensor, mask: Tensor) -> Tensor:
@@ -75,10 +77,6 @@ def real_values(x: Tensor, mask: Tensor) -> Tensor:
     return x.movedim(1, -1)[kept]
 
 
-def _channel_moments(x: Tensor) -> Moments:
-    path, _ = choose("batch_norm", x, NONE, None)
-    count = _shapes.values_per_channel(x.shape)
-    if path != "native" or count == 0:
-        return Moments.of(x, _shapes.batch_dims(x.dim()))
-    _, stats, _ = native.batch_norm_forward(x, None, None, None, NONE.code, 0.0, 1.0, save_for_backward=False)
-    return Moments(count, stats[0], stats[1] * count)
+def _one(count: int | Tensor) -> int | Tensor:
+    """One count for all channels: a mask does not tell them apart."""
+    return count.reshape(-1)[0] if isinstance(count, Tensor) and count.dim() else count

@@ -52,17 +52,18 @@ class Tally:
         if not self.pending:
             return self
         samples, self.pending = self.pending, []
-        means, m2, within = (
-            torch.stack(parts)
-            for parts in zip(*((s.moments.mean, s.moments.m2, s.within) for s in samples), strict=True)
-        )
-        finite = (means + m2 + within).isfinite().all(1)  # (K,); no branch: the host need not wait for the device
-        counts = _column([s.moments.count for s in samples], means) * finite
+        table = torch.stack([sample.table for sample in samples])  # (K, 3, C)
+        counts = _column([sample.values for sample in samples], table)
+        means, m2 = table[:, 0], table[:, 1] * counts.unsqueeze(1)
+        per_instance = samples[0].within is not None
+        within = torch.stack([s.within for s in samples if s.within is not None]) if per_instance else m2
+        finite = (means + within).isfinite().all(1)  # (K,); no branch: the host need not wait for the device
+        counts = counts * finite
         means, m2, within = (torch.where(finite.unsqueeze(1), part, 0) for part in (means, m2, within))
         both = Moments(counts.unsqueeze(1), means, m2).merge_along(0)
         self.moments = self.moments.merge(Moments(_number(counts.sum()), both.mean, both.m2))
         self.within = self.within + within.sum(0)
-        self.freedom += _number((_column([s.freedom for s in samples], means) * finite).sum())
+        self.freedom += _number((counts if per_instance else (counts - 1).clamp(min=0)).sum())
         self.skipped += _number((~finite).sum())
         return self
 

@@ -27,9 +27,8 @@ def watch(target: Target, tally: Tally, order: list[nn.Module]) -> Callable[...,
             with under(layer, None, None):
                 return own(*args, **kwargs)
         if known and mask is None and _enough(x):
-            y, moments = by_own_statistics(layer, *args, **kwargs)
-            if moments is not None:
-                tally.add(Sample.of_batch(moments))
+            y, sample = by_own_statistics(layer, *args, **kwargs)
+            tally.add(sample)
             return y
         sample = measure(x, mask, False)
         tally.add(sample)
@@ -45,8 +44,8 @@ def _enough(x: Tensor) -> bool:
 
 def _usable(sample: Sample, tally: Tally, layer: nn.Module) -> tuple[Tensor, Tensor]:
     """(mean, biased variance) of this call; of all calls so far where this one tells no variance."""
-    if int(sample.moments.count) >= 2:
-        return sample.moments.mean, sample.moments.var(correction=0)
+    if int(sample.values) >= 2:
+        return sample.table[0], sample.table[1]
     if tally.values >= 2:
         return tally.moments.mean, tally.moments.var(correction=0)
     return statistics(layer)
