@@ -142,11 +142,10 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     plots.legend(axes[1], "upper right")
     _plot_growth(axes[2], runs)
     description = (
-        "Left: the size of the gradient by the weight falls as 1/a and the angle by which a step of 0.1 turns the "
-        "weight as 1/a squared. Middle: the output, the input's gradient and the rescaled weight gradient differ "
-        "from those at a = 1 by rounding and eps only; dashed is the limit of the verdict. Right: the squared length "
-        "of a convolution's weight during training on real data, measured, and as the sum of squared steps predicts "
-        "it: the two curves cover each other."
+        "Left: the size of the gradient by the weight, and the angle by which a step of 0.1 turns the weight, "
+        "against the scale of the weight. Middle: the largest relative difference from scale 1 of the output and of "
+        "both gradients; dashed is the limit of the verdict. Right: the squared length of a convolution's weight "
+        "while it trains on real images, measured, and as the sum of squared steps predicts it."
     )
     return [plots.finish(figure, "scale_invariance", "The scale of the weights under batch norm", description)]
 

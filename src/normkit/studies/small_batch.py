@@ -92,15 +92,13 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         plots.line(axis, BATCHES, [plots.median(group) for group in groups], index, label, band)
     axis.set_xscale("log", base=2)
     axis.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
-    axis.set_ylim(bottom=0)
-    plots.dress(
-        axis, "Test error, %", "images a batch (the rate grows with it, the number of images seen is the same)", ""
-    )
-    plots.legend(axis, "lower left")
+    plots.decades(axis, [5, 10, 20, 50])
+    plots.dress(axis, "Test error, %", "images a batch", "")
+    plots.legend(axis, "upper left")
     description = (
-        "Test error in per cent against the training batch, medians over seeds, shades from the best to the worst "
-        "seed: batch norm, group norm, and the same batch norm weights with the statistics of the training set in "
-        "place of the running average."
+        "Test error in per cent, on a logarithmic scale, against the training batch; medians over seeds, shades from "
+        "the best to the worst seed. All see the same number of images, so larger batches take fewer and larger "
+        "steps."
     )
     return [plots.finish(figure, "small_batch", "Test error as the batch shrinks", description)]
 
