@@ -145,7 +145,7 @@ def _against_step(axis: Any, runs: Sequence[Run], norm: str, index: int) -> None
     curves = list(zip(*(run.result["curve"] for run in chosen if run.params["rate"] == best), strict=True))
     steps = [EVERY * (i + 1) for i in range(len(curves))]
     band = [min(c) for c in curves], [max(c) for c in curves]
-    plots.line(axis, steps, [plots.median(c) for c in curves], index, f"{LABELS[norm]}, {best:g}", band)
+    plots.line(axis, steps, [plots.median(c) for c in curves], index, f"{LABELS[norm]}, rate {best:g}", band)
 
 
 STUDY = Study(

@@ -81,8 +81,12 @@ def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
     axis.set_ylabel(y_label)
 
 
-def decades(axis: Axes, ticks: Sequence[float]) -> None:
-    """A logarithmic y axis with plain numbers at `ticks`."""
+def decades(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic y axis over percentages, with plain numbers at 1, 2, 5, 10, 20 ... around `values`."""
+    ladder = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]
+    low = max((tick for tick in ladder if tick <= min(values)), default=ladder[0])
+    high = min((tick for tick in ladder if tick >= max(values)), default=ladder[-1])
+    ticks = [tick for tick in ladder if low <= tick <= max(high, 2 * low)]
     axis.set_yscale("log")
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()

@@ -92,7 +92,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         plots.line(axis, BATCHES, [plots.median(group) for group in groups], index, label, band)
     axis.set_xscale("log", base=2)
     axis.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
-    plots.decades(axis, [5, 10, 20, 50])
+    plots.decades(axis, [100 * run.result["error"] for run in runs])
     plots.dress(axis, "Test error, %", "images a batch", "")
     plots.legend(axis, "upper left")
     description = (
