@@ -58,7 +58,9 @@ def problem(
     return Problem(x, layout(gaussian(shape, g).to(dtype)), weight.to(wide), bias.to(wide))
 
 
-def assert_right(p: Problem, norm: Callable[[Tensor, Tensor, Tensor], Tensor], factor: float = 1.0) -> None:
+def assert_right(
+    p: Problem, norm: Callable[[Tensor, Tensor, Tensor], Tensor], factor: float = 1.0, eps: float = EPS
+) -> None:
     """Raise unless the training forward and backward of `norm(x, weight, bias)` hold the contract's bounds."""
     x, weight, bias = (t.detach().requires_grad_() for t in (p.x, p.weight, p.bias))
     y = norm(x, weight, bias)
@@ -67,9 +69,9 @@ def assert_right(p: Problem, norm: Callable[[Tensor, Tensor, Tensor], Tensor], f
     dx, dweight, dbias = torch.autograd.grad(y, (x, weight, bias), p.dy)
 
     x64, dy64, w64, b64 = p.x.double(), p.dy.double(), p.weight.double(), p.bias.double()
-    y64, _, var64 = reference.batch_norm(x64, w64, b64, EPS)
-    dx64, dweight64, dbias64 = reference.batch_norm_backward(dy64, x64, w64, EPS)
-    xhat, rstd = reference.batch_norm(x64, None, None, EPS)[0], (p.channel(var64) + EPS).rsqrt()
+    y64, _, var64 = reference.batch_norm(x64, w64, b64, eps)
+    dx64, dweight64, dbias64 = reference.batch_norm_backward(dy64, x64, w64, eps)
+    xhat, rstd = reference.batch_norm(x64, None, None, eps)[0], (p.channel(var64) + eps).rsqrt()
     u, u_parameter = unit_roundoff(y.dtype) * factor, unit_roundoff(p.weight.dtype) * factor
     assert_within(y, y64, output_bound(xhat, p.channel(w64), p.channel(b64), u), "y")
     assert_within(dx, dx64, input_gradient_bound(dy64 * p.channel(w64), xhat, rstd, p.axes, u), "dx")

@@ -1,0 +1,255 @@
+"""Plant classic bugs one at a time in a copy of the package and see whether the tests notice.
+
+    python -m tools.mutation            all of them, one after the other
+    python -m tools.mutation NAME ...   some
+    python -m tools.mutation --list     their names
+
+Each bug replaces one piece of text in one file of a temporary copy of src/normkit; the real tree is never touched. The
+tests named beside it run against that copy, in a process bounded in time. Exit code 1 when a bug is missed or when its
+text is no longer there (then the code has moved on, and the bug must be planted anew).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 240  # seconds for one bug's tests
+
+# The editable install finds the package before any path does; the copy must come first.
+RUN = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
+sys.path.insert(0, {copy!r})
+import normkit, pytest
+assert normkit.__file__.startswith({copy!r}), normkit.__file__
+sys.exit(pytest.main({arguments!r}))
+"""
+
+BATCH = "tests/functional/test_batch_norm.py"
+DERIVATIVES = "tests/functional/test_batch_norm_derivatives.py"
+RUNNING = "tests/functional/test_running.py"
+CHECKPOINT = "tests/functional/test_checkpoint.py"
+MASK = "tests/functional/test_mask.py"
+MOMENTS = "tests/test_moments.py"
+GHOST, RENORM = "tests/nn/test_ghost_batch_norm.py", "tests/nn/test_batch_renorm.py"
+FROZEN, SYNC = "tests/nn/test_frozen_batch_norm.py", "tests/nn/test_sync_batch_norm.py"
+DEFERRED = "tests/statistics/test_deferred.py"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One bug: what it is, in which file which text becomes which, and the tests that should see it."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+BUGS: dict[str, Bug] = {
+    "biased_running_variance": Bug(
+        "the running variance averages the biased variance", "functional/_running.py",
+        "var = spread if average else spread / (count - 1)", "var = spread if average else spread / count", RUNNING),
+    "biased_running_variance_native": Bug(
+        "the same on the native path", "kernels/native.py", "count / (count - 1)", "1.0", RUNNING),
+    "momentum_turned_round": Bug(
+        "momentum weighs the old value", "functional/_running.py",
+        "moved = buffer + (new - buffer) * factor", "moved = new + (buffer - new) * factor", RUNNING),
+    "cumulative_average_off_by_one": Bug(
+        "momentum=None divides by the batches before this one", "functional/_running.py",
+        "factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)",
+        "factor = 1.0 / (batches.to(mean.dtype) - 1).clamp(min=1).unsqueeze(-1)", RUNNING),
+    "eps_outside_the_root": Bug(
+        "1 / (sqrt(var) + eps)", "kernels/composed.py", "torch.rsqrt(beside.m2 / values + eps)",
+        "(1 / ((beside.m2 / values).sqrt() + eps))", BATCH),
+    "unbiased_variance_in_the_output": Bug(
+        "the output is scaled by the unbiased variance", "kernels/composed.py",
+        "torch.rsqrt(beside.m2 / values + eps)", "torch.rsqrt(beside.m2 / (values - 1) + eps)", BATCH),
+    "detached_statistics": Bug(
+        "no gradient flows through mean and variance", "kernels/composed.py",
+        "beside = moments.beside(wide)", "beside = moments.detach().beside(wide)", BATCH),
+    "bias_before_scale": Bug(
+        "y = (xhat + bias) * weight", "kernels/composed.py",
+        "    if weight is not None:\n        y = y * weight\n    if bias is not None:\n        y = y + bias\n",
+        "    if bias is not None:\n        y = y + bias\n    if weight is not None:\n        y = y * weight\n", BATCH),
+    "sums_in_the_input_dtype": Bug(
+        "statistics are summed in float32", "moments.py", "wide = x.to(accumulator_dtype(x))", "wide = x", MOMENTS),
+    "square_of_the_mean": Bug(
+        "m2 = sum(x^2) - n*mean^2", "moments.py", "        m2 = deviation.square().sum(dims)",
+        "        m2 = (wide * wide).sum(dims) - (0 * mean if mask is not None else mean * mean * count).sum(dims)",
+        MOMENTS),
+    "merge_without_the_between_term": Bug(
+        "merged m2 forgets the distance of the means", "moments.py",
+        "self.m2 + other.m2 + delta.square() * (share * n_a)", "self.m2 + other.m2", MOMENTS),
+    "merge_with_the_other_share": Bug(
+        "the merged mean weighs the wrong set", "moments.py", "share: float | Tensor = n_b / (n_a + n_b)",
+        "share: float | Tensor = n_a / (n_a + n_b)", MOMENTS),
+    "dropped_layout": Bug(
+        "channels_last comes back contiguous", "kernels/composed.py",
+        "    return y if mask is None else torch.where(mask, y, 0)",
+        "    y = y.contiguous()\n    return y if mask is None else torch.where(mask, y, 0)", BATCH),
+    "mask_that_multiplies": Bug(
+        "values under the mask are multiplied by 0, so NaN leaks", "moments.py",
+        "mean = torch.where(full, wide, 0).sum(dims, keepdim=True)", "mean = (wide * full).sum(dims, keepdim=True)",
+        MASK),
+    "mask_before_the_activation": Bug(
+        "padding is not zeroed at the end", "kernels/composed.py",
+        "    return y if mask is None else torch.where(mask, y, 0)", "    return y", MASK),
+    "mask_without_count": Bug(
+        "masked sums are divided by all positions", "moments.py", "kept = full.sum(dims, keepdim=True)",
+        "kept = torch.ones_like(full).sum(dims, keepdim=True)", MASK),
+    "residual_under_the_mask": Bug(
+        "the residual reaches masked positions", "kernels/composed.py",
+        "(residual if mask is None else torch.where(mask, residual, 0))",
+        "(residual if mask is None else residual * mask)", MASK),
+    "length_off_by_one": Bug(
+        "a mask from lengths keeps one value too many", "functional/mask.py",
+        "torch.arange(max_length, device=lengths.device) < lengths", "torch.arange(max_length) <= lengths", MASK),
+    "checkpoint_counts_twice": Bug(
+        "a recomputation moves the running statistics", "functional/_running.py",
+        "return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1", "return False",
+        CHECKPOINT),
+    "poisoned_by_one_inf": Bug(
+        "a batch that is not finite moves the statistics", "functional/_running.py",
+        "finite = (mean.to(running_mean.dtype).isfinite() & var.to(running_var.dtype).isfinite()).all(-1)",
+        "finite = torch.ones((), dtype=torch.bool)", RUNNING),
+    "empty_batch_counts": Bug(
+        "an empty batch is counted", "functional/_running.py",
+        "    if isinstance(count, int) and count < 2:\n        return\n",
+        "    if isinstance(count, int) and count < 2:\n        return running.batches.add_(1)\n", RUNNING),
+    "narrow_after_half": Bug(
+        ".bfloat16() rounds the running statistics", "nn/_base.py", "            if is_narrow(new):",
+        "            if False:", RUNNING),
+    "narrow_after_assign": Bug(
+        "load_state_dict(assign=True) brings bfloat16 statistics in", "nn/_base.py",
+        "        super()._load_from_state_dict(*arguments)\n        self._widen_statistics()",
+        "        super()._load_from_state_dict(*arguments)", RUNNING),
+    "version_not_counted": Bug(
+        "autograd does not see that buffers moved", "functional/_running.py",
+        "torch.autograd.graph.increment_version((mean, var))", "pass", RUNNING),
+    "double_backward_by_fixed_statistics": Bug(
+        "second derivatives hold mean and variance fixed", "functional/batch_norm.py",
+        "        if self.training:\n            return composed.batch_norm(",
+        "        if False:\n            return composed.batch_norm(", DERIVATIVES),
+    "slope_of_the_wrong_side": Bug(
+        "the slope of a fused relu is taken from the other side", "functional/_fused.py",
+        "torch.where(positive, grad_output, activation.param * grad_output)",
+        "torch.where(positive, activation.param * grad_output, grad_output)", DERIVATIVES),
+    "small_batch_moves": Bug(
+        "a batch of one value is normalized by itself", "functional/batch_norm.py",
+        "            raise ValueError(_shapes.ONE_VALUE.format(input.size()))\n        training = False",
+        "            raise ValueError(_shapes.ONE_VALUE.format(input.size()))", RUNNING),
+    "ghost_slice_of_one": Bug(
+        "a ghost slice of a single sample", "functional/ghost_batch_norm.py", "num_samples // 2)", "num_samples)",
+        GHOST),
+    "ghost_moves_by_its_last_slice": Bug(
+        "running statistics are the last slice's", "functional/ghost_batch_norm.py",
+        "whole = slices.merge_along(0)", "whole = Moments(slices.count[-1], slices.mean[-1], slices.m2[-1])", GHOST),
+    "renorm_after_the_move": Bug(
+        "r and d use the statistics after the batch moved them", "functional/batch_renorm.py",
+        "    shape = _shapes.channel_shape(input.dim(), input.shape[1])\n    r, d",
+        "    _running.move(running, moments)\n    shape = _shapes.channel_shape(input.dim(), input.shape[1])\n    r, d",
+        RENORM),
+    "renorm_with_a_gradient": Bug(
+        "r is differentiated", "functional/batch_renorm.py",
+        "    r = (_var(moments).detach() + eps).sqrt() / sigma",
+        "    with torch.enable_grad():\n        r = (_var(moments) + eps).sqrt() / sigma\n        return r.clamp("
+        "1 / torch.as_tensor(limits[0]), torch.as_tensor(limits[0])), ((mean - running.mean) / sigma).clamp("
+        "-limits[1], limits[1])", RENORM),
+    "renorm_clips_one_side": Bug(
+        "r has no lower limit", "functional/batch_renorm.py", "r.clamp(1 / r_max, r_max)", "r.clamp(0 * r_max, r_max)",
+        RENORM),
+    "renorm_recomputes_its_correction": Bug(
+        "under a checkpoint r and d come from the moved statistics", "functional/batch_renorm.py",
+        "    if _running.is_recomputation():\n        return recent.of(moments, r, d)\n", "", CHECKPOINT),
+    "frozen_follows_train": Bug(
+        "a frozen layer uses batch statistics in train()", "nn/frozen_batch_norm.py",
+        "self.weight, self.bias, False, self.eps", "self.weight, self.bias, self.training, self.eps", FROZEN),
+    "sync_gradient_of_one_rank": Bug(
+        "the gradient of gathered statistics stays on its rank", "functional/sync_batch_norm.py",
+        "_Sum.apply(gradients[0], ctx.group)[dist.get_rank(ctx.group)]", "gradients[0][dist.get_rank(ctx.group)]",
+        SYNC),
+    "deferred_moves_on_an_exception": Bug(
+        "statistics held back move though the step failed", "statistics/deferred.py",
+        "        yield\n        held = [(layer, layer._deferred or []) for layer in layers]\n    finally:",
+        "        yield\n    finally:\n        for layer in layers:\n            _move(layer, layer._deferred or [])",
+        DEFERRED),
+    "deferred_last_wins": Bug(
+        "of several micro-batches only the last counts", "statistics/deferred.py", "merged = merged.merge(batch)",
+        "merged = batch", DEFERRED),
+    "evaluation_by_the_batch": Bug(
+        "evaluation uses the batch's statistics", "nn/batch_norm.py", "self.training or running is None",
+        "True", RUNNING),
+}  # fmt: skip
+
+
+def plant(bug: Bug, copy: Path) -> None:
+    """Copy the package and put the bug in; ValueError when its text is not there."""
+    shutil.copytree(ROOT / "src" / "normkit", copy / "normkit", ignore=shutil.ignore_patterns("__pycache__"))
+    native = importlib.util.find_spec("normkit._native")
+    if native is not None and native.origin is not None:
+        shutil.copy(native.origin, copy / "normkit")
+    target = copy / "normkit" / bug.file
+    text = target.read_text()
+    if bug.old not in text:
+        raise ValueError(f"{bug.file} no longer holds the text to replace: {bug.old!r}")
+    target.write_text(text.replace(bug.old, bug.new, 1))
+
+
+def caught(bug: Bug) -> tuple[bool, str]:
+    """Whether the tests fail with the bug in, and the first test that did (or why not)."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            plant(bug, Path(folder))
+        except ValueError as error:
+            return False, str(error)
+        arguments = [bug.tests, "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not nightly", "--tb=no"]
+        command = [sys.executable, "-c", RUN.format(copy=folder, arguments=arguments)]
+        try:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+        except subprocess.TimeoutExpired:
+            return True, f"the tests did not end within {LIMIT} s"
+    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if done.returncode == 1 and failed:
+        return True, failed[0].split(" ", 1)[1].split(" - ")[0]
+    if done.returncode == 0:
+        return False, f"{bug.tests} pass"
+    return done.returncode < 0, (done.stdout + done.stderr)[-300:]  # a crash is a catch, a broken run is not
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Plant classic bugs and see whether the tests notice.")
+    parser.add_argument("names", nargs="*", help="bugs to plant; all by default")
+    parser.add_argument("--list", action="store_true", help="print the names and end")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BUGS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; --list shows the names")
+    if options.list:
+        print("\n".join(f"{name:36}{bug.what}" for name, bug in BUGS.items()))
+        return 0
+    names, found, sound = options.names or list(BUGS), 0, set()
+    for name in names:
+        tests = BUGS[name].tests
+        if tests not in sound:  # a test that fails anyway would catch everything
+            broken, by = caught(replace(BUGS[name], new=BUGS[name].old))
+            if broken:
+                parser.error(f"{tests} fails without any bug: {by}")
+            sound.add(tests)
+        ok, by = caught(BUGS[name])
+        found += ok
+        print(f"{'caught' if ok else 'MISSED':8}{name:38}{by}", flush=True)
+    print(f"{found} of {len(names)} caught")
+    return 0 if found == len(names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
