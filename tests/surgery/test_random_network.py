@@ -21,8 +21,8 @@ from .models import close, outputs, same_state, state
 from .random_network import BATCH, Network, networks
 
 SAME = 1e-8
-FEW = settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=2500, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+FEW = settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=2200, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
 def norms(model: nn.Module) -> list[str]:

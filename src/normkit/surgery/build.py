@@ -101,7 +101,7 @@ def _instance(source: Source, flat: bool) -> Built:
     refusal = _channel_refusal(source)
     if refusal is not None:
         return refusal
-    if source.spatial == 1 and flat:
+    if source.spatial == 1 and flat and source.family != "instance":
         return "instance norm has no positions to average over in (N, C)"
     tracks = source.family == "instance" and "running_mean" in source.statistics
     name = f"InstanceNorm{source.spatial}d"
