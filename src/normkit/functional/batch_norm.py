@@ -114,10 +114,11 @@ def apply(
     training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
     mean, var = (None, None) if running is None else (running.mean, running.var)
     path, _ = choose("batch_norm", input, activation, mask, (residual, weight, bias, mean, var))
-    if path == "composed" or (torch.compiler.is_compiling() and not training):  # evaluation: inductor fuses it
-        return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
-    if path == "aten" and is_exporting():
+    if path == "aten" and is_exporting() and not _is_cumulative(running, training):
         return _exported(input, running, weight, bias, training, eps, residual, activation)
+    # compiled evaluation: inductor fuses it
+    if path == "composed" or is_exporting() or (torch.compiler.is_compiling() and not training):
+        return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
     call = BatchNormCall(KERNELS[path], running, training, eps, activation)
     return run(call, input, weight, bias, residual)
 
@@ -173,6 +174,11 @@ def verify(
     _shapes.verify_residual(residual, input)
 
 
+def _is_cumulative(running: Running | None, training: bool) -> bool:
+    """Whether the running statistics move by the cumulative average, which PyTorch's own batch norm does not know."""
+    return training and running is not None and running.momentum is None
+
+
 def _composed(
     input: Tensor,
     running: Running | None,
@@ -211,7 +217,7 @@ def _exported(
         mean, var = running.mean, running.var
         if training and running.batches is not None:
             running.batches.add_(1)
-        factor = running.momentum if running.momentum is not None else 0.1
+        factor = running.momentum if training and running.momentum is not None else 0.0
     y = F.batch_norm(input, mean, var, _upcast(weight, mean), _upcast(bias, mean), training, factor, eps)
     return after(y, residual, activation)
 

@@ -99,7 +99,7 @@ def apply(
         mask = _shapes.leading_mask(mask, input, len(normalized_shape))
     path, _ = choose("rms_norm", input, activation, mask, (weight,))
     # the tracing ONNX exporter does not know PyTorch's rms_norm, the newer one does
-    if path == "composed" or (is_exporting() and torch.jit.is_tracing()):
+    if path == "composed" or (is_exporting() and torch._C._get_tracing_state() is not None):
         return composed_rows.rms_norm(input, len(normalized_shape), weight, eps, activation=activation, mask=mask)
     if path == "aten" and is_exporting():
         return activation(F.rms_norm(input, normalized_shape, weight, eps))

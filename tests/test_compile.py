@@ -1,0 +1,110 @@
+"""torch.compile of every norm without a graph break: training, evaluation, changing batch sizes, cumulative averages.
+
+The default backend of these tests is aot_eager, which captures forward and backward as inductor gets them without
+waiting for a C++ compiler; the nightly preset runs inductor.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import normkit as nk
+
+LAYERS: dict[str, Any] = {
+    "batch": lambda: nk.BatchNorm2d(4),
+    "batch_cumulative": lambda: nk.BatchNorm2d(4, momentum=None),
+    "batch_relu": lambda: nk.BatchNorm2d(4, activation="relu"),
+    "instance": lambda: nk.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "instance_cumulative": lambda: nk.InstanceNorm2d(4, affine=True, track_running_stats=True, momentum=None),
+    "group": lambda: nk.GroupNorm(2, 4, activation="silu"),
+    "layer": lambda: nk.LayerNorm(5),
+    "rms": lambda: nk.RMSNorm(5),
+    "layer_2d": lambda: nk.LayerNorm2d(4),
+}
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)]
+MODES = {"train": True, "eval": False}
+# inductor and Dynamo warn about themselves (deprecated internals, TF32, lru_cache)
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def example(n: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, 4, 6, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def step(call: Any, layer: nn.Module, x: Tensor, **extras: Tensor) -> list[Tensor]:
+    """Output, gradients and buffers of one step."""
+    leaf = x.clone().requires_grad_()
+    y = call(leaf, **extras)
+    dy = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+    gradients = torch.autograd.grad(y, [leaf, *layer.parameters()], dy)
+    return [y, *gradients, *(b.clone() for b in layer.buffers())]
+
+
+# Layers without running statistics run the same graph in both modes: one mode covers them.
+CASES = [(name, mode) for name in LAYERS for mode in MODES if mode == "train" or name in ("batch", "instance")]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "mode"), CASES, ids=["-".join(case) for case in CASES])
+def test_whole_graphs_compute_what_eager_does_at_every_batch_size(name: str, mode: str, backend: str) -> None:
+    eager = LAYERS[name]().train(MODES[mode])
+    layer = copy.deepcopy(eager)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    for i, n in enumerate((3, 5)):
+        for a, b in zip(step(compiled, layer, example(n, i)), step(eager, eager, example(n, i)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)  # float64 sums in another order, rounded once
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["batch_relu", "instance", "group"])
+def test_residual_and_mask_stay_in_one_graph(name: str, backend: str) -> None:
+    eager = LAYERS[name]()
+    layer = copy.deepcopy(eager)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    extras = {"residual": example(3, 7), "mask": torch.rand(3, 6, 5) > 0.3}
+    for a, b in zip(step(compiled, layer, example(3), **extras), step(eager, eager, example(3), **extras), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_switching_between_training_and_evaluation_recompiles() -> None:
+    eager = nk.BatchNorm2d(4)
+    layer = copy.deepcopy(eager)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for training in (True, False, True):
+        layer.train(training)
+        eager.train(training)
+        torch.testing.assert_close(compiled(example(3)), eager(example(3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dict(layer.state_dict()), dict(eager.state_dict()))
+    assert layer.num_batches_tracked == 2
+
+
+def test_a_backend_asked_for_is_seen_by_the_compiled_graph() -> None:
+    layer = nk.BatchNorm2d(4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    compiled(example(3))
+    with nk.backend("triton"), pytest.raises(Exception, match="cannot serve this call"):
+        compiled(example(3))
+
+
+def test_a_non_finite_batch_moves_nothing_in_a_graph() -> None:
+    layer = nk.BatchNorm2d(4)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    compiled(example(3))
+    before = {k: v.clone() for k, v in layer.state_dict().items()}
+    poisoned = example(3)
+    poisoned[0, 1, 0, 0] = torch.inf
+    compiled(poisoned)
+    torch.testing.assert_close(dict(layer.state_dict()), before, rtol=0, atol=0)

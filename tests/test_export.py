@@ -1,0 +1,133 @@
+"""Exported programs hold PyTorch's operations alone, run without normkit and compute the same."""
+
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import normkit as nk
+
+LAYERS: dict[str, Any] = {
+    "batch": lambda: nk.BatchNorm2d(4, activation="relu"),
+    "batch_plain": lambda: nk.BatchNorm2d(4, affine=False),
+    "batch_cumulative": lambda: nk.BatchNorm2d(4, momentum=None),
+    "instance": lambda: nk.InstanceNorm2d(4, affine=True),
+    "instance_tracked": lambda: nk.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "group": lambda: nk.GroupNorm(2, 4, activation="silu"),
+    "layer": lambda: nk.LayerNorm(5),
+    "rms": lambda: nk.RMSNorm(5),
+    "layer_2d": lambda: nk.LayerNorm2d(4),
+}
+WITH_RESIDUAL = ["batch", "instance", "group"]
+each_layer = pytest.mark.parametrize("name", LAYERS)
+# the exporters warn about themselves: deprecated internals, constant folding, training flags
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def example(seed: int = 0) -> Tensor:
+    return torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def layer_of(name: str) -> nn.Module:
+    """The layer with parameters and statistics that show when one of them is lost."""
+    layer = LAYERS[name]()
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in layer.state_dict().values():
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=g) + 0.5)
+    return layer
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)  # float32 kernels of PyTorch or ONNX Runtime
+
+
+@each_layer
+def test_an_exported_program_is_plain_aten_and_equal(name: str) -> None:
+    layer = layer_of(name).eval()
+    program = torch.export.export(layer, (example(),), dynamic_shapes=({0: torch.export.Dim("n", min=2, max=64)},))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets
+    assert all(target.startswith("aten.") for target in targets)
+    larger = torch.cat([example(), example(2)])
+    assert_close(program.module()(larger), layer(larger))
+
+
+@each_layer
+def test_an_exported_training_program_moves_the_statistics_alike(name: str) -> None:
+    layer = layer_of(name)
+    program = torch.export.export(copy.deepcopy(layer), (example(),)).module()
+    for seed in (0, 1):
+        assert_close(program(example(seed)), layer(example(seed)))
+    exported = dict(program.named_buffers())
+    for key, value in layer.named_buffers():
+        assert_close(exported[key], value)
+
+
+@pytest.mark.parametrize("name", WITH_RESIDUAL)
+def test_a_residual_and_a_mask_are_exported_too(name: str) -> None:
+    layer = layer_of(name).eval()
+    extras = {"residual": example(4), "mask": torch.rand(3, 6, 5) > 0.3}
+    program = torch.export.export(layer, (example(),), extras)
+    assert_close(program.module()(example(), **extras), layer(example(), **extras))
+
+
+def test_an_exported_program_runs_where_normkit_is_not_importable(tmp_path: Path) -> None:
+    model = nn.Sequential(*(layer_of(name) for name in LAYERS)).eval()
+    torch.export.save(torch.export.export(model, (example(),)), tmp_path / "model.pt2")
+    torch.save((example(), model(example())), tmp_path / "case.pt")
+    script = (
+        "import sys, torch; sys.modules['normkit'] = None\n"
+        f"x, expected = torch.load({str(tmp_path / 'case.pt')!r})\n"
+        f"y = torch.export.load({str(tmp_path / 'model.pt2')!r}).module()(x)\n"
+        "torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
+
+
+@each_layer
+def test_a_trace_computes_the_same(name: str) -> None:
+    layer = layer_of(name).eval()
+    traced = torch.jit.trace(layer, (example(),))
+    assert_close(traced(example(2)), layer(example(2)))
+
+
+def onnx_output(layer: nn.Module, x: Tensor, dynamo: bool) -> Tensor:
+    """What ONNX Runtime computes from the exported layer."""
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    if dynamo:
+        model = torch.onnx.export(layer, (example(),), dynamo=True, verbose=False).model_proto.SerializeToString()
+    else:
+        stream = io.BytesIO()
+        torch.onnx.export(layer, (example(),), stream, dynamo=False)
+        model = stream.getvalue()
+    session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+each_exporter = pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "tracing"])
+
+
+@each_exporter
+def test_onnx_runtime_computes_the_same_through_all_layers(dynamo: bool) -> None:
+    model = nn.Sequential(*(layer_of(name) for name in LAYERS)).eval()
+    # nine norms on end, each of float32 kernels, some dividing by a small deviation
+    torch.testing.assert_close(onnx_output(model, example(3), dynamo), model(example(3)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.nightly
+@each_exporter
+@each_layer
+def test_onnx_runtime_computes_the_same(name: str, dynamo: bool) -> None:
+    layer = layer_of(name).eval()
+    assert_close(onnx_output(layer, example(3), dynamo), layer(example(3)))
