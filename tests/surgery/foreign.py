@@ -2,10 +2,9 @@
 packages.
 
 torchvision's compiled operators are built against another torch build than the CPU wheel and do not load beside it;
-its Python part
-then fails only because it registers shape functions for them. Those registrations are skipped while it is imported:
-what
-is plain Python (the classification, segmentation and video models) works, detection operators do not.
+its Python part then fails only because it registers shape functions for them. Those registrations are skipped while it
+is imported: what is plain Python (the classification, segmentation and video models) works, detection operators do
+not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Random networks: module graphs with convolutions, norms, activations, additions, branches, shared modules.
 
 A network is a list of steps that a model interprets, so a failing example prints as data. Every tensor has three
-samples and at
-least four positions a channel, so that statistics are well conditioned and float64 tolerances hold.
+samples and at least four positions a channel, so that statistics are well conditioned and float64 tolerances hold.
 """
 
 from __future__ import annotations

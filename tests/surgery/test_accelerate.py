@@ -280,3 +280,9 @@ def test_a_batch_that_cannot_train_is_enough():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.ReLU())
     result = accelerate(model, X[:1])
     assert reasons(result)["1"].startswith("fused with relu")
+
+
+def test_a_rewritten_block_compiles_without_a_graph_break():
+    model = randomized(residual_net()).eval()
+    compiled = torch.compile(accelerate(model, X), backend="eager", fullgraph=True)
+    close(outputs(compiled, X), outputs(model, X), 1e-5)

@@ -2,10 +2,8 @@
 bit-identical.
 
 Everything is float64. Up to nine steps, each amplifying an error of 1e-16 by the condition of its statistics (three
-samples, four
-or more positions: a variance down to 1e-4 of the mean square in the worst draws); 1e-8 leaves four digits of room,
-and a wrong
-fold, a lost activation or a shifted border is of the order of 1e-2.
+samples, four or more positions: a variance down to 1e-4 of the mean square in the worst draws); 1e-8 leaves four
+digits of room, and a wrong fold, a lost activation or a shifted border is of the order of 1e-2.
 """
 
 import copy

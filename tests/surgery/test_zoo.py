@@ -1,8 +1,7 @@
 """Surgery on models that we did not write: torchvision, timm, and networks whose trained weights ship inside packages.
 
 Random weights with statistics and affine parameters away from 0 and 1; float64, so that a depth of a hundred layers
-leaves the
-tolerance far above rounding (1e-16 a step) and far below what a wrong border or a lost bias does.
+leaves the tolerance far above rounding (1e-16 a step) and far below what a wrong border or a lost bias does.
 """
 
 import copy
@@ -152,3 +151,22 @@ def test_crepe_keeps_its_norms_in_front_of_a_pool_and_a_zero_border():
     assert all("fed by relu" in e.reason and "goes to max_pool2d" in e.reason for e in changes(result))
     close(outputs(result, x), outputs(model, x), 0)
     close(outputs(accelerate(model, x), x), outputs(model, x), 1e-5)
+
+
+@pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # the exporter's own
+def test_the_folded_model_exports_to_onnx_without_a_batch_norm_and_runs_there():
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    import onnxruntime
+
+    model, x, _, _ = case("resnet18")
+    model, x = model.float(), x.float()
+    result = fold(model, x)
+    program = torch.onnx.export(result, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    proto = program.model_proto
+    assert not [node.op_type for node in proto.graph.node if "Norm" in node.op_type]
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    close([torch.from_numpy(got)], outputs(model, x), 1e-4)

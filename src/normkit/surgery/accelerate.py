@@ -1,10 +1,9 @@
 """Making a model of torch's norms run on ours, with additions and activations fused: `nk.accelerate`.
 
 Rules: three steps, each with its way back. (1) every norm becomes the same norm of normkit; (2) an activation module
-that
-follows only that norm moves into it; (3) where an activation is shared or a function, or a residual is added, the
-forward of the
-smallest block that does it is rewritten. The changed model must give what the original gave, or the steps are undone.
+that follows only that norm moves into it; (3) where an activation is shared or a function, or a residual is added, the
+forward of the smallest block that does it is rewritten. The changed model must give what the original gave, or the
+steps are undone.
 """
 
 from __future__ import annotations
@@ -42,11 +41,10 @@ def accelerate(
 ) -> nn.Module:
     """Replace torch's norms by normkit's, and fuse the addition and the activation that follow them.
 
-    The same function, in training and evaluation: parameters, buffers, state_dict, names and the classes of the
-    outer modules
-    stay. An activation module that is fused leaves an ``nn.Identity``; a block whose forward uses functions or a shared
-    activation keeps its class and gets a new ``forward``, written from a trace of that one forward. Where what happens
-    is not certain from a run and a trace that agree, only the layer is replaced.
+    The same function, in training and evaluation: parameters, buffers, state_dict, names and the classes of the outer
+    modules stay. An activation module that is fused leaves an ``nn.Identity``; a block whose forward uses functions or
+    a shared activation keeps its class and gets a new ``forward``, written from a trace of that one forward. Where
+    what happens is not certain from a run and a trace that agree, only the layer is replaced.
 
     Args:
         model: in any mode, which stays.
@@ -58,8 +56,7 @@ def accelerate(
         inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
 
     Returns: the accelerated model; ``nk.changes(model)`` lists every norm. Raises ValueError where no normalization
-    layer is
-    selected, RuntimeError where the model cannot be copied.
+    layer is selected, RuntimeError where the model cannot be copied.
     """
     select(model, only, skip)
     model = working_copy(model, inplace)

@@ -1,8 +1,7 @@
 """Recognising an activation behind a norm: as a module, as a call seen in a run, and as a node of a traced block.
 
 Rules: only activations without parameters that the kernels fuse; a module by its exact type. The answer is what a
-layer takes as
-`activation`: a name of torch.nn.functional, or a module where an argument is not the default.
+layer takes as `activation`: a name of torch.nn.functional, or a module where an argument is not the default.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The arithmetic of folding: y = scale * x + shift per channel, put into the weight and bias of a neighbour.
 
 Rules: everything is computed in float64 (float32 where the device has no float64) and rounded once, into the
-parameters that
-are there: the objects stay, and half-precision weights do not pass through half-precision products.
+parameters that are there: the objects stay, and half-precision weights do not pass through half-precision products.
 """
 
 from __future__ import annotations
@@ -23,6 +22,10 @@ class Affine:
 
     scale: Tensor
     shift: Tensor
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.scale.isfinite().all() and self.shift.isfinite().all())
 
     def repeated(self, times: int) -> Affine:
         """Each channel `times` times in a row: the same map after (N, C, *) became (N, C * times)."""

@@ -1,11 +1,9 @@
 """The successor of a layer in another family, with its parameters, statistics, mode and hooks.
 
 Rules: a builder returns the new layer and a remark, or the reason why there is none. Layers are made on the meta
-device (no
-initialisation, no random numbers) and then given the very Parameter objects of their predecessor; gamma and beta are
-never
-dropped. Running statistics come along where both families keep them, and start afresh, which is said, where only the
-new one does.
+device (no initialisation, no random numbers) and then given the very Parameter objects of their predecessor; gamma and
+beta are never dropped. Running statistics come along where both families keep them, and start afresh, which is said,
+where only the new one does.
 """
 
 from __future__ import annotations

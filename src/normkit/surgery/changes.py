@@ -1,8 +1,7 @@
 """What surgery did to a model, layer by layer, kept on the model itself: `nk.changes(model)`.
 
 Rules: data first (frozen dataclasses with a JSON round trip), rendering last and pure. An operation adds its entries
-after
-those of earlier operations. They travel with `copy.deepcopy` and `torch.save`; a state_dict does not hold them.
+after those of earlier operations. They travel with `copy.deepcopy` and `torch.save`; a state_dict does not hold them.
 """
 
 from __future__ import annotations

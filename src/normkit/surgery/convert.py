@@ -1,8 +1,8 @@
 """Turning normalization layers into another family: `nk.convert`.
 
 Rules: one entry a layer in `nk.changes(model)`; a layer that cannot be converted is kept, with the reason. What a
-layer holds
-comes along: the Parameter objects, running statistics, mode, hooks, requires_grad, names; a shared layer stays shared.
+layer holds comes along: the Parameter objects, running statistics, mode, hooks, requires_grad, names; a shared layer
+stays shared.
 """
 
 from __future__ import annotations
@@ -32,17 +32,15 @@ def convert(
     """Replace the model's normalization layers by those of another family.
 
     - "batch", "sync", "ghost", "renorm", "frozen": batch normalization and its kin. Running statistics and counters
-      come
-      along from each other; from group, layer or instance norm they start afresh, and the entry says so.
+      come along from each other; from group, layer or instance norm they start afresh, and the entry says so.
     - "group": 32 groups, or the largest divisor of the channels below it that leaves two channels a group; the entry
       says so.
     - "layer": LayerNorm2d (over channels, at each position) on images, LayerNorm on (N, C).
     - "instance": per sample and channel.
     - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was.
 
-    A layer that is the target already is kept. An activation inside of a layer (a subclass that a numeric probe
-    shows to be
-    activation(norm(x))) comes along as the new layer's ``activation``.
+    A layer that is the target already is kept. An activation inside of a layer (a subclass that a numeric probe shows
+    to be activation(norm(x))) comes along as the new layer's ``activation``.
 
     Args:
         model: any module; in any mode, which stays.
@@ -51,8 +49,7 @@ def convert(
         inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
 
     Returns: the changed model; ``nk.changes(model)`` lists every layer. Raises ValueError for an unknown target and
-    where no
-    normalization layer is selected, RuntimeError where the model cannot be copied.
+    where no normalization layer is selected, RuntimeError where the model cannot be copied.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, but got {target!r}")

@@ -1,8 +1,7 @@
 """Which normalization a layer is, and over how many spatial dimensions.
 
-Rules: the family decides what a layer can become; the answer comes from the class (and its bases), never from the
-name that
-the model gave it. Frozen batch norms, ours and foreign, hold four buffers and derive from no norm; they count as
+Rules: the family decides what a layer can become; the answer comes from the class (and its bases), never from the name
+that the model gave it. Frozen batch norms, ours and foreign, hold four buffers and derive from no norm; they count as
 "frozen".
 """
 

@@ -20,6 +20,8 @@ from .select import Selector, Site, select
 from .swap import kind, working_copy
 from .verify import compare, outputs_of
 
+_TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"
+
 
 def fold(
     model: nn.Module,
@@ -36,8 +38,8 @@ def fold(
               \epsilon}}, \quad t = \mathrm{bias} - s\,\mathrm{mean}
 
     - Into the layer in front: convolutions and transposed convolutions (1d, 2d, 3d, any groups), linear layers. One
-      norm
-      behind several of them folds into each. Into the layer behind: the same, where no border of zeros stands between.
+      norm behind several of them folds into each. Into the layer behind: the same, where no border of zeros stands
+      between.
     - Subclasses of these count when a numeric probe shows that their output is affine in weight and bias.
     - The arithmetic is float64, whatever the dtype of the model. A norm with an activation leaves the activation.
     - Kept, with the reason in ``nk.changes(model)``: a norm in training mode (call ``model.eval()`` first), one whose
@@ -60,8 +62,11 @@ def fold(
     select(model, only, skip)
     model = working_copy(model, inplace)
     sites = select(model, only, skip)
-    plan = Plan(model, None if model.training else observe(model, example_inputs))
-    before = outputs_of(model, example_inputs) if verify and not model.training else {}
+    if model.training:
+        record(model, [_entry(site, {}, {}, _TRAINING) for site in sites])
+        return model
+    plan = Plan(model, observe(model, example_inputs))
+    before = outputs_of(model, example_inputs) if verify else {}
     for site in sites:
         plan.add(site)
     done = plan.fold_all()

@@ -1,10 +1,4 @@
-"""Which norm folds into which neighbour, decided on the flow of one run; the changes are written down so they can be
-undone.
-
-A folded norm disappears from the flow: its output becomes the same value as its input (`_find` follows such unions),
-and its
-neighbours become neighbours.
-"""
+"""Which norm folds into which neighbour, decided on the flow of one run, and the folding itself, with the way back."""
 
 from __future__ import annotations
 
@@ -16,27 +10,25 @@ from torch import Tensor, nn
 from ..dataflow import Call, Flow
 from .affine import Affine, affine_of, border, fold_after, fold_before
 from .families import BATCH_FAMILIES, family
+from .fold_flow import FoldedFlow
 from .probe import Structure, structure, takes_affine
 from .remainder import remainder
 from .select import Site
 from .swap import hooked, kind, parametrized, put
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
-_RESHAPES = frozenset(("flatten", "reshape", "view", "unflatten", "reshape_as", "view_as"))
 
 
 class Plan:
     """Norms to fold (`add`), the folding (`fold_all`), the reasons of what stays, and the way back (`undo`)."""
 
-    def __init__(self, model: nn.Module, flow: Flow | None) -> None:
+    def __init__(self, model: nn.Module, flow: Flow) -> None:
         self.model = model
-        self.flow = flow
         self.modules = dict(model.named_modules())
+        self.flow = FoldedFlow(flow, self.modules)
         self.owners = _owners(model)
         self.reasons: dict[str, str] = {}
         self._waiting: dict[str, tuple[Site, Structure]] = {}
-        self._union: dict[int, int] = {}  # value behind a folded norm -> value in front of it
-        self._merged: dict[int, list[int]] = {}  # value -> all values that are the same now
         self._undo: list[Callable[[], Any]] = []
 
     def add(self, site: Site) -> None:
@@ -69,10 +61,12 @@ class Plan:
 
     # -- one norm -------------------------------------------------------------------------------------------------
     def _fold(self, site: Site, shape: Structure) -> tuple[str, str] | None:
-        calls = self._calls(site.name)
+        calls = self.flow.calls(site.name)
         reason = _calls_refusal(calls) or self._escaping_parameters(site.name)
         if reason is None:
             affine = affine_of(site.module)
+            reason = None if affine.finite else "its statistics or parameters are not finite"
+        if reason is None:
             layers, front = self._layers_in_front(site, calls)
             if layers:
                 return self._commit(site, shape, calls, dict.fromkeys(layers, affine), fold_after, "in front")
@@ -102,56 +96,32 @@ class Plan:
         self._undo.append(lambda: put(self.model, site.names, site.module))
         if isinstance(rest, nn.Identity):
             for call in calls:
-                self._merge(self._find(call.inputs[0]), self._find(call.outputs[0]))
+                self.flow.remove(call)
         return kind(rest), f"folded into {', '.join(layers)} {where}"
 
     # -- neighbours -----------------------------------------------------------------------------------------------
     def _layers_in_front(self, site: Site, calls: list[Call]) -> tuple[list[str], str]:
         found: dict[str, None] = {}
         for call in calls:
-            path, producer = self._path_forth(call.inputs[0])
+            path, producer = self.flow.path_back(call.inputs[0])
             reason = self._neighbour_refusal(producer, "it is fed by", path[-1])
             if producer is None or producer.module is None or reason is not None:
                 return [], str(reason)
-            reason = self._layer_refusal(producer.module) or self._only_read_along(path, call)
+            reason = self._layer_refusal(producer.module) or self.flow.only_read_along(path, call)
             reason = reason or self._fits_after(producer, path)
             if reason is not None:
                 return [], reason
             found[producer.module] = None
-        fed = {self._find(self._path_forth(call.inputs[0])[0][-1]) for call in calls}
+        fed = {self.flow.find(self.flow.path_back(call.inputs[0])[0][-1]) for call in calls}
         for name in found:
-            if any(self._find(call.outputs[0]) not in fed for call in self._calls(name)):
+            if any(self.flow.find(call.outputs[0]) not in fed for call in self.flow.calls(name)):
                 return [], f"{name} is shared: another of its outputs goes elsewhere"
         return list(found), ""
-
-    def _path_forth(self, value: int) -> tuple[list[int], Call | None]:
-        """From the norm's input back to what made it, through reshapes; the path begins at the norm."""
-        path, producer = [value], self._producer(value)
-        while producer is not None and self._reshapes(producer):
-            path.append(producer.inputs[0])
-            producer = self._producer(producer.inputs[0])
-        return path, producer
-
-    def _reshapes(self, call: Call) -> bool:
-        if call.module is not None:
-            return isinstance(self.modules[call.module], (nn.Flatten, nn.Unflatten))
-        return call.op in _RESHAPES and len(call.outputs) == 1
-
-    def _only_read_along(self, path: list[int], last: Call) -> str | None:
-        """Why something else than the path, which ends with the call `last`, sees a value of it."""
-        for value in path:
-            others = [call for call in self._consumers(value) if call.index != last.index]
-            if others:
-                return f"its input is also read by {others[0].module or others[0].op}"
-            if self._escapes(value):
-                return f"its input is seen elsewhere: {self._escapes(value)}"
-            last = self._producer(value) or last
-        return None
 
     def _fits_after(self, producer: Call, path: list[int]) -> str | None:
         name = str(producer.module)
         layer = self.modules[name]
-        shapes = [self._flow.values[value].shape for value in path]
+        shapes = [self.flow.value(value).shape for value in path]
         if len(shapes) == 1:
             fits = len(shapes[0]) == _dimensions(layer)
         elif isinstance(layer, nn.Linear):
@@ -160,7 +130,7 @@ class Plan:
             fits = len(shapes[-1]) == _dimensions(layer) and len({shape[:2] for shape in shapes}) == 1
         if not fits:
             return f"{name} has its channels on another axis than axis 1 of {shapes[0]}"
-        return takes_affine(layer, self._flow.values[producer.inputs[0]].shape, shapes[0][1], after=True)
+        return takes_affine(layer, self.flow.value(producer.inputs[0]).shape, shapes[0][1], after=True)
 
     def _layers_behind(
         self, site: Site, shape: Structure, calls: list[Call], affine: Affine
@@ -169,9 +139,9 @@ class Plan:
             return {}, "the norm has an activation or a residual of its own"
         found: dict[str, Affine] = {}
         for call in calls:
-            value, reader, reason = self._sole_reader(call.outputs[0])
-            if reason is None and reader is not None and self._reshapes(reader):
-                value, reader, reason = self._sole_reader(reader.outputs[0])
+            value, reader, reason = self.flow.sole_reader(call.outputs[0])
+            if reason is None and reader is not None and self.flow.reshapes(reader):
+                value, reader, reason = self.flow.sole_reader(reader.outputs[0])
             reason = reason or self._neighbour_refusal(reader, "its output goes to", value)
             if reader is None or reader.module is None or reason is not None:
                 return {}, str(reason)
@@ -181,26 +151,15 @@ class Plan:
             if isinstance(fitted, str):
                 return {}, fitted
             found[reader.module] = fitted
-        ends = {self._find(end) for call in calls for end in self._ends(call.outputs[0])}
+        ends = {self.flow.find(end) for call in calls for end in self.flow.ends(call.outputs[0])}
         for name in found:
-            if any(self._find(call.inputs[0]) not in ends for call in self._calls(name)):
+            if any(self.flow.find(call.inputs[0]) not in ends for call in self.flow.calls(name)):
                 return {}, f"{name} is shared with other inputs"
         return found, ""
 
-    def _ends(self, value: int) -> list[int]:
-        """The value and what one reshape makes of it."""
-        return [value, *(call.outputs[0] for call in self._consumers(value) if self._reshapes(call))]
-
-    def _sole_reader(self, value: int) -> tuple[int, Call | None, str | None]:
-        readers = self._consumers(value)
-        if len(readers) != 1:
-            return value, None, f"its output has {len(readers)} readers"
-        escapes = self._escapes(value)
-        return value, readers[0], f"its output is seen elsewhere: {escapes}" if escapes else None
-
     def _fitted_before(self, name: str, made: int, read: int, affine: Affine) -> Affine | str:
         """The affine map in terms of the channels that the layer reads, or why there is none."""
-        layer, shape, seen = self.modules[name], self._flow.values[made].shape, self._flow.values[read].shape
+        layer, shape, seen = self.modules[name], self.flow.value(made).shape, self.flow.value(read).shape
         if len(seen) == _dimensions(layer) and shape[:2] == seen[:2]:
             fitted = affine
         elif isinstance(layer, nn.Linear) and len(shape) == 2 and shape[-1] == seen[-1]:
@@ -221,8 +180,8 @@ class Plan:
         module = self.modules[call.module]
         if not isinstance(module, _LAYERS):
             return f"{how} {call.module} ({kind(module)})"
-        ends = {self._find(end) for end in (*call.inputs, *call.outputs)}
-        if self._find(value) not in ends:
+        ends = {self.flow.find(end) for end in (*call.inputs, *call.outputs)}
+        if self.flow.find(value) not in ends:
             return f"{how} something inside of {call.module}"
         return None if len(call.inputs) == len(call.outputs) == 1 else f"{call.module} takes or gives several tensors"
 
@@ -243,7 +202,7 @@ class Plan:
         running = family(norm) in BATCH_FAMILIES or (family(norm) == "instance" and norm.track_running_stats)
         if not running:
             return f"{kind(norm)} takes its statistics from each input: there is nothing constant to fold"
-        if self.flow is None or (norm.training and family(norm) != "frozen"):
+        if norm.training and family(norm) != "frozen":
             return "in training mode it uses the statistics of the batch: call model.eval() first"
         if getattr(norm, "running_mean", None) is None or getattr(norm, "running_var", None) is None:
             return "it has no running statistics"
@@ -257,45 +216,10 @@ class Plan:
             others -= {other for other in others if other.startswith(name + ".")}
             if others:
                 return f"{name} shares a parameter with {min(others)}"
-            reader = next((call for call in self._flow.parameter_consumers(tensor) if call.module != name), None)
+            reader = next((call for call in self.flow.flow.parameter_consumers(tensor) if call.module != name), None)
             if reader is not None:
                 return f"a parameter of {name} is read outside of its forward, by {reader.module or reader.op}"
         return None
-
-    # -- the flow, with folded norms taken out --------------------------------------------------------------------
-    @property
-    def _flow(self) -> Flow:
-        if self.flow is None:
-            raise AssertionError("a model in training mode is refused before its flow is asked for")
-        return self.flow
-
-    def _find(self, value: int) -> int:
-        while value in self._union:
-            value = self._union[value]
-        return value
-
-    def _merge(self, front: int, back: int) -> None:
-        self._merged[front] = [*self._same(front), *self._same(back)]
-        self._union[back] = front
-
-    def _same(self, value: int) -> list[int]:
-        root = self._find(value)
-        return self._merged.get(root, [root])
-
-    def _producer(self, value: int) -> Call | None:
-        return self._flow.producer(self._find(value))
-
-    def _consumers(self, value: int) -> list[Call]:
-        """Readers of the value, without norms that are folded away: their output is the value itself."""
-        root = self._find(value)
-        readers = [call for same in self._same(root) for call in self._flow.consumers(same)]
-        return [call for call in readers if not (call.outputs and self._find(call.outputs[0]) == root)]
-
-    def _escapes(self, value: int) -> str | None:
-        return next((why for same in self._same(value) if (why := self._flow.escapes(same))), None)
-
-    def _calls(self, name: str) -> list[Call]:
-        return self._flow.calls_of(name)
 
 
 def _calls_refusal(calls: list[Call]) -> str | None:

@@ -1,8 +1,7 @@
 """Freezing batch normalization against everything, `train()` included, and the way back: `nk.freeze`, `nk.unfreeze`.
 
 Rules: a frozen layer is a FrozenBatchNorm that holds the tensors of the layer it replaces, and that layer itself, so
-that
-the way back restores class, momentum, counter, hooks and requires_grad by putting it back.
+that the way back restores class, momentum, counter, hooks and requires_grad by putting it back.
 """
 
 from __future__ import annotations
@@ -22,12 +21,10 @@ def freeze(
 ) -> nn.Module:
     """Fix statistics and affine parameters of every batch normalization, whatever ``train()`` says later.
 
-    Evaluation-mode arithmetic with the running statistics in both modes; they and the counter stand still. Weight
-    and bias
-    are buffers while frozen; the Parameter objects wait with requires_grad=False and without a pending gradient,
-    which an
-    optimizer would apply. BatchNorm1d/2d/3d, sync, ghost and
-    renorm layers and recognised subclasses; others are kept, with the reason in ``nk.changes(model)``.
+    Evaluation-mode arithmetic with the running statistics in both modes; they and the counter stand still. Weight and
+    bias are buffers while frozen; the Parameter objects wait with requires_grad=False and without a pending gradient,
+    which an optimizer would apply. BatchNorm1d/2d/3d, sync, ghost and renorm layers and recognised subclasses; others
+    are kept, with the reason in ``nk.changes(model)``.
 
     Args: only, skip, inplace as in ``nk.convert``. Returns: the frozen model; `nk.unfreeze` is the way back.
     Raises ValueError where no normalization layer is selected, RuntimeError where the model cannot be copied.
@@ -41,12 +38,10 @@ def unfreeze(
     """Put back what `nk.freeze` replaced: class, momentum, counter, hooks, requires_grad, parameters, all as they were.
 
     The layer's mode is what it was when it was frozen, or the model's where that has changed since. A frozen layer
-    that never
-    was another one becomes a trainable BatchNorm.
+    that never was another one becomes a trainable BatchNorm.
 
-    Args: only, skip, inplace as in ``nk.convert``. Returns: the model. Raises ValueError where no normalization
-    layer is
-    selected, RuntimeError where the model cannot be copied.
+    Args: only, skip, inplace as in ``nk.convert``. Returns: the model. Raises ValueError where no normalization layer
+    is selected, RuntimeError where the model cannot be copied.
     """
     select(model, only, skip)
     model = working_copy(model, inplace)

@@ -16,11 +16,9 @@ def parameter_groups(model: nn.Module, weight_decay: float = 1e-4) -> list[dict[
     pulls the function itself towards zero (gamma towards a dead channel).
 
     - No decay: every parameter of a normalization layer (any class with "Norm" in its name whose parameters have at
-      most one
-      dimension counts, so RMS norms of model libraries do) and every parameter called "bias" or "..._bias".
+      most one dimension counts, so RMS norms of model libraries do) and every parameter called "bias" or "..._bias".
     - Each parameter appears once, shared ones too; one that a norm and another layer share gets no decay. Parameters
-      with
-      requires_grad=False are left out.
+      with requires_grad=False are left out.
     - Order: as `model.named_parameters()`. Both groups are always there; one may be empty.
 
     Raises ValueError for a negative `weight_decay`.

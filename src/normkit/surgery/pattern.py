@@ -1,8 +1,7 @@
 """What follows a norm in the runs of a model: an addition, an activation, both, or nothing that could be fused.
 
-Rules: every call of the norm, in every run (evaluation and training), must be followed by the same; each value on
-the way must
-have one reader and be seen by nobody else.
+Rules: every call of the norm, in every run (evaluation and training), must be followed by the same; each value on the
+way must have one reader and be seen by nobody else.
 """
 
 from __future__ import annotations

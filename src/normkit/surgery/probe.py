@@ -1,8 +1,7 @@
 """What a layer that is not exactly torch's or ours computes, found out with numbers instead of by its name.
 
 Rules: a probe runs on a copy with parameters and inputs of its own, so nothing hangs on the values that the layer
-holds, and
-its random state is its own. What a probe cannot show is refused with a reason.
+holds, and its random state is its own. What a probe cannot show is refused with a reason.
 """
 
 from __future__ import annotations
@@ -106,9 +105,9 @@ _PLAIN_LAYERS = (
 def takes_affine(layer: nn.Module, shape: tuple[int, ...], channels: int, *, after: bool) -> str | None:
     """Why folding an affine map after (or before) `layer` is not exact for this class, or None.
 
-    A class of torch.nn is known. A subclass (a convolution that pads itself, or standardizes its weight) is folded
-    on a copy,
-    in float64 and with random parameters, on inputs of `shape` and a few sizes beside it, and must give what it should.
+    A class of torch.nn is known. A subclass (a convolution that pads itself, or standardizes its weight) is folded on
+    a copy, in float64 and with random parameters, on inputs of `shape` and a few sizes beside it, and must give what
+    it should.
     """
     if type(layer) in _PLAIN_LAYERS and "forward" not in layer.__dict__:
         return None

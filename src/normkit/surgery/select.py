@@ -1,8 +1,7 @@
 """Which normalization layers of a model an operation is about: `only=` and `skip=`.
 
 A selector is a name or pattern ("layer1", "layer1.*", "*.bn2": a name stands for everything below it too), a type, a
-function
-`(name, module) -> bool`, or a list of these.
+function `(name, module) -> bool`, or a list of these.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Copying a model and putting one module in another's place.
 
 Rules: what replaces a layer takes over its mode, its hooks (the same dictionaries, so handles keep working) and the
-public
-attributes that a user or a library hung on it; every name of a shared layer gets the same new object.
+public attributes that a user or a library hung on it; every name of a shared layer gets the same new object.
 """
 
 from __future__ import annotations

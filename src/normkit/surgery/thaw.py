@@ -1,10 +1,8 @@
 """What a frozen layer remembers of the layer it was.
 
 The layer of before is kept on the frozen one, outside of the module tree: no state_dict entry, nothing for an
-optimizer. Its
-Parameter objects wait there, without gradient; the frozen layer's buffers share their memory. Whatever happens to
-the buffers
-meanwhile (`.to`, `.half`, a loaded state) is what the parameters get on the way back.
+optimizer. Its Parameter objects wait there, without gradient; the frozen layer's buffers share their memory. Whatever
+happens to the buffers meanwhile (`.to`, `.half`, a loaded state) is what the parameters get on the way back.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Is the changed model still the same function? Largest error of each output on the example inputs.
 
-Rules: both models run from the same random state and are given back as they were. The limit is relative to the
-largest absolute
-value of the output; it is there to catch a wrong fold, not to grade rounding: errors are reported whatever they are.
+Rules: both models run from the same random state and are given back as they were. The limit is relative to the largest
+absolute value of the output; it is there to catch a wrong fold, not to grade rounding: errors are reported whatever
+they are.
 """
 
 from __future__ import annotations
