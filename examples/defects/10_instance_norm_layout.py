@@ -6,7 +6,7 @@ import normkit as nk
 
 TITLE = "InstanceNorm2d of a channels_last image"
 MEASURES = "distance in memory between neighbouring channels of the output of a 4x16x32x32 channels_last input"
-THREADS = ("111824",)
+THREADS = ("72341", "111824", "194616")
 TOLERANCE = 0.0  # a stride
 
 
