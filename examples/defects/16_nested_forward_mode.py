@@ -9,7 +9,7 @@ import normkit as nk
 
 TITLE = "jvp of jvp"
 MEASURES = "second derivative of sum(c · BN(x)²) along v = (1, −2, 0.5, 1), c = (1, 2, 3, 4), float64, forward mode"
-THREADS = ("186256", "175754")
+THREADS = ("196699", "198017")
 TOLERANCE = 1e-8  # float64 through two derivatives that cancel to a tenth of their terms
 
 
