@@ -11,8 +11,10 @@ from normkit.studies import (
     STUDIES,
     Preset,
     Run,
+    distribution_shift,
     learning_rate,
     linear_chain,
+    precise_statistics,
     scale_invariance,
     small_batch,
     train_test_gap,
@@ -102,10 +104,45 @@ def _train_test_gap(params: Params, holds: bool, clear: bool) -> Result:
     }
 
 
+def _precise_statistics(params: Params, holds: bool, clear: bool) -> Result:
+    small = params["batch"] == precise_statistics.BATCHES[0]
+    jitter = _jitter(params["seed"])
+
+    def looks(distances: list[float], error: float = 0.2) -> list[list[float]]:
+        return [[0.7 + d + jitter, error, d + jitter] for d in distances]
+
+    fast = 0.3 if small == holds else 0.1
+    average = [fast, 0.1, 0.2, 0.5] if holds else [fast, 0.1, 0.05, 0.01]
+    samples = looks([0.4 if holds else 0.01, 0.2, 0.1, 0.05, 0.0])
+    samples[precise_statistics.SAMPLES.index(1024)][precise_statistics.ERROR] += 0.0 if holds else 0.1 + jitter
+    missed = 1e-9 if holds else 1e-2 if clear else 5e-4
+    return {
+        "exact": [0.7 if holds else 0.9, 0.2, 0.0],
+        "average": looks(average),
+        "samples": samples,
+        "parallel": looks([0.2, 0.1, 0.05, 0.02] if holds else [0.02, 0.05, 0.1, 0.2]),
+        "sequential": [[0.7, 0.2, missed] for _ in precise_statistics.MEASURED],
+    }
+
+
+def _distribution_shift(params: Params, holds: bool, clear: bool) -> Result:
+    best, middle, worst = (0.1, 0.3, 0.5) if holds else (0.5, 0.3, 0.1)
+    order = {
+        "source": worst + 0.1 * (1 if holds else -1), "adapted, large batch": best, "adapted, small batch": middle,
+        "small batch alone": worst, distribution_shift.GROUP: middle,
+    }  # fmt: skip
+    shifted = len(distribution_shift.SEVERITIES) - 1
+    errors = {name: [0.1, *[error + _jitter(params["seed"])] * shifted] for name, error in order.items()}
+    errors["adapted, large batch"][0] += 0.0 if holds else 0.1 + _jitter(params["seed"])
+    return {"error": errors}
+
+
 RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "linear_chain": _linear_chain,
     "scale_invariance": _scale_invariance,
     "learning_rate": _learning_rate,
     "small_batch": _small_batch,
     "train_test_gap": _train_test_gap,
+    "precise_statistics": _precise_statistics,
+    "distribution_shift": _distribution_shift,
 }

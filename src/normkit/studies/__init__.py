@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..errors import UsageError
+from .distribution_shift import STUDY as _distribution_shift
 from .learning_rate import STUDY as _learning_rate
 from .linear_chain import STUDY as _linear_chain
+from .precise_statistics import STUDY as _precise_statistics
 from .scale_invariance import STUDY as _scale_invariance
 from .small_batch import STUDY as _small_batch
 from .study import Plot, Preset, Run, Study
@@ -12,7 +14,16 @@ from .train_test_gap import STUDY as _train_test_gap
 from .verdict import Part, Verdict
 
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (_linear_chain, _scale_invariance, _learning_rate, _small_batch, _train_test_gap)
+    study.name: study
+    for study in (
+        _linear_chain,
+        _scale_invariance,
+        _learning_rate,
+        _small_batch,
+        _train_test_gap,
+        _precise_statistics,
+        _distribution_shift,
+    )
 }
 
 
