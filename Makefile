@@ -49,7 +49,7 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.package  ## the benchmark suite against its peers
-	$(BIN)/normkit bench
+	$(BIN)/normkit bench $(ARGS)
 
 docs: $(VENV)/.dev  ## write the generated parts of the docs
 	$(BIN)/python -m tools.docs

@@ -53,10 +53,14 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def pages() -> dict[Path, str]:
-    """Whole files that are generated: the studies' pages."""
+    """Whole files that are generated: the studies' pages and the benchmarks'."""
+    from normkit.bench import render
     from normkit.studies.pages import pages as studies
 
-    return {ROOT / "docs" / "studies" / name: text for name, text in studies().items()}
+    figures = (DATA / "benchmarks.json").read_text(encoding="utf-8")
+    return {ROOT / "docs" / "studies" / name: text for name, text in studies().items()} | {
+        ROOT / "docs" / "benchmarks.md": render(figures)
+    }
 
 
 def main() -> int:
