@@ -3,7 +3,7 @@
 A study claims several things at once; each is a `Part`, judged by one of two rules:
 
 * `paired` (`paired_below` its mirror image, `paired_ratio` the same on logarithms): differences over seeds against a
-  margin fixed beforehand. The exact sign-flip permutation test of mean(difference) > margin at level 0.05 says
+  margin fixed in the study's code. The exact sign-flip permutation test of mean(difference) > margin at level 0.05 says
   "supported", the same test of < margin says "not supported", anything else is "undecided". Five seeds are the fewest
   that can decide: 1/2^5 = 0.031.
 * `bounded`: for exact claims. Every value within the limit is "supported"; a median beyond ten times the limit is
