@@ -195,3 +195,17 @@ def test_the_input_may_be_named_and_the_mask_none(norm):
     extra = {"mask": None, "residual": None} if norm == "normkit" else {}
     nk.recalibrate(layer, batches, forward=lambda model, batch: model(input=batch, **extra))
     assert_statistics(layer, *reference.population([b.double() for b in batches]))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nk.BatchNorm1d], ids=["torch", "normkit"])
+def test_one_value_per_channel_is_normalized_by_what_was_merged_so_far(norm):
+    model, g = nn.Sequential(norm(3), norm(3)), generator()
+    batches = [100 + 5 * torch.randn(n, 3, generator=g) for n in (8, 1)]
+    nk.recalibrate(model, batches)
+    first, last = (b.double() for b in batches)
+    both = torch.cat([first, last])
+    seen = [(first - first.mean(0)) / (first.var(0, correction=0) + 1e-5).sqrt(),
+            (last - both.mean(0)) / (both.var(0, correction=0) + 1e-5).sqrt()]  # fmt: skip
+    mean, var = reference.population(seen)
+    torch.testing.assert_close(model[1].running_mean.double(), mean, rtol=1e-5, atol=1e-5)  # the input's float32: 20 u
+    torch.testing.assert_close(model[1].running_var.double(), var, rtol=1e-5, atol=0)
