@@ -9,8 +9,9 @@ Rules:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -128,12 +129,16 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was: buffers (the same objects, the old values), modes, and torch's random state."""
+    """Give the model back as it was: buffers (the same objects, the old values), modes, and torch's random state.
+
+    Compiled parts run eagerly meanwhile: code that Dynamo wrote calls no module, so no hook would see it.
+    """
     owners = list(model.modules())
     modes = [module.training for module in owners]
     buffers = [dict(module._buffers) for module in owners]
     saved = {id(b): (b, b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
-    with torch.random.fork_rng(sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})):
+    devices = sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})
+    with torch.random.fork_rng(devices), _eagerly():
         try:
             yield
         finally:
@@ -144,3 +149,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 for buffer, values in saved.values():
                     if not torch.equal(buffer, values):  # torch's batch norm moves no version when it moves a buffer
                         buffer.copy_(values)
+
+
+def _eagerly() -> AbstractContextManager[Any]:
+    """Without loading Dynamo, where nothing has yet."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

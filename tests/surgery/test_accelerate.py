@@ -286,3 +286,12 @@ def test_a_rewritten_block_compiles_without_a_graph_break():
     model = randomized(residual_net()).eval()
     compiled = torch.compile(accelerate(model, X), backend="eager", fullgraph=True)
     close(outputs(compiled, X), outputs(model, X), 1e-5)
+
+
+@pytest.mark.parametrize("operation", [accelerate, fold], ids=["accelerate", "fold"])
+def test_a_model_that_is_compiled_already_is_seen_as_it_is_written(operation):
+    model = torch.compile(randomized(residual_net()).eval(), backend="eager")
+    expected = outputs(model, X)
+    result = operation(model, X)
+    close(outputs(result, X), expected, 1e-5)
+    assert {entry.action for entry in changes(result)} == {"replaced"}
