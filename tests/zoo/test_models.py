@@ -24,13 +24,11 @@ MODELS: dict[str, tuple[Callable[[str], nn.Module], tuple[int, ...], int]] = {
     "shufflenet_v2_x0_5": (torchvision_model, (2, 3, 64, 64), 56),
     "regnet_y_400mf": (torchvision_model, (2, 3, 64, 64), 53),
     "vit_b_16": (torchvision_model, (1, 3, 224, 224), 25),
-    "swin_t": (torchvision_model, (1, 3, 64, 64), 28),
+    "swin_t": (torchvision_model, (1, 3, 64, 64), 29),
     "video.r3d_18": (torchvision_model, (2, 3, 4, 24, 24), 20),
-    "segmentation.fcn_resnet50": (torchvision_model, (2, 3, 64, 64), 55),
-    "vit_tiny_patch16_224": (timm_model, (1, 3, 224, 224), 25),
+    "segmentation.fcn_resnet50": (torchvision_model, (2, 3, 64, 64), 54),
     "resnet26": (timm_model, (2, 3, 64, 64), 29),
     "levit_128s": (timm_model, (2, 3, 224, 224), 52),
-    "repvgg_a0": (timm_model, (2, 3, 64, 64), 61),
     "mixer_s32_224": (timm_model, (1, 3, 224, 224), 17),
 }
 # batch norm with residuals and with SE blocks, layer norm in a convnet: the others repeat these at length
