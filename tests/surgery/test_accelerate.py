@@ -163,6 +163,7 @@ def changed_elsewhere(m, x):
 
 UNFUSED = {
     "two readers": (lambda m, x: (y := m.bn(m.conv(x))).relu() + y, "2 readers"),
+    "two readers, one a module": (lambda m, x: m.relu(y := m.bn(m.conv(x))) + y, "2 readers"),
     "the output": (lambda m, x: m.bn(m.conv(x)), "output of the model"),
     "another function": (lambda m, x: torch.cos(m.bn(m.conv(x))), "followed by cos"),
     "a broadcast addition": (lambda m, x: m.relu(m.bn(m.conv(x)) + x.mean((2, 3), keepdim=True)), "followed by add"),

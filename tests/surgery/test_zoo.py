@@ -5,6 +5,7 @@ leaves the tolerance far above rounding (1e-16 a step) and far below what a wron
 """
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ MODELS = {
     "googlenet": (foreign.torchvision_model, (2, 3, 96, 96), 57, 2),
     "regnet_y_400mf": (foreign.torchvision_model, SMALL, 53, 0),
     "segmentation.deeplabv3_resnet50": (foreign.torchvision_model, SMALL, 60, 0),
+    "mobilenet_v2": (foreign.torchvision_model, SMALL, 52, 0),
+    "efficientnet_b0": (foreign.torchvision_model, SMALL, 49, 0),
     "mobilenetv3_small_050": (foreign.timm_model, SMALLER, 34, 0),
     "levit_128s": (foreign.timm_model, (2, 3, 224, 224), 52, 0),
     "resnetv2_50": (foreign.timm_model, SMALL, 32, 17),
@@ -67,6 +70,16 @@ def case(name):
         model = build(name)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return randomized(model).double().eval(), x, folds, stay
+
+
+@contextmanager
+def float64_by_default():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 NAMES = [pytest.param(name, marks=() if name in QUICK else nightly) for name in MODELS]
@@ -124,7 +137,8 @@ def test_freezing_and_converting_go_there_and_back(name):
 )
 def test_the_folded_model_agrees_with_the_librarys_own_reparameterization(name):
     model, x, _, _ = case(name)
-    theirs = foreign.library("timm").utils.reparameterize_model(copy.deepcopy(model))
+    with float64_by_default():  # their folded layers are made in the default dtype
+        theirs = foreign.library("timm").utils.reparameterize_model(copy.deepcopy(model))
     close(outputs(fold(model, x), x), outputs(theirs, x), SAME)
 
 

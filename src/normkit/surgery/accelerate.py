@@ -139,8 +139,9 @@ def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
     modes = {module: module.training for module in model.modules()}
     flows = []
     try:
-        flows.append(observe(model.eval(), example_inputs))
-        flows.append(observe(model.train(), example_inputs))
+        for mode in (False, True):
+            model.train(mode)  # on its own: some models' train() returns nothing
+            flows.append(observe(model, example_inputs))
     except Exception:
         if not flows:
             raise
@@ -244,8 +245,9 @@ def _both_modes(model: nn.Module, example_inputs: Any) -> dict[bool, dict[str, A
     modes = {module: module.training for module in model.modules()}
     found: dict[bool, dict[str, Any]] = {}
     try:
-        found[False] = outputs_of(model.eval(), example_inputs)
-        found[True] = outputs_of(model.train(), example_inputs)
+        for mode in (False, True):
+            model.train(mode)
+            found[mode] = outputs_of(model, example_inputs)
     except Exception:
         if not found:
             raise
