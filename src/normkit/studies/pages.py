@@ -15,8 +15,8 @@ def _index() -> str:
     rows = "\n".join(f"| [`{s.name}`]({s.name}.md) | {s.claim} |" for s in STUDIES.values())
     return f"""# Studies
 
-Each study states a claim about training, runs an experiment on real data, and judges the claim by a rule that is written
-beside it and can fail. Two margins, in `small_batch` and `train_test_gap`, were set after pilot runs.
+Each study states a claim about training, runs an experiment on real data, and judges the claim by a rule that is
+written beside it and can fail. Two margins, in `small_batch` and `train_test_gap`, were set after pilot runs.
 `normkit study` runs them all, `normkit study NAME` one, `--quick` the short preset.
 
 | study | claim |
