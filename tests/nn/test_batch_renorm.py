@@ -102,6 +102,23 @@ def test_the_layout_and_half_precision_are_kept(layout: str) -> None:
     assert layer.running_mean.dtype == torch.float32
 
 
+@pytest.mark.parametrize("with_mask", [False, True], ids=["all", "masked"])
+def test_a_compiled_backward_uses_the_correction_of_its_forward(with_mask: bool) -> None:
+    """The graph overwrites the running statistics; a backward that recomputes r and d from them would be wrong."""
+    x, mask = gaussian((6, 3, 5), generator(1), mean=0.5), random_mask((6, 3, 5), generator(2))
+    eager = nk.BatchRenorm1d(3, momentum=0.5, warm_up=(0, 0, 0)).double()
+    compiled = copy.deepcopy(eager)
+    gradients = []
+    for layer in (eager, torch.compile(compiled, backend="aot_eager", fullgraph=True)):
+        for _ in range(2):
+            leaf = x.clone().requires_grad_()
+            (layer(leaf, mask=mask if with_mask else None) ** 3).sum().backward()
+        gradients.append(leaf.grad)
+    assert_equal64(gradients[1], gradients[0])
+    for name, value in compiled.state_dict().items():
+        assert_equal64(value.double(), eager.state_dict()[name].double(), name)
+
+
 def test_r_and_d_are_constants_for_every_derivative() -> None:
     running = [v.clone() for v in RUN]
     x = gaussian((4, 3, 2), generator(3)).requires_grad_()

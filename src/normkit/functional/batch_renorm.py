@@ -18,7 +18,7 @@ from .._activation import NONE, Activation, resolve
 from ..kernels import composed
 from ..moments import Moments, accumulator_dtype
 from . import _running
-from ._choose import choose, is_transformed
+from ._choose import choose, is_exporting, is_transformed
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .batch_norm import prepare, running_of
@@ -169,7 +169,9 @@ def _correction(
 ) -> tuple[Tensor, Tensor]:
     """(r, d): (C,), without gradient."""
     r, d = correction(moments, running, eps, limits)
-    if recent is None or torch.compiler.is_compiling() or is_transformed():
+    if torch.compiler.is_compiling():
+        return (r, d) if is_exporting() else (_kept(r), _kept(d))
+    if recent is None or is_transformed():
         return r, d
     if _running.is_recomputation():
         return recent.of(moments, r, d)
@@ -186,6 +188,21 @@ def correction(moments: Moments, running: Running, eps: float, limits: Limits) -
     d = (mean - running.mean.to(mean.dtype)) / sigma
     r_max, d_max = (torch.as_tensor(limit, dtype=mean.dtype, device=mean.device) for limit in limits)
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
+
+
+@torch.library.custom_op("normkit::kept", mutates_args=())
+def _kept(value: Tensor) -> Tensor:
+    """The value, as an operator that a compiled backward saves and never recomputes.
+
+    The partitioner of compiled graphs recomputes cheap values from the graph's inputs, also from buffers that the graph
+    has overwritten by then: r and d would come from the statistics after the move.
+    """
+    return value.clone()
+
+
+@_kept.register_fake
+def _kept_fake(value: Tensor) -> Tensor:
+    return torch.empty_like(value)
 
 
 def _var(moments: Moments) -> Tensor:
