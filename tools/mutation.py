@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -23,14 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 240  # seconds for one bug's tests
 
-# The editable install finds the package before any path does; the copy must come first.
-RUN = """
+# The editable install finds the package before any path does; the copy must come first, in child processes too.
+CUSTOMIZE = """
 import sys
 sys.meta_path[:] = [f for f in sys.meta_path if "Redirecting" not in type(f).__name__]
-sys.path.insert(0, {copy!r})
-import normkit, pytest
-assert normkit.__file__.startswith({copy!r}), normkit.__file__
-sys.exit(pytest.main({arguments!r}))
 """
 
 BATCH = "tests/functional/test_batch_norm.py"
@@ -198,6 +195,7 @@ def plant(bug: Bug, copy: Path) -> None:
     native = importlib.util.find_spec("normkit._native")
     if native is not None and native.origin is not None:
         shutil.copy(native.origin, copy / "normkit")
+    (copy / "sitecustomize.py").write_text(CUSTOMIZE)
     target = copy / "normkit" / bug.file
     text = target.read_text()
     if bug.old not in text:
@@ -213,9 +211,12 @@ def caught(bug: Bug) -> tuple[bool, str]:
         except ValueError as error:
             return False, str(error)
         arguments = [bug.tests, "-x", "-q", "--no-header", "-p", "no:cacheprovider", "-m", "not nightly", "--tb=no"]
-        command = [sys.executable, "-c", RUN.format(copy=folder, arguments=arguments)]
+        command = [sys.executable, "-m", "pytest", *arguments]
+        environment = {**os.environ, "PYTHONPATH": folder}
         try:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+            )
         except subprocess.TimeoutExpired:
             return True, f"the tests did not end within {LIMIT} s"
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
