@@ -20,9 +20,11 @@ DATA = ROOT / "docs" / "data"
 
 def defects() -> str:
     """The table of act 1, from the last measurement."""
-    from normkit.studies.gallery import Row, markdown
+    from normkit.studies.gallery import Row, markdown, scripts
 
     rows = [Row(**{**row, "threads": tuple(row["threads"])}) for row in _load("defects.json")]
+    if [row.name for row in rows] != [script.stem for script in scripts()]:
+        raise SystemExit("examples/defects and docs/data/defects.json differ: run `python -m tools.docs --measure`")
     return markdown(rows)
 
 

@@ -74,14 +74,14 @@ def row(script: Path) -> Row:
 
 
 def markdown(table: list[Row]) -> str:
-    """The README's table: what was computed and the three answers."""
+    """The README's table: what was computed (the script says how) and the three answers."""
     from .report import number, thread, value
 
     lines = ["| computed | float64 | normkit | torch | reported |", "|---|---:|---:|---:|---|"]
     for r in table:
         marks = ["✓" if right else "✗" for right in (r.normkit_right, r.torch_right)]
         answers = f"{number(r.truth, 5)} | {marks[0]} {value(r.normkit, 5)} | {marks[1]} {value(r.torch, 5)}"
-        lines.append(f"| {r.title}: {r.measures} | {answers} | {', '.join(thread(t) for t in r.threads)} |")
+        lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} | {', '.join(thread(t) for t in r.threads)} |")
     return "\n".join(lines) + "\n"
 
 
