@@ -19,13 +19,17 @@ struct Segment {
 };
 
 NK_INLINE Segment segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int64_t index) {
-    int64_t n = index / plan.segments_per_row, at = (index % plan.segments_per_row) * kSegment;
-    int64_t row = n * s.c + c;
+    if (plan.segments_per_row == 1) {  // a division costs as much as half a short row
+        const int64_t row = index * s.c + c;
+        return {row * s.s, s.s, row * s.bit_row()};
+    }
+    const int64_t n = index / plan.segments_per_row, at = (index % plan.segments_per_row) * kSegment;
+    const int64_t row = n * s.c + c;
     return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
 }
 
 template <class T> double planar_shift(const T* x, const Shape& s, int64_t c) {
-    auto at = [&](int64_t n, int64_t i) { return Num<T>::get(x + (n * s.c + c) * s.s + i); };
+    auto at = [&](int64_t n, int64_t i) { return value_of(x[(n * s.c + c) * s.s + i]); };
     return median_of_three(at(0, 0), at(s.n / 2, s.s / 2), at(s.n - 1, s.s - 1));
 }
 

@@ -2,7 +2,9 @@
 //
 // Whole-row sweeps, kUnroll rows at a time: the sums of all channels lie in a small array that stays in L1. Each block of
 // rows makes partial sums; they are merged in block order; a second sweep, backwards in chunks (its first rows are the
-// ones that the first sweep left in cache), writes the output.
+// ones that the first sweep left in cache), writes the output. Where rows are wide
+// and the tensor outgrows the cache each vector prefetches the one below it in the next group of rows: the hardware
+// follows too few of the streams that a group makes.
 #pragma once
 #include "activation.h"
 #include "channel_plan.h"
@@ -18,6 +20,10 @@ constexpr int64_t kChunkBytes = 64 * 1024;
 constexpr int64_t kMergeChannels = 64;  // channels of one task of the merge
 
 inline int64_t padded(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
+
+inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
+    return channels * element_bytes >= 512 && rows * channels * element_bytes >= (int64_t(4) << 20);
+}
 
 // The vector columns of a row: full(j) for each whole vector, tail(j, n) for what is left.
 template <class Full, class Tail> NK_INLINE void for_columns(int64_t channels, Full&& full, Tail&& tail) {
@@ -52,7 +58,8 @@ template <class Scalar> struct Columns {
 
 // sum[j] += S(x - k), squares[j] += S(x - k)^2 over rows [begin, end).
 template <class T>
-void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k, double* sum, double* squares) {
+void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k, double* sum, double* squares,
+               bool ahead) {
     using N = Num<T>;
     auto rows = [&](int64_t r, auto unroll) {
         constexpr int kRows = decltype(unroll)::value;
@@ -60,6 +67,7 @@ void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const d
             D2 s = load2(sum + j), q = load2(squares + j);
             const D2 kj = load2(k + j);
             for (int u = 0; u < kRows; ++u) {
+                if (ahead) prefetch(x + (r + u + kRows) * channels + j);
                 D2 d = widen(read(x + (r + u) * channels + j)) - kj;
                 s = s + d;
                 q = fma(d, d, q);
@@ -86,12 +94,13 @@ template <class T, Act A, bool R> struct RowsForward {
     const RowsPlan plan;
     const T *x, *residual;
     T* y;
-    const bool stream;
+    const bool stream, ahead;
 
     explicit RowsForward(const ChannelForward& a_)
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)),
           plan(plan_rows(rows, channels)), x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)),
-          y(static_cast<T*>(a_.y)), stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(y)) {}
+          y(static_cast<T*>(a_.y)), stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(y)),
+          ahead(prefetches(rows, channels, sizeof(T))) {}
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
         const int64_t bit_row = a.shape.bit_row();
@@ -101,6 +110,8 @@ template <class T, Act A, bool R> struct RowsForward {
                 const V shift = N::get_constants(k.shift + j);
                 for (int u = 0; u < decltype(unroll)::value; ++u) {
                     const int64_t at = (r + u) * channels + j;
+                    if (ahead) prefetch(x + at + kWriteUnroll * channels);
+                    if (R && ahead) prefetch(residual + at + kWriteUnroll * channels);
                     V z = fma(read(x + at) - m, scale, shift);
                     if (R) z = z + read(residual + at);
                     if (R && a.bits) put_signs(a.bits + (r + u) * bit_row + j / 8, Activate<T>::sign(a.activation.code, z));
@@ -136,12 +147,13 @@ template <class T, Act A, bool R> struct RowsForward {
         if (!given) {
             for (int64_t c = 0; c < wide; ++c) k[c] = 0.0;
             for (int64_t c = 0; c < channels; ++c)
-                k[c] = median_of_three(N::get(x + c), N::get(x + rows / 2 * channels + c), N::get(x + (rows - 1) * channels + c));
+                k[c] = median_of_three(value_of(x[c]), value_of(x[rows / 2 * channels + c]), value_of(x[(rows - 1) * channels + c]));
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {
                     double* sums = partial + 2 * b * wide;
                     std::fill(sums, sums + 2 * wide, 0.0);
-                    rows_sums(x, b * plan.rows_per_block, block_end(b), channels, k, sums, sums + wide);
+                    rows_sums(x, b * plan.rows_per_block, block_end(b), channels, k, sums, sums + wide,
+                              ahead);
                 }
             });
         }

@@ -16,14 +16,15 @@ template <class T, Gate G, bool R> struct RowsBackward {
     const RowsPlan plan;
     const T *dy, *x, *residual;
     T *dx, *dresidual;
-    const bool stream;
+    const bool stream, ahead;
 
     explicit RowsBackward(const ChannelBackward& a_)
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)), bit_row(a_.shape.bit_row()),
           plan(plan_rows(rows, channels)), dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)), dresidual(static_cast<T*>(a_.dresidual)),
           stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(dx) &&
-                 aligned_for_stream(dresidual)) {}
+                 aligned_for_stream(dresidual)),
+          ahead(prefetches(rows, channels, 2 * sizeof(T))) {}
 
     // Walks one group of rows: per vector column, body(j, in, read, bits_of, put) with reads that stop at the row's end.
     In incoming(const Columns<Scalar>& k, int64_t j) const {
@@ -39,6 +40,8 @@ template <class T, Gate G, bool R> struct RowsBackward {
                 D2 t = load2(total + j), d = load2(dot + j);
                 for (int u = 0; u < decltype(unroll)::value; ++u) {
                     const int64_t at = (r + u) * channels + j;
+                    if (ahead) prefetch(x + at + kWriteUnroll * channels);
+                    if (ahead) prefetch(dy + at + kWriteUnroll * channels);
                     V centered = read(x + at) - in.m;
                     V dz = in(read(dy + at), centered, R ? read(residual + at) : centered,
                               In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0);
@@ -68,6 +71,8 @@ template <class T, Gate G, bool R> struct RowsBackward {
                 const V sb = N::get_constants(k.b + j), sc = N::get_constants(k.c + j);
                 for (int u = 0; u < decltype(unroll)::value; ++u) {
                     const int64_t at = (r + u) * channels + j;
+                    if (ahead) prefetch(x + at + kWriteUnroll * channels);
+                    if (ahead) prefetch(dy + at + kWriteUnroll * channels);
                     V centered = read(x + at) - in.m;
                     V dz = in(read(dy + at), centered, R ? read(residual + at) : centered,
                               In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0);

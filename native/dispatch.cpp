@@ -16,11 +16,13 @@ struct Choice {
 
 const Kernels* choose_kernels(const char* name, const char** problem) {
     const Choice widest_first[] = {
-#if defined(NK_X86)
+#if defined(NK_AVX512)
         {"avx512",
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
          avx512_kernels},
+#endif
+#if defined(NK_AVX2)
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels},
 #endif
         {"baseline", true, baseline_kernels},

@@ -18,10 +18,8 @@ struct Kernels {
 };
 
 const Kernels& baseline_kernels();
-#if defined(NK_X86)
-const Kernels& avx2_kernels();
+const Kernels& avx2_kernels();    // defined where the build has them: NK_AVX2, NK_AVX512
 const Kernels& avx512_kernels();
-#endif
 
 // name: "" or null for the widest, else "baseline", "avx2" or "avx512". Null, with a message, where that cannot run.
 const Kernels* choose_kernels(const char* name, const char** problem);

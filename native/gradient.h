@@ -9,11 +9,11 @@
 namespace normkit {
 namespace NK_ISA {
 
-enum class Gate { kOpen, kRelu, kBits, kLeakyBits, kAny };
+enum class Gate { kOpen, kRelu, kBits, kAny };
 
 inline Gate gate_of(const ActivationSpec& spec, bool bits) {
     if (spec.code == kIdentity) return Gate::kOpen;
-    if (bits) return spec.code == kLeakyRelu ? Gate::kLeakyBits : Gate::kBits;
+    if (bits) return Gate::kBits;
     return spec.code == kRelu ? Gate::kRelu : Gate::kAny;
 }
 
@@ -21,7 +21,7 @@ inline Gate gate_of(const ActivationSpec& spec, bool bits) {
 template <class T, Gate G, bool R> struct Incoming {
     using N = Num<T>;
     using V = typename N::V;
-    static constexpr bool kReadsBits = G == Gate::kBits || G == Gate::kLeakyBits;
+    static constexpr bool kReadsBits = G == Gate::kBits;
 
     ActivationSpec spec;
     V m, scale, shift;
@@ -32,8 +32,8 @@ template <class T, Gate G, bool R> struct Incoming {
 
     NK_INLINE V operator()(V dy, V centered, V r, uint32_t bits) const {
         if (G == Gate::kOpen) return dy;
-        if (G == Gate::kBits) return pick(N::mask(bits), dy, N::set(0));
-        if (G == Gate::kLeakyBits) return pick(N::mask(bits), dy, dy * N::set(spec.param));
+        if (G == Gate::kBits)
+            return pick(N::mask(bits), dy, spec.code == kLeakyRelu ? dy * N::set(spec.param) : N::set(0));
         V z = fma(centered, scale, shift);
         if (R) z = z + r;
         if (G == Gate::kRelu) return pick(above(z, N::set(0)), dy, N::set(0));

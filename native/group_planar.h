@@ -38,7 +38,7 @@ template <class T> Sums run_sums(const T* x, int64_t length, double k) {
 }
 
 template <class T> double run_shift(const T* x, int64_t length) {
-    return median_of_three(Num<T>::get(x), Num<T>::get(x + length / 2), Num<T>::get(x + length - 1));
+    return median_of_three(value_of(x[0]), value_of(x[length / 2]), value_of(x[length - 1]));
 }
 
 template <class T, Act A, bool R> struct GroupPlanarForward {

@@ -36,7 +36,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
 
     double shift(int64_t n, int64_t g) const {
         const T* p = rows.x + n * s.s * s.c + g * width;
-        return median_of_three(N::get(p), N::get(p + s.s / 2 * s.c + width / 2), N::get(p + (s.s - 1) * s.c + width - 1));
+        return median_of_three(value_of(p[0]), value_of(p[s.s / 2 * s.c + width / 2]), value_of(p[(s.s - 1) * s.c + width - 1]));
     }
     void shifts(int64_t n, double* k) const {
         for (int64_t c = s.c; c < wide; ++c) k[c] = 0.0;
@@ -45,7 +45,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
     void sums(int64_t n, int64_t b, const double* k, double* sum) const {
         std::fill(sum, sum + 2 * wide, 0.0);
         rows_sums(rows.x, n * s.s + b * plan.rows_per_block, n * s.s + std::min(s.s, (b + 1) * plan.rows_per_block), s.c, k,
-                  sum, sum + wide);
+                  sum, sum + wide, rows.ahead);
     }
     // sums: (blocks, 2, wide) of sample n.
     void constants(int64_t n, const double* k, const double* sums, Columns<Scalar>& out) const {

@@ -33,27 +33,35 @@ NK_INLINE D2 widen(D2 v) { return v; }
 // Num<T>: how elements of T become computing vectors and back. tail(n) forms touch exactly n < kLanes elements.
 template <class T> struct Num;
 
-template <> struct Num<float> {
+// float, bfloat16 and float16: stored as they are, computed as float.
+template <class T> struct NumFloat {
     using V = vf;
     using Scalar = float;
     using Mask = maskf;
     static NK_INLINE V set(double v) { return set1(float(v)); }
-    static NK_INLINE double get(const float* p) { return *p; }
     static NK_INLINE V get_constants(const float* p) { return load(p); }
-    static NK_INLINE V get(const float* p, int) { return load(p); }
-    static NK_INLINE V get_tail(const float* p, int64_t n, V fill) { return load_tail(p, n, fill); }
-    static NK_INLINE void put(float* p, V v) { store(p, v); }
-    static NK_INLINE void put_stream(float* p, V v) { stream(p, v); }
-    static NK_INLINE void put_tail(float* p, V v, int64_t n) { store_tail(p, v, n); }
+    static NK_INLINE V get(const T* p, int) { return load(p); }
+    static NK_INLINE V get_tail(const T* p, int64_t n, V fill) { return load_tail(p, n, fill); }
+    static NK_INLINE void put(T* p, V v) { store(p, v); }
+    static NK_INLINE void put_stream(T* p, V v) { stream(p, v); }
+    static NK_INLINE void put_tail(T* p, V v, int64_t n) { store_tail(p, v, n); }
     static NK_INLINE Mask mask(uint32_t bits) { return mask_of(bits); }
 };
+
+NK_INLINE double value_of(float v) { return v; }
+NK_INLINE double value_of(double v) { return v; }
+NK_INLINE double value_of(bf16 v) { return to_float(v); }
+NK_INLINE double value_of(f16 v) { return to_float(v); }
+
+template <> struct Num<float> : NumFloat<float> {};
+template <> struct Num<bf16> : NumFloat<bf16> {};
+template <> struct Num<f16> : NumFloat<f16> {};
 
 template <> struct Num<double> {
     using V = D2;
     using Scalar = double;
     using Mask = M2;
     static NK_INLINE V set(double v) { return {set1(v), set1(v)}; }
-    static NK_INLINE double get(const double* p) { return *p; }
     static NK_INLINE V get_constants(const double* p) { return load2(p); }
     static NK_INLINE V get(const double* p, int) { return load2(p); }
     static NK_INLINE V get_tail(const double* p, int64_t n, V fill) {

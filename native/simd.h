@@ -7,6 +7,8 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+
+#include "view.h"
 #if NK_LEVEL > 0
 #include <immintrin.h>
 #elif defined(__SSE2__)
@@ -52,6 +54,30 @@ NK_INLINE uint32_t to_bits(maskf m) { return m; }
 NK_INLINE uint32_t to_bits_d(maskd m) { return m; }
 NK_INLINE maskf mask_of(uint32_t bits) { return (maskf)bits; }
 NK_INLINE maskd mask_of_d(uint32_t bits) { return (maskd)bits; }
+NK_INLINE vf from_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
+NK_INLINE __m256i as_bf16(vf v) {
+    const __m512i u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    const __m512i even = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+    const __m512i kept = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), even, quiet);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+}
+NK_INLINE vf load(const bf16* p) { return from_bf16(_mm256_loadu_si256((const __m256i*)p)); }
+NK_INLINE vf load(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+NK_INLINE void store(bf16* p, vf v) { _mm256_storeu_si256((__m256i*)p, as_bf16(v)); }
+NK_INLINE void store(f16* p, vf v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+NK_INLINE void stream(bf16* p, vf v) { _mm256_stream_si256((__m256i*)p, as_bf16(v)); }
+NK_INLINE void stream(f16* p, vf v) { _mm256_stream_si256((__m256i*)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
+NK_INLINE vf load_tail(const bf16* p, int64_t n, vf fill) {
+    return _mm512_mask_blend_ps(first_f(n), fill, from_bf16(_mm256_maskz_loadu_epi16(first_f(n), p)));
+}
+NK_INLINE vf load_tail(const f16* p, int64_t n, vf fill) {
+    return _mm512_mask_blend_ps(first_f(n), fill, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_f(n), p)));
+}
+NK_INLINE void store_tail(bf16* p, vf v, int64_t n) { _mm256_mask_storeu_epi16(p, first_f(n), as_bf16(v)); }
+NK_INLINE void store_tail(f16* p, vf v, int64_t n) {
+    _mm256_mask_storeu_epi16(p, first_f(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
 NK_INLINE vd low_half(vf v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v)); }
 NK_INLINE vd high_half(vf v) {
     return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
@@ -110,6 +136,22 @@ NK_INLINE maskd mask_of_d(uint32_t bits) {
     const __m256i lane = _mm256_setr_epi64x(1, 2, 4, 8);
     return _mm256_castsi256_pd(_mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x((int64_t)bits), lane), lane));
 }
+NK_INLINE vf from_bf16(__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
+NK_INLINE __m128i as_bf16(vf v) {
+    const __m256i u = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    const __m256i even = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i kept = _mm256_srli_epi32(_mm256_blendv_epi8(even, quiet, nan), 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
+}
+NK_INLINE __m128i as_f16(vf v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
+NK_INLINE vf load(const bf16* p) { return from_bf16(_mm_loadu_si128((const __m128i*)p)); }
+NK_INLINE vf load(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+NK_INLINE void store(bf16* p, vf v) { _mm_storeu_si128((__m128i*)p, as_bf16(v)); }
+NK_INLINE void store(f16* p, vf v) { _mm_storeu_si128((__m128i*)p, as_f16(v)); }
+NK_INLINE void stream(bf16* p, vf v) { _mm_stream_si128((__m128i*)p, as_bf16(v)); }
+NK_INLINE void stream(f16* p, vf v) { _mm_stream_si128((__m128i*)p, as_f16(v)); }
 NK_INLINE vd low_half(vf v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
 NK_INLINE vd high_half(vf v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }
 NK_INLINE vf join(vd lo, vd hi) { return _mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo)); }
@@ -176,12 +218,48 @@ NK_INLINE maskd mask_of_d(uint32_t bits) {
     int64_t b = (int64_t)bits;
     return ((maskd{b, b, b, b} & lane) == lane);
 }
+NK_INLINE vf load(const bf16* p) {
+    vf v;
+    for (int i = 0; i < kFloats; ++i) v[i] = to_float(p[i]);
+    return v;
+}
+NK_INLINE vf load(const f16* p) {
+    vf v;
+    for (int i = 0; i < kFloats; ++i) v[i] = to_float(p[i]);
+    return v;
+}
+NK_INLINE void store(bf16* p, vf v) { for (int i = 0; i < kFloats; ++i) p[i] = to_bf16(v[i]); }
+NK_INLINE void store(f16* p, vf v) { for (int i = 0; i < kFloats; ++i) p[i] = to_f16(v[i]); }
+NK_INLINE void stream(bf16* p, vf v) { store(p, v); }
+NK_INLINE void stream(f16* p, vf v) { store(p, v); }
 NK_INLINE vd low_half(vf v) { return vd{v[0], v[1], v[2], v[3]}; }
 NK_INLINE vd high_half(vf v) { return vd{v[4], v[5], v[6], v[7]}; }
 NK_INLINE vf join(vd lo, vd hi) {
     return vf{(float)lo[0], (float)lo[1], (float)lo[2], (float)lo[3],
               (float)hi[0], (float)hi[1], (float)hi[2], (float)hi[3]};
 }
+#endif
+
+#if NK_LEVEL < 2
+// Tails of the 16-bit types go through a buffer: no masked 16-bit loads below AVX-512.
+template <class Half> NK_INLINE vf load_tail_of_halves(const Half* p, int64_t n, vf fill) {
+    Half buffer[kFloats] = {};
+    std::memcpy(buffer, p, size_t(n) * sizeof(Half));
+    float values[kFloats], kept[kFloats];
+    store(values, load(buffer));
+    store(kept, fill);
+    std::memcpy(kept, values, size_t(n) * sizeof(float));
+    return load(kept);
+}
+template <class Half> NK_INLINE void store_tail_of_halves(Half* p, vf v, int64_t n) {
+    Half buffer[kFloats];
+    store(buffer, v);
+    std::memcpy(p, buffer, size_t(n) * sizeof(Half));
+}
+NK_INLINE vf load_tail(const bf16* p, int64_t n, vf fill) { return load_tail_of_halves(p, n, fill); }
+NK_INLINE vf load_tail(const f16* p, int64_t n, vf fill) { return load_tail_of_halves(p, n, fill); }
+NK_INLINE void store_tail(bf16* p, vf v, int64_t n) { store_tail_of_halves(p, v, n); }
+NK_INLINE void store_tail(f16* p, vf v, int64_t n) { store_tail_of_halves(p, v, n); }
 #endif
 
 NK_INLINE double sum_lanes(vd v) {  // lanes added in pairs: one fixed order

@@ -27,7 +27,7 @@ IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH = 0, 1, 2, 3, 4, 9
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH})
 FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
-_DTYPES = frozenset({torch.float32, torch.float64})
+_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
