@@ -81,7 +81,8 @@ def markdown(table: list[Row]) -> str:
     for r in table:
         marks = ["✓" if right else "✗" for right in (r.normkit_right, r.torch_right)]
         answers = f"{number(r.truth, 5)} | {marks[0]} {value(r.normkit, 5)} | {marks[1]} {value(r.torch, 5)}"
-        lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} | {', '.join(thread(t) for t in r.threads)} |")
+        threads = ", ".join(thread(t) for t in r.threads)
+        lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} | {threads} |")
     return "\n".join(lines) + "\n"
 
 
