@@ -48,7 +48,8 @@ def test_a_script_without_a_truth_is_a_bug(tmp_path: Path) -> None:
 
 def test_the_table_for_the_readme_names_threads_and_marks(tmp_path: Path) -> None:
     table = gallery.markdown([gallery.row(_script(tmp_path, "return 1.0"))])
-    assert table.splitlines()[-1] == "| [a](examples/defects/01_made_up.py) | 1 | ✓ 1 | ✗ ValueError | pytorch#1206, fvcore 152 |"
+    row = "| [a](examples/defects/01_made_up.py) | 1 | ✓ 1 | ✗ ValueError | pytorch#1206, fvcore 152 |"
+    assert table.splitlines()[-1] == row
 
 
 def test_a_script_runs_on_its_own(capsys: pytest.CaptureFixture[str]) -> None:
