@@ -136,7 +136,8 @@ def sync_cpu() -> None:
 def layer_norm_2d() -> None:
     x = torch.randn(2, 6, 3, 3)
     assert_close(
-        nk.LayerNorm2d(6)(x), nn.functional.layer_norm(x.permute(0, 2, 3, 1), (6,), eps=1e-6).permute(0, 3, 1, 2)
+        nk.LayerNorm2d(6, eps=1e-6)(x),
+        nn.functional.layer_norm(x.permute(0, 2, 3, 1), (6,), eps=1e-6).permute(0, 3, 1, 2),
     )
 
 

@@ -65,12 +65,13 @@ def test(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 @contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
     """oneDNN on or off: its set-up for a convolution costs more than the convolution itself on a handful of images."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]  # a property of the module, typed as its class
+    # below torch.backends.mkldnn, whose flags a program may have frozen
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(enabled)
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        torch._C._set_mkldnn_enabled(before)
 
 
 def _batches(images: Images, plan: Plan, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
