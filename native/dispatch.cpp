@@ -35,7 +35,7 @@ const Kernels* choose_kernels(const char* name, const char** problem) {
             return nullptr;
         }
     }
-    *problem = "expected baseline, avx2 or avx512";
+    *problem = "expected baseline, avx2 or avx512, where this build has it";
     return nullptr;
 }
 
