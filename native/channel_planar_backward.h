@@ -42,13 +42,13 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
 
     Sums sums(int64_t c, int64_t begin, int64_t end, const In& in, double rstd_c) const {
-        const V rs = N::set(rstd_c), zero = N::set(0);
+        const V zero = N::set(0);
+        const D2 m = widen(in.m);
         D2 t0 = zero2(), t1 = t0, d0 = t0, d1 = t0;
         auto take = [&](V g, V xv, V r, uint32_t bits, D2& total, D2& dot) {
-            V centered = xv - in.m;
-            V dz = in(g, centered, r, bits);
-            total = total + widen(dz);
-            dot = dot + widen(dz * (centered * rs));
+            D2 dz = widen(in(g, xv - in.m, r, bits));
+            total = total + dz;
+            dot = fma(dz, widen(xv) - m, dot);  // exact products: dz may vanish where the sums nearly cancel
         };
         for (int64_t k = begin; k < end; ++k) {
             const Segment seg = segment_at(s, plan, c, k);
@@ -71,7 +71,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
                 take(N::get_tail(g + i, n, zero), N::get_tail(xp + i, n, in.m), R ? N::get_tail(r + i, n, zero) : zero,
                      In::kReadsBits ? get_bits_tail(bits + i / 8, n) : 0, t1, d1);
         }
-        return {sum_lanes(t0 + t1), sum_lanes(d0 + d1)};
+        return {sum_lanes(t0 + t1), sum_lanes(d0 + d1) * rstd_c};
     }
 
     template <bool Stream> void write(int64_t offset, V dz, V out) const {

@@ -31,22 +31,23 @@ template <class T, Gate G, bool R> struct RowsBackward {
         return In(a.activation, N::get_constants(k.m + j), N::get_constants(k.scale + j), N::get_constants(k.shift + j));
     }
 
-    // total[j] += S dz, dot[j] += S dz * (x - m) * rstd over rows [begin, end).
+    // total[j] += S dz, dot[j] += S dz * (x - m) over rows [begin, end), from exact products: dz may vanish where the
+    // sums nearly cancel.
     void sums(const Columns<Scalar>& k, int64_t begin, int64_t end, double* total, double* dot) const {
         auto group = [&](int64_t r, auto unroll) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs) {
                 const In in = incoming(k, j);
-                const V rs = N::get_constants(k.rstd + j);
+                const D2 m = widen(in.m);
                 D2 t = load2(total + j), d = load2(dot + j);
                 for (int u = 0; u < decltype(unroll)::value; ++u) {
                     const int64_t at = (r + u) * channels + j;
                     if (ahead) prefetch(x + at + kWriteUnroll * channels);
                     if (ahead) prefetch(dy + at + kWriteUnroll * channels);
-                    V centered = read(x + at) - in.m;
-                    V dz = in(read(dy + at), centered, R ? read(residual + at) : centered,
-                              In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0);
-                    t = t + widen(dz);
-                    d = d + widen(dz * (centered * rs));
+                    const V xv = read(x + at);
+                    D2 dz = widen(in(read(dy + at), xv - in.m, R ? read(residual + at) : xv,
+                                     In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0));
+                    t = t + dz;
+                    d = fma(dz, widen(xv) - m, d);
                 }
                 store2(total + j, t);
                 store2(dot + j, d);
@@ -108,7 +109,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
                     total += partial[2 * b * wide + c];
                     dot += partial[(2 * b + 1) * wide + c];
                 }
-            const GradientSums sums = center<Scalar>(mean, rstd, total, dot);
+            const GradientSums sums = center<Scalar>(mean, rstd, total, dot * rstd);
             a.dweight.put(c, sums.dz_xhat);
             a.dbias.put(c, sums.dz);
             out.set(c, a.training ? slope<Scalar>(mean, rstd, w, sums, rows) : Slope<Scalar>{Scalar(w * rstd), 0, 0});

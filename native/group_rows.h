@@ -146,7 +146,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
                     total += found[2 * b * wide + c];
                     dot += found[(2 * b + 1) * wide + c];
                 }
-                const GradientSums sums = center<Scalar>(mean(n, g), rstd(n, g), total, dot);
+                const GradientSums sums = center<Scalar>(mean(n, g), rstd(n, g), total, dot * rstd(n, g));
                 channel[c] = sums.dz;
                 channel[wide + c] = sums.dz_xhat;
                 weighted.dz += a.weight.at(c, 1.0) * sums.dz;
