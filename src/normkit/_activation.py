@@ -26,11 +26,6 @@ class Activation:
     function: Callable[[Tensor], Tensor]
     param: float = 0.0
 
-    @property
-    def sign_is_enough(self) -> bool:
-        """Whether the backward needs only the sign of the activation's input (one bit an element)."""
-        return self.code in (RELU, LEAKY_RELU)
-
     def __call__(self, x: Tensor) -> Tensor:
         return self.function(x)
 

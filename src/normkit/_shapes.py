@@ -146,12 +146,6 @@ def verify_normalized_shape(
         )
 
 
-def verify_groups(channels: int, num_groups: int) -> None:
-    """Raise when channels do not divide into groups (nn.GroupNorm's text is the layer's own)."""
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
-
-
 def product(sizes: Sequence[int]) -> int:
     """The product of sizes; 1 for none."""
     result = 1

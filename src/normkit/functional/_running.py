@@ -156,7 +156,9 @@ def _write(
     var = spread if average else spread / (count - 1)
     finite = (mean.to(running_mean.dtype).isfinite() & var.to(running_var.dtype).isfinite()).all(-1)
     enough = count >= 2 if isinstance(count, Tensor) else torch.ones_like(finite)
-    ok = finite & (enough.squeeze(-1) if enough.dim() > finite.dim() else enough)
+    if enough.dim() > finite.dim():
+        enough = enough.squeeze(-1)
+    ok = finite & enough
     if batches is not None:
         batches.add_(ok)
     if momentum is not None:
@@ -168,7 +170,7 @@ def _write(
     for buffer, new in ((running_mean, mean), (running_var, var)):
         moved = buffer + (new - buffer) * factor
         buffer.copy_(torch.where(ok.unsqueeze(-1), moved.to(buffer.dtype), buffer))
-    return finite | ~enough.squeeze(-1) if enough.dim() > finite.dim() else finite | ~enough
+    return finite | ~enough
 
 
 class _Move(torch.autograd.Function):
