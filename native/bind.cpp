@@ -1,29 +1,25 @@
-// Python's door: tensors (as objects with data_ptr and dtype) and sizes in, nothing out. The only file that includes Python headers.
+// Python's door: tensors and plain numbers in, new tensors out. With tensor.h the only file that includes Python headers.
 //
 // groups = 0: statistics per channel over the batch; groups > 0: per sample and group.
-// No check of arguments happens here: src/normkit/kernels/native.py is the only caller and makes them right. The GIL is
-// released while a kernel runs.
-#include <nanobind/nanobind.h>
-
+// Outputs are made here, because each step costs less than in Python; what the arguments mean was checked there
+// (src/normkit/kernels/native.py is the only caller). The GIL is released while a kernel runs on more than a little.
 #include <cstdlib>
-#include <limits>
-#include <string>
+#include <optional>
 
 #include "dispatch.h"
 #include "pages.h"
+#include "running.h"
+#include "tensor.h"
 
-namespace nb = nanobind;
 using namespace normkit;
 
 namespace {
 
+constexpr int kInterface = 2;  // goes up with any change of these functions; native.py holds the same number
+
 const Kernels* kernels = nullptr;
 std::string problem;
 Parallel parallel;
-
-int64_t size_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
-
-template <class P> P* at(uintptr_t address) { return reinterpret_cast<P*>(address); }
 
 void choose() {
     const char* asked = std::getenv("NORMKIT_ISA");
@@ -35,156 +31,258 @@ void choose() {
     }
 }
 
-// The names and dtypes that are looked up at each call, made once.
-struct Names {
-    PyObject *data_ptr = PyUnicode_InternFromString("data_ptr"), *dtype = PyUnicode_InternFromString("dtype");
-    PyObject* dtypes[4] = {};
-};
-Names* names = nullptr;
-
-// The address of a tensor's first element, null for None. Done here because each step costs less than in Python.
-uintptr_t address(nb::handle tensor) {
-    if (tensor.is_none()) return 0;
-    PyObject* value = PyObject_CallMethodNoArgs(tensor.ptr(), names->data_ptr);
-    if (value == nullptr) nb::raise_python_error();
-    const uintptr_t found = uintptr_t(PyLong_AsUnsignedLongLong(value));
-    Py_DECREF(value);
-    return found;
+// Runs a kernel, without the GIL where that pays.
+template <class Call> void without_gil(int64_t bytes, Call&& call) {
+    if (bytes <= kSerialBytes) return call();
+    nb::gil_scoped_release release;
+    call();
 }
 
-int dtype_of(nb::handle tensor) {
-    PyObject* dtype = PyObject_GetAttr(tensor.ptr(), names->dtype);
-    if (dtype == nullptr) nb::raise_python_error();
-    Py_DECREF(dtype);  // torch keeps its dtypes alive
-    for (int code = 0; code < 4; ++code)
-        if (names->dtypes[code] == dtype) return code;
-    nb::raise_type_error("the native kernels know float32, float64, bfloat16 and float16 only");
+Tensor dense(Tensor x) {
+    if (x.dtype() < 0) nb::raise_type_error("the native kernels know float32, float64, bfloat16 and float16 only");
+    return x.is_contiguous() || x.is_channels_last() ? x : x.contiguous();
 }
 
-Param param(nb::handle tensor) {
-    if (tensor.is_none()) return {};
-    return {at<const void>(address(tensor)), dtype_of(tensor)};
+Shape shape_of(const Tensor& x) {
+    Shape shape;
+    shape.n = x.size(0);
+    shape.c = x.size(1);
+    shape.s = shape.n * shape.c ? x.elements() / (shape.n * shape.c) : 0;
+    shape.channels_last = shape.s == 1 || !x.is_contiguous();
+    return shape;
 }
 
-MutableParam mutable_param(nb::handle tensor) {
-    if (tensor.is_none()) return {};
-    return {at<void>(address(tensor)), dtype_of(tensor)};
-}
+bool keeps_bits(int code) { return code == kRelu || code == kLeakyRelu || code == kRelu6; }
 
-using Tensor = nb::handle;  // or None
+int64_t bit_bytes(const Shape& s) { return (s.channels_last ? s.n * s.s : s.n * s.c) * s.bit_row(); }
 
-void channel_forward(int64_t n, int64_t c, int64_t s, bool last, int64_t groups, Tensor x, Tensor residual, Tensor y,
-                     Tensor bits, Tensor weight, Tensor bias, Tensor mean, Tensor var, Tensor stats, double eps, int code,
-                     double activation_param) {
+// (output, stats or None, bits or None). mean, var: given statistics or None. save: keep what the backward needs.
+nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle weight_, nb::handle bias_, nb::handle mean_,
+                          nb::handle var_, int64_t groups, double eps, int code, double activation_param, bool save) {
+    const Tensor x = dense(Tensor(input)), residual = Tensor(residual_).like(x);
+    const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
+    const Tensor mean = Tensor(mean_).contiguous(), var = Tensor(var_).contiguous();
     GroupForward a;
-    a.groups = groups;
-    a.dtype = dtype_of(x);
-    a.shape = {n, c, s, last};
-    a.x = at<const void>(address(x));
-    a.residual = at<const void>(address(residual));
-    a.y = at<void>(address(y));
-    a.bits = at<uint8_t>(address(bits));
-    a.weight = param(weight);
-    a.bias = param(bias);
-    a.mean = param(mean);
-    a.var = param(var);
-    a.stats = at<double>(address(stats));
-    a.eps = eps;
-    a.activation = {code, activation_param};
-    nb::gil_scoped_release release;
-    advise_huge_pages(a.y, a.shape.elements() * size_of(a.dtype));
-    if (groups > 0) kernels->group_forward(a, parallel);
-    else kernels->channel_forward(a, parallel);
+    a.shape = shape_of(x);
+    const Tensor y = Tensor::empty_like(x);
+    Tensor stats, bits;
+    if (save || (groups == 0 && !mean)) stats = Tensor::statistics(groups > 0 ? a.shape.n * groups : a.shape.c);
+    if (save && residual && keeps_bits(code)) bits = Tensor::byte_vector(bit_bytes(a.shape));
+    if (a.shape.elements() == 0) {
+        stats.zero();
+    } else {
+        a.groups = groups;
+        a.dtype = x.dtype();
+        a.x = x.data();
+        a.residual = residual.data();
+        a.y = y.data();
+        a.bits = bits.data<uint8_t>();
+        a.weight = weight.param();
+        a.bias = bias.param();
+        a.mean = mean.param();
+        a.var = var.param();
+        a.stats = stats.data<double>();
+        a.eps = eps;
+        a.activation = {code, activation_param};
+        without_gil(x.bytes(), [&] {
+            advise_huge_pages(a.y, x.bytes());
+            if (groups > 0) kernels->group_forward(a, parallel);
+            else kernels->channel_forward(a, parallel);
+        });
+    }
+    return nb::make_tuple(y.object(), stats.object(), bits.object());
 }
 
-void channel_backward(int64_t n, int64_t c, int64_t s, bool last, int64_t groups, Tensor dy, Tensor x, Tensor residual,
-                      Tensor bits, Tensor weight, Tensor bias, Tensor stats, Tensor dx, Tensor dresidual, Tensor dweight,
-                      Tensor dbias, bool training, int code, double activation_param) {
+// Gradients of input, weight, bias and residual, None where `needs` says so.
+nb::tuple channel_backward(nb::handle dy_, nb::handle input, nb::handle residual_, nb::handle bits, nb::handle weight_,
+                           nb::handle bias_, nb::handle stats, int64_t groups, bool training, int code,
+                           double activation_param, bool need_input, bool need_weight, bool need_bias,
+                           bool need_residual) {
+    const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).like(x), residual = Tensor(residual_).like(x);
+    const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
+    const Tensor sign(bits), statistics(stats);
+    Tensor dx, dweight, dbias, dresidual;
+    if (need_input) dx = Tensor::empty_like(x);
+    if (need_weight && weight) dweight = Tensor::gradient_of(weight);
+    if (need_bias && bias) dbias = Tensor::gradient_of(bias);
+    if (need_residual && code != kIdentity) dresidual = Tensor::empty_like(x);
     GroupBackward a;
-    a.groups = groups;
-    a.dtype = dtype_of(x);
-    a.shape = {n, c, s, last};
-    a.dy = at<const void>(address(dy));
-    a.x = at<const void>(address(x));
-    a.residual = at<const void>(address(residual));
-    a.bits = at<const uint8_t>(address(bits));
-    a.weight = param(weight);
-    a.bias = param(bias);
-    a.stats = at<const double>(address(stats));
-    a.dx = at<void>(address(dx));
-    a.dresidual = at<void>(address(dresidual));
-    a.dweight = mutable_param(dweight);
-    a.dbias = mutable_param(dbias);
-    a.training = training;
-    a.activation = {code, activation_param};
-    nb::gil_scoped_release release;
-    advise_huge_pages(a.dx, a.shape.elements() * size_of(a.dtype));
-    advise_huge_pages(a.dresidual, a.shape.elements() * size_of(a.dtype));
-    if (groups > 0) kernels->group_backward(a, parallel);
-    else kernels->channel_backward(a, parallel);
+    a.shape = shape_of(x);
+    if (a.shape.elements() == 0) {
+        dweight.zero();
+        dbias.zero();
+    } else {
+        a.groups = groups;
+        a.dtype = x.dtype();
+        a.dy = dy.data();
+        a.x = x.data();
+        a.residual = residual.data();
+        a.bits = sign.data<const uint8_t>();
+        a.weight = weight.param();
+        a.bias = bias.param();
+        a.stats = statistics.data<const double>();
+        a.dx = dx.data();
+        a.dresidual = dresidual.data();
+        a.dweight = dweight.mutable_param();
+        a.dbias = dbias.mutable_param();
+        a.training = training;
+        a.activation = {code, activation_param};
+        without_gil(2 * x.bytes(), [&] {
+            advise_huge_pages(a.dx, x.bytes());
+            advise_huge_pages(a.dresidual, x.bytes());
+            if (groups > 0) kernels->group_backward(a, parallel);
+            else kernels->channel_backward(a, parallel);
+        });
+    }
+    const bool passes = need_residual && code == kIdentity;  // the residual's gradient is that of the output
+    return nb::make_tuple(dx.object(), dweight.object(), dbias.object(), passes ? dy.object() : dresidual.object());
 }
 
-void layer_forward(int64_t rows, int64_t width, bool rms, Tensor x, Tensor y, Tensor weight, Tensor bias, Tensor stats,
-                   double eps) {
+// (output, stats or None) over rows of `width` elements.
+nb::tuple layer_forward(nb::handle input, int64_t width, bool rms, nb::handle weight_, nb::handle bias_, double eps,
+                        bool save) {
+    const Tensor x = Tensor(input).contiguous();
+    const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
+    const Tensor y = Tensor::empty_like(x);
     LayerForward a;
-    a.dtype = dtype_of(x);
-    a.rows = rows;
     a.width = width;
-    a.rms = rms;
-    a.x = at<const void>(address(x));
-    a.y = at<void>(address(y));
-    a.weight = param(weight);
-    a.bias = param(bias);
-    a.stats = at<double>(address(stats));
-    a.eps = eps;
-    nb::gil_scoped_release release;
-    advise_huge_pages(a.y, rows * width * size_of(a.dtype));
-    kernels->layer_forward(a, parallel);
+    a.rows = width ? x.elements() / width : 0;
+    Tensor stats;
+    if (save) stats = Tensor::statistics(a.rows);
+    if (a.rows) {
+        a.dtype = x.dtype();
+        a.rms = rms;
+        a.x = x.data();
+        a.y = y.data();
+        a.weight = weight.param();
+        a.bias = bias.param();
+        a.stats = stats.data<double>();
+        a.eps = eps;
+        without_gil(x.bytes(), [&] {
+            advise_huge_pages(a.y, x.bytes());
+            kernels->layer_forward(a, parallel);
+        });
+    }
+    return nb::make_tuple(y.object(), stats.object());
 }
 
-void layer_backward(int64_t rows, int64_t width, bool rms, Tensor dy, Tensor x, Tensor weight, Tensor stats, Tensor dx,
-                    Tensor dweight, Tensor dbias) {
+// Gradients of input, weight and bias, None where not needed.
+nb::tuple layer_backward(nb::handle dy_, nb::handle input, int64_t width, bool rms, nb::handle weight_, nb::handle bias_,
+                         nb::handle stats_, bool need_input, bool need_weight, bool need_bias) {
+    const Tensor x = Tensor(input).contiguous(), dy = Tensor(dy_).like(x), stats(stats_);
+    const Tensor weight = Tensor(weight_).contiguous(), bias(bias_);
+    Tensor dx, dweight, dbias;
+    if (need_input) dx = Tensor::empty_like(x);
+    if (need_weight && weight) dweight = Tensor::gradient_of(weight);
+    if (need_bias && bias) dbias = Tensor::gradient_of(bias);
     LayerBackward a;
-    a.dtype = dtype_of(x);
-    a.rows = rows;
     a.width = width;
-    a.rms = rms;
-    a.dy = at<const void>(address(dy));
-    a.x = at<const void>(address(x));
-    a.weight = param(weight);
-    a.stats = at<const double>(address(stats));
-    a.dx = at<void>(address(dx));
-    a.dweight = mutable_param(dweight);
-    a.dbias = mutable_param(dbias);
-    nb::gil_scoped_release release;
-    advise_huge_pages(a.dx, rows * width * size_of(a.dtype));
-    kernels->layer_backward(a, parallel);
+    a.rows = width ? x.elements() / width : 0;
+    if (a.rows == 0) {
+        dweight.zero();
+        dbias.zero();
+    } else {
+        a.dtype = x.dtype();
+        a.rms = rms;
+        a.dy = dy.data();
+        a.x = x.data();
+        a.weight = weight.param();
+        a.stats = stats.data<const double>();
+        a.dx = dx.data();
+        a.dweight = dweight.mutable_param();
+        a.dbias = dbias.mutable_param();
+        without_gil(2 * x.bytes(), [&] {
+            advise_huge_pages(a.dx, x.bytes());
+            kernels->layer_backward(a, parallel);
+        });
+    }
+    return nb::make_tuple(dx.object(), dweight.object(), dbias.object());
 }
 
-// One step of the running statistics; nothing is written when any new value is not finite in the buffer's dtype.
-template <class T> bool move(const double* stats, int64_t c, double unbias, T* mean, T* var, double factor) {
-    auto step = [&](T old, double value) { return T((1.0 - factor) * double(old) + factor * value); };
-    const T top = std::numeric_limits<T>::max();
-    for (int64_t i = 0; i < c; ++i) {  // a comparison that NaN fails
-        if (!(std::abs(step(mean[i], stats[i])) <= top)) return false;
-        if (!(std::abs(step(var[i], stats[c + i] * unbias)) <= top)) return false;
+bool is_plain(nb::handle tensor) {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+    return type == torch()->tensor.ptr() || type == torch()->parameter.ptr();
+}
+
+// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 beside half precision.
+bool is_vector(nb::handle handle, int64_t n, int dtype) {
+    if (handle.is_none()) return true;
+    if (!is_plain(handle)) return false;
+    const Tensor vector(handle);
+    if (!vector.on_cpu() || vector.rank() != 1 || vector.size(0) != n || !vector.is_contiguous()) return false;
+    const int own = vector.dtype();
+    if (own == dtype || (dtype < 0 && own >= 0)) return true;
+    return own == kFloat32 && (dtype == kBFloat16 || dtype == kFloat16);
+}
+
+// How many values each channel of a call has whose tensors are all as the kernels take them: plain, dense, on the CPU, of
+// fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
+int64_t channel_ready(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
+                      nb::handle var) {
+    if (!is_plain(input)) return 0;
+    try {
+        const Tensor x(input);
+        if (!x.on_cpu() || x.dtype() < 0 || x.rank() < 2 || x.elements() == 0) return 0;
+        if (!x.is_contiguous() && !x.is_channels_last()) return 0;
+        if (!residual.is_none()) {
+            if (!is_plain(residual)) return 0;
+            const Tensor r(residual);
+            if (!r.on_cpu() || r.dtype() != x.dtype() || !r.same_layout(x)) return 0;
+        }
+        const int64_t c = x.size(1);
+        if (!is_vector(weight, c, x.dtype()) || !is_vector(bias, c, x.dtype())) return 0;
+        if (!is_vector(mean, c, -1) || !is_vector(var, c, -1)) return 0;
+        return x.elements() / c;
+    } catch (nb::python_error&) {  // no strided memory
+        return 0;
     }
-    for (int64_t i = 0; i < c; ++i) {
-        mean[i] = step(mean[i], stats[i]);
-        var[i] = step(var[i], stats[c + i] * unbias);
+}
+
+// The same for rows of `width` elements: how many rows.
+int64_t rows_ready(nb::handle input, int64_t width, nb::handle weight, nb::handle bias) {
+    if (!is_plain(input)) return 0;
+    try {
+        const Tensor x(input);
+        if (!x.on_cpu() || x.dtype() < 0 || x.rank() < 1 || x.size(x.rank() - 1) != width || !x.is_contiguous()) return 0;
+        if (!is_vector(weight, width, x.dtype()) || !is_vector(bias, width, x.dtype())) return 0;
+        return width ? x.elements() / width : 0;
+    } catch (nb::python_error&) {
+        return 0;
     }
+}
+
+// Moves running statistics in place and counts the batch: True; False where a new value is not finite and nothing was
+// written; None for buffers that only torch's operations can move. momentum None: the cumulative average.
+std::optional<bool> move_running_statistics(nb::handle stats, int64_t count, nb::handle mean_, nb::handle var_,
+                                            nb::handle batches_, std::optional<double> momentum) {
+    const Tensor mean(mean_), var(var_), batches(batches_);
+    const int dtype = mean.dtype();
+    if ((dtype != kFloat32 && dtype != kFloat64) || var.dtype() != dtype || !mean.on_cpu() || !var.on_cpu()) return {};
+    if (!mean.is_contiguous() || !var.is_contiguous()) return {};
+    if (batches) {
+        const dlpack::DataType type = batches.view().dtype;
+        if (!batches.on_cpu() || batches.elements() != 1 || type.code != dlpack::kInt || type.bits != 64) return {};
+    } else if (!momentum) {
+        return {};
+    }
+    int64_t* counted = batches.data<int64_t>();
+    const double factor = momentum ? *momentum : 1.0 / double(*counted + 1);
+    const double unbias = double(count) / double(count - 1);
+    const Tensor found(stats);
+    const double* s = found.data<const double>();
+    const bool moved = dtype == kFloat64
+        ? move_running(s, mean.elements(), unbias, mean.data<double>(), var.data<double>(), factor)
+        : move_running(s, mean.elements(), unbias, mean.data<float>(), var.data<float>(), factor);
+    if (!moved) return false;
+    if (counted) *counted += 1;
+    torch()->increment_version(batches ? nb::make_tuple(mean.object(), var.object(), batches.object())
+                                       : nb::make_tuple(mean.object(), var.object()));
     return true;
 }
 
-bool move_running(int64_t c, Tensor stats, double unbias, Tensor mean, Tensor var, double factor) {
-    const auto* found = at<const double>(address(stats));
-    if (dtype_of(mean) == kFloat64)
-        return move(found, c, unbias, at<double>(address(mean)), at<double>(address(var)), factor);
-    return move(found, c, unbias, at<float>(address(mean)), at<float>(address(var)), factor);
-}
-
 // Defines a function each of whose arguments may be None, positional only.
-template <class... Arguments> void define(nb::module_& m, const char* name, void (*function)(Arguments...)) {
+template <class Result, class... Arguments>
+void define(nb::module_& m, const char* name, Result (*function)(Arguments...)) {
     m.def(name, function, (static_cast<void>(sizeof(Arguments)), nb::arg().none())...);
 }
 
@@ -192,11 +290,8 @@ template <class... Arguments> void define(nb::module_& m, const char* name, void
 
 NB_MODULE(_native, m) {
     choose();
-    names = new Names;
-    m.def("set_dtypes", [](nb::handle f32, nb::handle f64, nb::handle bf16, nb::handle f16) {
-        PyObject* dtypes[] = {f32.ptr(), f64.ptr(), bf16.ptr(), f16.ptr()};
-        std::copy(dtypes, dtypes + 4, names->dtypes);
-    });
+    m.attr("INTERFACE") = kInterface;
+    m.def("set_torch", [](nb::handle module) { torch() = new Torch(module); });
     m.def("isa", [] { return kernels->name; });
     m.def("isa_problem", [] { return problem.c_str(); });
     m.def("use_isa", [](const char* name) {  // for tests: whether this CPU and build have it; kernels change if so
@@ -206,9 +301,13 @@ NB_MODULE(_native, m) {
         return found != nullptr;
     });
     m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
+    m.def("keep_memory", [](int64_t bytes) { blocks().limit(bytes); });
+    m.def("kept_memory", [] { return blocks().waiting(); });
     define(m, "channel_forward", &channel_forward);
     define(m, "channel_backward", &channel_backward);
+    define(m, "channel_ready", &channel_ready);
     define(m, "layer_forward", &layer_forward);
     define(m, "layer_backward", &layer_backward);
-    m.def("move_running", &move_running);
+    define(m, "rows_ready", &rows_ready);
+    define(m, "move_running", &move_running_statistics);
 }

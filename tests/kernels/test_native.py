@@ -172,13 +172,13 @@ def test_a_non_finite_channel_does_not_touch_its_neighbours(isa: str) -> None:  
 def test_running_statistics_move_unbiased_or_not_at_all() -> None:
     stats = torch.tensor([[2.0, -1.0], [4.0, 1.0], [0.5, 1.0]], dtype=torch.float64)
     mean, var = torch.zeros(2), torch.ones(2)
-    assert native.move_running(stats, 5, mean, var, 0.1)
+    assert native.move_running(stats, 5, mean, var, None, 0.1)
     assert_within(mean, torch.tensor([0.2, -0.1]), U * 0.2)
     assert_within(var, torch.tensor([0.9 + 0.1 * 4.0 * 5 / 4, 0.9 + 0.1 * 5 / 4]), U * 2)
     for value in (float("nan"), float("inf"), 1e39):  # 1e39 is finite in float64 and not in the buffer
         bad, kept = stats.clone(), (mean.clone(), var.clone())
         bad[0, 1] = value
-        assert not native.move_running(bad, 5, mean, var, 1.0)
+        assert native.move_running(bad, 5, mean, var, None, 1.0) is False
         assert_same(mean, kept[0])
         assert_same(var, kept[1])
 

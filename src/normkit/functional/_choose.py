@@ -20,6 +20,8 @@ from ..kernels import aten, native
 BACKENDS = ("aten", "native", "composed", "triton")
 
 _peek_transform = torch._C._functorch.peek_interpreter_stack
+_count_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
 # The norms that the native module has kernels for.
 _NATIVE = frozenset(name.removesuffix("_forward") for name in vars(native) if name.endswith("_norm_forward"))
 
@@ -90,7 +92,19 @@ def _best(
 
 def is_exporting() -> bool:
     """Whether a program is being captured that must not need normkit: torch.export, ONNX or jit tracing."""
-    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    return torch.compiler.is_exporting() or _tracing_state() is not None
+
+
+def is_eager() -> bool:
+    """Whether the call is an ordinary one: no backend asked for, nothing that captures, transforms or intercepts it."""
+    return (
+        _requested is None
+        and not torch.compiler.is_compiling()
+        and not _count_modes()
+        and _peek_transform() is None
+        and forward_ad._current_level < 0
+        and _tracing_state() is None
+    )
 
 
 def is_transformed() -> bool:
@@ -117,11 +131,11 @@ def why_not_native(
         return "a mask is given"
     if torch.compiler.is_compiling():
         return _why_not_opaque(others)
-    if torch._C._len_torch_dispatch_stack():
+    if _count_modes():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
     if _peek_transform() is not None or forward_ad._current_level >= 0:
         return "a torch.func transform or forward-mode level is active"
-    if torch._C._get_tracing_state() is not None:
+    if _tracing_state() is not None:
         return "the call is being traced"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"

@@ -49,7 +49,7 @@ class Call(Protocol):
         stats: Tensor,
         needs: tuple[bool, bool, bool, bool],
     ) -> Gradients:
-        """Gradients of input, weight, bias and residual; None where not needed."""
+        """Gradients of input, weight, bias and residual, in their dtypes; None where not needed."""
         ...
 
     def composed(
@@ -118,10 +118,7 @@ class Fused(torch.autograd.Function):
                 ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs, ctx.has_residual
             )
             return (*found, None)
-        dx, dweight, dbias, dresidual = ctx.call.backward(
-            grad_output, input, weight, bias, residual, bits, stats, needs
-        )
-        return dx, _as(dweight, weight), _as(dbias, bias), dresidual, None
+        return (*ctx.call.backward(grad_output, input, weight, bias, residual, bits, stats, needs), None)
 
 
 # Function.apply first asks whether a torch.func transform is active; no fused kernel is chosen under one.
@@ -159,8 +156,3 @@ def _composed_backward(
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient
     return gradients
-
-
-def _as(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
-    """A parameter's gradient in its own dtype."""
-    return gradient if gradient is None or parameter is None else gradient.to(parameter.dtype)

@@ -107,18 +107,12 @@ def move_native(running: Running, stats: Tensor, count: int) -> None:
     """Move by a native kernel's statistics. stats: (3, C) float64: mean, biased variance, rstd."""
     if count < 2 or is_recomputation():
         return
-    mean, var = running.mean, running.var
-    if running.deferred is not None or not _plain(mean) or not _plain(var) or mean.dtype != var.dtype:
+    mean, var, batches, momentum, deferred = running
+    moved = None if deferred is not None else native.move_running(stats, count, mean, var, batches, momentum)
+    if moved is None:
         move(running, Moments(count, stats[0], stats[1] * count))
-        return
-    batches = running.batches
-    factor = running.momentum if running.momentum is not None else 1.0 / (_counted(running) + 1)
-    if not native.move_running(stats, count, mean, var, factor):
+    elif not moved:
         warn_not_finite()
-        return
-    torch.autograd.graph.increment_version((mean, var))
-    if batches is not None:
-        batches.add_(1)
 
 
 def is_recomputation() -> bool:
@@ -219,16 +213,6 @@ class _Move(torch.autograd.Function):
             merged = Moments(count, mean, spread).merge_along(0)
             mean, spread, count = merged.mean, merged.m2, merged.count
         return _Move.apply(*arguments[:3], mean, spread, count, momentum, average), None
-
-
-def _plain(buffer: Tensor) -> bool:
-    return buffer.dtype in (torch.float32, torch.float64) and buffer.is_contiguous()
-
-
-def _counted(running: Running) -> int:
-    if running.batches is None:
-        raise ValueError("momentum=None (the cumulative average) needs num_batches_tracked to count the batches")
-    return int(running.batches)
 
 
 def warn_not_finite() -> None:

@@ -19,7 +19,7 @@ from .._activation import NONE, Activation, resolve
 from ..kernels import aten, composed, native
 from ..moments import Moments
 from . import _dtypes, _running
-from ._choose import choose, is_exporting, is_transformed
+from ._choose import choose, is_eager, is_exporting, is_transformed
 from ._fused import Gradients, after, run
 from ._opaque import Opaque
 from ._running import Running
@@ -109,10 +109,15 @@ def apply(
 
     With `small_batch="running"` a batch of one value per channel uses the running statistics and moves none.
     """
+    mean, var = (None, None) if running is None else running[:2]
+    if mask is None and eps > 0.0 and is_eager():
+        # The common call: one look at all tensors. Whatever it does not know is looked at closely below.
+        count = native.ready(input, residual, weight, bias, mean, var)
+        if count > 1 or (count and not training):
+            return run(BatchNormCall(native, running, training, eps, activation), input, weight, bias, residual)
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
     training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
-    mean, var = (None, None) if running is None else (running.mean, running.var)
     path, _ = choose("batch_norm", input, activation, mask, (residual, weight, bias, mean, var))
     if path == "aten" and is_exporting() and not _is_cumulative(running, training):
         return _exported(input, running, weight, bias, training, eps, residual, activation)

@@ -1,6 +1,6 @@
 """The native core: the only importer of normkit._native.
 
-Takes torch tensors, hands raw addresses and sizes to C++, allocates the outputs with torch. No autograd, no modules.
+Functions of tensors without autograd or modules; the core reads them and makes the outputs (native/bind.cpp).
 
     input     (N, C, *) contiguous or channels last, or (N, C); any other strides are made dense first
     stats     float64 (3, C): mean, biased variance, rstd
@@ -29,6 +29,10 @@ FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
+_INTERFACE = 2  # of the core: native/bind.cpp holds the same number
+# What outputs of 16 MB and more keep for the next of their size, in bytes, at most: NORMKIT_KEEP_MB overrides it.
+_KEEP_SHARE = 8  # one part in so many of the machine's memory
+
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -43,13 +47,33 @@ def _torch_parallel_for() -> int:
     return 0
 
 
+def _memory_to_keep() -> int:
+    """How many bytes of freed large outputs wait for the next ones: NORMKIT_KEEP_MB, or a share of all memory."""
+    asked = os.environ.get("NORMKIT_KEEP_MB")
+    if asked is not None:
+        try:
+            return max(0, int(asked)) << 20
+        except ValueError:
+            warnings.warn(
+                f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked!r}; using the default",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return 0
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _KEEP_SHARE
+
+
 def _load() -> tuple[ModuleType | None, str | None]:
     try:
         core = importlib.import_module("normkit._native")
     except ImportError as error:
         return None, f"the native core is not built ({error}); reinstall normkit where a C++ compiler is found"
+    if getattr(core, "INTERFACE", None) != _INTERFACE:
+        return None, "the native core is of another version of normkit than its Python code; reinstall normkit"
+    core.set_torch(torch)
     core.set_parallel(_torch_parallel_for())
-    core.set_dtypes(torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    core.keep_memory(_memory_to_keep())
     if core.isa_problem():
         warnings.warn(f"{core.isa_problem()}; using {core.isa()}", RuntimeWarning, stacklevel=2)
     return core, None
@@ -78,6 +102,27 @@ def supports_dtype(dtype: torch.dtype) -> bool:
     return _core is not None and dtype in _DTYPES
 
 
+def ready(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None = None,
+    var: Tensor | None = None,
+) -> int:
+    """How many values each channel has, where all tensors are as the kernels take them; else 0.
+
+    They are plain tensors on the CPU: input (N, C, *) dense and not empty, residual like it, the others (C,) of fitting
+    dtypes. One call instead of a dozen looks from Python.
+    """
+    return 0 if _core is None else _core.channel_ready(input, residual, weight, bias, mean, var)
+
+
+def rows_ready(input: Tensor, width: int, weight: Tensor | None, bias: Tensor | None) -> int:
+    """How many rows of `width` elements the input (*, width) has, where all is as the kernels take it; else 0."""
+    return 0 if _core is None else _core.rows_ready(input, width, weight, bias)
+
+
 def batch_norm_forward(
     input: Tensor,
     weight: Tensor | None,
@@ -90,12 +135,10 @@ def batch_norm_forward(
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits)."""
-    x, shape = _dense(input)
-    stats = torch.empty(3, shape[1], dtype=torch.float64)
-    y, bits = _forward(
-        x, shape, 0, weight, bias, residual, activation, param, eps, None, None, stats, save_for_backward
+    assert _core is not None
+    return _core.channel_forward(
+        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward
     )
-    return y, stats, bits
 
 
 def batch_norm_inference(
@@ -112,11 +155,10 @@ def batch_norm_inference(
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """activation(batch_norm(input) + residual) by given statistics: (output, stats, bits)."""
-    x, shape = _dense(input)
-    stats = torch.empty(3, shape[1], dtype=torch.float64) if save_for_backward else None
-    given = running_mean, running_var
-    y, bits = _forward(x, shape, 0, weight, bias, residual, activation, param, eps, *given, stats, save_for_backward)
-    return y, stats, bits
+    assert _core is not None
+    return _core.channel_forward(
+        input, residual, weight, bias, running_mean, running_var, 0, eps, activation, param, save_for_backward
+    )
 
 
 def batch_norm_backward(
@@ -134,8 +176,9 @@ def batch_norm_backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> Gradients:
     """Gradients of input, weight, bias and residual; training=False: the statistics are constants."""
-    return _backward(
-        grad_output, input, 0, weight, bias, residual, bits, stats, activation, param, training=training, needs=needs
+    assert _core is not None
+    return _core.channel_backward(
+        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs
     )
 
 
@@ -152,12 +195,10 @@ def group_norm_forward(
     save_for_backward: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """activation(group_norm(input) + residual): (output, stats (3, N * num_groups), bits). Instance norm: C groups."""
-    x, shape = _dense(input)
-    stats = torch.empty((3, shape[0] * num_groups), dtype=torch.float64) if save_for_backward else None
-    y, bits = _forward(
-        x, shape, num_groups, weight, bias, residual, activation, param, eps, None, None, stats, save_for_backward
+    assert _core is not None
+    return _core.channel_forward(
+        input, residual, weight, bias, None, None, num_groups, eps, activation, param, save_for_backward
     )
-    return y, stats, bits
 
 
 def group_norm_backward(
@@ -175,10 +216,10 @@ def group_norm_backward(
     needs: tuple[bool, bool, bool, bool],
 ) -> Gradients:
     """Gradients of input, weight, bias and residual."""
-    return _backward(
-        grad_output, input, num_groups, weight, bias, residual, bits, stats, activation, param,
-        training=True, needs=needs,
-    )  # fmt: skip
+    assert _core is not None
+    return _core.channel_backward(
+        grad_output, input, residual, bits, weight, bias, stats, num_groups, True, activation, param, *needs
+    )
 
 
 def layer_norm_forward(
@@ -191,7 +232,8 @@ def layer_norm_forward(
     save_for_backward: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """Layer norm over rows of `normalized_size` elements: (output, stats (3, rows))."""
-    return _layer_forward(input, normalized_size, False, weight, bias, eps, save_for_backward)
+    assert _core is not None
+    return _core.layer_forward(input, normalized_size, False, weight, bias, eps, save_for_backward)
 
 
 def layer_norm_backward(
@@ -205,14 +247,16 @@ def layer_norm_backward(
     needs: tuple[bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, weight and bias."""
-    return _layer_backward(grad_output, input, normalized_size, False, weight, bias, stats, needs)
+    assert _core is not None
+    return _core.layer_backward(grad_output, input, normalized_size, False, weight, bias, stats, *needs)
 
 
 def rms_norm_forward(
     input: Tensor, normalized_size: int, weight: Tensor | None, eps: float, *, save_for_backward: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     """RMS norm over rows of `normalized_size` elements: (output, stats (3, rows): 0, mean square, rstd)."""
-    return _layer_forward(input, normalized_size, True, weight, None, eps, save_for_backward)
+    assert _core is not None
+    return _core.layer_forward(input, normalized_size, True, weight, None, eps, save_for_backward)
 
 
 def rms_norm_backward(
@@ -225,19 +269,37 @@ def rms_norm_backward(
     needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of input and weight."""
-    dx, dweight, _ = _layer_backward(grad_output, input, normalized_size, True, weight, None, stats, (*needs, False))
-    return dx, dweight
+    assert _core is not None
+    return _core.layer_backward(grad_output, input, normalized_size, True, weight, None, stats, *needs, False)[:2]
+
+
+def move_running(
+    stats: Tensor,
+    count: int,
+    running_mean: Tensor,
+    running_var: Tensor,
+    batches: Tensor | None,
+    momentum: float | None,
+) -> bool | None:
+    """running = (1 - factor) * running + factor * new, var unbiased; batches grows by one.
+
+    stats: (3, C). running_mean, running_var: (C,). batches: 0-dim int64, or None. momentum: the factor, or None for the
+    cumulative average (1 / batches). Returns False, and nothing is written, where a new value is not finite; None, and
+    nothing is written, for buffers that are not contiguous float32 or float64 on the CPU.
+    """
+    assert _core is not None
+    return _core.move_running(stats, count, running_mean, running_var, batches, momentum)
 
 
 def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
     """The bits of a forward as a bool tensor of the input's shape."""
-    x, (n, c, s, last) = _dense(like)
+    n, c, s, last = _layout(like)
     rows, row = (n * s, c) if last else (n * c, s)
     flat = (bits.view(rows, -1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
     flat = flat.view(rows, -1)[:, :row].bool()
     if not last:
-        return flat.reshape(x.shape)
-    return flat.view(n, *x.shape[2:], c).movedim(-1, 1)
+        return flat.reshape(like.shape)
+    return flat.view(n, *like.shape[2:], c).movedim(-1, 1)
 
 
 def keeps_bits(activation: int) -> bool:
@@ -246,165 +308,15 @@ def keeps_bits(activation: int) -> bool:
 
 
 def count_bit_bytes(input: Tensor) -> int:
-    """How many bytes those bits take."""
-    return _bit_bytes(_dense(input)[1])
+    """How many bytes those bits take: each memory row of the input starts a new byte."""
+    n, c, s, last = _layout(input)
+    return n * s * ((c + 7) // 8) if last else n * c * ((s + 7) // 8)
 
 
-def move_running(stats: Tensor, count: int, running_mean: Tensor, running_var: Tensor, factor: float) -> bool:
-    """running = (1 - factor) * running + factor * new, var unbiased; False, and nothing written, where not finite.
-
-    stats: (3, C). running_mean, running_var: (C,), contiguous, float32 or float64.
-    """
-    assert _core is not None
-    if not (running_mean.is_contiguous() and running_var.is_contiguous() and running_mean.dtype == running_var.dtype):
-        raise ValueError(
-            "running_mean and running_var must be contiguous and of one dtype, "
-            f"got {running_mean.dtype} and {running_var.dtype}"
-        )
-    unbias = count / (count - 1)
-    moved: bool = _core.move_running(running_mean.numel(), stats, unbias, running_mean, running_var, factor)
-    return moved
-
-
-def _forward(
-    x: Tensor,
-    shape: tuple[int, int, int, bool],
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    param: float,
-    eps: float,
-    mean: Tensor | None,
-    var: Tensor | None,
-    stats: Tensor | None,
-    save: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """groups = 0: statistics per channel over the batch; else per sample and group."""
-    assert _core is not None
-    y = torch.empty_like(x)
-    bits = None
-    if residual is not None:
-        residual = _like(residual, x)
-        if save and activation in _PIECEWISE_LINEAR:
-            bits = torch.empty(_bit_bytes(shape), dtype=torch.uint8)
-    if x.numel() == 0:
-        if stats is not None:
-            stats.zero_()
-        return y, bits
-    _core.channel_forward(
-        *shape, groups, x, residual, y, bits, _contiguous(weight), _contiguous(bias), _contiguous(mean),
-        _contiguous(var), stats, eps, activation, param,
-    )  # fmt: skip
-    return y, bits
-
-
-def _backward(
-    grad_output: Tensor,
-    input: Tensor,
-    groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    stats: Tensor,
-    activation: int,
-    param: float,
-    *,
-    training: bool,
-    needs: tuple[bool, bool, bool, bool],
-) -> Gradients:
-    assert _core is not None
-    x, shape = _dense(input)
-    dy = _like(grad_output, x)
-    dx = torch.empty_like(x) if needs[0] else None
-    dweight = (
-        torch.empty_like(weight, memory_format=torch.contiguous_format) if weight is not None and needs[1] else None
-    )
-    dbias = torch.empty_like(bias, memory_format=torch.contiguous_format) if bias is not None and needs[2] else None
-    dresidual = None
-    if needs[3]:
-        dresidual = torch.empty_like(x) if activation != IDENTITY else dy
-    if x.numel() == 0:
-        _zero(dweight, dbias)
-        return dx, dweight, dbias, dresidual
-    residual = residual if residual is None else _like(residual, x)
-    _core.channel_backward(
-        *shape, groups, dy, x, residual, bits, _contiguous(weight), _contiguous(bias), stats, dx,
-        dresidual if activation != IDENTITY else None, dweight, dbias, training, activation, param,
-    )  # fmt: skip
-    return dx, dweight, dbias, dresidual
-
-
-def _layer_forward(
-    input: Tensor, width: int, rms: bool, weight: Tensor | None, bias: Tensor | None, eps: float, save: bool
-) -> tuple[Tensor, Tensor | None]:
-    assert _core is not None
-    x = input.contiguous()
-    y = torch.empty_like(x)
-    rows = x.numel() // width if width else 0
-    stats = torch.empty((3, rows), dtype=torch.float64) if save else None
-    if rows:
-        _core.layer_forward(rows, width, rms, x, y, _contiguous(weight), _contiguous(bias), stats, eps)
-    return y, stats
-
-
-def _layer_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    width: int,
-    rms: bool,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    stats: Tensor,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    assert _core is not None
-    x = input.contiguous()
-    dy = _like(grad_output, x)
-    dx = torch.empty_like(x) if needs[0] else None
-    dweight = (
-        torch.empty_like(weight, memory_format=torch.contiguous_format) if weight is not None and needs[1] else None
-    )
-    dbias = torch.empty_like(bias, memory_format=torch.contiguous_format) if bias is not None and needs[2] else None
-    rows = x.numel() // width if width else 0
-    if rows == 0:
-        _zero(dweight, dbias)
-        return dx, dweight, dbias
-    weight = _contiguous(weight)  # by name: a temporary would be freed before the kernel reads it
-    _core.layer_backward(rows, width, rms, dy, x, _contiguous(weight), stats, dx, dweight, dbias)
-    return dx, dweight, dbias
-
-
-def _dense(input: Tensor) -> tuple[Tensor, tuple[int, int, int, bool]]:
-    """The input with dense strides, and (N, C, S, whether channels are innermost in memory)."""
+def _layout(input: Tensor) -> tuple[int, int, int, bool]:
+    """(N, C, S, whether channels are innermost in memory) of the input once it is dense."""
     n, c = input.shape[:2]
     s = input.numel() // (n * c) if n and c else 0
-    if input.is_contiguous():
-        return input, (n, c, s, s == 1)
-    if input.dim() > 2 and input.movedim(1, -1).is_contiguous():
-        return input, (n, c, s, True)
-    return input.contiguous(), (n, c, s, s == 1)
-
-
-def _like(tensor: Tensor, x: Tensor) -> Tensor:
-    """The tensor in x's dtype and strides."""
-    if tensor.dtype == x.dtype and (tensor.stride() == x.stride() or (tensor.is_contiguous() and x.is_contiguous())):
-        return tensor
-    return torch.empty_like(x).copy_(tensor)
-
-
-def _contiguous(parameter: Tensor | None) -> Tensor | None:
-    return parameter if parameter is None or parameter.is_contiguous() else parameter.contiguous()
-
-
-def _zero(*gradients: Tensor | None) -> None:
-    for gradient in gradients:
-        if gradient is not None:
-            gradient.zero_()
-
-
-def _bit_bytes(shape: tuple[int, int, int, bool]) -> int:
-    n, c, s, last = shape
-    return n * s * ((c + 7) // 8) if last else n * c * ((s + 7) // 8)
+    if input.is_contiguous() or input.dim() < 3:
+        return n, c, s, s == 1
+    return n, c, s, s == 1 or input.movedim(1, -1).is_contiguous()

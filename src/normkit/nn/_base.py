@@ -78,13 +78,15 @@ class TrackedNorm(Norm):
 
     def _running(self) -> Running | None:
         """Where this call's running statistics are; None when they are neither used nor moved."""
-        mean, var = self.running_mean, self.running_var
+        buffers = self._buffers  # three lookups by nn.Module's __getattr__ cost as much as a small kernel
+        mean, var = buffers["running_mean"], buffers["running_var"]
         if self.training:
             if not self.track_running_stats or mean is None or var is None:
                 return None
-            if self.momentum is None and self.num_batches_tracked is None:
+            batches, momentum = buffers["num_batches_tracked"], self.momentum
+            if momentum is None and batches is None:
                 return None  # nothing counts the batches of a cumulative average: like torch, do not move
-            return Running(mean, var, self.num_batches_tracked, self.momentum, self._deferred)
+            return Running(mean, var, batches, momentum, self._deferred)
         if mean is None and var is None:
             return None
         if mean is None or var is None:
