@@ -1,10 +1,9 @@
 // Memory of large outputs, used again: a fresh mapping costs a page fault for every page, as much as the arithmetic.
 //
-// The C library hands blocks beyond 32 MB back to the system as soon as they are freed, so each step of a training loop
-// pays for them anew. Blocks given back here wait for the next output of about their size. While they wait the system
-// may take their pages whenever it needs memory (MADV_FREE).
+// The C library hands large blocks back to the system as soon as they are freed, so each step of a training loop pays for
+// them anew. Blocks given back here wait for the next output of about their size, the last one first: it may still be in
+// the cache. While they wait the system may take their pages when it needs memory.
 #pragma once
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
@@ -14,55 +13,62 @@
 
 namespace normkit {
 
-constexpr int64_t kReuseBytes = int64_t(16) << 20;   // smaller outputs come from the C library, which reuses those
-constexpr int64_t kHugePage = int64_t(2) << 20;
+constexpr int64_t kReuseBytes = int64_t(1) << 20;  // the C library keeps smaller ones well enough
+constexpr int64_t kPatience = 1024;                // a block that so many requests passed by is freed
 
 struct Block {
     void* data = nullptr;
     int64_t bytes = 0;
+    int64_t since = 0;  // the request after which it began to wait
 };
 
 class Blocks {
   public:
-    // A block of at least so many bytes, null where there is no memory.
+    // A block of at least so many bytes; no data where there is no memory.
     Block take(int64_t bytes) {
         {
             std::lock_guard<std::mutex> guard(mutex_);
-            size_t best = waiting_.size();
-            for (size_t i = 0; i < waiting_.size(); ++i)
-                if (waiting_[i].bytes >= bytes && (best == waiting_.size() || waiting_[i].bytes < waiting_[best].bytes))
-                    best = i;
-            if (best < waiting_.size() && waiting_[best].bytes <= bytes + bytes / 8) {
-                Block block = waiting_[best];
-                waiting_.erase(waiting_.begin() + int64_t(best));
+            ++requests_;
+            Waiting::iterator best = waiting_.end();
+            for (auto block = waiting_.begin(); block != waiting_.end(); ++block)
+                if (block->bytes >= bytes && block->bytes <= bytes + bytes / 8 &&
+                    (best == waiting_.end() || block->bytes <= best->bytes))
+                    best = block;
+            if (best != waiting_.end()) {
+                const Block block = *best;
+                waiting_.erase(best);
                 waiting_bytes_ -= block.bytes;
                 return block;
             }
         }
-        const int64_t whole = (bytes + kHugePage - 1) / kHugePage * kHugePage;
-        Block block{std::aligned_alloc(size_t(kHugePage), size_t(whole)), whole};
-        advise_huge_pages(block.data, whole);
-        return block;
+        void* data = nullptr;
+        if (posix_memalign(&data, kHugePage, size_t(bytes)) != 0) return {};
+        advise_huge_pages(data, bytes);
+        return {data, bytes, 0};
     }
 
     void give_back(Block block) {
-        std::vector<Block> surplus;
+        if (block.bytes >= kAdviseBytes) offer_pages(block.data, block.bytes);  // small pages take too long
+        Waiting surplus;
         {
             std::lock_guard<std::mutex> guard(mutex_);
+            block.since = requests_;
             waiting_.push_back(block);
             waiting_bytes_ += block.bytes;
-            while (waiting_bytes_ > limit_) {  // the oldest goes first
-                surplus.push_back(waiting_.front());
-                waiting_bytes_ -= waiting_.front().bytes;
-                waiting_.erase(waiting_.begin());
-            }
+            surplus = surplus_now();
         }
-        for (Block old : surplus) std::free(old.data);
+        free_all(surplus);
     }
 
+    // How many bytes may wait.
     void limit(int64_t bytes) {
-        std::lock_guard<std::mutex> guard(mutex_);
-        limit_ = bytes;
+        Waiting surplus;
+        {
+            std::lock_guard<std::mutex> guard(mutex_);
+            limit_ = bytes;
+            surplus = surplus_now();
+        }
+        free_all(surplus);
     }
 
     int64_t waiting() {
@@ -71,9 +77,25 @@ class Blocks {
     }
 
   private:
+    using Waiting = std::vector<Block>;
+
+    // Takes out what is too much or has waited too long, the oldest first. The caller holds the lock.
+    Waiting surplus_now() {
+        auto first = waiting_.begin();
+        while (first != waiting_.end() && (waiting_bytes_ > limit_ || requests_ - first->since > kPatience))
+            waiting_bytes_ -= (first++)->bytes;
+        Waiting surplus(waiting_.begin(), first);
+        waiting_.erase(waiting_.begin(), first);
+        return surplus;
+    }
+
+    static void free_all(const Waiting& blocks) {
+        for (const Block& block : blocks) std::free(block.data);
+    }
+
     std::mutex mutex_;
-    std::vector<Block> waiting_;
-    int64_t waiting_bytes_ = 0, limit_ = 0;
+    Waiting waiting_;  // the oldest first
+    int64_t waiting_bytes_ = 0, limit_ = 0, requests_ = 0;
 };
 
 inline Blocks& blocks() {

@@ -183,8 +183,7 @@ struct ReusedTensor {
 };
 
 inline Tensor Tensor::reused_like(const Tensor& other) {
-    constexpr int64_t kRank = 16;
-    nb::object fallback;
+    constexpr int64_t kRank = sizeof(ReusedTensor::extents) / sizeof(int64_t) / 2;
     Block block = other.rank() <= kRank ? blocks().take(other.bytes()) : Block{};
     if (block.data == nullptr) {
         PyObject* arguments[] = {other.object_.ptr()};

@@ -50,3 +50,12 @@ def test_without_the_core_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert native.why_not() == reason
     assert native.isa() == "none"
     assert not native.supports_dtype(torch.float32)
+
+
+@needs_native
+def test_a_core_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native._core, "INTERFACE", 1)
+    core, reason = native._load()
+    assert core is None
+    assert reason is not None
+    assert "of another version of normkit" in reason

@@ -18,7 +18,7 @@ from .._activation import NONE, Activation, resolve
 from ..kernels import aten, composed_rows, native
 from ..moments import Moments
 from . import _dtypes, _running
-from ._choose import choose, is_exporting
+from ._choose import choose, is_eager, is_exporting
 from ._fused import Gradients, after, run
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
@@ -94,6 +94,11 @@ def apply(
     mask: Tensor | None = None,
 ) -> Tensor:
     """What :func:`instance_norm` and the layers share."""
+    if mask is None and use_input_stats and is_eager():
+        buffers = (None, None) if running is None else running[:2]
+        count = native.ready(input, residual, weight, bias, *buffers)  # the common call: one look at all tensors
+        if count > input.shape[0]:
+            return run(InstanceNormCall(native, running, eps, activation), input, weight, bias, residual)
     _verify(input, running, weight, bias, residual)
     if not use_input_stats:
         return apply_batch_norm(

@@ -14,7 +14,7 @@ from .._activation import NONE, Activation, resolve
 from ..kernels import aten, composed_rows, native
 from . import _dtypes
 from ._autocast import widen
-from ._choose import choose, is_exporting
+from ._choose import choose, is_eager, is_exporting
 from ._fused import Gradients, run
 from ._opaque import Opaque
 
@@ -92,6 +92,10 @@ def apply(
     mask: Tensor | None = None,
 ) -> Tensor:
     """What :func:`layer_norm` and the layer share."""
+    if mask is None and len(normalized_shape) == 1 and is_eager():
+        width = normalized_shape[0]
+        if native.rows_ready(input, width, weight, bias):  # the common call: one look at all tensors
+            return activation(run(LayerNormCall(native, normalized_shape, eps), input, weight, bias, None))
     _verify(input, normalized_shape, weight, bias)
     input = widen("layer_norm", input)
     if mask is not None:

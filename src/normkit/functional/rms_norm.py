@@ -15,11 +15,13 @@ from .._activation import NONE, Activation, resolve
 from ..kernels import aten, composed_rows, native
 from . import _dtypes
 from ._autocast import widen
-from ._choose import choose, is_exporting
+from ._choose import choose, is_eager, is_exporting
 from ._fused import Gradients, run
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
+
+_EPS = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps  # the default, by whether the input is float64
 
 
 def rms_norm(
@@ -90,11 +92,15 @@ def apply(
     mask: Tensor | None = None,
 ) -> Tensor:
     """What :func:`rms_norm` and the layer share."""
+    if eps is None:
+        eps = _EPS[input.dtype == torch.float64]
+    if mask is None and len(normalized_shape) == 1 and is_eager():
+        width = normalized_shape[0]
+        if native.rows_ready(input, width, weight, None):  # the common call: one look at all tensors
+            return activation(run(RMSNormCall(native, normalized_shape, eps), input, weight, None, None))
     _shapes.verify_normalized_shape(input, normalized_shape, "[*{}]", weight=weight)
     _dtypes.verify("rms_norm", input)
     input = widen("rms_norm", input)
-    if eps is None:
-        eps = torch.finfo(torch.float64 if input.dtype == torch.float64 else torch.float32).eps
     if mask is not None:
         mask = _shapes.leading_mask(mask, input, len(normalized_shape))
     path, _ = choose("rms_norm", input, activation, mask, (weight,))

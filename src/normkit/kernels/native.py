@@ -97,6 +97,17 @@ def isa() -> str:
     return "none" if _core is None else _core.isa()
 
 
+def keep_memory(limit: int) -> None:
+    """Let freed large outputs keep at most `limit` bytes for the next ones; 0 keeps none."""
+    assert _core is not None
+    _core.keep_memory(limit)
+
+
+def kept_memory() -> int:
+    """How many bytes of freed large outputs wait for the next ones."""
+    return 0 if _core is None else _core.kept_memory()
+
+
 def supports_dtype(dtype: torch.dtype) -> bool:
     """Whether inputs of this dtype have native kernels."""
     return _core is not None and dtype in _DTYPES
