@@ -105,7 +105,7 @@ class Fused(torch.autograd.Function):
         y, stats, bits = call.forward(input, weight, bias, residual, True)
         kept = residual if bits is None and call.activation.code != IDENTITY else None
         ctx.save_for_backward(input, weight, bias, kept, stats, bits)
-        ctx.call, ctx.has_residual = call, residual is not None
+        ctx.call = call
         return y
 
     @staticmethod
@@ -114,9 +114,7 @@ class Fused(torch.autograd.Function):
         input, weight, bias, residual, stats, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
         if torch.is_grad_enabled():
-            found = _composed_backward(
-                ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs, ctx.has_residual
-            )
+            found = _composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
             return (*found, None)
         return (*ctx.call.backward(grad_output, input, weight, bias, residual, bits, stats, needs), None)
 
@@ -135,16 +133,16 @@ def _composed_backward(
     bits: Tensor | None,
     stats: Tensor,
     needs: tuple[bool, ...],
-    has_residual: bool,
 ) -> list[Tensor | None]:
     """The first derivative as a graph: the composed forward, differentiated with create_graph."""
     activation, dresidual = call.activation, None
-    if has_residual and residual is None:
+    if bits is not None:
         # What is known of the activation's input is its sign, and the slope is locally constant.
-        if bits is not None:
-            positive = call.kernel.unpack_bits(bits, input)
-            grad_output = torch.where(positive, grad_output, activation.param * grad_output)
-        activation, dresidual = NONE, grad_output
+        positive = call.kernel.unpack_bits(bits, input)
+        grad_output = torch.where(positive, grad_output, activation.param * grad_output)
+        activation = NONE
+    if activation.code == IDENTITY:
+        dresidual = grad_output
     with torch.enable_grad():
         y = call.composed(input, weight, bias, residual, activation, stats)
         tensors = (input, weight, bias, residual)

@@ -256,7 +256,7 @@ class BatchNormCall(NamedTuple):
             input, weight, bias, residual, code, param, eps, save_for_backward=save
         )
         if running is not None:
-            _running.move_native(running, stats, _shapes.values_per_channel(input.shape))
+            _running.move_native(running, stats, input.numel() // max(1, input.shape[1]))
         return y, stats, bits
 
     def backward(
