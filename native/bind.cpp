@@ -3,8 +3,11 @@
 // groups = 0: statistics per channel over the batch; groups > 0: per sample and group.
 // Outputs are made here, because each step costs less than in Python; what the arguments mean was checked there
 // (src/normkit/kernels/native.py is the only caller). The GIL is released while a kernel runs on more than a little.
+#include <nanobind/stl/vector.h>
+
 #include <cstdlib>
 #include <optional>
+#include <vector>
 
 #include "dispatch.h"
 #include "pages.h"
@@ -15,7 +18,7 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 2;  // goes up with any change of these functions; native.py holds the same number
+constexpr int kInterface = 3;  // goes up with any change of these functions; native.py holds the same number
 
 const Kernels* kernels = nullptr;
 std::string problem;
@@ -52,13 +55,30 @@ Shape shape_of(const Tensor& x) {
     return shape;
 }
 
+// Calls body(samples of the slice, samples before it, its number) for each slice of a batch; one slice where none are given.
+template <class Body> void for_slices(const std::vector<int64_t>& sizes, int64_t n, Body&& body) {
+    if (sizes.empty()) return body(n, int64_t(0), int64_t(0));
+    int64_t before = 0, number = 0;
+    for (int64_t size : sizes) {
+        body(size, before, number++);
+        before += size;
+    }
+}
+
+template <class P> P* advance(P* data, int64_t bytes) {
+    using Byte = std::conditional_t<std::is_const_v<P>, const char, char>;
+    return data == nullptr ? nullptr : reinterpret_cast<P*>(reinterpret_cast<Byte*>(data) + bytes);
+}
+
 bool keeps_bits(int code) { return code == kRelu || code == kLeakyRelu || code == kRelu6; }
 
 int64_t bit_bytes(const Shape& s) { return (s.channels_last ? s.n * s.s : s.n * s.c) * s.bit_row(); }
 
-// (output, stats or None, bits or None). mean, var: given statistics or None. save: keep what the backward needs.
+// (output, stats or None, bits or None). mean, var: given statistics or None. save: keep what the backward needs. sizes:
+// how many samples each slice of the batch has, where slices have statistics of their own: stats is (3 * slices, C) then.
 nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle weight_, nb::handle bias_, nb::handle mean_,
-                          nb::handle var_, int64_t groups, double eps, int code, double activation_param, bool save) {
+                          nb::handle var_, int64_t groups, double eps, int code, double activation_param, bool save,
+                          const std::vector<int64_t>& sizes) {
     const Tensor x = dense(Tensor(input)), residual = Tensor(residual_).like(x);
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     const Tensor mean = Tensor(mean_).contiguous(), var = Tensor(var_).contiguous();
@@ -66,7 +86,8 @@ nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle wei
     a.shape = shape_of(x);
     const Tensor y = Tensor::empty_like(x);
     Tensor stats, bits;
-    if (save || (groups == 0 && !mean)) stats = Tensor::statistics(groups > 0 ? a.shape.n * groups : a.shape.c);
+    if (save || (groups == 0 && !mean))
+        stats = Tensor::statistics(groups > 0 ? a.shape.n * groups : a.shape.c, std::max<int64_t>(1, int64_t(sizes.size())));
     if (save && residual && keeps_bits(code)) bits = Tensor::byte_vector(bit_bytes(a.shape));
     if (a.shape.elements() == 0) {
         stats.zero();
@@ -86,8 +107,18 @@ nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle wei
         a.activation = {code, activation_param};
         without_gil(x.bytes(), [&] {
             advise_huge_pages(a.y, x.bytes());
-            if (groups > 0) kernels->group_forward(a, parallel);
-            else kernels->channel_forward(a, parallel);
+            if (groups > 0) return kernels->group_forward(a, parallel);
+            const int64_t sample = x.bytes() / a.shape.n, bit_sample = bit_bytes(a.shape) / a.shape.n;
+            for_slices(sizes, a.shape.n, [&](int64_t n, int64_t before, int64_t number) {
+                ChannelForward slice = a;
+                slice.shape.n = n;
+                slice.x = advance(a.x, before * sample);
+                slice.residual = advance(a.residual, before * sample);
+                slice.y = advance(a.y, before * sample);
+                slice.bits = advance(a.bits, before * bit_sample);
+                if (a.stats != nullptr) slice.stats = a.stats + 3 * a.shape.c * number;
+                kernels->channel_forward(slice, parallel);
+            });
         });
     }
     return nb::make_tuple(y.object(), stats.object(), bits.object());
@@ -97,7 +128,7 @@ nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle wei
 nb::tuple channel_backward(nb::handle dy_, nb::handle input, nb::handle residual_, nb::handle bits, nb::handle weight_,
                            nb::handle bias_, nb::handle stats, int64_t groups, bool training, int code,
                            double activation_param, bool need_input, bool need_weight, bool need_bias,
-                           bool need_residual) {
+                           bool need_residual, const std::vector<int64_t>& sizes) {
     const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).like(x), residual = Tensor(residual_).like(x);
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     const Tensor sign(bits), statistics(stats);
@@ -130,8 +161,33 @@ nb::tuple channel_backward(nb::handle dy_, nb::handle input, nb::handle residual
         without_gil(2 * x.bytes(), [&] {
             advise_huge_pages(a.dx, x.bytes());
             advise_huge_pages(a.dresidual, x.bytes());
-            if (groups > 0) kernels->group_backward(a, parallel);
-            else kernels->channel_backward(a, parallel);
+            if (groups > 0) return kernels->group_backward(a, parallel);
+            const int64_t sample = x.bytes() / a.shape.n, bit_sample = bit_bytes(a.shape) / a.shape.n, c = a.shape.c;
+            // the parameters' gradients of slices are added up in double
+            std::vector<double> sums(sizes.empty() ? 0 : size_t(4 * c));
+            for_slices(sizes, a.shape.n, [&](int64_t n, int64_t before, int64_t number) {
+                ChannelBackward slice = a;
+                slice.shape.n = n;
+                slice.dy = advance(a.dy, before * sample);
+                slice.x = advance(a.x, before * sample);
+                slice.residual = advance(a.residual, before * sample);
+                slice.bits = advance(a.bits, before * bit_sample);
+                slice.stats = a.stats + 3 * c * number;
+                slice.dx = advance(a.dx, before * sample);
+                slice.dresidual = advance(a.dresidual, before * sample);
+                if (!sums.empty()) {
+                    if (a.dweight.data != nullptr) slice.dweight = {sums.data() + 2 * c, kFloat64};
+                    if (a.dbias.data != nullptr) slice.dbias = {sums.data() + 3 * c, kFloat64};
+                }
+                kernels->channel_backward(slice, parallel);
+                if (!sums.empty())
+                    for (int64_t i = 0; i < 2 * c; ++i) sums[size_t(i)] += sums[size_t(2 * c + i)];
+            });
+            if (!sums.empty())
+                for (int64_t i = 0; i < c; ++i) {
+                    a.dweight.put(i, sums[size_t(i)]);
+                    a.dbias.put(i, sums[size_t(c + i)]);
+                }
         });
     }
     const bool passes = need_residual && code == kIdentity;  // the residual's gradient is that of the output

@@ -136,9 +136,9 @@ class Tensor {
                                                 torch()->memory_format_keyword.ptr())));
     }
 
-    // Doubles of shape (3, sets).
-    static Tensor statistics(int64_t sets) {
-        nb::int_ three(3), width(sets);
+    // Doubles of shape (3 * slices, sets).
+    static Tensor statistics(int64_t sets, int64_t slices = 1) {
+        nb::int_ three(3 * slices), width(sets);
         PyObject* arguments[] = {three.ptr(), width.ptr(), torch()->float64.ptr()};
         return Tensor(owned(PyObject_Vectorcall(torch()->empty.ptr(), arguments, 2, torch()->dtype_keyword.ptr())));
     }

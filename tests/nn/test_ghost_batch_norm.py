@@ -13,6 +13,7 @@ from normkit import reference
 from normkit.functional.ghost_batch_norm import slice_sizes
 from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
 from tests.functional.norms import assert_layout_kept
+from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
 
 EPS = 1e-5
@@ -103,6 +104,25 @@ def test_residual_activation_and_second_derivatives() -> None:
     torch.autograd.gradgradcheck(norm, (x, residual))
 
 
+@needs_native
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
+@pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
+def test_the_native_slices_are_the_composed_ones(layout: str, activation: str | None, with_residual: bool) -> None:
+    g = generator(7)
+    x, r, dy = (LAYOUTS[layout](gaussian((11, 5, 4, 3), g)).requires_grad_() for _ in range(3))
+    found: dict[str, list[Tensor]] = {}
+    for path in ("native", "composed"):
+        layer = nk.GhostBatchNorm2d(5, virtual_batch_size=4, activation=activation, dtype=torch.float64)
+        torch.nn.init.constant_(layer.weight, 1.5)
+        with nk.backend(path):
+            y = layer(x, residual=r if with_residual else None)
+        leaves = [x, layer.weight, layer.bias, *([r] if with_residual else [])]
+        found[path] = [y, *torch.autograd.grad(y, leaves, dy), layer.running_mean, layer.running_var]
+    for native_result, composed_result in zip(*found.values(), strict=True):
+        assert_equal64(native_result, composed_result)
+
+
 def test_an_empty_batch_and_a_batch_of_one_row() -> None:
     layer = nk.GhostBatchNorm1d(3)
     assert layer(torch.zeros(0, 3)).shape == (0, 3)
@@ -115,8 +135,8 @@ def test_what_it_refuses_and_how_it_shows_itself() -> None:
         nk.GhostBatchNorm1d(3, virtual_batch_size=0)
     with pytest.raises(ValueError, match=r"expected 4D input \(got 2D input\)"):
         nk.GhostBatchNorm2d(3)(torch.zeros(2, 3))
-    with pytest.raises(RuntimeError, match="no native kernel for ghost_batch_norm"), nk.backend("native"):
-        nk.GhostBatchNorm1d(3, virtual_batch_size=2)(torch.randn(4, 3))
+    with pytest.raises(RuntimeError, match="cannot serve this call: a mask is given"), nk.backend("native"):
+        nk.GhostBatchNorm1d(3, virtual_batch_size=2)(torch.randn(4, 3), mask=torch.tensor([True] * 3 + [False]))
     layer = nk.GhostBatchNorm1d(3, virtual_batch_size=16, activation="relu")
     assert repr(layer).endswith("activation='relu', virtual_batch_size=16)")
     assert pickle.loads(pickle.dumps(layer)).virtual_batch_size == 16

@@ -1,20 +1,25 @@
-"""Ghost batch normalization as a function: batch norm of each slice of a batch by itself, all slices at once.
+"""Ghost batch normalization as a function: batch norm of each slice of a batch by itself, all slices in one call.
 
-The slices are near-equal and in order, as numpy.array_split cuts, so there are at most two lengths: two reductions give
-the statistics of all slices, and one elementwise pass lays them on the samples. No loop over slices.
+The slices are near-equal and in order, as numpy.array_split cuts. Native: the kernels of batch norm, slice by slice.
+Composed: there are at most two lengths, so two reductions give the statistics of all slices, and one elementwise pass
+lays them on the samples.
 """
 
 from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE, Activation, resolve
-from ..kernels import composed
+from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose
+from ._fused import Gradients, run
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .batch_norm import prepare, running_of
@@ -92,18 +97,100 @@ def apply(
         return apply_batch_norm(
             input, running, weight, bias, False, eps, residual=residual, activation=activation, mask=mask
         )
-    choose("ghost_batch_norm", input, activation, mask, (residual, weight, bias))  # refuses a backend that lacks it
+    path, _ = choose("ghost_batch_norm", input, activation, mask, (residual, weight, bias))
+    if path == "native" and not torch.compiler.is_compiling():
+        return run(GhostBatchNormCall(native, running, sizes, eps, activation), input, weight, bias, residual)
+    y, slices = _composed(input, weight, bias, sizes, eps, residual, activation, mask)
+    if running is not None:
+        _move(running, slices, input, mask)
+    return y
+
+
+def _composed(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    sizes: list[int],
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation,
+    mask: Tensor | None,
+) -> tuple[Tensor, Moments]:
+    """(output, the slices' moments: mean, m2 (K, C); count (K, 1)) by differentiable operations."""
     wide = input.to(accumulator_dtype(input))
     slices = slice_moments(wide, sizes, mask)
     xhat = composed.standardize(wide, _per_sample(slices, sizes, input.dim()), eps, mask)
-    if running is not None:
-        whole = slices.merge_along(0)
-        if mask is None:
-            whole = Moments(_shapes.values_per_channel(input.shape), whole.mean, whole.m2)
-        _running.move(running, whole)
     shape = _shapes.channel_shape(input.dim(), input.shape[1])
     scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-    return composed.finish(xhat, scale, shift, residual, activation, mask, input.dtype)
+    return composed.finish(xhat, scale, shift, residual, activation, mask, input.dtype), slices
+
+
+def _move(running: Running, slices: Moments, input: Tensor, mask: Tensor | None) -> None:
+    whole = slices.merge_along(0)
+    if mask is None:
+        whole = Moments(_shapes.values_per_channel(input.shape), whole.mean, whole.m2)
+    _running.move(running, whole)
+
+
+class GhostBatchNormCall(NamedTuple):
+    """One ghost batch norm on the native kernels: those of batch norm, slice by slice."""
+
+    kernel: ModuleType
+    running: Running | None
+    sizes: list[int]
+    eps: float
+    activation: Activation
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(output, stats (3 * slices, C) float64: mean, biased var, rstd of each slice; bits)."""
+        y, stats, bits = self.kernel.ghost_batch_norm_forward(
+            input, self.sizes, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            save_for_backward=save,
+        )  # fmt: skip
+        if self.running is not None:
+            mean, var, _ = stats.view(len(self.sizes), 3, -1).unbind(1)
+            count = torch.tensor(self.sizes).unsqueeze(1) * _shapes.product(input.shape[2:])
+            _move(self.running, Moments(count, mean, var * count), input, None)
+        return y, stats, bits
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        bits: Tensor | None,
+        stats: Tensor,
+        needs: tuple[bool, bool, bool, bool],
+    ) -> Gradients:
+        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        return self.kernel.ghost_batch_norm_backward(
+            grad_output, input, self.sizes, weight, bias, residual, bits, stats, self.activation.code,
+            self.activation.param, needs=needs,
+        )  # fmt: skip
+
+    def composed(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+        stats: Tensor,
+    ) -> Tensor:
+        """The same forward as differentiable operations."""
+        return _composed(input, weight, bias, self.sizes, self.eps, residual, activation, None)[0]
+
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """Compiled code takes the differentiable operations."""
+        raise AssertionError("a compiled ghost batch norm is composed")
+
+    def without_activation(self) -> GhostBatchNormCall:
+        """The same call with the identity as its activation."""
+        return self._replace(activation=NONE)
 
 
 def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:

@@ -18,6 +18,7 @@ import glob
 import importlib
 import os
 import warnings
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -29,7 +30,7 @@ FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
-_INTERFACE = 2  # of the core: native/bind.cpp holds the same number
+_INTERFACE = 3  # of the core: native/bind.cpp holds the same number
 # What outputs of 16 MB and more keep for the next of their size, in bytes, at most: NORMKIT_KEEP_MB overrides it.
 _KEEP_SHARE = 8  # one part in so many of the machine's memory
 
@@ -148,7 +149,7 @@ def batch_norm_forward(
     """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits)."""
     assert _core is not None
     return _core.channel_forward(
-        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward
+        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward, ()
     )
 
 
@@ -168,7 +169,7 @@ def batch_norm_inference(
     """activation(batch_norm(input) + residual) by given statistics: (output, stats, bits)."""
     assert _core is not None
     return _core.channel_forward(
-        input, residual, weight, bias, running_mean, running_var, 0, eps, activation, param, save_for_backward
+        input, residual, weight, bias, running_mean, running_var, 0, eps, activation, param, save_for_backward, ()
     )
 
 
@@ -189,7 +190,47 @@ def batch_norm_backward(
     """Gradients of input, weight, bias and residual; training=False: the statistics are constants."""
     assert _core is not None
     return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs
+        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs, ()
+    )
+
+
+def ghost_batch_norm_forward(
+    input: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: int,
+    param: float,
+    eps: float,
+    *,
+    save_for_backward: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Batch norm of slices of `sizes` samples, each by itself: (output, stats (3 * slices, C), bits)."""
+    assert _core is not None
+    return _core.channel_forward(
+        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward, sizes
+    )
+
+
+def ghost_batch_norm_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    sizes: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    bits: Tensor | None,
+    stats: Tensor,
+    activation: int,
+    param: float,
+    *,
+    needs: tuple[bool, bool, bool, bool],
+) -> Gradients:
+    """Gradients of input, weight, bias and residual."""
+    assert _core is not None
+    return _core.channel_backward(
+        grad_output, input, residual, bits, weight, bias, stats, 0, True, activation, param, *needs, sizes
     )
 
 
@@ -208,7 +249,7 @@ def group_norm_forward(
     """activation(group_norm(input) + residual): (output, stats (3, N * num_groups), bits). Instance norm: C groups."""
     assert _core is not None
     return _core.channel_forward(
-        input, residual, weight, bias, None, None, num_groups, eps, activation, param, save_for_backward
+        input, residual, weight, bias, None, None, num_groups, eps, activation, param, save_for_backward, ()
     )
 
 
@@ -229,7 +270,7 @@ def group_norm_backward(
     """Gradients of input, weight, bias and residual."""
     assert _core is not None
     return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, num_groups, True, activation, param, *needs
+        grad_output, input, residual, bits, weight, bias, stats, num_groups, True, activation, param, *needs, ()
     )
 
 
