@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import functional, nn
-from .functional import backend, mask_from_lengths
+from .functional import backend, mask_from_lengths, recompute_outputs
 from .moments import Moments
 from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
@@ -46,6 +46,7 @@ __all__ = [
     "nn",
     "parameter_groups",
     "recalibrate",
+    "recompute_outputs",
     "unfreeze",
     *_layers,
 ]

@@ -1,6 +1,7 @@
 """Norms as functions: check the arguments, choose a path, call a kernel."""
 
 from ._choose import backend
+from ._recompute import recompute_outputs
 from .batch_norm import batch_norm
 from .batch_renorm import batch_renorm
 from .ghost_batch_norm import ghost_batch_norm
@@ -23,5 +24,6 @@ __all__ = [
     "layer_norm",
     "mask_from_lengths",
     "normalize",
+    "recompute_outputs",
     "rms_norm",
 ]

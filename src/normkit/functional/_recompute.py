@@ -1,0 +1,243 @@
+"""Outputs of norms that are computed again in the backward instead of kept: `with normkit.recompute_outputs()`.
+
+A norm keeps its input for its own backward, and the convolution behind it keeps the norm's output: the same values
+twice. Inside the context, what autograd keeps for such an output is its recipe (the input, which is kept anyway, the
+statistics and the parameters), and the backward makes the output from it, bit for bit, by the saved statistics.
+
+Rules:
+- a norm's recipe exists once its statistics are kept through the context, so its input is kept too; it belongs to what
+  autograd keeps and to nothing else, and is gone when that is;
+- an output is known by its memory and its version: after a change in place it is kept like any other tensor;
+- a residual is taken from its own recipe, or as it is if somebody keeps it anyway; else keeping it in place of the
+  output would save nothing, and the output is kept;
+- whatever is kept must not change until the backward: autograd does not look where there are hooks, so this does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import Parameter
+from torch.utils.weak import TensorWeakRef
+
+from ..kernels import native
+from . import _fused
+from ._running import Running
+
+Held = Callable[[], Tensor]  # what autograd keeps: calling it gives the tensor
+
+_MODIFIED = (
+    "one of the variables needed for gradient computation has been modified by an inplace operation: "
+    "[{} {}] is at version {}; expected version {} instead."
+)
+
+
+@contextmanager
+def recompute_outputs(*, depth: int = 4) -> Iterator[None]:
+    """Keep no norm's output for the backward inside the `with` block: compute it again from the norm's input.
+
+    ``with nk.recompute_outputs(): loss = f(model(x))``; the backward may run inside or outside. Gradients are
+    bit-identical, running statistics move once, and each output costs one more pass over memory. Served are the norms
+    on fused kernels (``normkit info`` names the path), in training and evaluation, with their residual and fused
+    activation; everything else is kept as always. No effect: under torch.no_grad, inside of torch.compile and of
+    activation checkpoints, on outputs changed in place, or in other threads than this one. Changes through ``.data``
+    between the norm and the layer behind it are not seen.
+
+    Args:
+        depth: how many norms in a row are computed again for one output, where the residual of a norm is itself a
+            norm's output, and so on. The output that would exceed it is kept.
+
+    Raises:
+        ValueError: a depth below 1.
+        RuntimeError: inside torch.func transforms, which allow no hooks on saved tensors; in the backward, where the
+            norm's input or parameters have been modified in place (torch's text).
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, the output's own norm, got {depth}")
+    if torch.compiler.is_compiling():
+        yield
+        return
+    outer = _local.recorder
+    recorder = _Recorder(depth, outer)
+    with saved_tensors_hooks(recorder.pack, _unpack):
+        _local.recorder = recorder
+        _listen(1)
+        try:
+            yield
+        finally:
+            _listen(-1)
+            _local.recorder = outer
+
+
+class _Kept:
+    """A tensor kept as it is."""
+
+    __slots__ = ("__weakref__", "tensor", "version")
+    depth = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = tensor.detach(), tensor._version  # detached: an output would keep its own graph
+
+    def __call__(self) -> Tensor:
+        tensor = self.tensor
+        if tensor._version != self.version:
+            raise RuntimeError(_MODIFIED.format(tensor.type(), list(tensor.shape), tensor._version, self.version))
+        return tensor
+
+
+class _Recipe:
+    """How one norm's output is made. arguments: input, weight, bias and residual, as they are held."""
+
+    __slots__ = ("__weakref__", "address", "arguments", "call", "depth", "output", "stats", "version")
+
+    def __init__(
+        self, call: _fused.Call, output: Tensor, stats: Tensor, arguments: tuple[Held | None, ...], depth: int
+    ) -> None:
+        self.stats = stats.detach()
+        self.call, self.arguments, self.depth = _again(call, self.stats), arguments, depth
+        self.output, self.version, self.address = TensorWeakRef(output), output._version, _address(output)
+
+    def living(self) -> Tensor | None:
+        """The forward's output, if it is still there and as it was."""
+        output = self.output()
+        if output is None or output._version != self.version or _address(output) != self.address:
+            return None
+        return output
+
+    def __call__(self) -> Tensor:
+        output = self.living()
+        if output is not None:
+            return output.detach()
+        with torch.no_grad():
+            input, *others = (None if held is None else held() for held in self.arguments)
+            assert input is not None
+            return self.call.forward(input, *others, False)[0]
+
+    def statistics(self) -> Tensor:
+        """The statistics, (3, *)."""
+        return self.stats
+
+
+class _Recorder:
+    """The hooks of one context: knows, without keeping them alive, the norms' outputs and what is kept."""
+
+    def __init__(self, depth: int, outer: _Recorder | None) -> None:
+        self.depth = depth
+        # by the address of the memory: recipes by their statistics until those are kept, then by their output
+        self.made: WeakValueDictionary[int, _Recipe] = outer.made if outer else WeakValueDictionary()
+        self.recipes: WeakValueDictionary[int, _Recipe] = outer.recipes if outer else WeakValueDictionary()
+        self.kept: WeakValueDictionary[int, _Kept] = outer.kept if outer else WeakValueDictionary()
+
+    def record(self, call: _fused.Call, output: Tensor, stats: Tensor, *inputs: Tensor | None) -> None:
+        """Make the recipe of a norm's output, unless it would save nothing. inputs: input, weight, bias, residual."""
+        if not _address(output) or any(tensor is not None and tensor.is_inference() for tensor in inputs):
+            return
+        input, weight, bias, residual = inputs
+        if residual is not None and self._recipe_of(residual) is None and not self._is_kept(residual):
+            return
+        depth = 1 + max(self._depth_of(input), self._depth_of(residual))
+        if depth > self.depth:
+            return
+        recipe = _Recipe(call, output, stats, tuple(self._hold(tensor) for tensor in inputs), depth)
+        # the statistics own it until they are kept; nobody does if that never happens
+        stats.__dict__["recipe"] = recipe
+        self.made[_address(stats)] = recipe
+
+    def pack(self, tensor: Tensor) -> Held:
+        """What autograd keeps for `tensor`."""
+        address = _address(tensor)
+        made = self.made.pop(address, None) if address else None
+        if made is not None:
+            self.recipes[made.address] = made
+            return made.statistics
+        held = self._hold(tensor)
+        if isinstance(held, _Kept) and address:
+            self.kept[address] = held
+        assert held is not None
+        return held
+
+    def _hold(self, tensor: Tensor | None) -> Held | None:
+        if tensor is None:
+            return None
+        recipe = self._recipe_of(tensor)
+        if recipe is None:
+            return _Kept(tensor)
+        output = recipe.output()
+        place = tensor.size(), tensor.stride(), tensor.storage_offset()
+        if output is not None and place == (output.size(), output.stride(), output.storage_offset()):
+            return recipe
+        return partial(_viewed, recipe, *place)
+
+    def _recipe_of(self, tensor: Tensor | None) -> _Recipe | None:
+        recipe = self.recipes.get(_address(tensor)) if tensor is not None else None
+        if recipe is None or tensor is None or tensor._version != recipe.version:
+            return None
+        output = recipe.living()
+        return recipe if output is not None and output.dtype == tensor.dtype else None
+
+    def _depth_of(self, tensor: Tensor | None) -> int:
+        recipe = self._recipe_of(tensor)
+        return 0 if recipe is None else recipe.depth
+
+    def _is_kept(self, tensor: Tensor) -> bool:
+        kept = self.kept.get(_address(tensor))
+        return kept is not None and kept.version == kept.tensor._version == tensor._version
+
+
+def _viewed(output: Held, size: torch.Size, stride: tuple[int, ...], offset: int) -> Tensor:
+    return output().as_strided(size, stride, offset)
+
+
+def _again(call: Any, stats: Tensor) -> _fused.Call:
+    """The call that repeats `call` and moves no statistics. stats: (3, *).
+
+    Batch norm takes the statistics as given: one pass, and the native kernels make the same constants from them.
+    PyTorch's training kernel is asked for the same batch again: its evaluation rounds differently.
+    """
+    given: bool = hasattr(call, "training") and (call.kernel is native or not call.training)
+    if given:
+        return call._replace(training=False, running=Running(stats[0], stats[1], None, None))  # type: ignore[no-any-return]  # a call of the same class
+    return call._replace(running=None) if hasattr(call, "running") else call  # type: ignore[no-any-return]  # as above
+
+
+def _address(tensor: Tensor) -> int:
+    """Where the memory is that the tensor shares with its views; 0: nowhere that could tell tensors apart."""
+    if (type(tensor) is not Tensor and type(tensor) is not Parameter) or tensor.layout is not torch.strided:
+        return 0
+    return tensor.untyped_storage().data_ptr()
+
+
+def _unpack(held: Held) -> Tensor:
+    return held()
+
+
+class _Local(threading.local):
+    """Hooks on saved tensors hold for their thread."""
+
+    recorder: _Recorder | None = None
+
+
+_local = _Local()
+_lock = threading.Lock()
+_listeners = 0
+
+
+def _listen(more: int) -> None:
+    """Have the fused kernels tell of their outputs while any thread is in a context."""
+    global _listeners
+    with _lock:
+        _listeners += more
+        _fused.on_output = _record if _listeners else None
+
+
+def _record(*arguments: Any) -> None:
+    if _local.recorder is not None:
+        _local.recorder.record(*arguments)
