@@ -18,7 +18,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -81,7 +80,6 @@ class _Kept:
     """A tensor kept as it is."""
 
     __slots__ = ("__weakref__", "tensor", "version")
-    depth = 0
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version = tensor.detach(), tensor._version  # detached: an output would keep its own graph
@@ -94,9 +92,13 @@ class _Kept:
 
 
 class _Recipe:
-    """How one norm's output is made. arguments: input, weight, bias and residual, as they are held."""
+    """How one norm's output is made. arguments: input, weight, bias and residual, as they are held.
 
-    __slots__ = ("__weakref__", "address", "arguments", "call", "depth", "output", "stats", "version")
+    An output that is made on the way to another, or for one of several layers behind it, stays until the last layer
+    that waits for it has it: each is made once a backward, while the layers after it have given up what they kept.
+    """
+
+    __slots__ = ("__weakref__", "address", "arguments", "call", "depth", "made", "output", "stats", "version", "waiting")
 
     def __init__(
         self, call: _fused.Call, output: Tensor, stats: Tensor, arguments: tuple[Held | None, ...], depth: int
@@ -104,6 +106,8 @@ class _Recipe:
         self.stats = stats.detach()
         self.call, self.arguments, self.depth = _again(call, self.stats), arguments, depth
         self.output, self.version, self.address = TensorWeakRef(output), output._version, _address(output)
+        self.waiting = 0  # what is kept of this output and was not asked for yet
+        self.made: Tensor | None = None
 
     def living(self) -> Tensor | None:
         """The forward's output, if it is still there and as it was."""
@@ -116,14 +120,36 @@ class _Recipe:
         output = self.living()
         if output is not None:
             return output.detach()
-        with torch.no_grad():
-            input, *others = (None if held is None else held() for held in self.arguments)
-            assert input is not None
-            return self.call.forward(input, *others, False)[0]
+        output = self._make() if self.made is None else self.made
+        self.made = output if self.waiting > 0 else None
+        return output
+
+    def _make(self) -> Tensor:
+        input, *others = (None if held is None else held() for held in self.arguments)
+        assert input is not None
+        return self.call.forward(input, *others, False)[0]  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
         """The statistics, (3, *)."""
         return self.stats
+
+
+class _Output:
+    """A norm's output, or a view of it, kept as the recipe. waits: the output is wanted once more than so far."""
+
+    __slots__ = ("recipe", "view", "waits")
+
+    def __init__(self, recipe: _Recipe, tensor: Tensor, waits: bool) -> None:
+        self.recipe, self.waits = recipe, waits
+        recipe.waiting += waits
+        place, output = _place(tensor), recipe.output()
+        self.view = None if output is not None and place == _place(output) else place
+
+    def __call__(self) -> Tensor:
+        self.recipe.waiting -= self.waits
+        self.waits = False
+        output = self.recipe()
+        return output if self.view is None else output.as_strided(*self.view)
 
 
 class _Recorder:
@@ -140,60 +166,47 @@ class _Recorder:
         """Make the recipe of a norm's output, unless it would save nothing. inputs: input, weight, bias, residual."""
         if not _address(output) or any(tensor is not None and tensor.is_inference() for tensor in inputs):
             return
-        input, weight, bias, residual = inputs
-        if residual is not None and self._recipe_of(residual) is None and not self._is_kept(residual):
+        residual = inputs[3]
+        sources = [None if tensor is None else self._recipe_of(tensor) for tensor in inputs]
+        if residual is not None and sources[3] is None and not self._is_kept(residual):
             return
-        depth = 1 + max(self._depth_of(input), self._depth_of(residual))
+        depth = 1 + max(0 if source is None else source.depth for source in sources)
         if depth > self.depth:
             return
-        recipe = _Recipe(call, output, stats, tuple(self._hold(tensor) for tensor in inputs), depth)
+        recipe = _Recipe(call, output, stats, tuple(map(self._argument, inputs, sources)), depth)
         # the statistics own it until they are kept; nobody does if that never happens
         stats.__dict__["recipe"] = recipe
         self.made[_address(stats)] = recipe
 
     def pack(self, tensor: Tensor) -> Held:
         """What autograd keeps for `tensor`."""
-        address = _address(tensor)
-        made = self.made.pop(address, None) if address else None
-        if made is not None:
+        if tensor.is_leaf:  # parameters, statistics, bits
+            made = self.made.pop(_address(tensor), None) if tensor.dtype is torch.float64 else None
+            if made is None:
+                return _Kept(tensor)
             self.recipes[made.address] = made
             return made.statistics
-        held = self._hold(tensor)
-        if isinstance(held, _Kept) and address:
-            self.kept[address] = held
-        assert held is not None
-        return held
+        recipe = self._recipe_of(tensor)
+        if recipe is not None:
+            return _Output(recipe, tensor, waits=True)
+        kept = self.kept[_address(tensor)] = _Kept(tensor)
+        return kept
 
-    def _hold(self, tensor: Tensor | None) -> Held | None:
+    def _argument(self, tensor: Tensor | None, recipe: _Recipe | None) -> Held | None:
         if tensor is None:
             return None
-        recipe = self._recipe_of(tensor)
-        if recipe is None:
-            return _Kept(tensor)
-        output = recipe.output()
-        place = tensor.size(), tensor.stride(), tensor.storage_offset()
-        if output is not None and place == (output.size(), output.stride(), output.storage_offset()):
-            return recipe
-        return partial(_viewed, recipe, *place)
+        return _Kept(tensor) if recipe is None else _Output(recipe, tensor, waits=False)
 
-    def _recipe_of(self, tensor: Tensor | None) -> _Recipe | None:
-        recipe = self.recipes.get(_address(tensor)) if tensor is not None else None
-        if recipe is None or tensor is None or tensor._version != recipe.version:
+    def _recipe_of(self, tensor: Tensor) -> _Recipe | None:
+        recipe = self.recipes.get(_address(tensor))
+        if recipe is None or tensor._version != recipe.version:
             return None
         output = recipe.living()
         return recipe if output is not None and output.dtype == tensor.dtype else None
 
-    def _depth_of(self, tensor: Tensor | None) -> int:
-        recipe = self._recipe_of(tensor)
-        return 0 if recipe is None else recipe.depth
-
     def _is_kept(self, tensor: Tensor) -> bool:
-        kept = self.kept.get(_address(tensor))
+        kept = self.kept.get(_address(tensor) or -1)
         return kept is not None and kept.version == kept.tensor._version == tensor._version
-
-
-def _viewed(output: Held, size: torch.Size, stride: tuple[int, ...], offset: int) -> Tensor:
-    return output().as_strided(size, stride, offset)
 
 
 def _again(call: Any, stats: Tensor) -> _fused.Call:
@@ -213,6 +226,11 @@ def _address(tensor: Tensor) -> int:
     if (type(tensor) is not Tensor and type(tensor) is not Parameter) or tensor.layout is not torch.strided:
         return 0
     return tensor.untyped_storage().data_ptr()
+
+
+def _place(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], int]:
+    """What as_strided takes."""
+    return tensor.size(), tensor.stride(), tensor.storage_offset()
 
 
 def _unpack(held: Held) -> Tensor:
