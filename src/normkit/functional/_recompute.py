@@ -40,7 +40,7 @@ _MODIFIED = (
 
 
 @contextmanager
-def recompute_outputs(*, depth: int = 4) -> Iterator[None]:
+def recompute_outputs(*, depth: int = 2) -> Iterator[None]:
     """Keep no norm's output for the backward inside the `with` block: compute it again from the norm's input.
 
     ``with nk.recompute_outputs(): loss = f(model(x))``; the backward may run inside or outside. Gradients are
@@ -98,8 +98,6 @@ class _Recipe:
     that waits for it has it: each is made once a backward, while the layers after it have given up what they kept.
     """
 
-    __slots__ = ("__weakref__", "address", "arguments", "call", "depth", "made", "output", "stats", "version", "waiting")
-
     def __init__(
         self, call: _fused.Call, output: Tensor, stats: Tensor, arguments: tuple[Held | None, ...], depth: int
     ) -> None:
@@ -120,14 +118,14 @@ class _Recipe:
         output = self.living()
         if output is not None:
             return output.detach()
-        output = self._make() if self.made is None else self.made
+        output = self._make() if self.made is None or self.made._version else self.made
         self.made = output if self.waiting > 0 else None
         return output
 
     def _make(self) -> Tensor:
-        input, *others = (None if held is None else held() for held in self.arguments)
+        input, weight, bias, residual = (None if held is None else held() for held in self.arguments)
         assert input is not None
-        return self.call.forward(input, *others, False)[0]  # all detached: no graph is made
+        return self.call.forward(input, weight, bias, residual, False)[0]  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
         """The statistics, (3, *)."""
@@ -217,8 +215,8 @@ def _again(call: Any, stats: Tensor) -> _fused.Call:
     """
     given: bool = hasattr(call, "training") and (call.kernel is native or not call.training)
     if given:
-        return call._replace(training=False, running=Running(stats[0], stats[1], None, None))  # type: ignore[no-any-return]  # a call of the same class
-    return call._replace(running=None) if hasattr(call, "running") else call  # type: ignore[no-any-return]  # as above
+        return call._replace(training=False, running=Running(stats[0], stats[1], None, None))
+    return call._replace(running=None) if hasattr(call, "running") else call
 
 
 def _address(tensor: Tensor) -> int:
@@ -230,7 +228,7 @@ def _address(tensor: Tensor) -> int:
 
 def _place(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], int]:
     """What as_strided takes."""
-    return tensor.size(), tensor.stride(), tensor.storage_offset()
+    return tensor.size(), tensor.stride(), int(tensor.storage_offset())
 
 
 def _unpack(held: Held) -> Tensor:

@@ -22,11 +22,13 @@ from .changes import Change, OutputError, record
 from .convert import Surroundings, successor
 from .families import BATCH_FAMILIES, family
 from .pattern import Pattern, only_follows, pattern_of
+from .recompute import add as add_recomputation
 from .select import Selector, Site, select
 from .swap import hooked, kind, put, working_copy
 from .verify import compare, outputs_of
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
+_RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
 _TAKE_RESIDUAL = BATCH_FAMILIES | {"group", "instance"}
 
 
@@ -38,6 +40,7 @@ def accelerate(
     only: Selector | None = None,
     skip: Selector | None = None,
     inplace: bool = False,
+    recompute: bool = False,
 ) -> nn.Module:
     """Replace torch's norms by normkit's, and fuse the addition and the activation that follow them.
 
@@ -54,6 +57,8 @@ def accelerate(
             ``nk.changes(model).errors`` the fusions, then the replacements, are undone.
         only, skip: which norms: name patterns, types, functions (name, module) -> bool, or lists of these.
         inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
+        recompute: less memory for a few percent of time: in training the model's forward runs under
+            :func:`normkit.recompute_outputs`.
 
     Returns: the accelerated model; ``nk.changes(model)`` lists every norm. Raises ValueError where no normalization
     layer is selected, RuntimeError where the model cannot be copied.
@@ -76,6 +81,8 @@ def accelerate(
         swaps.undo()
         built = dict.fromkeys(built, f"undone: {failure}")
     entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
+    if recompute:
+        entries.append(_recomputing(model))
     record(model, entries, errors)
     return model
 
@@ -273,6 +280,15 @@ def _check(
     training = compare("accelerate", before.get(True, {}), after.get(True, {}))
     wrong = [e for e in errors if not e.largest <= e.limit] + [e for e in training if not e.largest <= 100 * e.limit]
     return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
+
+
+def _recomputing(model: nn.Module) -> Change:
+    if not any(type(module).__module__.startswith("normkit.") for module in model.modules()):
+        return Change(
+            "accelerate", "", "kept", kind(model), kind(model), "no output to compute again: no norm is normkit's"
+        )
+    add_recomputation(model)
+    return Change("accelerate", "", "replaced", kind(model), kind(model), _RECOMPUTES)
 
 
 def _entry(site: Site, built: Built, fused: str | None, unfused: str) -> Change:
