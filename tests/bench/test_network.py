@@ -11,34 +11,28 @@ from normkit.bench.resnet import ResNet50
 
 
 class Product(nn.Module):
-    """Saves its image twice, a square of it once, and its own parameter."""
+    """Keeps a product of its image and its parameter, and the square of that."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images * self.scale  # saves images, scale
-        return (x * x).flatten(1)  # saves x, once though twice in the formula
+        x = images * self.scale
+        return (x * x).flatten(1)  # keeps x
 
 
 def training(model: nn.Module, images: Tensor) -> network.Training:
     return network._training(model, images)
 
 
-def test_held_counts_each_storage_once_and_no_parameter() -> None:
+def test_memory_is_what_a_step_allocates() -> None:
     images = torch.randn(4, 3, 8, 8)
     image_bytes = images.numel() * 4
-    held = network.held(training(Product(), images))
-    assert 2 * image_bytes <= held
-    # cross_entropy keeps its logarithms, one tensor of the image's size, and a few scalars
-    assert held <= 3 * image_bytes + 256
-
-
-def test_peak_is_at_least_what_is_allocated_at_once() -> None:
-    images = torch.randn(4, 3, 8, 8)
-    peak = network.peak(training(Product(), images))
-    assert 2 * images.numel() * 4 <= peak <= 12 * images.numel() * 4
+    held, peak = network.memory(training(Product(), images))
+    # x and cross_entropy's logarithms, each of the image's size, and a few scalars; the image itself was there before
+    assert 2 * image_bytes <= held <= 2 * image_bytes + 256
+    assert held + image_bytes <= peak <= 8 * image_bytes
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +46,7 @@ def test_a_step_is_measured(measured: network.Network) -> None:
     assert measured.free == pytest.approx(1 / (1 - measured.share))
     assert measured.limit < measured.free
     assert 0 < measured.held < measured.peak
+    assert list(measured.contenders) == ["accelerated", "recomputing"]
 
 
 def test_different_losses_are_not_timed() -> None:

@@ -1,9 +1,10 @@
-"""A ResNet-50 training step, plain against `nk.accelerate`: time, the share that norms have in it, memory.
+"""A ResNet-50 training step, plain, accelerated and recomputing: time, the share that norms have in it, memory.
 
 The share is measured: one step of the plain model under the profiler, the time of batch norm, ReLU and residual add,
 forward and backward. It bounds what faster norms can do (Amdahl): `free` if they took no time, `limit` if they ran at
-the roof, moving the fewest bytes as fast as clone() does. Memory is counted, not sampled: the storages that autograd
-holds after the forward, and the highest sum of live allocations during a step.
+the roof, moving the fewest bytes as fast as clone() does. Memory is counted, not sampled, from the allocations that the
+profiler sees (PyTorch's own; what oneDNN allocates for itself is not among them): what is still live after the forward,
+and the highest sum of live allocations of forward and backward, the parameters' gradients among them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +25,10 @@ import normkit as nk
 
 from .problem import DTYPES
 from .resnet import ResNet50
-from .results import Network
+from .results import Contender, Network
 from .timing import Seconds, interleave, paired
 
+PLAIN = "plain"
 CONFIGURATIONS = ((8, "NCHW", "float32"), (8, "NHWC", "bfloat16"), (32, "NCHW", "float32"), (32, "NHWC", "bfloat16"))
 _FORWARD = frozenset({"aten::native_batch_norm", "aten::relu_", "aten::clamp_min_", "aten::add_"})
 _BACKWARD = frozenset({"aten::native_batch_norm_backward", "aten::threshold_backward"})
@@ -64,7 +67,7 @@ def measure(
     """Time and profile a training step at `size` x `size` pixels.
 
     Raises:
-        RuntimeError: the accelerated model's first loss differs from the plain one's.
+        RuntimeError: an accelerated model's first loss differs from the plain one's.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -79,61 +82,49 @@ def measure(
 
 
 def _measure(model: nn.Module, images: Tensor, network: Network, seconds: float) -> Network:
-    accelerated = nk.accelerate(model, images) if hasattr(nk, "accelerate") else None
-    plain = _training(model, images)
-    trainings = {"plain": plain} if accelerated is None else {"plain": plain, "fast": _training(accelerated, images)}
-    losses = {name: training.step() for name, training in trainings.items()}
-    _verify(losses, network.dtype)
+    trainings = {
+        PLAIN: _training(model, images),
+        "accelerated": _training(nk.accelerate(model, images), images),
+        "recomputing": _training(nk.accelerate(model, images, recompute=True), images),
+    }
+    plain = trainings[PLAIN]
+    _verify({name: training.step() for name, training in trainings.items()}, network.dtype)
     share, limit, free = _limits(plain)
-    network = replace(network, share=share, limit=limit, free=free, held=held(plain), peak=peak(plain))
+    memories = {name: memory(training) for name, training in trainings.items()}
     times = interleave({name: _clocked(training) for name, training in trainings.items()}, seconds, most=50, warm_up=1)
-    network = replace(
-        network,
-        rounds=len(times["plain"]),
-        step_ms=1e3 * statistics.median(t.total for t in times["plain"]),
-    )
-    if accelerated is None:
-        return network
-    ratio = paired([t.total for t in times["plain"]], [t.total for t in times["fast"]])
-    fast = trainings["fast"]
+    seconds_of = {name: [t.total for t in found] for name, found in times.items()}
+    contenders = {}
+    for name in ("accelerated", "recomputing"):
+        ratio = paired(seconds_of[PLAIN], seconds_of[name])
+        contenders[name] = Contender(ratio.median, ratio.low, ratio.high, memories[name].held, memories[name].peak)
     return replace(
-        network,
-        ratio=ratio.median,
-        low=ratio.low,
-        high=ratio.high,
-        held_accelerated=held(fast),
-        peak_accelerated=peak(fast),
-    )
+        network, rounds=len(times[PLAIN]), step_ms=1e3 * statistics.median(seconds_of[PLAIN]), share=share, limit=limit,
+        free=free, held=memories[PLAIN].held, peak=memories[PLAIN].peak, contenders=contenders,
+    )  # fmt: skip
 
 
-def held(training: Training) -> int:
-    """Bytes of the storages, parameters aside, that autograd keeps for the backward."""
-    storages: dict[int, int] = {}
-    kept = []
-    own = {p.untyped_storage().data_ptr() for p in training.model.parameters()}
+class Memory(NamedTuple):
+    """Bytes above what was there before: live after the forward, and the most that was live in a step."""
 
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.layout == torch.strided and tensor.untyped_storage().data_ptr() not in own:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            kept.append(tensor.detach())  # no address is used twice while all of them live
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        training.forward()
-    return sum(storages.values())
+    held: int
+    peak: int
 
 
-def peak(training: Training) -> int:
-    """The highest sum of live allocations of forward and backward, above what was there before."""
+def memory(training: Training) -> Memory:
+    """What a step allocates, as PyTorch's allocator counts it."""
     training.optimizer.zero_grad(set_to_none=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        training.forward().backward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as forward:
+        loss = training.forward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
+        loss.backward()
+    live = list(accumulate(_allocations(forward)))
+    return Memory(live[-1], max(*live, *accumulate(_allocations(backward), initial=live[-1])))
+
+
+def _allocations(recorded: profile) -> list[int]:
+    """Bytes allocated (freed: negative), in order."""
     events = [event for event in _events(recorded) if event.name() == "[memory]"]
-    live, highest = 0, 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        highest = max(highest, live)
-    return highest
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
 
 
 def _limits(training: Training) -> tuple[float, float, float]:
@@ -204,9 +195,9 @@ def _clocked(training: Training) -> Callable[[int], Seconds]:
 
 
 def _verify(losses: dict[str, float], dtype: str) -> None:
-    """Both models start from the same parameters: their first losses differ by roundings only."""
+    """All models start from the same parameters: their first losses differ by roundings only."""
     allowed = 1e-3 if dtype == "float32" else 5e-2  # of a loss near ln(classes), after some fifty rounded layers
-    if not max(losses.values()) - min(losses.values()) <= allowed * abs(losses["plain"]):
+    if not max(losses.values()) - min(losses.values()) <= allowed * abs(losses[PLAIN]):
         raise RuntimeError(f"not timed: the first losses differ: {losses}")
 
 

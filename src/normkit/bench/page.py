@@ -44,9 +44,11 @@ def render(text: str) -> str:
     return "\n".join(parts)
 
 
-NETWORK = """`nk.accelerate` against the plain model: 224x224 images, forward, loss, backward and an SGD step. The share
-of norms (batch norm, ReLU, residual add) was measured with the profiler; it limits what any faster norm can do: at the
-roof, or if norms took no time at all. Held: what autograd keeps for the backward; peak: live allocations of a step.
+NETWORK = """`nk.accelerate` against the plain model, and *recomputing*: with [`recompute=True`](recompute.md). 224x224
+images, forward, loss, backward and an SGD step. The share of norms (batch norm, ReLU, residual add) was measured with
+the profiler; it limits what any faster norm can do: at the roof, or if norms took no time at all. Held: what is live
+after the forward; peak: the most that is live in a step, gradients of parameters included; both as PyTorch's allocator
+counts them, in brackets the share of the plain model's.
 """
 
 

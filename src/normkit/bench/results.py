@@ -63,11 +63,24 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Contender:
+    """A changed model against the plain one: the paired ratios of the steps' times with quartiles, above 1 where it is
+    faster, and its memory in bytes."""
+
+    ratio: float
+    low: float
+    high: float
+    held: int
+    peak: int
+
+
+@dataclass(frozen=True)
 class Network:
-    """A ResNet-50 training step, plain and accelerated.
+    """A ResNet-50 training step, plain and changed.
 
     share: of the plain step's time, norm + add + activation; limit: the step's speedup if those ran at the roof;
     free: if they took no time. Memory: bytes held for the backward, and the peak of what a step allocates.
+    contenders: "accelerated", and "recomputing" for nk.accelerate(recompute=True).
     """
 
     batch: int
@@ -81,15 +94,16 @@ class Network:
     free: float = 1.0
     held: int = 0
     peak: int = 0
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
-    held_accelerated: int | None = None
-    peak_accelerated: int | None = None
+    contenders: dict[str, Contender] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, str, str, int]:
         return self.batch, self.layout, self.dtype, self.threads
+
+    @classmethod
+    def from_json(cls, network: Mapping[str, Any]) -> Network:
+        contenders = {name: Contender(**figures) for name, figures in network["contenders"].items()}
+        return cls(**{**network, "contenders": contenders})
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class Document:
                 f"expected figures of format {FORMAT}, got {document.get('format')!r}: measure into a new file"
             )
         rows = tuple(Row.from_json(row) for row in document["rows"])
-        return cls(document["machine"], rows, tuple(Network(**network) for network in document["networks"]))
+        return cls(document["machine"], rows, tuple(map(Network.from_json, document["networks"])))
 
     def merged(self, newer: Document) -> Document:
         """These figures with the newer ones in the place of their namesakes."""

@@ -65,22 +65,22 @@ def summary_table(rows: Sequence[Row]) -> Table:
 
 def network_table(networks: Sequence[Network]) -> Table:
     """One line a network: its step, the norms' share of it, the limits, what was reached, memory."""
+    contenders = list(dict.fromkeys(name for network in networks for name in network.contenders))
     headings = (
         "ResNet-50, batch", "layout", "dtype", "threads", "step ms", "norm share", "limit at roof", "limit if free",
-        "accelerated x", "held MB", "accelerated", "peak MB", "accelerated",
+        *(f"{name} x" for name in contenders), "held MB", *contenders, "peak MB", *contenders,
     )  # fmt: skip
-    return Table(
-        headings,
-        tuple(
-            (
-                str(n.batch), n.layout, n.dtype, str(n.threads), number(n.step_ms), f"{n.share:.1%}", f"{n.limit:.3f}",
-                f"{n.free:.3f}", "" if n.ratio is None else f"{n.ratio:.3f} ({n.low:.3f}-{n.high:.3f})",
-                number(n.held / 1e6), megabytes(n.held_accelerated), number(n.peak / 1e6),
-                megabytes(n.peak_accelerated),
-            )
-            for n in networks
-        ),
-    )  # fmt: skip
+    return Table(headings, tuple(tuple(_network(network, contenders)) for network in networks))
+
+
+def _network(n: Network, contenders: Sequence[str]) -> list[str]:
+    found = [n.contenders.get(name) for name in contenders]
+    return [
+        str(n.batch), n.layout, n.dtype, str(n.threads), number(n.step_ms), f"{n.share:.1%}", f"{n.limit:.3f}",
+        f"{n.free:.3f}", *("-" if c is None else f"{c.ratio:.3f} ({c.low:.3f}-{c.high:.3f})" for c in found),
+        number(n.held / 1e6), *("-" if c is None else f"{number(c.held / 1e6)} ({c.held / n.held:.2f})" for c in found),
+        number(n.peak / 1e6), *("-" if c is None else f"{number(c.peak / 1e6)} ({c.peak / n.peak:.2f})" for c in found),
+    ]  # fmt: skip
 
 
 def machine_line(document: Document) -> str:
@@ -97,11 +97,6 @@ def shape(sizes: Sequence[int]) -> str:
 def number(value: float) -> str:
     """Three significant digits without powers of ten."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def megabytes(count: int | None) -> str:
-    """Bytes in MB, nothing for what was not measured."""
-    return "" if count is None else number(count / 1e6)
 
 
 def _peer(peer: Peer | None) -> str:

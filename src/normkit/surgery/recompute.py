@@ -65,6 +65,6 @@ def _has_way() -> bool:
     return (
         not is_transformed()
         and not is_exporting()
-        and torch._C._autograd._saved_tensors_hooks_is_enabled()
+        and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # not in torch's stub
         and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
     )
