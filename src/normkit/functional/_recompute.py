@@ -19,13 +19,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
-from torch.utils.weak import TensorWeakRef
 
 from ..kernels import native
 from . import _fused
@@ -82,7 +81,8 @@ class _Kept:
     __slots__ = ("__weakref__", "tensor", "version")
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.version = tensor.detach(), tensor._version  # detached: an output would keep its own graph
+        self.tensor = tensor.detach()  # an output would keep its own graph
+        self.version = 0 if tensor.is_inference() else tensor._version  # torch refuses to keep those, in its own words
 
     def __call__(self) -> Tensor:
         tensor = self.tensor
@@ -92,27 +92,27 @@ class _Kept:
 
 
 class _Recipe:
-    """How one norm's output is made. arguments: input, weight, bias and residual, as they are held.
+    """How one norm's output is made. sources: input, weight, bias and residual, as they are held; stats: (3, *).
 
     An output that is made on the way to another, or for one of several layers behind it, stays until the last layer
     that waits for it has it: each is made once a backward, while the layers after it have given up what they kept.
     """
 
-    def __init__(
-        self, call: _fused.Call, output: Tensor, stats: Tensor, arguments: tuple[Held | None, ...], depth: int
-    ) -> None:
-        self.stats = stats.detach()
-        self.call, self.arguments, self.depth = _again(call, self.stats), arguments, depth
-        self.output, self.version, self.address = TensorWeakRef(output), output._version, _address(output)
+    __slots__ = ("__weakref__", "address", "call", "depth", "made", "output", "sources", "stats", "version", "waiting")
+
+    def __init__(self, call: Any, output: Tensor, stats: Tensor, sources: tuple[Held | None, ...], depth: int) -> None:
+        self.call, self.stats, self.sources, self.depth = call, stats.detach(), sources, depth
+        self.output, self.version, self.address = ref(output), output._version, _address(output)
         self.waiting = 0  # what is kept of this output and was not asked for yet
         self.made: Tensor | None = None
 
     def living(self) -> Tensor | None:
         """The forward's output, if it is still there and as it was."""
         output = self.output()
-        if output is None or output._version != self.version or _address(output) != self.address:
+        if output is None:
             return None
-        return output
+        output._fix_weakref()  # type: ignore[attr-defined]  # as torch.utils.weak does where only C++ held the tensor
+        return output if output._version == self.version and _address(output) == self.address else None
 
     def __call__(self) -> Tensor:
         output = self.living()
@@ -123,9 +123,10 @@ class _Recipe:
         return output
 
     def _make(self) -> Tensor:
-        input, weight, bias, residual = (None if held is None else held() for held in self.arguments)
+        input, weight, bias, residual = (None if source is None else source() for source in self.sources)
         assert input is not None
-        return self.call.forward(input, weight, bias, residual, False)[0]  # all detached: no graph is made
+        call = _again(self.call, self.stats)
+        return call.forward(input, weight, bias, residual, False)[0]  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
         """The statistics, (3, *)."""
@@ -155,48 +156,44 @@ class _Recorder:
 
     def __init__(self, depth: int, outer: _Recorder | None) -> None:
         self.depth = depth
-        # by the address of the memory: recipes by their statistics until those are kept, then by their output
-        self.made: WeakValueDictionary[int, _Recipe] = outer.made if outer else WeakValueDictionary()
+        self.newest: ref[_Recipe] | None = None
+        # by the address of the memory
         self.recipes: WeakValueDictionary[int, _Recipe] = outer.recipes if outer else WeakValueDictionary()
         self.kept: WeakValueDictionary[int, _Kept] = outer.kept if outer else WeakValueDictionary()
 
-    def record(self, call: _fused.Call, output: Tensor, stats: Tensor, *inputs: Tensor | None) -> None:
-        """Make the recipe of a norm's output, unless it would save nothing. inputs: input, weight, bias, residual."""
-        if not _address(output) or any(tensor is not None and tensor.is_inference() for tensor in inputs):
+    def record(
+        self, call: _fused.Call, output: Tensor, stats: Tensor, input: Tensor, weight: Tensor | None,
+        bias: Tensor | None, residual: Tensor | None,
+    ) -> None:  # fmt: skip
+        """Make the recipe of a norm's output, unless it would save nothing."""
+        of_input = self._recipe_of(input)
+        of_residual = None if residual is None else self._recipe_of(residual)
+        if residual is not None and of_residual is None and not self._is_kept(residual):
             return
-        residual = inputs[3]
-        sources = [None if tensor is None else self._recipe_of(tensor) for tensor in inputs]
-        if residual is not None and sources[3] is None and not self._is_kept(residual):
+        depth = 1 + max(0 if found is None else found.depth for found in (of_input, of_residual))
+        if depth > self.depth or not _address(output):
             return
-        depth = 1 + max(0 if source is None else source.depth for source in sources)
-        if depth > self.depth:
-            return
-        recipe = _Recipe(call, output, stats, tuple(map(self._argument, inputs, sources)), depth)
+        sources = (_source(input, of_input), _source(weight), _source(bias), _source(residual, of_residual))
+        recipe = _Recipe(call, output, stats, sources, depth)
         # the statistics own it until they are kept; nobody does if that never happens
-        stats.__dict__["recipe"] = recipe
-        self.made[_address(stats)] = recipe
+        stats.__dict__["recipe"], self.newest = recipe, ref(recipe)
 
     def pack(self, tensor: Tensor) -> Held:
         """What autograd keeps for `tensor`."""
         if tensor.is_leaf:  # parameters, statistics, bits
-            made = self.made.pop(_address(tensor), None) if tensor.dtype is torch.float64 else None
-            if made is None:
+            newest = None if self.newest is None else self.newest()
+            if newest is None or _address(tensor) != _address(newest.stats):
                 return _Kept(tensor)
-            self.recipes[made.address] = made
-            return made.statistics
+            self.newest, self.recipes[newest.address] = None, newest
+            return newest.statistics
         recipe = self._recipe_of(tensor)
         if recipe is not None:
             return _Output(recipe, tensor, waits=True)
         kept = self.kept[_address(tensor)] = _Kept(tensor)
         return kept
 
-    def _argument(self, tensor: Tensor | None, recipe: _Recipe | None) -> Held | None:
-        if tensor is None:
-            return None
-        return _Kept(tensor) if recipe is None else _Output(recipe, tensor, waits=False)
-
     def _recipe_of(self, tensor: Tensor) -> _Recipe | None:
-        recipe = self.recipes.get(_address(tensor))
+        recipe = None if tensor.is_leaf else self.recipes.get(_address(tensor))
         if recipe is None or tensor._version != recipe.version:
             return None
         output = recipe.living()
@@ -205,6 +202,13 @@ class _Recorder:
     def _is_kept(self, tensor: Tensor) -> bool:
         kept = self.kept.get(_address(tensor) or -1)
         return kept is not None and kept.version == kept.tensor._version == tensor._version
+
+
+def _source(tensor: Tensor | None, recipe: _Recipe | None = None) -> Held | None:
+    """How a recipe holds one of its tensors."""
+    if tensor is None or recipe is None:
+        return None if tensor is None else _Kept(tensor)
+    return _Output(recipe, tensor, waits=False)
 
 
 def _again(call: Any, stats: Tensor) -> _fused.Call:
