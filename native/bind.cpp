@@ -18,7 +18,7 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 3;  // goes up with any change of these functions; native.py holds the same number
+constexpr int kInterface = 4;  // goes up with any change of these functions; native.py holds the same number
 
 const Kernels* kernels = nullptr;
 std::string problem;
@@ -124,11 +124,29 @@ nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle wei
     return nb::make_tuple(y.object(), stats.object(), bits.object());
 }
 
+// The batch's statistics (3, C) alone; the third row is 1 / sqrt(var).
+nb::object channel_statistics(nb::handle input) {
+    const Tensor x = dense(Tensor(input));
+    ChannelForward a;
+    a.shape = shape_of(x);
+    const Tensor stats = Tensor::statistics(a.shape.c);
+    if (a.shape.elements() == 0) {
+        stats.zero();
+    } else {
+        a.dtype = x.dtype();
+        a.x = x.data();
+        a.stats = stats.data<double>();
+        without_gil(x.bytes(), [&] { kernels->channel_forward(a, parallel); });
+    }
+    return stats.object();
+}
+
 // Gradients of input, weight, bias and residual, None where `needs` says so.
 nb::tuple channel_backward(nb::handle dy_, nb::handle input, nb::handle residual_, nb::handle bits, nb::handle weight_,
                            nb::handle bias_, nb::handle stats, int64_t groups, bool training, int code,
                            double activation_param, bool need_input, bool need_weight, bool need_bias,
-                           bool need_residual, const std::vector<int64_t>& sizes) {
+                           bool need_residual, const std::vector<int64_t>& sizes,
+                           int64_t count) {
     const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).like(x), residual = Tensor(residual_).like(x);
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     const Tensor sign(bits), statistics(stats);
@@ -157,6 +175,7 @@ nb::tuple channel_backward(nb::handle dy_, nb::handle input, nb::handle residual
         a.dweight = dweight.mutable_param();
         a.dbias = dbias.mutable_param();
         a.training = training;
+        a.count = count;
         a.activation = {code, activation_param};
         without_gil(2 * x.bytes(), [&] {
             advise_huge_pages(a.dx, x.bytes());
@@ -361,6 +380,7 @@ NB_MODULE(_native, m) {
     m.def("kept_memory", [] { return blocks().waiting(); });
     define(m, "channel_forward", &channel_forward);
     define(m, "channel_backward", &channel_backward);
+    define(m, "channel_statistics", &channel_statistics);
     define(m, "channel_ready", &channel_ready);
     define(m, "layer_forward", &layer_forward);
     define(m, "layer_backward", &layer_backward);

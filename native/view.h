@@ -114,7 +114,7 @@ struct ChannelForward {
     Shape shape;
     const void* x = nullptr;
     const void* residual = nullptr;
-    void* y = nullptr;
+    void* y = nullptr;        // absent: the statistics alone
     uint8_t* bits = nullptr;  // one row of bit_row() bytes per memory row
     Param weight, bias;
     Param mean, var;          // given statistics; absent: computed from x
@@ -136,7 +136,9 @@ struct ChannelBackward {
     void* dresidual = nullptr;
     MutableParam dweight, dbias;
     bool training = true;  // false: the statistics are constants
+    int64_t count = 0;     // values behind each channel's statistics; 0: all. dy is 0 where the others are
     ActivationSpec activation;
+    int64_t values() const { return count > 0 ? count : shape.count(); }
 };
 
 // The same with statistics per sample and group of C / groups channels. stats: (3, N * groups).

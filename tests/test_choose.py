@@ -45,10 +45,16 @@ def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
         (lambda: pick(torch.ones(4, 3, device="meta")), "the tensor is on meta"),
         (lambda: pick(X.to(torch.float8_e5m2)), "no native kernel for torch.float8_e5m2"),
         (lambda: pick(norm="unheard_of_norm"), "no native kernel for unheard_of_norm"),
-        (lambda: pick(mask=torch.ones(4, dtype=torch.bool)), "a mask is given"),
+        (lambda: pick(norm="group_norm", mask=torch.ones(4, dtype=torch.bool)), "a mask is given"),
         (lambda: pick(X.to_sparse()), "the layout is torch.sparse_coo"),
-        (lambda: pick(weight=torch.ones(3).as_subclass(Marked)), "a parameter, buffer or residual is not a plain CPU"),
-        (lambda: pick(residual=torch.ones(4, 3, device="meta")), "a parameter, buffer or residual is not a plain CPU"),
+        (
+            lambda: pick(weight=torch.ones(3).as_subclass(Marked)),
+            "a parameter, buffer, residual or mask is not a plain CPU",
+        ),
+        (
+            lambda: pick(residual=torch.ones(4, 3, device="meta")),
+            "a parameter, buffer, residual or mask is not a plain CPU",
+        ),
     ],
     ids=["subclass", "device", "dtype", "norm", "mask", "layout", "parameter_subclass", "residual_elsewhere"],
 )
@@ -126,7 +132,7 @@ def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> 
         pytest.skip("the native core is not built here")
     mask = torch.ones(4, dtype=torch.bool)
     with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
-        nk.functional.batch_norm(X, None, None, training=True, mask=mask)
+        nk.functional.group_norm(X, 1, mask=mask)
 
 
 def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:

@@ -24,6 +24,7 @@ _count_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
 # The norms that the native module has kernels for.
 _NATIVE = frozenset(name.removesuffix("_forward") for name in vars(native) if name.endswith("_norm_forward"))
+_NATIVE_MASKED = frozenset({"batch_norm"})  # of these, the ones that take a mask
 
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
 _requested: str | None = None
@@ -127,7 +128,7 @@ def why_not_native(
         return native.why_not() or f"no native kernel for {input.dtype}"
     if norm not in _NATIVE:
         return f"no native kernel for {norm}"
-    if mask is not None:
+    if mask is not None and (norm not in _NATIVE_MASKED or torch.compiler.is_compiling()):
         return "a mask is given"
     if torch.compiler.is_compiling():
         return _why_not_opaque(others)
@@ -139,9 +140,9 @@ def why_not_native(
         return "the call is being traced"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
-    for tensor in others:
+    for tensor in (mask, *others):
         if tensor is not None and ((type(tensor) is not Tensor and type(tensor) is not Parameter) or not tensor.is_cpu):
-            return "a parameter, buffer or residual is not a plain CPU tensor"
+            return "a parameter, buffer, residual or mask is not a plain CPU tensor"
     return None
 
 

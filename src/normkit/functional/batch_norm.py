@@ -21,6 +21,7 @@ from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_eager, is_exporting, is_transformed
 from ._fused import Gradients, after, run
+from ._masked import MaskedBatchNormCall
 from ._opaque import Opaque
 from ._running import Running
 
@@ -124,6 +125,8 @@ def apply(
     # compiled evaluation: inductor fuses it
     if path == "composed" or is_exporting() or (torch.compiler.is_compiling() and not training):
         return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
+    if mask is not None and input.numel():
+        return _masked(input, running, weight, bias, training, eps, residual, activation, mask)
     call = BatchNormCall(KERNELS[path], running, training, eps, activation)
     return run(call, input, weight, bias, residual)
 
@@ -204,6 +207,24 @@ def _composed(
     if running is not None:
         _running.move(running, moments)
     return y
+
+
+def _masked(
+    input: Tensor,
+    running: Running | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation,
+    mask: Tensor,
+) -> Tensor:
+    call = MaskedBatchNormCall(native, running, training, eps, activation, mask)
+    if activation.code in native.FUSED_ACTIVATIONS:
+        return run(call, input, weight, bias, residual)
+    residual = None if residual is None else torch.where(mask, residual, 0)
+    return torch.where(mask, run(call, input, weight, bias, residual), 0)
 
 
 def _exported(

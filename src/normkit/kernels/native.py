@@ -30,7 +30,7 @@ FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
-_INTERFACE = 3  # of the core: native/bind.cpp holds the same number
+_INTERFACE = 4  # of the core: native/bind.cpp holds the same number
 # What outputs of 16 MB and more keep for the next of their size, in bytes, at most: NORMKIT_KEEP_MB overrides it.
 _KEEP_SHARE = 8  # one part in so many of the machine's memory
 
@@ -153,6 +153,12 @@ def batch_norm_forward(
     )
 
 
+def batch_norm_statistics(input: Tensor) -> Tensor:
+    """stats of the batch alone, without an output; their third row is 1 / sqrt(var)."""
+    assert _core is not None
+    return _core.channel_statistics(input)
+
+
 def batch_norm_inference(
     input: Tensor,
     running_mean: Tensor,
@@ -186,11 +192,15 @@ def batch_norm_backward(
     *,
     training: bool,
     needs: tuple[bool, bool, bool, bool],
+    count: int = 0,
 ) -> Gradients:
-    """Gradients of input, weight, bias and residual; training=False: the statistics are constants."""
+    """Gradients of input, weight, bias and residual; training=False: the statistics are constants.
+
+    count: how many values are behind the statistics, where not all are (the others come with grad_output = 0).
+    """
     assert _core is not None
     return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs, ()
+        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs, (), count
     )
 
 
@@ -230,7 +240,7 @@ def ghost_batch_norm_backward(
     """Gradients of input, weight, bias and residual."""
     assert _core is not None
     return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, 0, True, activation, param, *needs, sizes
+        grad_output, input, residual, bits, weight, bias, stats, 0, True, activation, param, *needs, sizes, 0
     )
 
 
@@ -270,7 +280,7 @@ def group_norm_backward(
     """Gradients of input, weight, bias and residual."""
     assert _core is not None
     return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, num_groups, True, activation, param, *needs, ()
+        grad_output, input, residual, bits, weight, bias, stats, num_groups, True, activation, param, *needs, (), 0
     )
 
 
