@@ -14,7 +14,8 @@ namespace normkit {
 constexpr int64_t kSegment = 16384;          // elements
 constexpr int64_t kSlabBytes = 1 << 20;      // half of a common L2: what one task may keep there between its two passes
 constexpr int64_t kShortRow = 400;           // elements: rows below it are too short to stream one channel at a time
-constexpr int64_t kGroupMax = 8;
+constexpr int64_t kRun = 784;                // elements: channels of a group times S, where rows are short
+constexpr int64_t kGroupMax = 32;
 
 struct PlanarPlan {
     int64_t group = 1, parts = 1, segments_per_row = 1, segments = 1;
@@ -32,7 +33,7 @@ inline PlanarPlan plan_planar(const Shape& shape, int64_t element_bytes) {
         wanted = std::max(wanted, std::min((32 + shape.c - 1) / shape.c, slab / (32 * 1024)));
     plan.parts = std::max<int64_t>(1, std::min(wanted, plan.segments));
     if (plan.parts == 1 && shape.s < kShortRow)
-        plan.group = std::min(kGroupMax, std::max<int64_t>(2, 784 / std::max<int64_t>(1, shape.s)));
+        plan.group = std::min(kGroupMax, std::max<int64_t>(2, kRun / std::max<int64_t>(1, shape.s)));
     plan.group = std::max<int64_t>(1, std::min(plan.group, shape.c));
     return plan;
 }

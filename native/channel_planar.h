@@ -1,13 +1,15 @@
 // Statistics across the batch, layout (N, C, S): the forward of batch norm.
 //
-// A task sweeps its channels twice: the sums, then the output while the slab is still in L2 (8 bytes an element forward,
-// 12 backward). When a channel is cut into parts, all sums come first, in one parallel loop, and each task of the second
-// loop merges the parts of its channel in order. No x-hat is stored, no activation is kept: both are recomputed from x.
+// A task sweeps its block of channels twice: the sums, then the output while the slab is still in L2 (8 bytes an element
+// forward, 12 backward). When a channel is cut into parts, all sums come first, in one parallel loop, and each task of
+// the second loop merges the parts of its channel in order. No x-hat is stored, no activation is kept: both are
+// recomputed from x.
 #pragma once
 #include "activation.h"
 #include "channel_plan.h"
 #include "moments.h"
 #include "parallel.h"
+#include "planar_block.h"
 #include "scratch.h"
 
 namespace normkit {
@@ -110,31 +112,112 @@ inline bool streams(const Shape& s, int64_t element_bytes) {
     return s.elements() * element_bytes >= (s.channels_last ? 6 : 12) * (int64_t(1) << 20);
 }
 
+// Short rows that start anywhere are streamed by way of a stage: whole lines, and no line by two kinds of store.
+inline bool stages(const Shape& s) { return s.s < kShortRow && s.s % kLanes != 0; }
+
 template <class T> Statistics given_statistics(const ChannelForward& a, int64_t c) {
     double mean = a.mean.at(c, 0.0), var = a.var.at(c, 1.0);
     return {mean, var, rstd_of(var, a.eps)};
 }
 
-template <class T, Act A, bool R> void planar_forward(const ChannelForward& a, const Parallel& parallel) {
-    const Shape& s = a.shape;
-    const PlanarPlan plan = plan_planar(s, sizeof(T));
-    const T *x = static_cast<const T*>(a.x), *residual = static_cast<const T*>(a.residual);
-    T* y = static_cast<T*>(a.y);
-    const int64_t bytes = s.elements() * int64_t(sizeof(T));
-    const bool stream = streams(s, sizeof(T)), given = a.mean.data != nullptr;
-    using Scalar = typename Num<T>::Scalar;
+template <class T, Act A, bool R> struct PlanarForward {
+    using N = Num<T>;
+    using Scalar = typename N::Scalar;
+    using Stretch = ForwardStretch<T, A, R>;
 
-    auto apply = [&](int64_t c, const ForwardStretch<T, A, R>& stretch, int64_t g) {
-        Segment seg = segment_at(s, plan, c, g);
-        stretch(x + seg.offset, R ? residual + seg.offset : nullptr, y + seg.offset,
-                a.bits ? a.bits + seg.bit_byte : nullptr, seg.length, stream);
-    };
-    auto stretch_of = [&](int64_t c, Statistics st) {
-        return ForwardStretch<T, A, R>(
-            a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
-    };
+    const ChannelForward& a;
+    const Shape& s;
+    const PlanarPlan plan;
+    const T *x, *residual;
+    T* y;
+    const bool given, stream, staged;
 
-    if (plan.parts > 1) {
+    explicit PlanarForward(const ChannelForward& a_)
+        : a(a_), s(a_.shape), plan(plan_planar(a_.shape, sizeof(T))), x(static_cast<const T*>(a_.x)),
+          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), given(a_.mean.data != nullptr),
+          stream(streams(a_.shape, sizeof(T))), staged(stream && stages(a_.shape)) {}
+
+    Stretch stretch_of(int64_t c, Statistics st) const {
+        return Stretch(a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
+    }
+
+    void apply(const Stretch& stretch, const Segment& seg, T* to, bool streaming) const {
+        stretch(x + seg.offset, R ? residual + seg.offset : nullptr, to, a.bits ? a.bits + seg.bit_byte : nullptr,
+                seg.length, streaming);
+    }
+
+    // S(x - k) and S(x - k)^2 of kRows rows of one channel, one below the other.
+    template <int kRows> NK_INLINE void row_sums(int64_t c, int64_t n, double k, LaneSums& to) const {
+        const D2 shift = {set1(k), set1(k)};
+        const T* p = x + (n * s.c + c) * s.s;
+        const int64_t stride = s.c * s.s;
+        LaneSums t = to;
+        int64_t i = 0;
+        for (; i + kLanes <= s.s; i += kLanes)
+            repeat<kRows>([&](auto u) {
+                const D2 d = N::get_wide(p + u * stride + i) - shift;
+                t.template add<u>(d, d, d);
+            });
+        if (const int64_t left = s.s - i; left > 0)
+            repeat<kRows>([&](auto u) {
+                const auto v = N::get_tail(p + u * stride + i, left, N::set(k));
+                if (left <= kDoubles) {
+                    const vd d = widen(v).a - shift.a;
+                    return t.template add_low<u>(d, d, d);
+                }
+                const D2 d = widen(v) - shift;
+                t.template add<u>(d, d, d);
+            });
+        to = t;
+    }
+
+    void block_statistics(int64_t first, int64_t last, Statistics* found) const {
+        LaneSums lanes[kGroupMax];
+        double k[kGroupMax];
+        for (int64_t c = first; c < last; ++c) {
+            lanes[c - first].clear();
+            k[c - first] = planar_shift(x, s, c);
+        }
+        for_row_groups(s.n, [&](int64_t n, auto rows) {
+            for (int64_t c = first; c < last; ++c) row_sums<rows>(c, n, k[c - first], lanes[c - first]);
+        });
+        for (int64_t c = first; c < last; ++c)
+            found[c - first] = finish(lanes[c - first].sums(), k[c - first], s.count(), a.eps);
+    }
+
+    void block(int64_t first, int64_t last) const {
+        Statistics found[kGroupMax];
+        if (!given) block_statistics(first, last, found);
+        for (int64_t c = first; c < last; ++c) {
+            if (given) found[c - first] = given_statistics<T>(a, c);
+            write_statistics(a.stats, c, s.c, found[c - first]);
+        }
+        for_row_groups_backwards(s.n, [&](int64_t n, auto rows) {
+            alignas(64) T stage[rows][kStage];
+            for (int64_t c = first; c < last; ++c) {
+                const Stretch stretch = stretch_of(c, found[c - first]);
+                for (int u = 0; u < rows; ++u) {
+                    const Segment seg = segment_at(s, plan, c, n + u);
+                    if (staged) apply(stretch, seg, stage[u] + (c - first) * s.s, false);
+                    else apply(stretch, seg, y + seg.offset, stream);
+                }
+            }
+            if (staged)
+                for (int u = 0; u < rows; ++u)
+                    stream_run(y + ((n + u) * s.c + first) * s.s, stage[u], (last - first) * s.s);
+        });
+    }
+
+    void run(const Parallel& parallel) const {
+        const int64_t bytes = s.elements() * int64_t(sizeof(T));
+        if (plan.parts > 1) return run_parts(parallel, bytes);
+        parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t) block(t * plan.group, std::min(s.c, (t + 1) * plan.group));
+            if (stream) stream_fence();
+        });
+    }
+
+    void run_parts(const Parallel& parallel, int64_t bytes) const {
         double* partial = scratch(2 * s.c * plan.parts);
         auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
         if (!given)
@@ -159,32 +242,19 @@ template <class T, Act A, bool R> void planar_forward(const ChannelForward& a, c
                     st = finish(sums, planar_shift(x, s, c), s.count(), a.eps);
                 }
                 if (p == 0) write_statistics(a.stats, c, s.c, st);
-                ForwardStretch<T, A, R> stretch = stretch_of(c, st);
-                for (int64_t g = cut(p + 1) - 1; g >= cut(p); --g) apply(c, stretch, g);
+                const Stretch stretch = stretch_of(c, st);
+                for (int64_t g = cut(p + 1) - 1; g >= cut(p); --g) {
+                    const Segment seg = segment_at(s, plan, c, g);
+                    apply(stretch, seg, y + seg.offset, stream);
+                }
             }
             if (stream) stream_fence();
         });
-        return;
     }
+};
 
-    parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) {
-            const int64_t first = t * plan.group, last = std::min(s.c, first + plan.group);
-            for (int64_t c = first; c < last; ++c) {
-                Statistics st;
-                if (given) {
-                    st = given_statistics<T>(a, c);
-                } else {
-                    double k = planar_shift(x, s, c);
-                    st = finish(planar_sums(x, s, plan, c, 0, plan.segments, k), k, s.count(), a.eps);
-                }
-                write_statistics(a.stats, c, s.c, st);
-                ForwardStretch<T, A, R> stretch = stretch_of(c, st);
-                for (int64_t g = 0; g < plan.segments; ++g) apply(c, stretch, g);
-            }
-        }
-        if (stream) stream_fence();
-    });
+template <class T, Act A, bool R> void planar_forward(const ChannelForward& a, const Parallel& parallel) {
+    PlanarForward<T, A, R>(a).run(parallel);
 }
 
 }  // namespace NK_ISA

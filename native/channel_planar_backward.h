@@ -21,12 +21,13 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     const PlanarPlan plan;
     const T *dy, *x, *residual;
     T *dx, *dresidual;
-    const bool stream;
+    const bool stream, staged;
 
     explicit PlanarBackward(const ChannelBackward& a_)
         : a(a_), s(a_.shape), plan(plan_planar(a_.shape, 2 * sizeof(T))), dy(static_cast<const T*>(a_.dy)),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)),
-          dresidual(static_cast<T*>(a_.dresidual)), stream(streams(a_.shape, sizeof(T))) {}
+          dresidual(static_cast<T*>(a_.dresidual)), stream(streams(a_.shape, sizeof(T))),
+          staged(stream && stages(a_.shape)) {}
 
     double mean(int64_t c) const { return a.stats[c]; }
     double rstd(int64_t c) const { return a.stats[2 * s.c + c]; }
@@ -74,29 +75,37 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         return {sum_lanes(t0 + t1), sum_lanes(d0 + d1) * rstd_c};
     }
 
-    template <bool Stream> void write(int64_t offset, V dz, V out) const {
-        if (dx) Stream ? N::put_stream(dx + offset, out) : N::put(dx + offset, out);
-        if (dresidual) Stream ? N::put_stream(dresidual + offset, dz) : N::put(dresidual + offset, dz);
+    struct Target { T *dx, *dz; };  // where a segment's outputs go; null where not wanted
+    Target target(int64_t offset) const { return {dx ? dx + offset : nullptr, dresidual ? dresidual + offset : nullptr}; }
+    bool streamable(Target to) const {
+        return stream && aligned_for_stream(to.dx ? to.dx : to.dz) && (!to.dz || aligned_for_stream(to.dz));
     }
 
-    template <bool Stream> void stretch(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg) const {
+    template <bool Stream>
+    void stretch(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg, Target to) const {
         const V rs = N::set(rstd_c), sa = N::set(slope.a), sb = N::set(slope.b), sc = N::set(slope.c), zero = N::set(0);
         const T *g = dy + seg.offset, *xp = x + seg.offset, *r = residual_at(seg.offset);
         const uint8_t* bits = bits_at(seg.bit_byte);
+        auto put = [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); };
         int64_t i = 0;
         for (; i + kLanes <= seg.length; i += kLanes) {
             V centered = N::get(xp + i, 0) - in.m;
             V dz = in(N::get(g + i, 0), centered, R ? N::get(r + i, 0) : zero,
                       In::kReadsBits ? get_bits(bits + i / 8) : 0);
-            write<Stream>(seg.offset + i, dz, fma(sb, centered * rs, fma(sa, dz, sc)));
+            if (to.dx) put(to.dx + i, fma(sb, centered * rs, fma(sa, dz, sc)));
+            if (to.dz) put(to.dz + i, dz);
         }
         if (int64_t n = seg.length - i; n > 0) {
             V centered = N::get_tail(xp + i, n, in.m) - in.m;
             V dz = in(N::get_tail(g + i, n, zero), centered, R ? N::get_tail(r + i, n, zero) : zero,
                       In::kReadsBits ? get_bits_tail(bits + i / 8, n) : 0);
-            if (dx) N::put_tail(dx + seg.offset + i, fma(sb, centered * rs, fma(sa, dz, sc)), n);
-            if (dresidual) N::put_tail(dresidual + seg.offset + i, dz, n);
+            if (to.dx) N::put_tail(to.dx + i, fma(sb, centered * rs, fma(sa, dz, sc)), n);
+            if (to.dz) N::put_tail(to.dz + i, dz, n);
         }
+    }
+
+    void write(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg, Target to) const {
+        streamable(to) ? stretch<true>(in, slope, rstd_c, seg, to) : stretch<false>(in, slope, rstd_c, seg, to);
     }
 
     // Constants of dx from the channel's sums; writes dweight and dbias when `record`.
@@ -118,10 +127,82 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end, const In& in, double rstd_c) const {
         for (int64_t k = end - 1; k >= begin; --k) {
             const Segment seg = segment_at(s, plan, c, k);
-            const bool can = stream && aligned_for_stream(a.dx ? dx + seg.offset : dresidual + seg.offset) &&
-                             (!dresidual || aligned_for_stream(dresidual + seg.offset));
-            can ? stretch<true>(in, slope, rstd_c, seg) : stretch<false>(in, slope, rstd_c, seg);
+            write(in, slope, rstd_c, seg, target(seg.offset));
         }
+    }
+
+    // The sums of kRows rows of one channel, one below the other.
+    template <int kRows> NK_INLINE void row_sums(const In& in, int64_t c, int64_t n, LaneSums& to) const {
+        const V zero = N::set(0);
+        const D2 m = widen(in.m);
+        const int64_t row = n * s.c + c, at = row * s.s, stride = s.c * s.s, bit_stride = s.c * s.bit_row();
+        const T *g = dy + at, *xp = x + at, *r = residual_at(at);
+        const uint8_t* bits = bits_at(row * s.bit_row());
+        LaneSums t = to;
+        int64_t i = 0;
+        for (; i + kLanes <= s.s; i += kLanes)
+            repeat<kRows>([&](auto u) {
+                const T *gu = g + u * stride + i, *xu = xp + u * stride + i;
+                const D2 centered = N::get_wide(xu) - m;
+                if constexpr (G == Gate::kOpen) {
+                    const D2 dz = N::get_wide(gu);
+                    return t.template add<u>(dz, dz, centered);
+                }
+                const D2 dz = widen(in(N::get(gu, 0), N::get(xu, 0) - in.m, R ? N::get(r + u * stride + i, 0) : zero,
+                                       In::kReadsBits ? get_bits(bits + u * bit_stride + i / 8) : 0));
+                t.template add<u>(dz, dz, centered);
+            });
+        if (const int64_t left = s.s - i; left > 0)  // the tail's dy is zero: its lanes add nothing
+            repeat<kRows>([&](auto u) {
+                const V xv = N::get_tail(xp + u * stride + i, left, in.m);
+                const V dz = in(N::get_tail(g + u * stride + i, left, zero), xv - in.m,
+                                R ? N::get_tail(r + u * stride + i, left, zero) : zero,
+                                In::kReadsBits ? get_bits_tail(bits + u * bit_stride + i / 8, left) : 0);
+                if (left <= kDoubles)
+                    return t.template add_low<u>(widen(dz).a, widen(dz).a, widen(xv).a - m.a);
+                t.template add<u>(widen(dz), widen(dz), widen(xv) - m);
+            });
+        to = t;
+    }
+
+    void block(int64_t first, int64_t last, bool sums_wanted) const {
+        Slope<Scalar> slopes[kGroupMax];
+        LaneSums lanes[kGroupMax];
+        for (int64_t c = first; c < last; ++c) lanes[c - first].clear();
+        if (sums_wanted)
+            for_row_groups(s.n, [&](int64_t n, auto rows) {
+                for (int64_t c = first; c < last; ++c) row_sums<rows>(incoming(c), c, n, lanes[c - first]);
+            });
+        for (int64_t c = first; c < last; ++c) {
+            const Sums found = lanes[c - first].sums();
+            slopes[c - first] = finish_channel(c, {found.sum, found.squares * rstd(c)}, true);
+        }
+        if (dx || dresidual)
+            for_row_groups_backwards(s.n, [&](int64_t n, auto rows) {
+                staged ? write_rows<true, rows>(first, last, n, slopes) : write_rows<false, rows>(first, last, n, slopes);
+            });
+    }
+
+    template <bool Staged, int kRows>
+    void write_rows(int64_t first, int64_t last, int64_t n, const Slope<Scalar>* slopes) const {
+        alignas(64) T stage_dx[kRows][kStage], stage_dz[kRows][kStage];
+        for (int64_t c = first; c < last; ++c) {
+            const In in = incoming(c);
+            const int64_t at = (c - first) * s.s;
+            for (int u = 0; u < kRows; ++u) {
+                const Segment seg = segment_at(s, plan, c, n + u);
+                if (Staged)
+                    stretch<false>(in, slopes[c - first], rstd(c), seg,
+                                   {dx ? stage_dx[u] + at : nullptr, dresidual ? stage_dz[u] + at : nullptr});
+                else write(in, slopes[c - first], rstd(c), seg, target(seg.offset));
+            }
+        }
+        if (Staged)
+            for (int u = 0; u < kRows; ++u) {
+                const int64_t at = ((n + u) * s.c + first) * s.s, count = (last - first) * s.s;
+                if (dx) stream_run(dx + at, stage_dx[u], count);
+                if (dresidual) stream_run(dresidual + at, stage_dz[u], count);
+            }
     }
 
     void run(const Parallel& parallel) const {
@@ -130,10 +211,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
         if (plan.parts == 1) {
             parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t c = begin * plan.group; c < std::min(s.c, end * plan.group); ++c) {
-                    Sums found = sums_wanted ? sums(c, 0, plan.segments) : Sums{};
-                    output(c, finish_channel(c, found, true), 0, plan.segments);
-                }
+                for (int64_t t = begin; t < end; ++t)
+                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), sums_wanted);
                 if (stream) stream_fence();
             });
             return;

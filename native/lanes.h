@@ -29,6 +29,8 @@ NK_INLINE D2 load2(const double* p) { return {load(p), load(p + kDoubles)}; }
 NK_INLINE void store2(double* p, D2 v) { store(p, v.a); store(p + kDoubles, v.b); }
 NK_INLINE D2 widen(vf v) { return {low_half(v), high_half(v)}; }
 NK_INLINE D2 widen(D2 v) { return v; }
+template <class T> NK_INLINE D2 load_wide(const T* p) { return widen(load(p)); }
+NK_INLINE D2 load_wide(const float* p) { return {load_as_doubles(p), load_as_doubles(p + kDoubles)}; }
 
 // Num<T>: how elements of T become computing vectors and back. tail(n) forms touch exactly n < kLanes elements.
 template <class T> struct Num;
@@ -41,6 +43,7 @@ template <class T> struct NumFloat {
     static NK_INLINE V set(double v) { return set1(float(v)); }
     static NK_INLINE V get_constants(const float* p) { return load(p); }
     static NK_INLINE V get(const T* p, int) { return load(p); }
+    static NK_INLINE D2 get_wide(const T* p) { return load_wide(p); }
     static NK_INLINE V get_tail(const T* p, int64_t n, V fill) { return load_tail(p, n, fill); }
     static NK_INLINE void put(T* p, V v) { store(p, v); }
     static NK_INLINE void put_stream(T* p, V v) { stream(p, v); }
@@ -64,6 +67,7 @@ template <> struct Num<double> {
     static NK_INLINE V set(double v) { return {set1(v), set1(v)}; }
     static NK_INLINE V get_constants(const double* p) { return load2(p); }
     static NK_INLINE V get(const double* p, int) { return load2(p); }
+    static NK_INLINE D2 get_wide(const double* p) { return load2(p); }
     static NK_INLINE V get_tail(const double* p, int64_t n, V fill) {
         if (n <= kDoubles) return {load_tail(p, n, fill.a), fill.b};
         return {load(p), load_tail(p + kDoubles, n - kDoubles, fill.b)};

@@ -82,6 +82,7 @@ NK_INLINE vd low_half(vf v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v));
 NK_INLINE vd high_half(vf v) {
     return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
 }
+NK_INLINE vd load_as_doubles(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }  // no shuffle, unlike a half
 NK_INLINE vf join(vd lo, vd hi) {
     __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm512_cvtpd_ps(lo)));
     return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm512_cvtpd_ps(hi)), 1));
@@ -154,6 +155,7 @@ NK_INLINE void stream(bf16* p, vf v) { _mm_stream_si128((__m128i*)p, as_bf16(v))
 NK_INLINE void stream(f16* p, vf v) { _mm_stream_si128((__m128i*)p, as_f16(v)); }
 NK_INLINE vd low_half(vf v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
 NK_INLINE vd high_half(vf v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }
+NK_INLINE vd load_as_doubles(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 NK_INLINE vf join(vd lo, vd hi) { return _mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo)); }
 
 #else
@@ -234,6 +236,7 @@ NK_INLINE void stream(bf16* p, vf v) { store(p, v); }
 NK_INLINE void stream(f16* p, vf v) { store(p, v); }
 NK_INLINE vd low_half(vf v) { return vd{v[0], v[1], v[2], v[3]}; }
 NK_INLINE vd high_half(vf v) { return vd{v[4], v[5], v[6], v[7]}; }
+NK_INLINE vd load_as_doubles(const float* p) { return vd{p[0], p[1], p[2], p[3]}; }
 NK_INLINE vf join(vd lo, vd hi) {
     return vf{(float)lo[0], (float)lo[1], (float)lo[2], (float)lo[3],
               (float)hi[0], (float)hi[1], (float)hi[2], (float)hi[3]};
