@@ -20,11 +20,13 @@ struct Segment {
     int64_t offset, length, bit_byte;
 };
 
+NK_INLINE Segment whole_row(const Shape& s, int64_t c, int64_t n) {
+    const int64_t row = n * s.c + c;
+    return {row * s.s, s.s, row * s.bit_row()};
+}
+
 NK_INLINE Segment segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int64_t index) {
-    if (plan.segments_per_row == 1) {  // a division costs as much as half a short row
-        const int64_t row = index * s.c + c;
-        return {row * s.s, s.s, row * s.bit_row()};
-    }
+    if (plan.segments_per_row == 1) return whole_row(s, c, index);  // a division costs as much as half a short row
     const int64_t n = index / plan.segments_per_row, at = (index % plan.segments_per_row) * kSegment;
     const int64_t row = n * s.c + c;
     return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
@@ -197,7 +199,7 @@ template <class T, Act A, bool R> struct PlanarForward {
             for (int64_t c = first; c < last; ++c) {
                 const Stretch stretch = stretch_of(c, found[c - first]);
                 for (int u = 0; u < rows; ++u) {
-                    const Segment seg = segment_at(s, plan, c, n + u);
+                    const Segment seg = whole_row(s, c, n + u);
                     if (staged) apply(stretch, seg, stage[u] + (c - first) * s.s, false);
                     else apply(stretch, seg, y + seg.offset, stream);
                 }

@@ -190,7 +190,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
             const In in = incoming(c);
             const int64_t at = (c - first) * s.s;
             for (int u = 0; u < kRows; ++u) {
-                const Segment seg = segment_at(s, plan, c, n + u);
+                const Segment seg = whole_row(s, c, n + u);
                 if (Staged)
                     stretch<false>(in, slopes[c - first], rstd(c), seg,
                                    {dx ? stage_dx[u] + at : nullptr, dresidual ? stage_dz[u] + at : nullptr});
