@@ -1,8 +1,7 @@
 // How a channel-statistics kernel cuts its tensor into tasks. Depends on shapes only: never on the number of threads.
 //
 // Planar (N, C, S): a task is `group` neighbouring channels, or one of `parts` stretches of a channel when channels are
-// few or one channel outgrows the cache. Rows longer than kSegment are walked in segments.
-// Channels last (N * S, C): a task is a block of whole rows, a power of two of them.
+// few or one channel outgrows the cache. Rows longer than kSegment are walked in segments. Channels last: rows_plan.h.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -35,19 +34,6 @@ inline PlanarPlan plan_planar(const Shape& shape, int64_t element_bytes) {
     if (plan.parts == 1 && shape.s < kShortRow)
         plan.group = std::min(kGroupMax, std::max<int64_t>(2, kRun / std::max<int64_t>(1, shape.s)));
     plan.group = std::max<int64_t>(1, std::min(plan.group, shape.c));
-    return plan;
-}
-
-struct RowsPlan {
-    int64_t rows_per_block = 1, blocks = 1;
-};
-
-inline RowsPlan plan_rows(int64_t rows, int64_t row_elements) {
-    constexpr int64_t kBlockElements = 32 * 1024, kMostBlocks = 64;
-    RowsPlan plan;
-    while (plan.rows_per_block * row_elements < kBlockElements || plan.rows_per_block < 16) plan.rows_per_block *= 2;
-    while ((rows + plan.rows_per_block - 1) / plan.rows_per_block > kMostBlocks) plan.rows_per_block *= 2;
-    plan.blocks = std::max<int64_t>(1, (rows + plan.rows_per_block - 1) / plan.rows_per_block);
     return plan;
 }
 

@@ -1,35 +1,48 @@
 // Statistics across the batch, layout (N, S, C) seen as rows of C: batch norm with channels last, and (N, C).
 //
-// Whole-row sweeps, kUnroll rows at a time: the sums of all channels lie in a small array that stays in L1. Each block of
-// rows makes partial sums; they are merged in block order; a second sweep, backwards in chunks (its first rows are the
-// ones that the first sweep left in cache), writes the output. Where rows are wide
-// and the tensor outgrows the cache each vector prefetches the one below it in the next group of rows: the hardware
-// follows too few of the streams that a group makes.
+// Rows are cut into blocks, a task each. The first sweep makes the sums of each block, a tile of channels at a time, so
+// that they stay in L1; they are merged in block order; a second sweep, backwards in chunks (its first rows are the ones
+// that the first sweep left in cache), writes the output. Both sweeps fetch ahead what comes from beyond L2: the first
+// one x, the second one the lines of y that an ordinary store would read first, and x where it outgrew the cache.
 #pragma once
 #include "activation.h"
-#include "channel_plan.h"
+#include "channel_constants.h"
 #include "channel_planar.h"
 #include "gradient.h"
+#include "rows_plan.h"
 
 namespace normkit {
 namespace NK_ISA {
 
 constexpr int kUnroll = 8;
 constexpr int kWriteUnroll = 4;
+constexpr int64_t kTile = 512;  // channels: 12 KB of sums and shifts
 constexpr int64_t kChunkBytes = 64 * 1024;
 constexpr int64_t kMergeChannels = 64;  // channels of one task of the merge
 
-inline int64_t padded(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
-
+// Whether the second sweep finds its first rows beyond L2.
 inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
     return channels * element_bytes >= 512 && rows * channels * element_bytes >= (int64_t(4) << 20);
 }
 
-// The vector columns of a row: full(j) for each whole vector, tail(j, n) for what is left.
+// The vector columns [first, last) of a row: full(j) for each whole vector, tail(j, n) for what is left.
+template <class Full, class Tail> NK_INLINE void for_columns(int64_t first, int64_t last, Full&& full, Tail&& tail) {
+    int64_t j = first;
+    for (; j + kLanes <= last; j += kLanes) full(j);
+    if (j < last) tail(j, last - j);
+}
 template <class Full, class Tail> NK_INLINE void for_columns(int64_t channels, Full&& full, Tail&& tail) {
-    int64_t j = 0;
-    for (; j + kLanes <= channels; j += kLanes) full(j);
-    if (j < channels) tail(j, channels - j);
+    for_columns(0, channels, full, tail);
+}
+
+// Rows [begin, end) of a tile of channels at a time, kRows together: group(r, first, last, integral_constant).
+template <int kRows, class Group> NK_INLINE void for_tiles(int64_t begin, int64_t end, int64_t channels, Group&& group) {
+    for (int64_t first = 0; first < channels; first += kTile) {
+        const int64_t last = std::min(channels, first + kTile);
+        int64_t r = begin;
+        for (; r + kRows <= end; r += kRows) group(r, first, last, std::integral_constant<int, kRows>{});
+        for (; r < end; ++r) group(r, first, last, std::integral_constant<int, 1>{});
+    }
 }
 
 // The backward walk of the second sweep: chunk(begin, end) over rows, last chunk first.
@@ -42,33 +55,19 @@ template <class Chunk> void for_chunks_backwards(int64_t begin, int64_t end, int
     }
 }
 
-// Per-channel constants for vector loads, each padded(C) long, carved from a piece of scratch memory.
-template <class Scalar> struct Columns {
-    Scalar *m, *scale, *shift, *rstd, *a, *b, *c;
-    static int64_t doubles(int64_t channels) { return 7 * padded(channels); }
-    Columns(double* memory, int64_t channels) {
-        for (Scalar** field : {&m, &scale, &shift, &rstd, &a, &b, &c}) {
-            *field = reinterpret_cast<Scalar*>(memory);
-            memory += padded(channels);
-        }
-    }
-    void set(int64_t i, Affine<Scalar> f) { m[i] = f.m; scale[i] = f.scale; shift[i] = f.shift; }
-    void set(int64_t i, Slope<Scalar> f) { a[i] = f.a; b[i] = f.b; c[i] = f.c; }
-};
-
 // sum[j] += S(x - k), squares[j] += S(x - k)^2 over rows [begin, end).
 template <class T>
-void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k, double* sum, double* squares,
-               bool ahead) {
+void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k, double* sum, double* squares) {
     using N = Num<T>;
-    auto rows = [&](int64_t r, auto unroll) {
+    for_tiles<kUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
         constexpr int kRows = decltype(unroll)::value;
         auto column = [&](int64_t j, auto&& read) {
             D2 s = load2(sum + j), q = load2(squares + j);
             const D2 kj = load2(k + j);
-            for (int u = 0; u < kRows; ++u) {
-                if (ahead) prefetch(x + (r + u + kRows) * channels + j);
-                D2 d = widen(read(x + (r + u) * channels + j)) - kj;
+            const T* p = x + r * channels + j;
+            for (int u = 0; u < kRows; ++u, p += channels) {
+                prefetch(p + kRows * channels);
+                const D2 d = widen(read(p)) - kj;
                 s = s + d;
                 q = fma(d, d, q);
             }
@@ -76,12 +75,21 @@ void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const d
             store2(squares + j, q);
         };
         for_columns(
-            channels, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }); },
+            first, last, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }); },
             [&](int64_t j, int64_t n) { column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); }); });
+    });
+}
+
+// The shifts of `wide` = padded(C) channels: per channel the median of three elements.
+template <class T> void rows_shifts(const T* x, int64_t rows, int64_t channels, double* k) {
+    using N = Num<T>;
+    const T *first = x, *middle = x + rows / 2 * channels, *last = x + (rows - 1) * channels;
+    auto column = [&](int64_t j, auto&& read) {
+        store2(k + j, median_of_three(widen(read(first + j)), widen(read(middle + j)), widen(read(last + j))));
     };
-    int64_t r = begin;
-    for (; r + kUnroll <= end; r += kUnroll) rows(r, std::integral_constant<int, kUnroll>{});
-    for (; r < end; ++r) rows(r, std::integral_constant<int, 1>{});
+    for_columns(
+        channels, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }); },
+        [&](int64_t j, int64_t n) { column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); }); });
 }
 
 template <class T, Act A, bool R> struct RowsForward {
@@ -91,27 +99,31 @@ template <class T, Act A, bool R> struct RowsForward {
 
     const ChannelForward& a;
     const int64_t channels, rows, wide;
-    const RowsPlan plan;
     const T *x, *residual;
     T* y;
     const bool stream, ahead;
 
-    explicit RowsForward(const ChannelForward& a_)
+    explicit RowsForward(const ChannelForward& a_) : RowsForward(a_, prefetches(a_.shape.count(), a_.shape.c, sizeof(T))) {}
+
+    // beyond: whether the second sweep finds its rows beyond L2.
+    RowsForward(const ChannelForward& a_, bool beyond)
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)),
-          plan(plan_rows(rows, channels)), x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)),
-          y(static_cast<T*>(a_.y)), stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(y)),
-          ahead(prefetches(rows, channels, sizeof(T))) {}
+          x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
+          stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(y)),
+          ahead(beyond || a_.mean.data != nullptr) {}
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
         const int64_t bit_row = a.shape.bit_row();
-        auto group = [&](int64_t r, auto unroll) {
+        for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
+            constexpr int kRows = decltype(unroll)::value;
             auto column = [&](int64_t j, auto&& read, auto&& put, auto&& put_signs) {
                 const V m = N::get_constants(k.m + j), scale = N::get_constants(k.scale + j);
                 const V shift = N::get_constants(k.shift + j);
-                for (int u = 0; u < decltype(unroll)::value; ++u) {
+                for (int u = 0; u < kRows; ++u) {
                     const int64_t at = (r + u) * channels + j;
-                    if (ahead) prefetch(x + at + kWriteUnroll * channels);
-                    if (R && ahead) prefetch(residual + at + kWriteUnroll * channels);
+                    if (ahead) prefetch(x + at + kRows * channels);
+                    if (R) prefetch(residual + at + kRows * channels);
+                    if (!stream) prefetch_to_write(y + at + kRows * channels);
                     V z = fma(read(x + at) - m, scale, shift);
                     if (R) z = z + read(residual + at);
                     if (R && a.bits) put_signs(a.bits + (r + u) * bit_row + j / 8, Activate<T>::sign(a.activation.code, z));
@@ -119,7 +131,7 @@ template <class T, Act A, bool R> struct RowsForward {
                 }
             };
             for_columns(
-                channels,
+                first, last,
                 [&](int64_t j) {
                     auto read = [](const T* p) { return N::get(p, 0); };
                     if (stream) column(j, read, [](T* p, V v) { N::put_stream(p, v); }, put_bits);
@@ -130,51 +142,55 @@ template <class T, Act A, bool R> struct RowsForward {
                            [&](T* p, V v) { N::put_tail(p, v, n); },
                            [&](uint8_t* p, uint32_t bits) { put_bits_tail(p, bits, n); });
                 });
-        };
-        int64_t r = begin;
-        for (; r + kWriteUnroll <= end; r += kWriteUnroll) group(r, std::integral_constant<int, kWriteUnroll>{});
-        for (; r < end; ++r) group(r, std::integral_constant<int, 1>{});
+        });
+    }
+
+    // The constants of channels [first, last) from the sums of all blocks, or from given statistics.
+    void merge(const RowsPlan& plan, const double* k, const double* partial, const Columns<Scalar>& out, int64_t first,
+               int64_t last) const {
+        for (int64_t c = first; c < last; c += kLanes) {
+            Statistics2 st;
+            if (a.mean.data != nullptr) {
+                st.mean = param_at(a.mean, c, channels, 0.0);
+                st.var = param_at(a.var, c, channels, 1.0);
+                st.rstd = rstd_of(st.var, a.eps);
+            } else {
+                D2 sum = zero2(), squares = zero2();
+                for (int64_t b = 0; b < plan.blocks; ++b) {
+                    sum = sum + load2(partial + 2 * b * wide + c);
+                    squares = squares + load2(partial + (2 * b + 1) * wide + c);
+                }
+                st = finish(sum, squares, load2(k + c), rows, a.eps);
+            }
+            write_statistics(a.stats, c, channels, st);
+            out.set_affine(c, st.mean, st.rstd, param_at(a.weight, c, channels, 1.0), param_at(a.bias, c, channels, 0.0));
+        }
     }
 
     void run(const Parallel& parallel) const {
-        const bool given = a.mean.data != nullptr;
+        const RowsPlan plan = plan_rows(rows, channels);
         const int64_t bytes = rows * channels * int64_t(sizeof(T));
         double* k = scratch(wide * (1 + 2 * plan.blocks) + Columns<Scalar>::doubles(channels));
         double* partial = k + wide;  // (blocks, 2, wide)
-        Columns<Scalar> constants(partial + 2 * plan.blocks * wide, channels);
-        auto block_end = [&](int64_t b) { return std::min(rows, (b + 1) * plan.rows_per_block); };
+        const Columns<Scalar> constants(partial + 2 * plan.blocks * wide, channels);
+        int64_t merged = 16 * channels;  // bytes that the merge reads
 
-        if (!given) {
-            for (int64_t c = 0; c < wide; ++c) k[c] = 0.0;
-            for (int64_t c = 0; c < channels; ++c)
-                k[c] = median_of_three(value_of(x[c]), value_of(x[rows / 2 * channels + c]), value_of(x[(rows - 1) * channels + c]));
+        if (a.mean.data == nullptr) {
+            merged *= plan.blocks;
+            rows_shifts(x, rows, channels, k);
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {
                     double* sums = partial + 2 * b * wide;
                     std::fill(sums, sums + 2 * wide, 0.0);
-                    rows_sums(x, b * plan.rows_per_block, block_end(b), channels, k, sums, sums + wide,
-                              ahead);
+                    rows_sums(x, plan.begin(b), plan.end(b), channels, k, sums, sums + wide);
                 }
             });
         }
-        parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * channels, [&](int64_t begin, int64_t end) {
-            for (int64_t c = begin * kMergeChannels; c < std::min(channels, end * kMergeChannels); ++c) {
-                Statistics st;
-                if (given) {
-                    st = given_statistics<T>(a, c);
-                } else {
-                    Sums sums;
-                    for (int64_t b = 0; b < plan.blocks; ++b)
-                        sums.add({partial[2 * b * wide + c], partial[(2 * b + 1) * wide + c]});
-                    st = finish(sums, k[c], rows, a.eps);
-                }
-                write_statistics(a.stats, c, channels, st);
-                constants.set(c, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
-            }
+        parallel((channels + kMergeChannels - 1) / kMergeChannels, merged, [&](int64_t begin, int64_t end) {
+            merge(plan, k, partial, constants, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
         });
         parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
-            for_chunks_backwards(begin * plan.rows_per_block, std::min(rows, end * plan.rows_per_block),
-                                 channels * int64_t(sizeof(T)),
+            for_chunks_backwards(plan.begin(begin), plan.end(end - 1), channels * int64_t(sizeof(T)),
                                  [&](int64_t first, int64_t last) { write(constants, first, last); });
             if (stream) stream_fence();
         });

@@ -3,7 +3,7 @@
 // Turns run-time facts (dtype, layout, activation, residual) into template arguments, once per call.
 #pragma once
 #include "dispatch.h"
-#include "group_rows.h"
+#include "group_rows_backward.h"
 #include "layer_norm.h"
 
 namespace normkit {

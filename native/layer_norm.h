@@ -5,6 +5,7 @@
 // (four rows added in the computing type, then into double). Blocks of rows are merged in block order. RMS norm is the
 // same with mean = 0: its first sum is simply not used.
 #pragma once
+#include "channel_rows.h"
 #include "group_planar.h"
 
 namespace normkit {
@@ -65,7 +66,7 @@ template <class T> struct LayerForwardKernel {
         expand(a.bias, 0.0, a.width, b);
         const RowsPlan plan = plan_rows(a.rows, a.width);
         parallel(plan.blocks, a.rows * a.width * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
-            for (int64_t r = begin * plan.rows_per_block; r < std::min(a.rows, end * plan.rows_per_block); ++r) {
+            for (int64_t r = plan.begin(begin); r < plan.end(end - 1); ++r) {
                 const T* row = x + r * a.width;
                 const Statistics st = statistics(row);
                 write_statistics(a.stats, r, a.rows, st);
@@ -161,8 +162,8 @@ template <class T> struct LayerBackwardKernel {
             for (int64_t b = begin; b < end; ++b) {
                 double* sums = parameters ? memory + wide + 2 * b * wide : nullptr;
                 if (sums) std::fill(sums, sums + 2 * wide, 0.0);
-                const int64_t last = std::min(a.rows, (b + 1) * plan.rows_per_block);
-                int64_t r = b * plan.rows_per_block;
+                const int64_t last = plan.end(b);
+                int64_t r = plan.begin(b);
                 for (; r + kRowsTogether <= last; r += kRowsTogether) write<kRowsTogether>(r, w, sums);
                 for (; r < last; ++r) write<1>(r, w, sums);
             }
