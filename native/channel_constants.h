@@ -21,8 +21,6 @@ NK_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
 
 NK_INLINE void store_as(double* p, D2 v) { store2(p, v); }
 NK_INLINE void store_as(float* p, D2 v) { store(p, join(v.a, v.b)); }
-NK_INLINE D2 load_wide(const double* p) { return load2(p); }
-NK_INLINE D2 load_wide(const float* p) { return widen(load(p)); }
 NK_INLINE D2 both_halves(double v) { return {set1(v), set1(v)}; }
 NK_INLINE D2 smaller(D2 x, D2 y) { return pick(above(x, y), y, x); }
 NK_INLINE D2 larger(D2 x, D2 y) { return pick(above(x, y), x, y); }

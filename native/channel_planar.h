@@ -194,6 +194,7 @@ template <class T, Act A, bool R> struct PlanarForward {
             if (given) found[c - first] = given_statistics<T>(a, c);
             write_statistics(a.stats, c, s.c, found[c - first]);
         }
+        if (y == nullptr) return;
         for_row_groups_backwards(s.n, [&](int64_t n, auto rows) {
             alignas(64) T stage[rows][kStage];
             for (int64_t c = first; c < last; ++c) {
@@ -244,6 +245,7 @@ template <class T, Act A, bool R> struct PlanarForward {
                     st = finish(sums, planar_shift(x, s, c), s.count(), a.eps);
                 }
                 if (p == 0) write_statistics(a.stats, c, s.c, st);
+                if (y == nullptr) continue;
                 const Stretch stretch = stretch_of(c, st);
                 for (int64_t g = cut(p + 1) - 1; g >= cut(p); --g) {
                     const Segment seg = segment_at(s, plan, c, g);

@@ -117,7 +117,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         }
         const double w = a.weight.at(c, 1.0);
         if (!a.training) return {Scalar(w * rstd(c)), Scalar(0), Scalar(0)};
-        return slope<Scalar>(mean(c), rstd(c), w, sums, s.count());
+        return slope<Scalar>(mean(c), rstd(c), w, sums, a.values());
     }
 
     void output(int64_t c, Slope<Scalar> slope, int64_t begin, int64_t end) const {

@@ -189,6 +189,7 @@ template <class T, Act A, bool R> struct RowsForward {
         parallel((channels + kMergeChannels - 1) / kMergeChannels, merged, [&](int64_t begin, int64_t end) {
             merge(plan, k, partial, constants, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
         });
+        if (y == nullptr) return;
         parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
             for_chunks_backwards(plan.begin(begin), plan.end(end - 1), channels * int64_t(sizeof(T)),
                                  [&](int64_t first, int64_t last) { write(constants, first, last); });

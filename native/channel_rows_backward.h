@@ -111,7 +111,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
 
     // dweight, dbias and the constants of dx from the sums of all blocks (none: constant statistics).
     void merge(const RowsPlan& plan, const Columns<Scalar>& k, const double* partial, int64_t first, int64_t last) const {
-        const D2 each = both_halves(a.training ? -1.0 / double(rows) : 0.0);
+        const D2 each = both_halves(a.training ? -1.0 / double(a.values()) : 0.0);
         for (int64_t c = first; c < last; c += kLanes) {
             const D2 mean = load_head(a.stats + c, channels - c), rstd = load_head(a.stats + 2 * channels + c, channels - c);
             D2 total = zero2(), dot = zero2();

@@ -31,6 +31,7 @@ NK_INLINE D2 widen(vf v) { return {low_half(v), high_half(v)}; }
 NK_INLINE D2 widen(D2 v) { return v; }
 template <class T> NK_INLINE D2 load_wide(const T* p) { return widen(load(p)); }
 NK_INLINE D2 load_wide(const float* p) { return {load_as_doubles(p), load_as_doubles(p + kDoubles)}; }
+NK_INLINE D2 load_wide(const double* p) { return load2(p); }
 
 // Num<T>: how elements of T become computing vectors and back. tail(n) forms touch exactly n < kLanes elements.
 template <class T> struct Num;
