@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import normkit as nk
 from normkit import reference
 from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
-from tests.tolerances import assert_equal64, assert_same
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
 
 EPS = 1e-5
 SHAPES = {"sequences": (4, 6, 9), "images": (3, 6, 4, 5), "volumes": (2, 6, 3, 2, 4)}
@@ -253,3 +254,70 @@ def test_mask_from_lengths_compiles_without_a_graph_break() -> None:
     compiled = torch.compile(lambda lengths: nk.mask_from_lengths(lengths, 4), fullgraph=True, backend="eager")
     lengths = torch.tensor([2, 4])
     assert torch.equal(compiled(lengths), nk.mask_from_lengths(lengths, 4))
+
+
+@needs_native
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
+@pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_the_native_masked_batch_norm_is_the_composed_one_and_nothing_leaks(
+    layout: str, activation: str | None, with_residual: bool, training: bool
+) -> None:
+    g = generator(11)
+    x, r, dy = (LAYOUTS[layout](gaussian((4, 6, 5, 3), g, mean=mean)) for mean in (10.0, 0.0, 0.0))
+    mask = random_mask(x.shape, g)
+    for tensor in (x, r):  # NaN and Inf under the mask
+        tensor.masked_fill_(~mask.unsqueeze(1), float("nan"))
+        tensor[0].masked_fill_(~mask[0], float("inf"))
+    x.requires_grad_(), r.requires_grad_()
+    found: dict[str, list[Tensor]] = {}
+    for path in ("native", "composed"):
+        layer = nk.BatchNorm2d(6, activation=activation, dtype=torch.float64).train(training)
+        torch.nn.init.constant_(layer.weight, -1.5)
+        with nk.backend(path):
+            y = layer(x, residual=r if with_residual else None, mask=mask)
+        leaves = [x, layer.weight, layer.bias, *([r] if with_residual else [])]
+        found[path] = [y, *torch.autograd.grad(y, leaves, dy), layer.running_mean, layer.running_var]
+    for native_result, composed_result in zip(*found.values(), strict=True):
+        assert native_result.isfinite().all()
+        assert_equal64(native_result, composed_result)
+
+
+@needs_native
+@pytest.mark.parametrize("mask", [(4, 1, 1, 3), (1, 1, 5, 1), (4, 5, 3)], ids=str)
+def test_a_native_mask_may_broadcast_and_second_derivatives_are_right(mask: tuple[int, ...]) -> None:
+    g = generator(12)
+    x = gaussian((4, 2, 5, 3), g).requires_grad_()
+    kept = torch.rand(mask, generator=g) > 0.4
+
+    def norm(x: Tensor) -> Tensor:
+        return nk.functional.batch_norm(x, None, None, training=True, mask=kept, activation="silu")
+
+    with nk.backend("native"):
+        torch.autograd.gradcheck(norm, x)
+        torch.autograd.gradgradcheck(norm, x)
+
+
+@needs_native
+def test_an_all_false_mask_on_the_native_path_gives_zeros_and_moves_nothing() -> None:
+    layer, x = nk.BatchNorm1d(3), torch.randn(4, 3, 5, requires_grad=True)
+    with nk.backend("native"):
+        y = layer(x, mask=torch.zeros(4, 5, dtype=torch.bool))
+    y.sum().backward()
+    assert y.count_nonzero() == 0
+    assert x.grad is not None
+    assert x.grad.count_nonzero() == 0
+    assert int(layer.num_batches_tracked) == 0
+
+
+@needs_native
+def test_a_masked_float32_batch_far_from_zero_holds_the_contract() -> None:
+    g = generator(13)
+    x = gaussian((8, 4, 40), g, mean=1e5).float()
+    mask = torch.rand((8, 40), generator=g) > 0.97  # few real values: the others must not cost digits
+    with nk.backend("native"):
+        y = nk.functional.batch_norm(x, None, None, training=True, mask=mask)
+    real = x.double().movedim(1, -1)[mask]
+    xhat = reference.batch_norm(real, None, None, EPS)[0]
+    assert_within(y.movedim(1, -1)[mask], xhat, output_bound(xhat, 1.0, 0.0, unit_roundoff(torch.float32)))

@@ -8,6 +8,7 @@ found again: `Recent` remembers those of the last forwards, and the recomputatio
 from __future__ import annotations
 
 from collections import deque
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE, Activation, resolve
-from ..kernels import composed
+from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose, is_exporting, is_transformed
+from ._fused import Gradients, run
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .batch_norm import prepare, running_of
@@ -153,15 +155,113 @@ def apply(
             small_batch=small_batch,
         )  # fmt: skip
     others = (residual, weight, bias, running.mean, running.var)
-    choose("batch_renorm", input, activation, mask, others)  # refuses a backend that lacks it
+    path, _ = choose("batch_renorm", input, activation, mask, others)
+    if path == "native" and input.numel() and not torch.compiler.is_compiling():
+        call = BatchRenormCall(native, running, eps, limits, recent, activation)
+        return run(call, input, weight, bias, residual)
     wide = input.to(accumulator_dtype(input))
     moments = Moments.of(wide, _shapes.batch_dims(input.dim()), mask)
-    shape = _shapes.channel_shape(input.dim(), input.shape[1])
-    r, d = (value.reshape(shape) for value in _correction(moments, running, eps, limits, recent))
-    xhat = composed.standardize(wide, moments, eps, mask) * r + d
+    r, d = _correction(moments, running, eps, limits, recent)
     _running.move(running, moments)
+    return _composed(wide, moments, r, d, weight, bias, eps, residual, activation, mask, input.dtype)
+
+
+def _composed(
+    wide: Tensor,
+    moments: Moments,
+    r: Tensor,
+    d: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """By differentiable operations. wide: (N, C, *) in the accumulator's dtype; r, d: (C,)."""
+    shape = _shapes.channel_shape(wide.dim(), wide.shape[1])
+    xhat = composed.standardize(wide, moments, eps, mask) * r.reshape(shape) + d.reshape(shape)
     scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-    return composed.finish(xhat, scale, shift, residual, activation, mask, input.dtype)
+    return composed.finish(xhat, scale, shift, residual, activation, mask, dtype)
+
+
+class BatchRenormCall(NamedTuple):
+    """One batch renorm on the native kernels: batch norm with the weight r * weight and the bias d * weight + bias."""
+
+    kernel: ModuleType
+    running: Running
+    eps: float
+    limits: Limits
+    recent: Recent | None
+    activation: Activation
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(output, stats (5, C) float64: mean, biased var, rstd, r, d; bits)."""
+        found = self.kernel.batch_norm_statistics(input)
+        mean, var, _ = found
+        count = input.numel() // input.shape[1]
+        r, d = _correction(Moments(count, mean, var * count), self.running, self.eps, self.limits, self.recent)
+        y, stats, bits = self.kernel.batch_norm_inference(
+            input, mean, var, *_corrected(weight, bias, r, d), residual, self.activation.code, self.activation.param,
+            self.eps, save_for_backward=save,
+        )  # fmt: skip
+        _running.move_native(self.running, found, count)
+        return y, None if stats is None else torch.cat([stats, r[None], d[None]]), bits
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        bits: Tensor | None,
+        stats: Tensor,
+        needs: tuple[bool, bool, bool, bool],
+    ) -> Gradients:
+        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        r, d = stats[3], stats[4]
+        needed = (needs[0], needs[1], needs[1] or needs[2], needs[3])
+        dx, dscale, dshift, dresidual = self.kernel.batch_norm_backward(
+            grad_output, input, *_corrected(weight, bias, r, d), residual, bits, stats[:3], self.activation.code,
+            self.activation.param, training=True, needs=needed,
+        )  # fmt: skip
+        dweight = (r * dscale + d * dshift).to(weight.dtype) if needs[1] and weight is not None else None
+        dbias = dshift.to(bias.dtype) if needs[2] and bias is not None else None
+        return dx, dweight, dbias, dresidual
+
+    def composed(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+        stats: Tensor,
+    ) -> Tensor:
+        """The same forward as differentiable operations."""
+        wide = input.to(accumulator_dtype(input))
+        moments = Moments.of(wide, _shapes.batch_dims(input.dim()))
+        return _composed(
+            wide, moments, stats[3], stats[4], weight, bias, self.eps, residual, activation, None, input.dtype
+        )
+
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """Compiled code takes the differentiable operations."""
+        raise AssertionError("a compiled batch renorm is composed")
+
+    def without_activation(self) -> BatchRenormCall:
+        """The same call with the identity as its activation."""
+        return self._replace(activation=NONE)
+
+
+def _corrected(weight: Tensor | None, bias: Tensor | None, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight and bias that batch norm takes instead: r * weight, d * weight + bias, in float64."""
+    scale, shift = (r, d) if weight is None else (r * weight, d * weight)
+    return scale, shift if bias is None else shift + bias
 
 
 def _correction(
