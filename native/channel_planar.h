@@ -4,6 +4,9 @@
 // forward, 12 backward). When a channel is cut into parts, all sums come first, in one parallel loop, and each task of
 // the second loop merges the parts of its channel in order. No x-hat is stored, no activation is kept: both are
 // recomputed from x.
+//
+// Memory never rests: the first sweep of a block fetches the lines that its second sweep writes, the second sweep
+// fetches the input of the next block, which lies right behind in memory.
 #pragma once
 #include "activation.h"
 #include "channel_plan.h"
@@ -73,6 +76,9 @@ template <class T> NK_INLINE bool aligned_for_stream(const T* p) {
     return (reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T))) == 0;
 }
 
+// What a stretch fetches on its way: the input (and the output's lines) this many elements further on; 0: nothing new.
+struct Ahead { int64_t input = 0, output = 0; };
+
 // One stretch of n elements: y = act(fma(x - m, scale, shift) + residual).
 template <class T, Act A, bool R> struct ForwardStretch {
     using N = Num<T>;
@@ -88,9 +94,12 @@ template <class T, Act A, bool R> struct ForwardStretch {
         return R ? z + r : z;
     }
 
-    template <bool Stream> NK_INLINE int64_t body(const T* x, const T* r, T* y, uint8_t* bits, int64_t n) const {
+    template <bool Stream> NK_INLINE int64_t body(const T* x, const T* r, T* y, uint8_t* bits, int64_t n, Ahead ahead) const {
         int64_t i = 0;
         for (; i + kLanes <= n; i += kLanes) {
+            prefetch(x + i + ahead.input);
+            if (!Stream) prefetch(y + i + ahead.output);
+            if (R) prefetch(r + i + ahead.input);
             V z = before(N::get(x + i, 0), R ? N::get(r + i, 0) : m);
             if (R && bits) put_bits(bits + i / 8, Activate<T>::sign(spec.code, z));
             V out = Activate<T>::template value<A>(spec, z);
@@ -100,8 +109,10 @@ template <class T, Act A, bool R> struct ForwardStretch {
         return i;
     }
 
-    NK_INLINE void operator()(const T* x, const T* r, T* y, uint8_t* bits, int64_t n, bool stream) const {
-        int64_t i = stream && aligned_for_stream(y) ? body<true>(x, r, y, bits, n) : body<false>(x, r, y, bits, n);
+    NK_INLINE void operator()(const T* x, const T* r, T* y, uint8_t* bits, int64_t n, bool stream,
+                               Ahead ahead = {}) const {
+        int64_t i = stream && aligned_for_stream(y) ? body<true>(x, r, y, bits, n, ahead)
+                                                    : body<false>(x, r, y, bits, n, ahead);
         if (i < n) {
             V z = before(N::get_tail(x + i, n - i, m), R ? N::get_tail(r + i, n - i, m) : m);
             if (R && bits) put_bits_tail(bits + i / 8, Activate<T>::sign(spec.code, z), n - i);
@@ -143,20 +154,21 @@ template <class T, Act A, bool R> struct PlanarForward {
         return Stretch(a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
     }
 
-    void apply(const Stretch& stretch, const Segment& seg, T* to, bool streaming) const {
+    void apply(const Stretch& stretch, const Segment& seg, T* to, bool streaming, Ahead ahead = {}) const {
         stretch(x + seg.offset, R ? residual + seg.offset : nullptr, to, a.bits ? a.bits + seg.bit_byte : nullptr,
-                seg.length, streaming);
+                seg.length, streaming, ahead);
     }
 
     // S(x - k) and S(x - k)^2 of kRows rows of one channel, one below the other.
     template <int kRows> NK_INLINE void row_sums(int64_t c, int64_t n, double k, LaneSums& to) const {
         const D2 shift = {set1(k), set1(k)};
-        const T* p = x + (n * s.c + c) * s.s;
-        const int64_t stride = s.c * s.s;
+        const int64_t at = (n * s.c + c) * s.s, stride = s.c * s.s;
+        const T *p = x + at, *output = stream ? p : y + at;
         LaneSums t = to;
         int64_t i = 0;
         for (; i + kLanes <= s.s; i += kLanes)
             repeat<kRows>([&](auto u) {
+                prefetch(output + u * stride + i);
                 const D2 d = N::get_wide(p + u * stride + i) - shift;
                 t.template add<u>(d, d, d);
             });
@@ -187,7 +199,9 @@ template <class T, Act A, bool R> struct PlanarForward {
             found[c - first] = finish(lanes[c - first].sums(), k[c - first], s.count(), a.eps);
     }
 
-    void block(int64_t first, int64_t last) const {
+    // next: elements from this block to the thread's next one, 0 for its last.
+    void block(int64_t first, int64_t last, int64_t next) const {
+        const Ahead ahead{next, given && !stream ? next : 0};
         Statistics found[kGroupMax];
         if (!given) block_statistics(first, last, found);
         for (int64_t c = first; c < last; ++c) {
@@ -201,8 +215,8 @@ template <class T, Act A, bool R> struct PlanarForward {
                 const Stretch stretch = stretch_of(c, found[c - first]);
                 for (int u = 0; u < rows; ++u) {
                     const Segment seg = whole_row(s, c, n + u);
-                    if (staged) apply(stretch, seg, stage[u] + (c - first) * s.s, false);
-                    else apply(stretch, seg, y + seg.offset, stream);
+                    if (staged) apply(stretch, seg, stage[u] + (c - first) * s.s, false, ahead);
+                    else apply(stretch, seg, y + seg.offset, stream, ahead);
                 }
             }
             if (staged)
@@ -215,7 +229,8 @@ template <class T, Act A, bool R> struct PlanarForward {
         const int64_t bytes = s.elements() * int64_t(sizeof(T));
         if (plan.parts > 1) return run_parts(parallel, bytes);
         parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) block(t * plan.group, std::min(s.c, (t + 1) * plan.group));
+            for (int64_t t = begin; t < end; ++t)
+                block(t * plan.group, std::min(s.c, (t + 1) * plan.group), t + 1 < end ? plan.group * s.s : 0);
             if (stream) stream_fence();
         });
     }

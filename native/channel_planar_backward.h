@@ -82,13 +82,15 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
 
     template <bool Stream>
-    void stretch(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg, Target to) const {
+    void stretch(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg, Target to, int64_t next) const {
         const V rs = N::set(rstd_c), sa = N::set(slope.a), sb = N::set(slope.b), sc = N::set(slope.c), zero = N::set(0);
         const T *g = dy + seg.offset, *xp = x + seg.offset, *r = residual_at(seg.offset);
         const uint8_t* bits = bits_at(seg.bit_byte);
         auto put = [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); };
         int64_t i = 0;
         for (; i + kLanes <= seg.length; i += kLanes) {
+            prefetch(xp + i + next);
+            prefetch(g + i + next);
             V centered = N::get(xp + i, 0) - in.m;
             V dz = in(N::get(g + i, 0), centered, R ? N::get(r + i, 0) : zero,
                       In::kReadsBits ? get_bits(bits + i / 8) : 0);
@@ -104,8 +106,9 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         }
     }
 
-    void write(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg, Target to) const {
-        streamable(to) ? stretch<true>(in, slope, rstd_c, seg, to) : stretch<false>(in, slope, rstd_c, seg, to);
+    void write(const In& in, Slope<Scalar> slope, double rstd_c, const Segment& seg, Target to, int64_t next = 0) const {
+        streamable(to) ? stretch<true>(in, slope, rstd_c, seg, to, next)
+                       : stretch<false>(in, slope, rstd_c, seg, to, next);
     }
 
     // Constants of dx from the channel's sums; writes dweight and dbias when `record`.
@@ -138,11 +141,14 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         const int64_t row = n * s.c + c, at = row * s.s, stride = s.c * s.s, bit_stride = s.c * s.bit_row();
         const T *g = dy + at, *xp = x + at, *r = residual_at(at);
         const uint8_t* bits = bits_at(row * s.bit_row());
+        const T *output = dx && !stream ? dx + at : xp, *output_dz = dresidual && !stream ? dresidual + at : xp;
         LaneSums t = to;
         int64_t i = 0;
         for (; i + kLanes <= s.s; i += kLanes)
             repeat<kRows>([&](auto u) {
                 const T *gu = g + u * stride + i, *xu = xp + u * stride + i;
+                prefetch(output + u * stride + i);
+                if (R || In::kReadsBits) prefetch(output_dz + u * stride + i);
                 const D2 centered = N::get_wide(xu) - m;
                 if constexpr (G == Gate::kOpen) {
                     const D2 dz = N::get_wide(gu);
@@ -165,7 +171,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         to = t;
     }
 
-    void block(int64_t first, int64_t last, bool sums_wanted) const {
+    void block(int64_t first, int64_t last, bool sums_wanted, int64_t next) const {
         Slope<Scalar> slopes[kGroupMax];
         LaneSums lanes[kGroupMax];
         for (int64_t c = first; c < last; ++c) lanes[c - first].clear();
@@ -179,12 +185,13 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         }
         if (dx || dresidual)
             for_row_groups_backwards(s.n, [&](int64_t n, auto rows) {
-                staged ? write_rows<true, rows>(first, last, n, slopes) : write_rows<false, rows>(first, last, n, slopes);
+                staged ? write_rows<true, rows>(first, last, n, slopes, next)
+                       : write_rows<false, rows>(first, last, n, slopes, next);
             });
     }
 
     template <bool Staged, int kRows>
-    void write_rows(int64_t first, int64_t last, int64_t n, const Slope<Scalar>* slopes) const {
+    void write_rows(int64_t first, int64_t last, int64_t n, const Slope<Scalar>* slopes, int64_t next) const {
         alignas(64) T stage_dx[kRows][kStage], stage_dz[kRows][kStage];
         for (int64_t c = first; c < last; ++c) {
             const In in = incoming(c);
@@ -193,8 +200,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
                 const Segment seg = whole_row(s, c, n + u);
                 if (Staged)
                     stretch<false>(in, slopes[c - first], rstd(c), seg,
-                                   {dx ? stage_dx[u] + at : nullptr, dresidual ? stage_dz[u] + at : nullptr});
-                else write(in, slopes[c - first], rstd(c), seg, target(seg.offset));
+                                   {dx ? stage_dx[u] + at : nullptr, dresidual ? stage_dz[u] + at : nullptr}, next);
+                else write(in, slopes[c - first], rstd(c), seg, target(seg.offset), next);
             }
         }
         if (Staged)
@@ -212,7 +219,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         if (plan.parts == 1) {
             parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t)
-                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), sums_wanted);
+                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), sums_wanted,
+                          t + 1 < end ? plan.group * s.s : 0);
                 if (stream) stream_fence();
             });
             return;
