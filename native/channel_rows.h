@@ -16,6 +16,8 @@ namespace NK_ISA {
 
 constexpr int kUnroll = 8;
 constexpr int kWriteUnroll = 4;
+// A vector of a 16-bit type fills half a cache line: streamed rows side by side keep too many lines half full.
+template <class T> constexpr int kStreamUnroll = sizeof(T) == 2 ? 1 : kWriteUnroll;
 constexpr int64_t kTile = 512;  // channels: 12 KB of sums and shifts
 constexpr int64_t kChunkBytes = 64 * 1024;
 constexpr int64_t kMergeChannels = 64;  // channels of one task of the merge
@@ -24,6 +26,10 @@ constexpr int64_t kMergeChannels = 64;  // channels of one task of the merge
 inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
     return channels * element_bytes >= 512 && rows * channels * element_bytes >= (int64_t(4) << 20);
 }
+
+// Streaming stores pay where the output's old lines have left the cache; where an allocator hands out the same lines again
+// and again, they throw out what an ordinary store would find there: twice the time at 13 MB, half of it at 26 MB.
+inline bool rows_stream(int64_t bytes) { return bytes >= (int64_t(16) << 20); }
 
 // The vector columns [first, last) of a row: full(j) for each whole vector, tail(j, n) for what is left.
 template <class Full, class Tail> NK_INLINE void for_columns(int64_t first, int64_t last, Full&& full, Tail&& tail) {
@@ -109,21 +115,25 @@ template <class T, Act A, bool R> struct RowsForward {
     RowsForward(const ChannelForward& a_, bool beyond)
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
-          stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(y)),
+          stream(rows_stream(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(y)),
           ahead(beyond || a_.mean.data != nullptr) {}
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
+        if (stream) write_rows<kStreamUnroll<T>, true>(k, begin, end);
+        else write_rows<kWriteUnroll, false>(k, begin, end);
+    }
+
+    template <int kTogether, bool Stream> void write_rows(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
         const int64_t bit_row = a.shape.bit_row();
-        for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
-            constexpr int kRows = decltype(unroll)::value;
+        for_tiles<kTogether>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
             auto column = [&](int64_t j, auto&& read, auto&& put, auto&& put_signs) {
                 const V m = N::get_constants(k.m + j), scale = N::get_constants(k.scale + j);
                 const V shift = N::get_constants(k.shift + j);
-                for (int u = 0; u < kRows; ++u) {
-                    const int64_t at = (r + u) * channels + j;
-                    if (ahead) prefetch(x + at + kRows * channels);
-                    if (R) prefetch(residual + at + kRows * channels);
-                    if (!stream) prefetch_to_write(y + at + kRows * channels);
+                for (int u = 0; u < decltype(unroll)::value; ++u) {
+                    const int64_t at = (r + u) * channels + j, next = at + kWriteUnroll * channels;
+                    if (ahead) prefetch(x + next);
+                    if (R) prefetch(residual + next);
+                    if (!Stream) prefetch_to_write(y + next);
                     V z = fma(read(x + at) - m, scale, shift);
                     if (R) z = z + read(residual + at);
                     if (R && a.bits) put_signs(a.bits + (r + u) * bit_row + j / 8, Activate<T>::sign(a.activation.code, z));
@@ -133,9 +143,8 @@ template <class T, Act A, bool R> struct RowsForward {
             for_columns(
                 first, last,
                 [&](int64_t j) {
-                    auto read = [](const T* p) { return N::get(p, 0); };
-                    if (stream) column(j, read, [](T* p, V v) { N::put_stream(p, v); }, put_bits);
-                    else column(j, read, [](T* p, V v) { N::put(p, v); }, put_bits);
+                    column(j, [](const T* p) { return N::get(p, 0); },
+                           [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); }, put_bits);
                 },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },

@@ -24,11 +24,10 @@ template <class T, Gate G, bool R> struct RowsBackward {
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)), bit_row(a_.shape.bit_row()),
           dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)), dresidual(static_cast<T*>(a_.dresidual)),
-          stream(streams(a_.shape, sizeof(T)) && channels % kLanes == 0 && aligned_for_stream(dx) &&
+          stream(rows_stream(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(dx) &&
                  aligned_for_stream(dresidual)),
           ahead(beyond) {}
 
-    // Walks one group of rows: per vector column, body(j, in, read, bits_of, put) with reads that stop at the row's end.
     In incoming(const Columns<Scalar>& k, int64_t j) const {
         return In(a.activation, N::get_constants(k.m + j), N::get_constants(k.scale + j), N::get_constants(k.shift + j));
     }
@@ -66,18 +65,22 @@ template <class T, Gate G, bool R> struct RowsBackward {
     }
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
-        for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
-            constexpr int kRows = decltype(unroll)::value;
+        if (stream) write_rows<kStreamUnroll<T>, true>(k, begin, end);
+        else write_rows<kWriteUnroll, false>(k, begin, end);
+    }
+
+    template <int kTogether, bool Stream> void write_rows(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
+        for_tiles<kTogether>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
                 const In in = incoming(k, j);
                 const V rs = N::get_constants(k.rstd + j), sa = N::get_constants(k.a + j);
                 const V sb = N::get_constants(k.b + j), sc = N::get_constants(k.c + j);
-                for (int u = 0; u < kRows; ++u) {
-                    const int64_t at = (r + u) * channels + j;
-                    if (ahead) prefetch(x + at + kRows * channels);
-                    if (ahead) prefetch(dy + at + kRows * channels);
-                    if (!stream && dx) prefetch_to_write(dx + at + kRows * channels);
-                    if (!stream && dresidual) prefetch_to_write(dresidual + at + kRows * channels);
+                for (int u = 0; u < decltype(unroll)::value; ++u) {
+                    const int64_t at = (r + u) * channels + j, next = at + kWriteUnroll * channels;
+                    if (ahead) prefetch(x + next);
+                    if (ahead) prefetch(dy + next);
+                    if (!Stream && dx) prefetch_to_write(dx + next);
+                    if (!Stream && dresidual) prefetch_to_write(dresidual + next);
                     V centered = read(x + at) - in.m;
                     V dz = in(read(dy + at), centered, R ? read(residual + at) : centered,
                               In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0);
@@ -88,9 +91,8 @@ template <class T, Gate G, bool R> struct RowsBackward {
             for_columns(
                 first, last,
                 [&](int64_t j) {
-                    auto read = [](const T* p) { return N::get(p, 0); };
-                    if (stream) column(j, read, get_bits, [](T* p, V v) { N::put_stream(p, v); });
-                    else column(j, read, get_bits, [](T* p, V v) { N::put(p, v); });
+                    column(j, [](const T* p) { return N::get(p, 0); }, get_bits,
+                           [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
                 },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },

@@ -1,6 +1,6 @@
 // Statistics per row of `width` elements with parameters per element: layer norm and RMS norm.
 //
-// Forward: a row is summed and, from L1, written: y = fma(xhat, weight, bias), xhat = fma(x - m, rstd, -(mean - m) * rstd).
+// Forward: rows are summed and, four at a time from L1, written: y = fma(xhat, weight, bias), xhat = fma(x - m, rstd, -(mean - m) * rstd).
 // Backward: per row S w dy and S w dy * xhat; then, four rows at a time from L1, dx and the sums of dweight and dbias
 // (four rows added in the computing type, then into double). Blocks of rows are merged in block order. RMS norm is the
 // same with mean = 0: its first sum is simply not used.
@@ -13,10 +13,12 @@ namespace NK_ISA {
 
 constexpr int kRowsTogether = 4;
 
-inline int64_t padded_width(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
-
 template <class Scalar> void expand(const Param& p, double absent, int64_t width, Scalar* out) {
     for (int64_t j = 0; j < width; ++j) out[j] = Scalar(p.at(j, absent));
+}
+
+template <class T> bool layer_streams(int64_t rows, int64_t width, const T* out) {
+    return rows_stream(rows * width * int64_t(sizeof(T))) && width % kLanes == 0 && aligned_for_stream(out);
 }
 
 template <class T> struct LayerForwardKernel {
@@ -26,53 +28,88 @@ template <class T> struct LayerForwardKernel {
     const LayerForward& a;
     const T* x;
     T* y;
-    const bool stream;
 
-    explicit LayerForwardKernel(const LayerForward& a_)
-        : a(a_), x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
-          stream(a_.rows * a_.width * int64_t(sizeof(T)) >= (int64_t(12) << 20) && a_.width % kLanes == 0 &&
-                 aligned_for_stream(y)) {}
+    explicit LayerForwardKernel(const LayerForward& a_) : a(a_), x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)) {}
+
+    // Shifted sums of one row; fetches the rows that come next.
+    Sums sums(const T* row, double k) const {
+        const D2 shift = both_halves(k);
+        const int64_t ahead = kRowsTogether * a.width;
+        D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
+        auto add = [&](V v, D2& s, D2& q) {
+            const D2 d = widen(v) - shift;
+            s = s + d;
+            q = fma(d, d, q);
+        };
+        int64_t j = 0;
+        for (; j + 2 * kLanes <= a.width; j += 2 * kLanes) {
+            prefetch(row + ahead + j);
+            prefetch(row + ahead + j + kLanes);
+            add(N::get(row + j, 0), s0, q0);
+            add(N::get(row + j + kLanes, 0), s1, q1);
+        }
+        for_columns(
+            j, a.width, [&](int64_t i) { add(N::get(row + i, 0), s0, q0); },
+            [&](int64_t i, int64_t n) { add(N::get_tail(row + i, n, N::set(k)), s1, q1); });
+        return {sum_lanes(s0 + s1), sum_lanes(q0 + q1)};
+    }
 
     Statistics statistics(const T* row) const {
         if (!a.rms) {
             const double k = run_shift(row, a.width);
-            return finish(run_sums(row, a.width, k), k, a.width, a.eps);
+            return finish(sums(row, k), k, a.width, a.eps);
         }
-        const double square = run_sums(row, a.width, 0.0).squares / double(a.width);
+        const double square = sums(row, 0.0).squares / double(a.width);
         return {0.0, square, rstd_of(square, a.eps)};
     }
 
-    template <bool Bias> void write(const T* row, T* out, Statistics st, const Scalar* w, const Scalar* b) const {
-        const Affine<Scalar> f = affine<Scalar>(st.mean, st.rstd, 1.0, 0.0);
-        const V m = N::set(f.m), scale = N::set(f.scale), shift = N::set(f.shift);
-        auto value = [&](V v, int64_t j) {
-            const V xhat = fma(v - m, scale, shift);
-            return Bias ? fma(xhat, N::get_constants(w + j), N::get_constants(b + j)) : xhat * N::get_constants(w + j);
+    // Rows [r, r + kRows): their statistics first, so that the chains of square roots and divisions overlap.
+    template <int kRows, bool Bias, bool Stream> void write(int64_t r, const Scalar* w, const Scalar* b) const {
+        V m[kRows], scale[kRows], shift[kRows];
+        for (int u = 0; u < kRows; ++u) {
+            const Statistics st = statistics(x + (r + u) * a.width);
+            write_statistics(a.stats, r + u, a.rows, st);
+            const Affine<Scalar> f = affine<Scalar>(st.mean, st.rstd, 1.0, 0.0);
+            m[u] = N::set(f.m), scale[u] = N::set(f.scale), shift[u] = N::set(f.shift);
+        }
+        auto column = [&](int64_t j, auto&& read, auto&& put) {
+            const V wj = N::get_constants(w + j), bj = N::get_constants(b + j);
+            for (int u = 0; u < kRows; ++u) {
+                const int64_t at = (r + u) * a.width + j;
+                if (!Stream) prefetch_to_write(y + at + kRows * a.width);
+                const V xhat = fma(read(x + at) - m[u], scale[u], shift[u]);
+                put(y + at, Bias ? fma(xhat, wj, bj) : xhat * wj);
+            }
         };
         for_columns(
             a.width,
             [&](int64_t j) {
-                if (stream) N::put_stream(out + j, value(N::get(row + j, 0), j));
-                else N::put(out + j, value(N::get(row + j, 0), j));
+                column(j, [](const T* p) { return N::get(p, 0); },
+                       [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
             },
-            [&](int64_t j, int64_t n) { N::put_tail(out + j, value(N::get_tail(row + j, n, m), j), n); });
+            [&](int64_t j, int64_t n) {
+                column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
+                       [&](T* p, V v) { N::put_tail(p, v, n); });
+            });
+    }
+
+    template <bool Bias, bool Stream> void rows(int64_t r, int64_t end, const Scalar* w, const Scalar* b) const {
+        for (; r + kRowsTogether <= end; r += kRowsTogether) write<kRowsTogether, Bias, Stream>(r, w, b);
+        for (; r < end; ++r) write<1, Bias, Stream>(r, w, b);
     }
 
     void run(const Parallel& parallel) const {
-        const int64_t wide = padded_width(a.width);
+        const int64_t wide = padded(a.width);
         Scalar* w = reinterpret_cast<Scalar*>(scratch(2 * wide));
         Scalar* b = w + wide;
         expand(a.weight, 1.0, a.width, w);
         expand(a.bias, 0.0, a.width, b);
         const RowsPlan plan = plan_rows(a.rows, a.width);
+        const bool stream = layer_streams(a.rows, a.width, y);
         parallel(plan.blocks, a.rows * a.width * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
-            for (int64_t r = plan.begin(begin); r < plan.end(end - 1); ++r) {
-                const T* row = x + r * a.width;
-                const Statistics st = statistics(row);
-                write_statistics(a.stats, r, a.rows, st);
-                if (a.bias.data) write<true>(row, y + r * a.width, st, w, b);
-                else write<false>(row, y + r * a.width, st, w, b);
-            }
+            const int64_t first = plan.begin(begin), last = plan.end(end - 1);
+            if (a.bias.data) stream ? rows<true, true>(first, last, w, b) : rows<true, false>(first, last, w, b);
+            else stream ? rows<false, true>(first, last, w, b) : rows<false, false>(first, last, w, b);
             if (stream) stream_fence();
         });
     }
@@ -90,9 +127,7 @@ template <class T> struct LayerBackwardKernel {
 
     explicit LayerBackwardKernel(const LayerBackward& a_)
         : a(a_), dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)), dx(static_cast<T*>(a_.dx)),
-          wide(padded_width(a_.width)),
-          stream(a_.rows * a_.width * int64_t(sizeof(T)) >= (int64_t(12) << 20) && a_.width % kLanes == 0 &&
-                 aligned_for_stream(dx)) {}
+          wide(padded(a_.width)), stream(layer_streams(a_.rows, a_.width, dx)) {}
 
     double mean(int64_t r) const { return a.stats[r]; }
     double rstd(int64_t r) const { return a.stats[2 * a.rows + r]; }
@@ -100,13 +135,16 @@ template <class T> struct LayerBackwardKernel {
     // S w dy and S w dy * xhat of row r.
     GradientSums row_sums(int64_t r, const Scalar* w) const {
         const V m = N::set(Scalar(mean(r))), rs = N::set(rstd(r)), zero = N::set(0);
+        const T *gp = dy + r * a.width, *xp = x + r * a.width;
         D2 total = zero2(), dot = zero2();
+        const int64_t ahead = kRowsTogether * a.width;
         auto take = [&](V g, V v, int64_t j) {
+            prefetch(gp + ahead + j);
+            prefetch(xp + ahead + j);
             const V dxhat = g * N::get_constants(w + j);
             total = total + widen(dxhat);
             dot = dot + widen(dxhat * ((v - m) * rs));
         };
-        const T *gp = dy + r * a.width, *xp = x + r * a.width;
         for_columns(
             a.width, [&](int64_t j) { take(N::get(gp + j, 0), N::get(xp + j, 0), j); },
             [&](int64_t j, int64_t n) { take(N::get_tail(gp + j, n, zero), N::get_tail(xp + j, n, m), j); });
@@ -128,6 +166,7 @@ template <class T> struct LayerBackwardKernel {
             V total = N::set(0), dot = N::set(0);
             for (int u = 0; u < kRows; ++u) {
                 const int64_t at = (r + u) * a.width + j;
+                if (dx && !stream) prefetch_to_write(dx + at + kRows * a.width);
                 const V g = read(dy + at), centered = read(x + at) - m[u];
                 if (dx) put(dx + at, fma(sb[u], centered * rs[u], fma(g * wj, rs[u], sc[u])));
                 total = total + g;

@@ -16,11 +16,12 @@ struct RowsPlan {
 };
 
 inline RowsPlan plan_rows(int64_t rows, int64_t row_elements) {
-    constexpr int64_t kBlockElements = 32 * 1024, kBlockRows = 32, kMostBlocks = 32;
+    constexpr int64_t kBlockRows = 32, kSmall = 16 * 1024, kLarge = 64 * 1024, kFew = 8, kMost = 32;
     RowsPlan plan{rows, 1};
-    while (plan.blocks < kMostBlocks && rows >= 2 * plan.blocks * kBlockRows &&
-           rows * row_elements >= 2 * plan.blocks * kBlockElements)
-        plan.blocks *= 2;
+    auto pays = [&](int64_t blocks) {  // few blocks first: the merge of many costs as much as a sweep over a small tensor
+        return rows >= blocks * kBlockRows && rows * row_elements >= blocks * (blocks <= kFew ? kSmall : kLarge);
+    };
+    while (plan.blocks < kMost && pays(2 * plan.blocks)) plan.blocks *= 2;
     return plan;
 }
 
