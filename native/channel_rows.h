@@ -29,7 +29,7 @@ inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
 
 // Streaming stores pay where the output's old lines have left the cache; where an allocator hands out the same lines again
 // and again, they throw out what an ordinary store would find there: twice the time at 13 MB, half of it at 26 MB.
-inline bool rows_stream(int64_t bytes) { return bytes >= (int64_t(16) << 20); }
+inline bool outgrows_cache(int64_t bytes) { return bytes >= (int64_t(16) << 20); }
 
 // The vector columns [first, last) of a row: full(j) for each whole vector, tail(j, n) for what is left.
 template <class Full, class Tail> NK_INLINE void for_columns(int64_t first, int64_t last, Full&& full, Tail&& tail) {
@@ -115,7 +115,7 @@ template <class T, Act A, bool R> struct RowsForward {
     RowsForward(const ChannelForward& a_, bool beyond)
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
-          stream(rows_stream(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(y)),
+          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(y)),
           ahead(beyond || a_.mean.data != nullptr) {}
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {

@@ -24,7 +24,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
         : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)), bit_row(a_.shape.bit_row()),
           dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)), dresidual(static_cast<T*>(a_.dresidual)),
-          stream(rows_stream(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(dx) &&
+          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(dx) &&
                  aligned_for_stream(dresidual)),
           ahead(beyond) {}
 

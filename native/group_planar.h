@@ -5,6 +5,7 @@
 // the segment with index k of channel c of sample n is segment n * per_row + k of that channel there.
 #pragma once
 #include "channel_planar_backward.h"
+#include "channel_rows.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -52,7 +53,7 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
 
     explicit GroupPlanarForward(const GroupForward& a_)
         : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, sizeof(T))), x(static_cast<const T*>(a_.x)),
-          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), stream(streams(a_.shape, sizeof(T))) {}
+          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T)))) {}
 
     int64_t slab_elements() const { return plan.channels * s.s; }
     int64_t start(int64_t k) const { return (k / plan.per_row) * s.s + (k % plan.per_row) * kSegment; }

@@ -18,7 +18,7 @@ template <class Scalar> void expand(const Param& p, double absent, int64_t width
 }
 
 template <class T> bool layer_streams(int64_t rows, int64_t width, const T* out) {
-    return rows_stream(rows * width * int64_t(sizeof(T))) && width % kLanes == 0 && aligned_for_stream(out);
+    return outgrows_cache(rows * width * int64_t(sizeof(T))) && width % kLanes == 0 && aligned_for_stream(out);
 }
 
 template <class T> struct LayerForwardKernel {
