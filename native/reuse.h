@@ -24,10 +24,11 @@ struct Block {
 
 class Blocks {
   public:
-    // A block of at least so many bytes; no data where there is no memory.
+    // A block of at least so many bytes; no data where there is no memory, or none may wait: then torch allocates.
     Block take(int64_t bytes) {
         {
             std::lock_guard<std::mutex> guard(mutex_);
+            if (limit_ <= 0) return {};
             ++requests_;
             Waiting::iterator best = waiting_.end();
             for (auto block = waiting_.begin(); block != waiting_.end(); ++block)
@@ -60,7 +61,7 @@ class Blocks {
         free_all(surplus);
     }
 
-    // How many bytes may wait.
+    // How many bytes may wait; 0 leaves all outputs to torch's allocator.
     void limit(int64_t bytes) {
         Waiting surplus;
         {

@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import normkit as nk
 
+from ..kernels import native
 from .problem import DTYPES
 from .resnet import ResNet50
 from .results import Contender, Network
@@ -113,10 +114,16 @@ class Memory(NamedTuple):
 def memory(training: Training) -> Memory:
     """What a step allocates, as PyTorch's allocator counts it."""
     training.optimizer.zero_grad(set_to_none=True)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as forward:
-        loss = training.forward()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
-        loss.backward()
+    if native.available():
+        native.keep_memory(0)  # large outputs of the native kernels come from PyTorch's allocator, too
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as forward:
+            loss = training.forward()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
+            loss.backward()
+    finally:
+        if native.available():
+            native.keep_memory(native._memory_to_keep())
     live = list(accumulate(_allocations(forward)))
     return Memory(live[-1], max(*live, *accumulate(_allocations(backward), initial=live[-1])))
 
