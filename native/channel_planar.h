@@ -166,7 +166,7 @@ template <class T, Act A, bool R> struct PlanarForward {
     template <int kRows> NK_INLINE void row_sums(int64_t c, int64_t n, double k, LaneSums& to) const {
         const D2 shift = {set1(k), set1(k)};
         const int64_t at = (n * s.c + c) * s.s, stride = s.c * s.s;
-        const T *p = x + at, *output = stream ? p : y + at;
+        const T *p = x + at, *output = stream || !y ? p : y + at;
         LaneSums t = to;
         int64_t i = 0;
         for (; i + kLanes <= s.s; i += kLanes)

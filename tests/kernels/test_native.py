@@ -114,6 +114,21 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], layout: st
             assert_same(a, b)
 
 
+@pytest.mark.parametrize("size", [14, 15, 28], ids=["staged", "odd", "aligned"])  # rows of 196, 225 and 784 elements
+def test_outputs_that_bypass_the_cache_have_the_bits_of_those_that_do_not(isa: str, size: int) -> None:  # noqa: F811
+    few, g = 37, cases.generator()
+    x, dy, r = (cases.gaussian((5, 24 * 2**20 // (20 * size**2) + few, size, size), g) for _ in range(3))
+
+    def run(x: Tensor, dy: Tensor, r: Tensor) -> tuple[Tensor | None, ...]:
+        y, stats, bits = native.batch_norm_forward(x, None, None, r, 1, 0.0, EPS, save_for_backward=True)
+        dx, _, _, dr = native.batch_norm_backward(dy, x, None, None, r, bits, stats, 1, 0.0, training=True, needs=ALL)
+        return y, dx, dr
+
+    for whole, part in zip(run(x, dy, r), run(*(t[:, -few:].contiguous() for t in (x, dy, r))), strict=True):
+        assert whole is not None
+        assert_same(whole[:, -few:], part)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
 def test_the_output_keeps_shape_dtype_and_memory_format(layout: str) -> None:
     x, weight, bias, _ = tensors((4, 6, 5, 7), "standard", layout)
