@@ -53,7 +53,8 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
 
     explicit GroupPlanarForward(const GroupForward& a_)
         : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, sizeof(T))), x(static_cast<const T*>(a_.x)),
-          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T)))) {}
+          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
+          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T)))) {}
 
     int64_t slab_elements() const { return plan.channels * s.s; }
     int64_t start(int64_t k) const { return (k / plan.per_row) * s.s + (k % plan.per_row) * kSegment; }

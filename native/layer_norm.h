@@ -1,6 +1,7 @@
 // Statistics per row of `width` elements with parameters per element: layer norm and RMS norm.
 //
-// Forward: rows are summed and, four at a time from L1, written: y = fma(xhat, weight, bias), xhat = fma(x - m, rstd, -(mean - m) * rstd).
+// Forward: rows are summed and, four at a time from L1, written: y = fma(xhat, weight, bias),
+// xhat = fma(x - m, rstd, -(mean - m) * rstd).
 // Backward: per row S w dy and S w dy * xhat; then, four rows at a time from L1, dx and the sums of dweight and dbias
 // (four rows added in the computing type, then into double). Blocks of rows are merged in block order. RMS norm is the
 // same with mean = 0: its first sum is simply not used.
