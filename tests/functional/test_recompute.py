@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -419,3 +421,11 @@ def test_wrong_use() -> None:
 
     with pytest.raises(RuntimeError, match="saved tensor hooks"):
         torch.func.grad(loss)(torch.randn(4, 3))
+
+
+def test_the_code_of_the_page_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recompute.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/recompute.md", "exec"), names)
+    assert all(p.grad is not None for p in names["model"].parameters())

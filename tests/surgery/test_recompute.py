@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
 
 from normkit.functional import _fused, _recompute
 from normkit.kernels import native
@@ -97,6 +98,25 @@ def test_an_exception_in_the_forward_leaves_nothing_on():
             model(X)
         assert _fused.on_output is None
         assert _recompute._local.recorder is None
+
+
+def test_hooks_of_others_win():
+    """A checkpoint keeps less than recipes do; where hooks are forbidden the forward is the plain one."""
+    model, expected = accelerated().train(), gradients(accelerated(), X)
+    whole = Checkpointed(model)
+    for ours, theirs in zip(gradients(whole, X), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+        model(X).sum().backward()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return checkpoint(self.model, x, use_reentrant=False)
 
 
 def test_threads_have_their_own_context():
