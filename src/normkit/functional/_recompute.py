@@ -166,6 +166,8 @@ class _Recorder:
         bias: Tensor | None, residual: Tensor | None,
     ) -> None:  # fmt: skip
         """Make the recipe of a norm's output, unless it would save nothing."""
+        if hasattr(call, "limits"):
+            return  # batch renorm's correction comes from running statistics that have moved by then
         of_input = self._recipe_of(input)
         of_residual = None if residual is None else self._recipe_of(residual)
         if residual is not None and of_residual is None and not self._is_kept(residual):
@@ -215,9 +217,10 @@ def _again(call: Any, stats: Tensor) -> _fused.Call:
     """The call that repeats `call` and moves no statistics. stats: (3, *).
 
     Batch norm takes the statistics as given: one pass, and the native kernels make the same constants from them.
-    PyTorch's training kernel is asked for the same batch again: its evaluation rounds differently.
+    PyTorch's training kernel and the masked one are asked for the same batch again.
     """
-    given: bool = hasattr(call, "training") and (call.kernel is native or not call.training)
+    plain = call.kernel is native and not hasattr(call, "mask")
+    given: bool = hasattr(call, "training") and (plain or not call.training)
     if given:
         return call._replace(training=False, running=Running(stats[0], stats[1], None, None))
     return call._replace(running=None) if hasattr(call, "running") else call
