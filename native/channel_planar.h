@@ -124,8 +124,8 @@ template <class T, Act A, bool R> struct ForwardStretch {
 // Outputs of at least this many bytes bypass the cache. Below, the next layer finds its input in cache, and an allocator
 // that hands out memory just freed hands out cached lines, which streaming stores would first throw out.
 constexpr int64_t kMegabyte = int64_t(1) << 20;
-inline bool streams(const Shape& s, int64_t element_bytes, int64_t planar_bytes = 24 * kMegabyte) {
-    return s.elements() * element_bytes >= (s.channels_last ? 6 * kMegabyte : planar_bytes);
+inline bool streams(const Shape& s, int64_t element_bytes, int64_t least_bytes = 24 * kMegabyte) {
+    return s.elements() * element_bytes >= least_bytes;
 }
 
 // Short rows that start anywhere are streamed by way of a stage: whole lines, and no line by two kinds of store.

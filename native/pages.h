@@ -13,30 +13,13 @@ namespace normkit {
 constexpr int64_t kAdviseBytes = int64_t(8) << 20;
 constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
 
-// what: one of madvise's.
-inline void advise_whole_pages(void* data, int64_t bytes, int what) {
-#if defined(__linux__)
-    const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
-    const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / kHugePage * kHugePage;
-    if (last > first) madvise(reinterpret_cast<void*>(first), last - first, what);
-#else
-    (void)data, (void)bytes, (void)what;
-#endif
-}
-
 // Asks for huge pages before the first write. Memory that is mapped already is left as it is.
 inline void advise_huge_pages(void* data, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
-    if (data != nullptr && bytes >= kAdviseBytes) advise_whole_pages(data, bytes, MADV_HUGEPAGE);
-#else
-    (void)data, (void)bytes;
-#endif
-}
-
-// Lets the system take the pages when it needs memory; until it does they stay, and writing to them keeps them.
-inline void offer_pages(void* data, int64_t bytes) {
-#if defined(MADV_FREE)
-    advise_whole_pages(data, bytes, MADV_FREE);
+    if (data == nullptr || bytes < kAdviseBytes) return;
+    const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) / kHugePage * kHugePage;
+    const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + uintptr_t(bytes)) / kHugePage * kHugePage;
+    if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
     (void)data, (void)bytes;
 #endif

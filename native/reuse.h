@@ -2,7 +2,7 @@
 //
 // The C library hands large blocks back to the system as soon as they are freed, so each step of a training loop pays for
 // them anew. Blocks given back here wait for the next output of about their size, the last one first: it may still be in
-// the cache. While they wait the system may take their pages when it needs memory.
+// the cache.
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -49,7 +49,6 @@ class Blocks {
     }
 
     void give_back(Block block) {
-        if (block.bytes >= kAdviseBytes) offer_pages(block.data, block.bytes);  // small pages take too long
         Waiting surplus;
         {
             std::lock_guard<std::mutex> guard(mutex_);
