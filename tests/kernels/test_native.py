@@ -171,7 +171,7 @@ def test_given_statistics_are_constants() -> None:
     assert_within(dbias, dy64.sum(axes), parameter_gradient_bound(dy64, axes, U), "dbias")
 
 
-def test_a_non_finite_channel_does_not_touch_its_neighbours() -> None:  # noqa: F811
+def test_a_non_finite_channel_does_not_touch_its_neighbours(isa: str) -> None:  # noqa: F811
     for layout in ("contiguous", "channels_last"):
         x, weight, bias, _ = tensors((4, 20, 5, 7), "standard", layout)
         clean, _ = forward(x, weight, bias)
@@ -213,7 +213,7 @@ def test_an_empty_batch_gives_empty_outputs_and_zero_gradients() -> None:
 
 @pytest.mark.parametrize("shape", [(16, 8), (4, 6, 7, 7), (3, 20, 14, 14), (2, 3, 300, 300)], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["planar", "last"])
-def test_the_statistics_alone_are_those_of_the_forward(shape: tuple[int, ...], channels_last: bool) -> None:
+def test_the_statistics_alone_are_those_of_the_forward(shape: tuple[int, ...], channels_last: bool, isa: str) -> None:  # noqa: F811
     x = torch.randn(shape)
     if channels_last and len(shape) == 4:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -221,7 +221,7 @@ def test_the_statistics_alone_are_those_of_the_forward(shape: tuple[int, ...], c
     assert_same(native.batch_norm_statistics(x), stats)
 
 
-def test_values_that_do_not_count_leave_the_gradient_of_the_others() -> None:
+def test_values_that_do_not_count_leave_the_gradient_of_the_others(isa: str) -> None:  # noqa: F811
     x, dy = torch.randn(6, 3, 5, dtype=torch.float64), torch.randn(6, 3, 5, dtype=torch.float64)
     real = x[:4]  # the last two samples hold each channel's mean: they add nothing to the sums about it
     stats = native.batch_norm_forward(real, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1]
