@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "dispatch.h"
-#include "pages.h"
 #include "running.h"
 #include "tensor.h"
 
@@ -106,7 +105,6 @@ nb::tuple channel_forward(nb::handle input, nb::handle residual_, nb::handle wei
         a.eps = eps;
         a.activation = {code, activation_param};
         without_gil(x.bytes(), [&] {
-            advise_huge_pages(a.y, x.bytes());
             if (groups > 0) return kernels->group_forward(a, parallel);
             const int64_t sample = x.bytes() / a.shape.n, bit_sample = bit_bytes(a.shape) / a.shape.n;
             for_slices(sizes, a.shape.n, [&](int64_t n, int64_t before, int64_t number) {
@@ -178,8 +176,6 @@ nb::tuple channel_backward(nb::handle dy_, nb::handle input, nb::handle residual
         a.count = count;
         a.activation = {code, activation_param};
         without_gil(2 * x.bytes(), [&] {
-            advise_huge_pages(a.dx, x.bytes());
-            advise_huge_pages(a.dresidual, x.bytes());
             if (groups > 0) return kernels->group_backward(a, parallel);
             const int64_t sample = x.bytes() / a.shape.n, bit_sample = bit_bytes(a.shape) / a.shape.n, c = a.shape.c;
             // the parameters' gradients of slices are added up in double
@@ -233,10 +229,7 @@ nb::tuple layer_forward(nb::handle input, int64_t width, bool rms, nb::handle we
         a.bias = bias.param();
         a.stats = stats.data<double>();
         a.eps = eps;
-        without_gil(x.bytes(), [&] {
-            advise_huge_pages(a.y, x.bytes());
-            kernels->layer_forward(a, parallel);
-        });
+        without_gil(x.bytes(), [&] { kernels->layer_forward(a, parallel); });
     }
     return nb::make_tuple(y.object(), stats.object());
 }
@@ -266,10 +259,7 @@ nb::tuple layer_backward(nb::handle dy_, nb::handle input, int64_t width, bool r
         a.dx = dx.data();
         a.dweight = dweight.mutable_param();
         a.dbias = dbias.mutable_param();
-        without_gil(2 * x.bytes(), [&] {
-            advise_huge_pages(a.dx, x.bytes());
-            kernels->layer_backward(a, parallel);
-        });
+        without_gil(2 * x.bytes(), [&] { kernels->layer_backward(a, parallel); });
     }
     return nb::make_tuple(dx.object(), dweight.object(), dbias.object());
 }

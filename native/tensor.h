@@ -124,9 +124,12 @@ class Tensor {
 
     // Of the other's dtype, sizes and strides. Large ones take memory that an earlier one gave back.
     static Tensor empty_like(const Tensor& other) {
-        if (other.bytes() >= kReuseBytes) return reused_like(other);
+        if (other.bytes() >= kReuseBytes)
+            if (Tensor reused = reused_like(other)) return reused;
         PyObject* arguments[] = {other.object_.ptr()};
-        return Tensor(owned(PyObject_Vectorcall(torch()->empty_like.ptr(), arguments, 1, nullptr)));
+        Tensor made(owned(PyObject_Vectorcall(torch()->empty_like.ptr(), arguments, 1, nullptr)));
+        advise_huge_pages(made.data(), made.bytes());
+        return made;
     }
 
     // Of the parameter's dtype and sizes, row-major.
@@ -169,7 +172,7 @@ class Tensor {
         return true;
     }
 
-    static Tensor reused_like(const Tensor& other);
+    static Tensor reused_like(const Tensor& other);  // nothing where no memory may be kept, or of too many axes
 
     nb::object object_;
     dlpack::Tensor view_{};
@@ -185,10 +188,7 @@ struct ReusedTensor {
 inline Tensor Tensor::reused_like(const Tensor& other) {
     constexpr int64_t kRank = sizeof(ReusedTensor::extents) / sizeof(int64_t) / 2;
     Block block = other.rank() <= kRank ? blocks().take(other.bytes()) : Block{};
-    if (block.data == nullptr) {
-        PyObject* arguments[] = {other.object_.ptr()};
-        return Tensor(owned(PyObject_Vectorcall(torch()->empty_like.ptr(), arguments, 1, nullptr)));
-    }
+    if (block.data == nullptr) return {};
     auto* made = new ReusedTensor{};
     made->block = block;
     made->managed.version = {1, 0};

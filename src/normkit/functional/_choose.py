@@ -22,7 +22,7 @@ BACKENDS = ("aten", "native", "composed", "triton")
 _peek_transform = torch._C._functorch.peek_interpreter_stack
 _count_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
-# The norms that the native module serves; batch renorm by the kernels of batch norm.
+# The norms that the native module serves; ghost batch norm and batch renorm by the kernels of batch norm.
 _NATIVE = frozenset(["batch_norm", "batch_renorm", "ghost_batch_norm", "group_norm", "layer_norm", "rms_norm"])
 _NATIVE_MASKED = frozenset({"batch_norm"})  # of these, the ones that take a mask
 

@@ -40,9 +40,10 @@ class MaskedBatchNormCall(NamedTuple):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(output, stats (3, C) float64: mean, biased var, rstd; bits)."""
-        filled = self._fill(input)
+        value, count = self._value(input), self._count(input)
+        filled = _select(self.mask, input, value)
         if self.training:
-            mean, var = self._statistics(filled)
+            mean, var = self._statistics(filled, value, count)
         else:
             assert self.running is not None
             mean, var = self.running.mean, self.running.var
@@ -51,7 +52,7 @@ class MaskedBatchNormCall(NamedTuple):
             save_for_backward=save,
         )  # fmt: skip
         if self.training and self.running is not None:
-            _running.move_native(self.running, torch.stack([mean, var]), self._count(input))
+            _running.move_native(self.running, torch.stack([mean, var]), count)
         return y.masked_fill_(~self.mask, 0), stats, bits
 
     def backward(
@@ -69,8 +70,9 @@ class MaskedBatchNormCall(NamedTuple):
         zero = torch.zeros((), dtype=input.dtype)
         dy = _select(self.mask, grad_output, zero)
         residual = None if residual is None else _select(self.mask, residual, zero)
+        filled = _select(self.mask, input, self._value(input))
         dx, dweight, dbias, dresidual = self.kernel.batch_norm_backward(
-            dy, self._fill(input), weight, bias, residual, bits, stats, self.activation.code, self.activation.param,
+            dy, filled, weight, bias, residual, bits, stats, self.activation.code, self.activation.param,
             training=self.training, needs=needs, count=self._count(input) if self.training else 0,
         )  # fmt: skip
         if dx is not None:
@@ -110,9 +112,6 @@ class MaskedBatchNormCall(NamedTuple):
         repeats = (input.numel() // max(1, input.shape[1])) // max(1, self.mask.numel())
         return int(self.mask.sum()) * repeats
 
-    def _fill(self, input: Tensor) -> Tensor:
-        return _select(self.mask, input, self._value(input))
-
     def _value(self, input: Tensor) -> Tensor:
         """What stands for the values under the mask, beside the input: a real one of each channel, 0 where none is."""
         flat = int(self.mask.reshape(-1).to(torch.uint8).argmax())
@@ -125,13 +124,12 @@ class MaskedBatchNormCall(NamedTuple):
         sample, positions = at[0], tuple(at[2:])
         return input[sample].movedim(0, -1)[positions].reshape(-1, *[1] * (input.dim() - 2))
 
-    def _statistics(self, filled: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (C,) of the real values, float64; zeros where there are none."""
-        count = self._count(filled)
+    def _statistics(self, filled: Tensor, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (C,) of the `count` real values, float64; zeros where there are none."""
         all_mean, all_var, _ = self.kernel.batch_norm_statistics(filled)
         if count == 0:
             return torch.zeros_like(all_mean), torch.zeros_like(all_var)
-        value = self._value(filled).flatten().double()
+        value = value.flatten().double()
         share = filled.numel() / filled.shape[1] / count
         distance = all_mean - value
         offset = share * distance

@@ -145,9 +145,9 @@ class GhostBatchNormCall(NamedTuple):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(output, stats (3 * slices, C) float64: mean, biased var, rstd of each slice; bits)."""
-        y, stats, bits = self.kernel.ghost_batch_norm_forward(
-            input, self.sizes, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
-            save_for_backward=save,
+        y, stats, bits = self.kernel.batch_norm_forward(
+            input, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            save_for_backward=save, sizes=self.sizes,
         )  # fmt: skip
         if self.running is not None:
             mean, var, _ = stats.view(len(self.sizes), 3, -1).unbind(1)
@@ -167,9 +167,9 @@ class GhostBatchNormCall(NamedTuple):
         needs: tuple[bool, bool, bool, bool],
     ) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        return self.kernel.ghost_batch_norm_backward(
-            grad_output, input, self.sizes, weight, bias, residual, bits, stats, self.activation.code,
-            self.activation.param, needs=needs,
+        return self.kernel.batch_norm_backward(
+            grad_output, input, weight, bias, residual, bits, stats, self.activation.code, self.activation.param,
+            training=True, needs=needs, sizes=self.sizes,
         )  # fmt: skip
 
     def composed(

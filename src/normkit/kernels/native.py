@@ -31,8 +31,7 @@ _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
 _INTERFACE = 4  # of the core: native/bind.cpp holds the same number
-# What outputs of 16 MB and more keep for the next of their size, in bytes, at most: NORMKIT_KEEP_MB overrides it.
-_KEEP_SHARE = 8  # one part in so many of the machine's memory
+_KEEP_SHARE = 8  # freed large outputs keep at most one part in so many of all memory; NORMKIT_KEEP_MB overrides it
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -145,11 +144,15 @@ def batch_norm_forward(
     eps: float,
     *,
     save_for_backward: bool,
+    sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits)."""
+    """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits).
+
+    sizes: how many samples each slice has, where slices have statistics of their own: stats is (3 * slices, C) then.
+    """
     assert _core is not None
     return _core.channel_forward(
-        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward, ()
+        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward, sizes
     )
 
 
@@ -193,54 +196,16 @@ def batch_norm_backward(
     training: bool,
     needs: tuple[bool, bool, bool, bool],
     count: int = 0,
+    sizes: Sequence[int] = (),
 ) -> Gradients:
     """Gradients of input, weight, bias and residual; training=False: the statistics are constants.
 
     count: how many values are behind the statistics, where not all are (the others come with grad_output = 0).
+    sizes: as in the forward.
     """
     assert _core is not None
     return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs, (), count
-    )
-
-
-def ghost_batch_norm_forward(
-    input: Tensor,
-    sizes: Sequence[int],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Batch norm of slices of `sizes` samples, each by itself: (output, stats (3 * slices, C), bits)."""
-    assert _core is not None
-    return _core.channel_forward(
-        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward, sizes
-    )
-
-
-def ghost_batch_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    sizes: Sequence[int],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    stats: Tensor,
-    activation: int,
-    param: float,
-    *,
-    needs: tuple[bool, bool, bool, bool],
-) -> Gradients:
-    """Gradients of input, weight, bias and residual."""
-    assert _core is not None
-    return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, 0, True, activation, param, *needs, sizes, 0
+        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs, sizes, count
     )
 
 
