@@ -65,14 +65,23 @@ def by_code(code: int, param: float) -> Activation:
     return NONE if code == IDENTITY else Activation(code, _same, param)
 
 
+# Modules that say all by their type.
+_BY_TYPE: dict[type[nn.Module], Activation] = {
+    nn.Identity: NONE,
+    nn.ReLU: _NAMED["relu"],
+    nn.ReLU6: _NAMED["relu6"],
+    nn.SiLU: _NAMED["silu"],
+    nn.Sigmoid: _NAMED["sigmoid"],
+    nn.Tanh: _NAMED["tanh"],
+    nn.Hardswish: _NAMED["hardswish"],
+    nn.Hardsigmoid: _NAMED["hardsigmoid"],
+}
+
+
 def _of_module(module: nn.Module) -> Activation:
     kind = type(module)
-    plain = {nn.ReLU: RELU, nn.ReLU6: RELU6, nn.SiLU: SILU, nn.Sigmoid: SIGMOID, nn.Tanh: TANH}
-    if kind in plain:
-        return Activation(plain[kind], _named_function(plain[kind]))
-    if kind in (nn.Hardswish, nn.Hardsigmoid):
-        code = HARDSWISH if kind is nn.Hardswish else HARDSIGMOID
-        return Activation(code, _named_function(code))
+    if kind in _BY_TYPE:
+        return _BY_TYPE[kind]
     if isinstance(module, nn.LeakyReLU) and kind is nn.LeakyReLU:
         slope = float(module.negative_slope)
         return Activation(LEAKY_RELU, partial(F.leaky_relu, negative_slope=slope), slope)
@@ -81,14 +90,7 @@ def _of_module(module: nn.Module) -> Activation:
     if isinstance(module, nn.GELU) and kind is nn.GELU:
         code = GELU if module.approximate == "none" else GELU_TANH
         return Activation(code, partial(F.gelu, approximate=module.approximate))
-    if kind is nn.Identity:
-        return NONE
     return Activation(AFTER, module)
-
-
-def _named_function(code: int) -> Callable[[Tensor], Tensor]:
-    name = next(name for name, known in _BY_NAME.items() if known == code)
-    return getattr(F, name)
 
 
 def resolve(activation: str | nn.Module | Activation | None) -> Activation:

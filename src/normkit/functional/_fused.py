@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._activation import IDENTITY, NONE, Activation
+from ..kernels import native
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -82,14 +83,54 @@ def run(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, r
         return after(y, residual, activation)
     if torch.compiler.is_compiling():
         return call.compiled(input, weight, bias, residual)
-    if torch.is_grad_enabled() and (
+    if _needs_graph(input, weight, bias, residual):
+        return _apply(input, weight, bias, residual, call)
+    return call.forward(input, weight, bias, residual, False)[0]
+
+
+def run_channels(
+    call: Call,
+    running: tuple[Any, ...] | None,
+    groups: int,
+    training: bool,
+    eps: float,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """`run` for an eager call of the native core whose tensors are ready: nothing of it is left to Python.
+
+    running: where `call` has its statistics, a :class:`normkit.functional._running.Running`. groups: 0 for statistics
+    per channel over the batch.
+    """
+    activation = call.activation
+    if activation.code not in native.FUSED_ACTIVATIONS or on_output is not None:
+        return run(call, input, weight, bias, residual)
+    arguments = (input, weight, bias, residual, call, running, groups, training, eps, activation.code, activation.param)
+    if _needs_graph(input, weight, bias, residual):
+        return _apply_channels(*arguments)
+    return native.channel_function(None, *arguments)
+
+
+def run_rows(
+    call: Call, width: int, rms: bool, eps: float, input: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """The same for rows of `width` elements."""
+    if on_output is not None:
+        return run(call, input, weight, bias, None)
+    if _needs_graph(input, weight, bias, None):
+        return _apply_rows(input, weight, bias, call, width, rms, eps)
+    return native.layer_function(None, input, weight, bias, call, width, rms, eps)
+
+
+def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)
         or (residual is not None and residual.requires_grad)
-    ):
-        return _apply(input, weight, bias, residual, call)
-    return call.forward(input, weight, bias, residual, False)[0]
+    )
 
 
 def after(y: Tensor, residual: Tensor | None, activation: Activation) -> Tensor:
@@ -118,16 +159,48 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         (grad_output,) = gradients
+        if torch.is_grad_enabled():
+            return (*_differentiable_backward(ctx, grad_output), None)
         input, weight, bias, residual, stats, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled():
-            found = _composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
-            return (*found, None)
         return (*ctx.call.backward(grad_output, input, weight, bias, residual, bits, stats, needs), None)
+
+
+class FusedChannels(torch.autograd.Function):
+    """The same for the native core's norms of channels: each half is one call of it."""
+
+    forward = staticmethod(native.channel_function)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            return (*_differentiable_backward(ctx, gradients[0]), *(None,) * 7)
+        return native.channel_gradients(ctx, gradients[0])
+
+
+class FusedRows(torch.autograd.Function):
+    """The same for its norms of rows."""
+
+    forward = staticmethod(native.layer_function)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            return (*_differentiable_backward(ctx, gradients[0])[:3], *(None,) * 4)
+        return native.layer_gradients(ctx, gradients[0])
 
 
 # Function.apply first asks whether a torch.func transform is active; no fused kernel is chosen under one.
 _apply = super(torch.autograd.Function, Fused).apply
+_apply_channels = super(torch.autograd.Function, FusedChannels).apply
+_apply_rows = super(torch.autograd.Function, FusedRows).apply
+
+
+def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+    """Gradients of input, weight, bias and residual that have a graph of their own."""
+    input, weight, bias, residual, stats, bits = ctx.saved_tensors
+    needs = ctx.needs_input_grad[:4] if len(ctx.needs_input_grad) != 7 else (*ctx.needs_input_grad[:3], False)
+    return _composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
 
 
 def _composed_backward(

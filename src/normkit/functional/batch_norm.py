@@ -20,7 +20,7 @@ from ..kernels import aten, composed, native
 from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_eager, is_exporting, is_transformed
-from ._fused import Gradients, after, run
+from ._fused import Gradients, after, run, run_channels
 from ._masked import MaskedBatchNormCall
 from ._opaque import Opaque
 from ._running import Running
@@ -115,7 +115,8 @@ def apply(
         # The common call: one look at all tensors. Whatever it does not know is looked at closely below.
         count = native.ready(input, residual, weight, bias, mean, var)
         if count > 1 or (count and not training):
-            return run(BatchNormCall(native, running, training, eps, activation), input, weight, bias, residual)
+            call = BatchNormCall(native, running, training, eps, activation)
+            return run_channels(call, running, 0, training, eps, input, weight, bias, residual)
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
     training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
@@ -277,8 +278,13 @@ class BatchNormCall(NamedTuple):
             input, weight, bias, residual, code, param, eps, save_for_backward=save
         )
         if running is not None:
-            _running.move_native(running, stats, input.numel() // max(1, input.shape[1]))
+            self.move(stats, input)
         return y, stats, bits
+
+    def move(self, stats: Tensor, input: Tensor) -> None:
+        """Move the running statistics by those of the batch `input`. stats: (3, C)."""
+        assert self.running is not None
+        _running.move_native(self.running, stats, input.numel() // max(1, input.shape[1]))
 
     def backward(
         self,

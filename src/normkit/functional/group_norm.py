@@ -14,7 +14,7 @@ from ..kernels import aten, composed, native
 from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, after, run
+from ._fused import Gradients, after, run, run_channels
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -73,7 +73,8 @@ def apply(
     if mask is None and is_eager() and num_groups > 0:
         count = native.ready(input, residual, weight, bias)  # the common call: one look at all tensors
         if count and not input.shape[1] % num_groups and input.numel() > input.shape[0] * num_groups:
-            return run(GroupNormCall(native, num_groups, eps, activation), input, weight, bias, residual)
+            call = GroupNormCall(native, num_groups, eps, activation)
+            return run_channels(call, None, num_groups, True, eps, input, weight, bias, residual)
     _verify(input, num_groups, weight, bias, residual)
     input = widen("group_norm", input)
     if mask is not None:

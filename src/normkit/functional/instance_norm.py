@@ -19,7 +19,7 @@ from ..kernels import aten, composed_rows, native
 from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, after, run
+from ._fused import Gradients, after, run, run_channels
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .group_norm import OPAQUE as GROUP_NORM
@@ -98,7 +98,8 @@ def apply(
         buffers = (None, None) if running is None else running[:2]
         count = native.ready(input, residual, weight, bias, *buffers)  # the common call: one look at all tensors
         if count > input.shape[0]:
-            return run(InstanceNormCall(native, running, eps, activation), input, weight, bias, residual)
+            call = InstanceNormCall(native, running, eps, activation)
+            return run_channels(call, running, input.shape[1], True, eps, input, weight, bias, residual)
     _verify(input, running, weight, bias, residual)
     if not use_input_stats:
         return apply_batch_norm(
@@ -182,13 +183,13 @@ class InstanceNormCall(NamedTuple):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(output, stats (3, N*C) float64: mean, biased var, rstd; bits)."""
-        n, c = input.shape[:2]
+        c = input.shape[1]
         y, stats, bits = self.kernel.group_norm_forward(
             input, c, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
             save_for_backward=save or self.running is not None,
         )  # fmt: skip
         if self.running is not None:
-            self._move(stats, n, c, _shapes.product(input.shape[2:]))
+            self.move(stats, input)
         if y.stride() != input.stride() and input.movedim(1, -1).is_contiguous():
             y = torch.empty_like(input).copy_(y)  # PyTorch's kernel loses channels_last on some devices
         return y, stats, bits
@@ -224,15 +225,17 @@ class InstanceNormCall(NamedTuple):
 
     def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """The same as one opaque operator of torch.compile."""
-        n, c = input.shape[:2]
+        c = input.shape[1]
         y, stats = GROUP_NORM(c, self.eps, self.activation, input, weight, bias, residual)
         if self.running is not None:
-            self._move(stats, n, c, _shapes.product(input.shape[2:]))
+            self.move(stats, input)
         return y
 
-    def _move(self, stats: Tensor, n: int, c: int, count: int) -> None:
+    def move(self, stats: Tensor, input: Tensor) -> None:
+        """Move the running statistics by those of the batch `input`. stats: (3, N*C)."""
         assert self.running is not None
-        mean, var, _ = stats.reshape(3, n, c)
+        count = _shapes.product(input.shape[2:])
+        mean, var, _ = stats.reshape(3, *input.shape[:2])
         move(self.running, Moments(count, mean, var * count))
 
     def without_activation(self) -> InstanceNormCall:

@@ -15,7 +15,7 @@ from ..kernels import aten, composed_rows, native
 from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, run
+from ._fused import Gradients, run, run_rows
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -95,7 +95,8 @@ def apply(
     if mask is None and len(normalized_shape) == 1 and is_eager():
         width = normalized_shape[0]
         if native.rows_ready(input, width, weight, bias):  # the common call: one look at all tensors
-            return activation(run(LayerNormCall(native, normalized_shape, eps), input, weight, bias, None))
+            call = LayerNormCall(native, normalized_shape, eps)
+            return activation(run_rows(call, width, False, eps, input, weight, bias))
     _verify(input, normalized_shape, weight, bias)
     input = widen("layer_norm", input)
     if mask is not None:

@@ -16,7 +16,7 @@ from ..kernels import aten, composed_rows, native
 from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, run
+from ._fused import Gradients, run, run_rows
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -97,7 +97,8 @@ def apply(
     if mask is None and len(normalized_shape) == 1 and is_eager():
         width = normalized_shape[0]
         if native.rows_ready(input, width, weight, None):  # the common call: one look at all tensors
-            return activation(run(RMSNormCall(native, normalized_shape, eps), input, weight, None, None))
+            call = RMSNormCall(native, normalized_shape, eps)
+            return activation(run_rows(call, width, True, eps, input, weight, None))
     _shapes.verify_normalized_shape(input, normalized_shape, "[*{}]", weight=weight)
     _dtypes.verify("rms_norm", input)
     input = widen("rms_norm", input)

@@ -18,8 +18,9 @@ import glob
 import importlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
-_INTERFACE = 4  # of the core: native/bind.cpp holds the same number
+_INTERFACE = 5  # of the core: native/bind.cpp holds the same number
 _KEEP_SHARE = 8  # freed large outputs keep at most one part in so many of all memory; NORMKIT_KEEP_MB overrides it
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -111,6 +112,17 @@ def kept_memory() -> int:
 def supports_dtype(dtype: torch.dtype) -> bool:
     """Whether inputs of this dtype have native kernels."""
     return _core is not None and dtype in _DTYPES
+
+
+def _absent(*arguments: Any) -> Any:
+    raise RuntimeError(_problem)
+
+
+# The halves of a torch.autograd.Function, each one call of the core: for tensors that `ready` or `rows_ready` knows.
+channel_function: Callable[..., Tensor] = getattr(_core, "channel_function", _absent)
+channel_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "channel_gradients", _absent)
+layer_function: Callable[..., Tensor] = getattr(_core, "layer_function", _absent)
+layer_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "layer_gradients", _absent)
 
 
 def ready(

@@ -24,6 +24,13 @@ class Norm(nn.Module):
         resolve(activation)  # raises for what is no activation
         self.activation = activation
 
+    def _affine(self) -> tuple[Any, Any]:
+        """weight and bias, without nn.Module.__getattr__, which costs as much as a small kernel."""
+        own = self._parameters
+        if "weight" in own and "bias" in own:
+            return own["weight"], own["bias"]
+        return self.weight, self.bias  # parametrized, pruned, or set as plain attributes
+
     def _resolved_activation(self) -> Activation:
         return resolve(self.activation)
 

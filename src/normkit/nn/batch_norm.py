@@ -73,8 +73,7 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
         return apply(
             input,
             running,
-            self.weight,
-            self.bias,
+            *self._affine(),
             self.training or running is None,
             self.eps,
             residual=residual,

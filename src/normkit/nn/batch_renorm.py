@@ -90,7 +90,7 @@ class _BatchRenorm(_BatchNorm):
         self._check_input_dim(input)
         running = self._running()
         return apply(
-            input, running, self.weight, self.bias, self.training or running is None, self.eps,
+            input, running, *self._affine(), self.training or running is None, self.eps,
             self.limits() if self.training else Limits(1.0, 0.0), self._recent,
             residual=residual, activation=self._resolved_activation(), mask=mask, small_batch=self.small_batch,
         )  # fmt: skip

@@ -69,7 +69,7 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         self._check_input_dim(input)
         return apply(
-            input, Running(self.running_mean, self.running_var, None, None), self.weight, self.bias, False, self.eps,
+            input, Running(self.running_mean, self.running_var, None, None), *self._affine(), False, self.eps,
             residual=residual, activation=self._resolved_activation(), mask=mask,
         )  # fmt: skip
 

@@ -63,7 +63,7 @@ class _GhostBatchNorm(_BatchNorm):
         self._check_input_dim(input)
         running = self._running()
         return apply(
-            input, running, self.weight, self.bias, self.training or running is None, self.eps,
+            input, running, *self._affine(), self.training or running is None, self.eps,
             self.virtual_batch_size, residual=residual, activation=self._resolved_activation(), mask=mask,
             small_batch=self.small_batch,
         )  # fmt: skip

@@ -55,8 +55,7 @@ class GroupNorm(Norm, nn.GroupNorm):
         return apply(
             input,
             self.num_groups,
-            self.weight,
-            self.bias,
+            *self._affine(),
             self.eps,
             residual=residual,
             activation=self._resolved_activation(),

@@ -77,8 +77,7 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
         return apply(
             input,
             running,
-            self.weight,
-            self.bias,
+            *self._affine(),
             own,
             self.eps,
             residual=residual,

@@ -55,8 +55,7 @@ class LayerNorm(Norm, nn.LayerNorm):
         return apply(
             input,
             self.normalized_shape,
-            self.weight,
-            self.bias,
+            *self._affine(),
             self.eps,
             activation=self._resolved_activation(),
             mask=mask,

@@ -57,4 +57,4 @@ class LayerNorm2d(LayerNorm):
             raise RuntimeError(
                 f"expected {self.normalized_shape[0]} channels at axis 1, got an input of shape {tuple(input.shape)}"
             )
-        return apply_2d(input, self.weight, self.bias, self.eps, activation=self._resolved_activation(), mask=mask)
+        return apply_2d(input, *self._affine(), self.eps, activation=self._resolved_activation(), mask=mask)

@@ -70,7 +70,7 @@ class SyncBatchNorm(_BatchNorm):
             return super().forward(input, residual, mask)
         self._check_input_dim(input)
         return apply(
-            input, self._running(), self.weight, self.bias, self.eps, self.process_group, residual=residual,
+            input, self._running(), *self._affine(), self.eps, self.process_group, residual=residual,
             activation=self._resolved_activation(), mask=mask,
         )  # fmt: skip
 
