@@ -19,6 +19,7 @@ from ..kernels import aten, native
 
 BACKENDS = ("aten", "native", "composed", "triton")
 
+_is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 _peek_transform = torch._C._functorch.peek_interpreter_stack
 _count_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
@@ -100,7 +101,7 @@ def is_eager() -> bool:
     """Whether the call is an ordinary one: no backend asked for, nothing that captures, transforms or intercepts it."""
     return (
         _requested is None
-        and not torch.compiler.is_compiling()
+        and not _is_traced_by_dynamo()
         and not _count_modes()
         and _peek_transform() is None
         and forward_ad._current_level < 0

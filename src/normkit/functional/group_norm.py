@@ -71,7 +71,7 @@ def apply(
 ) -> Tensor:
     """What :func:`group_norm` and the layer share."""
     if mask is None and is_eager() and num_groups > 0:
-        count = native.ready(input, residual, weight, bias)  # the common call: one look at all tensors
+        count = native.ready(input, residual, weight, bias, None, None)  # the common call: one look at all tensors
         if count and not input.shape[1] % num_groups and input.numel() > input.shape[0] * num_groups:
             call = GroupNormCall(native, num_groups, eps, activation)
             return run_channels(call, None, num_groups, True, eps, input, weight, bias, residual)

@@ -118,32 +118,25 @@ def _absent(*arguments: Any) -> Any:
     raise RuntimeError(_problem)
 
 
-# The halves of a torch.autograd.Function, each one call of the core: for tensors that `ready` or `rows_ready` knows.
+def _not_ready(*arguments: Any) -> int:
+    return 0
+
+
+# The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
+# as much as a small kernel does.
+#
+# ready(input, residual, weight, bias, mean, var): how many values each channel has, where all tensors are as kernels
+#     take them; else 0. They are plain tensors on the CPU: input (N, C, *) dense and not empty, residual like it, the
+#     others (C,) of fitting dtypes, or None.
+# rows_ready(input, width, weight, bias): the same for rows of `width` elements, input (*, width): how many rows.
+# channel_function, channel_gradients, layer_function, layer_gradients: the halves of a torch.autograd.Function
+#     (native/autograd.h), for tensors that are ready.
+ready: Callable[..., int] = getattr(_core, "channel_ready", _not_ready)
+rows_ready: Callable[..., int] = getattr(_core, "rows_ready", _not_ready)
 channel_function: Callable[..., Tensor] = getattr(_core, "channel_function", _absent)
 channel_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "channel_gradients", _absent)
 layer_function: Callable[..., Tensor] = getattr(_core, "layer_function", _absent)
 layer_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "layer_gradients", _absent)
-
-
-def ready(
-    input: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None = None,
-    var: Tensor | None = None,
-) -> int:
-    """How many values each channel has, where all tensors are as the kernels take them; else 0.
-
-    They are plain tensors on the CPU: input (N, C, *) dense and not empty, residual like it, the others (C,) of fitting
-    dtypes. One call instead of a dozen looks from Python.
-    """
-    return 0 if _core is None else _core.channel_ready(input, residual, weight, bias, mean, var)
-
-
-def rows_ready(input: Tensor, width: int, weight: Tensor | None, bias: Tensor | None) -> int:
-    """How many rows of `width` elements the input (*, width) has, where all is as the kernels take it; else 0."""
-    return 0 if _core is None else _core.rows_ready(input, width, weight, bias)
 
 
 def batch_norm_forward(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._activation import Activation, resolve
+from .._activation import NONE, Activation, resolve
 from ..functional._running import Held, Running
 
 SMALL_BATCH = ("error", "running")
@@ -32,7 +32,7 @@ class Norm(nn.Module):
         return self.weight, self.bias  # parametrized, pruned, or set as plain attributes
 
     def _resolved_activation(self) -> Activation:
-        return resolve(self.activation)
+        return NONE if self.activation is None else resolve(self.activation)
 
     def extra_repr(self) -> str:
         """The arguments as torch prints them; an activation given by name follows."""
