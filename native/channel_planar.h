@@ -121,11 +121,11 @@ template <class T, Act A, bool R> struct ForwardStretch {
     }
 };
 
-// Outputs of at least this many bytes bypass the cache. Below, the next layer finds its input in cache, and an allocator
-// that hands out memory just freed hands out cached lines, which streaming stores would first throw out.
-constexpr int64_t kMegabyte = int64_t(1) << 20;
-inline bool streams(const Shape& s, int64_t element_bytes, int64_t least_bytes = 24 * kMegabyte) {
-    return s.elements() * element_bytes >= least_bytes;
+// Outputs that outgrow the cache bypass it. Below, the next layer finds its input in cache, and an allocator that hands
+// out memory just freed hands out cached lines, which streaming stores would first throw out. A residual is one stream
+// more in each pass.
+inline bool streams(const Shape& s, int64_t element_bytes, bool residual) {
+    return s.elements() * element_bytes >= int64_t(residual ? 6 : 12) << 20;
 }
 
 // Short rows that start anywhere are streamed by way of a stage: whole lines, and no line by two kinds of store.
@@ -151,7 +151,7 @@ template <class T, Act A, bool R> struct PlanarForward {
     explicit PlanarForward(const ChannelForward& a_)
         : a(a_), s(a_.shape), plan(plan_planar(a_.shape, sizeof(T))), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), given(a_.mean.data != nullptr),
-          stream(streams(a_.shape, sizeof(T), (given ? 48 : 24) * kMegabyte)), staged(stream && stages(a_.shape)) {}
+          stream(streams(a_.shape, sizeof(T), R)), staged(stream && stages(a_.shape)) {}
 
     Stretch stretch_of(int64_t c, Statistics st) const {
         return Stretch(a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));

@@ -26,7 +26,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     explicit PlanarBackward(const ChannelBackward& a_)
         : a(a_), s(a_.shape), plan(plan_planar(a_.shape, 2 * sizeof(T))), dy(static_cast<const T*>(a_.dy)),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)),
-          dresidual(static_cast<T*>(a_.dresidual)), stream(streams(a_.shape, sizeof(T))),
+          dresidual(static_cast<T*>(a_.dresidual)), stream(streams(a_.shape, sizeof(T), a_.dresidual != nullptr)),
           staged(stream && stages(a_.shape)) {}
 
     double mean(int64_t c) const { return a.stats[c]; }
