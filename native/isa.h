@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "group_rows_backward.h"
 #include "layer_norm.h"
+#include "planar_inference.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -43,6 +44,7 @@ template <class T> void channel_forward_of(const ChannelForward& a, const Parall
         constexpr Act A = decltype(act)::value;
         constexpr bool R = decltype(residual)::value;
         if (a.shape.channels_last) RowsForward<T, A, R>(a).run(parallel);
+        else if (a.mean.data != nullptr) PlanarInference<T, A, R>(a).run(parallel);
         else planar_forward<T, A, R>(a, parallel);
     });
 }
