@@ -56,8 +56,9 @@ BUGS: dict[str, Bug] = {
     "biased_running_variance": Bug(
         "the running variance averages the biased variance", "functional/_running.py",
         "var = spread if average else spread / (count - 1)", "var = spread if average else spread / count", RUNNING),
-    "biased_running_variance_native": Bug(
-        "the same on the native path", "kernels/native.py", "count / (count - 1)", "1.0", RUNNING),
+    "native_move_forgets_the_count": Bug(
+        "a batch that the core could not move by is taken for one of another size", "functional/batch_norm.py",
+        "input.numel() // max(1, input.shape[1])", "input.numel()", DEFERRED),
     "momentum_turned_round": Bug(
         "momentum weighs the old value", "functional/_running.py",
         "moved = buffer + (new - buffer) * factor", "moved = new + (buffer - new) * factor", RUNNING),
@@ -130,9 +131,10 @@ BUGS: dict[str, Bug] = {
         "load_state_dict(assign=True) brings bfloat16 statistics in", "nn/_base.py",
         "        super()._load_from_state_dict(*arguments)\n        self._widen_statistics()",
         "        super()._load_from_state_dict(*arguments)", RUNNING),
-    "version_not_counted": Bug(
-        "autograd does not see that buffers moved", "functional/_running.py",
-        "torch.autograd.graph.increment_version((mean, var))", "pass", RUNNING),
+    "second_derivative_by_the_core": Bug(
+        "create_graph=True gets gradients without a graph", "functional/_fused.py",
+        "            return (*_differentiable_backward(ctx, gradients[0]), *(None,) * 7)\n", "            pass\n",
+        DERIVATIVES),
     "double_backward_by_fixed_statistics": Bug(
         "second derivatives hold mean and variance fixed", "functional/batch_norm.py",
         "        if self.training:\n            return composed.batch_norm(",
@@ -153,8 +155,8 @@ BUGS: dict[str, Bug] = {
         "whole = slices.merge_along(0)", "whole = Moments(slices.count[-1], slices.mean[-1], slices.m2[-1])", GHOST),
     "renorm_after_the_move": Bug(
         "r and d use the statistics after the batch moved them", "functional/batch_renorm.py",
-        "    shape = _shapes.channel_shape(input.dim(), input.shape[1])\n    r, d",
-        "    _running.move(running, moments)\n    shape = _shapes.channel_shape(input.dim(), input.shape[1])\n    r, d",
+        "    r, d = _correction(moments, running, eps, limits, recent)\n    _running.move(running, moments)\n",
+        "    _running.move(running, moments)\n    r, d = _correction(moments, running, eps, limits, recent)\n",
         RENORM),
     "renorm_with_a_gradient": Bug(
         "r is differentiated", "functional/batch_renorm.py",
@@ -170,7 +172,7 @@ BUGS: dict[str, Bug] = {
         "    if _running.is_recomputation():\n        return recent.of(moments, r, d)\n", "", CHECKPOINT),
     "frozen_follows_train": Bug(
         "a frozen layer uses batch statistics in train()", "nn/frozen_batch_norm.py",
-        "self.weight, self.bias, False, self.eps", "self.weight, self.bias, self.training, self.eps", FROZEN),
+        "*self._affine(), False, self.eps", "self.weight, self.bias, self.training, self.eps", FROZEN),
     "sync_gradient_of_one_rank": Bug(
         "the gradient of gathered statistics stays on its rank", "functional/sync_batch_norm.py",
         "_Sum.apply(gradients[0], ctx.group)[dist.get_rank(ctx.group)]", "gradients[0][dist.get_rank(ctx.group)]",

@@ -98,9 +98,9 @@ def is_exporting() -> bool:
 
 
 def is_eager() -> bool:
-    """Whether the call is an ordinary one: no backend asked for, nothing that captures, transforms or intercepts it."""
+    """Whether the call is an ordinary one: no other path asked for, nothing that captures or transforms it."""
     return (
-        _requested is None
+        (_requested is None or _requested == "native")
         and not _is_traced_by_dynamo()
         and not _count_modes()
         and _peek_transform() is None
