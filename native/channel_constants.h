@@ -15,7 +15,7 @@ using normkit::median_of_three;
 using normkit::rstd_of;
 using normkit::write_statistics;
 
-inline int64_t padded(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
+constexpr int64_t padded(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
 
 NK_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
 
@@ -85,7 +85,7 @@ inline void write_statistics(double* stats, int64_t first, int64_t channels, con
 // Per-channel constants for vector loads, each padded(C) long, carved from a piece of scratch memory.
 template <class Scalar> struct Columns {
     Scalar *m, *scale, *shift, *rstd, *a, *b, *c;
-    static int64_t doubles(int64_t channels) { return 7 * padded(channels); }
+    static constexpr int64_t doubles(int64_t channels) { return 7 * padded(channels); }
     Columns(double* memory, int64_t channels) {
         for (Scalar** field : {&m, &scale, &shift, &rstd, &a, &b, &c}) {
             *field = reinterpret_cast<Scalar*>(memory);

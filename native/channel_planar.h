@@ -9,8 +9,6 @@
 // fetches the input of the next block, which lies right behind in memory.
 #pragma once
 #include "activation.h"
-#include "channel_plan.h"
-#include "moments.h"
 #include "parallel.h"
 #include "planar_block.h"
 #include "scratch.h"
@@ -18,58 +16,43 @@
 namespace normkit {
 namespace NK_ISA {
 
-// One segment of one row: where it starts, its length, where its sign bits start.
-struct Segment {
-    int64_t offset, length, bit_byte;
-};
-
-NK_INLINE Segment whole_row(const Shape& s, int64_t c, int64_t n) {
-    const int64_t row = n * s.c + c;
-    return {row * s.s, s.s, row * s.bit_row()};
-}
-
-NK_INLINE Segment segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int64_t index) {
-    if (plan.segments_per_row == 1) return whole_row(s, c, index);  // a division costs as much as half a short row
-    const int64_t n = index / plan.segments_per_row, at = (index % plan.segments_per_row) * kSegment;
-    const int64_t row = n * s.c + c;
-    return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
-}
-
 template <class T> double planar_shift(const T* x, const Shape& s, int64_t c) {
     auto at = [&](int64_t n, int64_t i) { return value_of(x[(n * s.c + c) * s.s + i]); };
     return median_of_three(at(0, 0), at(s.n / 2, s.s / 2), at(s.n - 1, s.s - 1));
 }
 
-template <class T>
-Sums planar_sums(const T* x, const Shape& shape, const PlanarPlan& plan, int64_t c, int64_t begin, int64_t end, double k) {
+// S(x - k) and S(x - k)^2 of kRows rows, `stride` elements apart; the lines of `output` are fetched on the way.
+template <int kRows, class T>
+NK_INLINE void add_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, double k, const T* output) {
     using N = Num<T>;
     const D2 shift = {set1(k), set1(k)};
-    const typename N::V fill = N::set(k);
-    D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
-    for (int64_t g = begin; g < end; ++g) {
-        Segment seg = segment_at(shape, plan, c, g);
-        const T* p = x + seg.offset;
-        int64_t i = 0;
-        for (; i + 2 * kLanes <= seg.length; i += 2 * kLanes) {
-            D2 d0 = widen(N::get(p + i, 0)) - shift, d1 = widen(N::get(p + i + kLanes, 0)) - shift;
-            s0 = s0 + d0;
-            s1 = s1 + d1;
-            q0 = fma(d0, d0, q0);
-            q1 = fma(d1, d1, q1);
-        }
-        if (i + kLanes <= seg.length) {
-            D2 d = widen(N::get(p + i, 0)) - shift;
-            s0 = s0 + d;
-            q0 = fma(d, d, q0);
-            i += kLanes;
-        }
-        if (i < seg.length) {
-            D2 d = widen(N::get_tail(p + i, seg.length - i, fill)) - shift;
-            s1 = s1 + d;
-            q1 = fma(d, d, q1);
-        }
-    }
-    return {sum_lanes(s0 + s1), sum_lanes(q0 + q1)};
+    LaneSums t = to;
+    int64_t i = 0;
+    for (; i + kLanes <= length; i += kLanes)
+        repeat<kRows>([&](auto u) NK_IN_PLACE {
+            prefetch(output + u * stride + i);
+            const D2 d = N::get_wide(x + u * stride + i) - shift;
+            t.template add<u>(d, d, d);
+        });
+    if (const int64_t left = length - i; left > 0)
+        repeat<kRows>([&](auto u) NK_IN_PLACE {
+            const auto v = N::get_tail(x + u * stride + i, left, N::set(k));
+            if (left <= kDoubles) {
+                const vd d = widen(v).a - shift.a;
+                return t.template add_low<u>(d, d, d);
+            }
+            const D2 d = widen(v) - shift;
+            t.template add<u>(d, d, d);
+        });
+    to = t;
+}
+
+// The same of one run: four vectors at a time, as if they were rows.
+template <class T> NK_INLINE void add_run(LaneSums& to, const T* x, int64_t length, double k, const T* output) {
+    constexpr int64_t kStep = kRowsAtOnce * kLanes;
+    int64_t i = 0;
+    for (; i + kStep <= length; i += kStep) add_rows<kRowsAtOnce>(to, x + i, kLanes, kLanes, k, output + i);
+    if (i < length) add_rows<1>(to, x + i, 0, length - i, k, output + i);
 }
 
 template <class T> NK_INLINE bool aligned_for_stream(const T* p) {
@@ -79,44 +62,40 @@ template <class T> NK_INLINE bool aligned_for_stream(const T* p) {
 // What a stretch fetches on its way: the input (and the output's lines) this many elements further on; 0: nothing new.
 struct Ahead { int64_t input = 0, output = 0; };
 
-// One stretch of n elements: y = act(fma(x - m, scale, shift) + residual).
+// y = act(fma(x - m, scale, shift) + residual) with the constants of one channel.
 template <class T, Act A, bool R> struct ForwardStretch {
     using N = Num<T>;
     using V = typename N::V;
+    using Scalar = typename N::Scalar;
     const ActivationSpec spec;
     V m, scale, shift;
 
-    ForwardStretch(const ActivationSpec& spec_, Affine<typename N::Scalar> f)
+    ForwardStretch(const ActivationSpec& spec_, Affine<Scalar> f)
         : spec(spec_), m(N::set(f.m)), scale(N::set(f.scale)), shift(N::set(f.shift)) {}
+    ForwardStretch(const ActivationSpec& spec_, const Columns<Scalar>& k, int64_t i)
+        : ForwardStretch(spec_, {k.m[i], k.scale[i], k.shift[i]}) {}
 
     NK_INLINE V before(V x, V r) const {
         V z = fma(x - m, scale, shift);
         return R ? z + r : z;
     }
 
-    template <bool Stream> NK_INLINE int64_t body(const T* x, const T* r, T* y, uint8_t* bits, int64_t n, Ahead ahead) const {
+    template <bool Stream>
+    NK_INLINE void run(const T* x, const T* r, T* y, uint8_t* bits, int64_t length, Ahead ahead) const {
         int64_t i = 0;
-        for (; i + kLanes <= n; i += kLanes) {
+        for (; i + kLanes <= length; i += kLanes) {
             prefetch(x + i + ahead.input);
-            if (!Stream) prefetch(y + i + ahead.output);
+            if (!Stream && ahead.output) prefetch(y + i + ahead.output);
             if (R) prefetch(r + i + ahead.input);
-            V z = before(N::get(x + i, 0), R ? N::get(r + i, 0) : m);
+            const V z = before(N::get(x + i, 0), R ? N::get(r + i, 0) : m);
             if (R && bits) put_bits(bits + i / 8, Activate<T>::sign(spec.code, z));
-            V out = Activate<T>::template value<A>(spec, z);
-            if (Stream) N::put_stream(y + i, out);
-            else N::put(y + i, out);
+            const V out = Activate<T>::template value<A>(spec, z);
+            Stream ? N::put_stream(y + i, out) : N::put(y + i, out);
         }
-        return i;
-    }
-
-    NK_INLINE void operator()(const T* x, const T* r, T* y, uint8_t* bits, int64_t n, bool stream,
-                               Ahead ahead = {}) const {
-        int64_t i = stream && aligned_for_stream(y) ? body<true>(x, r, y, bits, n, ahead)
-                                                    : body<false>(x, r, y, bits, n, ahead);
-        if (i < n) {
-            V z = before(N::get_tail(x + i, n - i, m), R ? N::get_tail(r + i, n - i, m) : m);
-            if (R && bits) put_bits_tail(bits + i / 8, Activate<T>::sign(spec.code, z), n - i);
-            N::put_tail(y + i, Activate<T>::template value<A>(spec, z), n - i);
+        if (const int64_t left = length - i; left > 0) {
+            const V z = before(N::get_tail(x + i, left, m), R ? N::get_tail(r + i, left, m) : m);
+            if (R && bits) put_bits_tail(bits + i / 8, Activate<T>::sign(spec.code, z), left);
+            N::put_tail(y + i, Activate<T>::template value<A>(spec, z), left);
         }
     }
 };
@@ -130,11 +109,6 @@ inline bool streams(const Shape& s, int64_t element_bytes, bool residual) {
 
 // Short rows that start anywhere are streamed by way of a stage: whole lines, and no line by two kinds of store.
 inline bool stages(const Shape& s) { return s.s < kShortRow && s.s % kLanes != 0; }
-
-template <class T> Statistics given_statistics(const ChannelForward& a, int64_t c) {
-    double mean = a.mean.at(c, 0.0), var = a.var.at(c, 1.0);
-    return {mean, var, rstd_of(var, a.eps)};
-}
 
 template <class T, Act A, bool R> struct PlanarForward {
     using N = Num<T>;
@@ -153,79 +127,72 @@ template <class T, Act A, bool R> struct PlanarForward {
           residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), given(a_.mean.data != nullptr),
           stream(streams(a_.shape, sizeof(T), R)), staged(stream && stages(a_.shape)) {}
 
-    Stretch stretch_of(int64_t c, Statistics st) const {
-        return Stretch(a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
+    NK_INLINE void write(const Stretch& stretch, const Rows& at, T* to, bool streaming, Ahead ahead) const {
+        const T* r = R ? residual + at.offset : nullptr;
+        uint8_t* bits = a.bits ? a.bits + at.bit_byte : nullptr;
+        if (streaming && aligned_for_stream(to)) stretch.template run<true>(x + at.offset, r, to, bits, at.length, ahead);
+        else stretch.template run<false>(x + at.offset, r, to, bits, at.length, ahead);
     }
 
-    void apply(const Stretch& stretch, const Segment& seg, T* to, bool streaming, Ahead ahead = {}) const {
-        stretch(x + seg.offset, R ? residual + seg.offset : nullptr, to, a.bits ? a.bits + seg.bit_byte : nullptr,
-                seg.length, streaming, ahead);
-    }
-
-    // S(x - k) and S(x - k)^2 of kRows rows of one channel, one below the other.
-    template <int kRows> NK_INLINE void row_sums(int64_t c, int64_t n, double k, LaneSums& to) const {
-        const D2 shift = {set1(k), set1(k)};
-        const int64_t at = (n * s.c + c) * s.s, stride = s.c * s.s;
-        const T *p = x + at, *output = stream || !y ? p : y + at;
-        LaneSums t = to;
-        int64_t i = 0;
-        for (; i + kLanes <= s.s; i += kLanes)
-            repeat<kRows>([&](auto u) {
-                prefetch(output + u * stride + i);
-                const D2 d = N::get_wide(p + u * stride + i) - shift;
-                t.template add<u>(d, d, d);
-            });
-        if (const int64_t left = s.s - i; left > 0)
-            repeat<kRows>([&](auto u) {
-                const auto v = N::get_tail(p + u * stride + i, left, N::set(k));
-                if (left <= kDoubles) {
-                    const vd d = widen(v).a - shift.a;
-                    return t.template add_low<u>(d, d, d);
-                }
-                const D2 d = widen(v) - shift;
-                t.template add<u>(d, d, d);
-            });
-        to = t;
-    }
-
-    void block_statistics(int64_t first, int64_t last, Statistics* found) const {
-        LaneSums lanes[kGroupMax];
-        double k[kGroupMax];
-        for (int64_t c = first; c < last; ++c) {
-            lanes[c - first].clear();
-            k[c - first] = planar_shift(x, s, c);
+    // `count` rows one behind the other in memory, each with constants of its own.
+    void write_rows(const Columns<Scalar>& columns, int64_t row, int64_t count, T* to, bool streaming, Ahead ahead) const {
+        Rows at{row * s.s, s.s, row * s.bit_row()};
+        for (int64_t i = 0; i < count; ++i) {
+            write(Stretch(a.activation, columns, i), at, to, streaming, ahead);
+            at.offset += s.s, at.bit_byte += s.bit_row(), to += s.s;
         }
-        for_row_groups(s.n, [&](int64_t n, auto rows) {
-            for (int64_t c = first; c < last; ++c) row_sums<rows>(c, n, k[c - first], lanes[c - first]);
-        });
-        for (int64_t c = first; c < last; ++c)
-            found[c - first] = finish(lanes[c - first].sums(), k[c - first], s.count(), a.eps);
+    }
+
+    // Adds the sums of kRows rows of channels [first, last).
+    template <int kRows> __attribute__((noinline)) void sum_rows(int64_t first, int64_t last, int64_t n, const double* k, BlockSums& sums) const {
+        const int64_t at = (n * s.c + first) * s.s, stride = s.c * s.s, length = s.s;
+        const T *p = x + at, *output = (stream || !y ? x : y) + at;
+        for (int64_t c = 0; c < last - first; ++c) {
+            LaneSums lanes;
+            add_rows<kRows>(lanes, p, stride, length, k[c], output);
+            sums.add(c, lanes);
+            p += length, output += length;
+        }
+    }
+
+    void block_sums(int64_t first, int64_t last, double* k, BlockSums& sums) const {
+        for (int64_t c = first; c < last; ++c) k[c - first] = planar_shift(x, s, c);
+        for_row_groups(s.n, [&](int64_t n, auto rows) { sum_rows<rows>(first, last, n, k, sums); });
+        sums.close(last - first);
+    }
+
+    // Statistics of channels [first, last), from their sums or given, and the constants of y.
+    void constants(int64_t first, int64_t last, const double* k, const BlockSums& sums, const Columns<Scalar>& columns) const {
+        for (int64_t i = 0; first + i < last; i += kLanes) {
+            const int64_t c = first + i;
+            Statistics2 st;
+            if (given) {
+                st.mean = param_at(a.mean, c, s.c, 0.0), st.var = param_at(a.var, c, s.c, 1.0);
+                st.rstd = rstd_of(st.var, a.eps);
+            } else {
+                st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), s.count(), a.eps);
+            }
+            put_statistics(a.stats, c, last, s.c, st);
+            columns.set_affine(i, st.mean, st.rstd, param_at(a.weight, c, s.c, 1.0), param_at(a.bias, c, s.c, 0.0));
+        }
     }
 
     // next: elements from this block to the thread's next one, 0 for its last.
     void block(int64_t first, int64_t last, int64_t next) const {
         const Ahead ahead{next, given && !stream ? next : 0};
-        Statistics found[kGroupMax];
-        if (!given) block_statistics(first, last, found);
-        for (int64_t c = first; c < last; ++c) {
-            if (given) found[c - first] = given_statistics<T>(a, c);
-            write_statistics(a.stats, c, s.c, found[c - first]);
-        }
+        alignas(64) double memory[Columns<Scalar>::doubles(kGroupMax)];
+        const Columns<Scalar> columns(memory, kGroupMax);
+        double k[kGroupMax] = {};
+        BlockSums sums(given ? 0 : last - first);
+        if (!given) block_sums(first, last, k, sums);
+        constants(first, last, k, sums, columns);
         if (y == nullptr) return;
-        for_row_groups_backwards(s.n, [&](int64_t n, auto rows) {
-            alignas(64) T stage[rows][kStage];
-            for (int64_t c = first; c < last; ++c) {
-                const Stretch stretch = stretch_of(c, found[c - first]);
-                for (int u = 0; u < rows; ++u) {
-                    const Segment seg = whole_row(s, c, n + u);
-                    if (staged) apply(stretch, seg, stage[u] + (c - first) * s.s, false, ahead);
-                    else apply(stretch, seg, y + seg.offset, stream, ahead);
-                }
-            }
-            if (staged)
-                for (int u = 0; u < rows; ++u)
-                    stream_run(y + ((n + u) * s.c + first) * s.s, stage[u], (last - first) * s.s);
-        });
+        alignas(64) T stage[kStage];
+        for (int64_t n = s.n - 1; n >= 0; --n) {  // the newest rows are still in cache
+            T* to = y + (n * s.c + first) * s.s;
+            write_rows(columns, n * s.c + first, last - first, staged ? stage : to, stream && !staged, ahead);
+            if (staged) stream_run(to, stage, (last - first) * s.s);
+        }
     }
 
     void run(const Parallel& parallel) const {
@@ -244,18 +211,25 @@ template <class T, Act A, bool R> struct PlanarForward {
         if (!given)
             parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) {
-                    int64_t c = t / plan.parts, p = t % plan.parts;
-                    Sums sums = planar_sums(x, s, plan, c, cut(p), cut(p + 1), planar_shift(x, s, c));
+                    const int64_t c = t / plan.parts, p = t % plan.parts;
+                    const double k = planar_shift(x, s, c);
+                    LaneSums lanes;
+                    for (int64_t g = cut(p); g < cut(p + 1); ++g) {
+                        const Rows at = segment_at(s, plan, c, g);
+                        add_run(lanes, x + at.offset, at.length, k, (stream || !y ? x : y) + at.offset);
+                    }
+                    const Sums sums = lanes.sums();
                     partial[2 * t] = sums.sum;
                     partial[2 * t + 1] = sums.squares;
                 }
             });
         parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = end - 1; t >= begin; --t) {
-                int64_t c = t / plan.parts, p = t % plan.parts;
+                const int64_t c = t / plan.parts, p = t % plan.parts;
                 Statistics st;
                 if (given) {
-                    st = given_statistics<T>(a, c);
+                    const double var = a.var.at(c, 1.0);
+                    st = {a.mean.at(c, 0.0), var, rstd_of(var, a.eps)};
                 } else {
                     Sums sums;
                     for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
@@ -264,10 +238,10 @@ template <class T, Act A, bool R> struct PlanarForward {
                 }
                 if (p == 0) write_statistics(a.stats, c, s.c, st);
                 if (y == nullptr) continue;
-                const Stretch stretch = stretch_of(c, st);
+                const Stretch stretch(a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
                 for (int64_t g = cut(p + 1) - 1; g >= cut(p); --g) {
-                    const Segment seg = segment_at(s, plan, c, g);
-                    apply(stretch, seg, y + seg.offset, stream);
+                    const Rows at = segment_at(s, plan, c, g);
+                    write(stretch, at, y + at.offset, stream, {});
                 }
             }
             if (stream) stream_fence();

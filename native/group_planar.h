@@ -1,41 +1,79 @@
-// Statistics within a sample, layout (N, C, S): group norm and instance norm, forward and backward.
+// Statistics within a sample, layout (N, C, S): group norm and instance norm, the forward.
 //
-// One (sample, group) is C / G channels of S: one contiguous slab. A task is one slab swept twice, or, where slabs are
-// few or outgrow the cache, a part of one, with all sums before all outputs. Rows are segments as in channel_planar.h:
-// the segment with index k of channel c of sample n is segment n * per_row + k of that channel there.
+// One (sample, group) is C / G channels of S: one contiguous slab. A task is a bundle of neighbouring slabs swept twice,
+// or, where slabs are few or outgrow the cache, a part of one, with all sums before all outputs. Rows are cut into
+// segments as in channel_planar.h; segments are counted through the whole tensor: (N, C, per_row).
 #pragma once
-#include "channel_planar_backward.h"
+#include "channel_planar.h"
 #include "channel_rows.h"
 
 namespace normkit {
 namespace NK_ISA {
 
 struct SlabPlan {
-    int64_t channels = 1, segments = 1, parts = 1, per_row = 1;  // per slab
-    PlanarPlan rows;                                             // how segment_at walks
+    int64_t groups = 1, slabs = 1, channels = 1, per_row = 1, segments = 1;  // the last three: per slab, row, slab
+    int64_t parts = 1, bundle = 1;                                           // parts of a slab, or slabs of a task
+
     int64_t cut(int64_t p) const { return segments * p / parts; }
+    // Tasks where no slab is cut: bundles never reach into the next sample.
+    int64_t bundles() const { return (groups + bundle - 1) / bundle; }
+    int64_t tasks() const { return slabs / groups * bundles(); }
+    int64_t first_slab(int64_t task) const { return task / bundles() * groups + task % bundles() * bundle; }
+    int64_t last_slab(int64_t task) const {
+        return task / bundles() * groups + std::min(groups, (task % bundles() + 1) * bundle);
+    }
 };
 
 inline SlabPlan plan_slabs(const Shape& s, int64_t groups, int64_t element_bytes) {
+    constexpr int64_t kBundle = 3136, kTasks = 16;  // elements of a bundle; so many tasks at least
     SlabPlan plan;
-    plan.rows.segments_per_row = plan.per_row = std::max<int64_t>(1, (s.s + kSegment - 1) / kSegment);
-    plan.rows.segments = s.n * plan.per_row;
+    plan.groups = groups;
+    plan.slabs = s.n * groups;
     plan.channels = s.c / groups;
+    plan.per_row = std::max<int64_t>(1, (s.s + kSegment - 1) / kSegment);
     plan.segments = plan.channels * plan.per_row;
-    const int64_t slab = plan.channels * s.s * element_bytes, slabs = s.n * groups;
+    const int64_t elements = plan.channels * s.s, slab = elements * element_bytes;
     int64_t wanted = slab > kSlabBytes ? (slab + kSlabBytes / 2 - 1) / (kSlabBytes / 2) : 1;
-    if (slabs < 16 && slab > 64 * 1024)
-        wanted = std::max(wanted, std::min((32 + slabs - 1) / slabs, slab / (32 * 1024)));
+    if (plan.slabs < 16 && slab > 64 * 1024)
+        wanted = std::max(wanted, std::min((32 + plan.slabs - 1) / plan.slabs, slab / (32 * 1024)));
     plan.parts = std::max<int64_t>(1, std::min(wanted, plan.segments));
+    const int64_t most = std::min({groups, kGroupMax, kBundle / std::max<int64_t>(1, elements), plan.slabs / kTasks});
+    plan.bundle = plan.parts > 1 ? 1 : std::max<int64_t>(1, most);
     return plan;
 }
 
+// Segment `index` of the whole tensor.
+NK_INLINE Rows slab_segment(const Shape& s, const SlabPlan& plan, int64_t index) {
+    if (plan.per_row == 1) return {index * s.s, s.s, index * s.bit_row()};
+    const int64_t row = index / plan.per_row, at = index % plan.per_row * kSegment;
+    return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
+}
+
+// A parameter of the channels of segments [first, first + kLanes), as far as their sample reaches.
+inline D2 segment_param(const Param& p, const Shape& s, const SlabPlan& plan, int64_t first, double absent) {
+    if (plan.per_row == 1) return param_at(p, first % s.c, s.c, absent);
+    double t[kLanes];
+    for (int i = 0; i < kLanes; ++i) t[i] = p.at((first + i) / plan.per_row % s.c, absent);
+    return load2(t);
+}
+
+// What a task knows of its segments: arrays padded to whole vectors.
+template <class Scalar> struct SegmentConstants {
+    double *mean, *rstd, *dz, *dz_xhat;
+    Columns<Scalar> columns;
+
+    explicit SegmentConstants(int64_t segments) : SegmentConstants(segments, scratch<Scratch::kTask>(doubles(segments))) {}
+    SegmentConstants(int64_t segments, double* memory)
+        : mean(memory), rstd(mean + padded(segments)), dz(rstd + padded(segments)), dz_xhat(dz + padded(segments)),
+          columns(dz_xhat + padded(segments), segments) {}
+    static int64_t doubles(int64_t segments) { return 4 * padded(segments) + Columns<Scalar>::doubles(segments); }
+};
+
 // Shifted sums of one contiguous run.
 template <class T> Sums run_sums(const T* x, int64_t length, double k) {
-    Shape run{1, 1, length, false};
-    PlanarPlan plan;
-    plan.segments_per_row = plan.segments = std::max<int64_t>(1, (length + kSegment - 1) / kSegment);
-    return planar_sums(x, run, plan, 0, 0, plan.segments, k);
+    LaneSums lanes;
+    add_run(lanes, x, length, k, x);
+    return lanes.sums();
 }
 
 template <class T> double run_shift(const T* x, int64_t length) {
@@ -44,179 +82,99 @@ template <class T> double run_shift(const T* x, int64_t length) {
 
 template <class T, Act A, bool R> struct GroupPlanarForward {
     using Scalar = typename Num<T>::Scalar;
+    using Stretch = ForwardStretch<T, A, R>;
+
     const GroupForward& a;
     const Shape& s;
     const SlabPlan plan;
-    const T *x, *residual;
+    const PlanarForward<T, A, R> planes;
+    const T* x;
     T* y;
     const bool stream;
 
     explicit GroupPlanarForward(const GroupForward& a_)
-        : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, sizeof(T))), x(static_cast<const T*>(a_.x)),
-          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
-          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T)))) {}
+        : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, sizeof(T))), planes(a_),
+          x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
+          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && !stages(a_.shape)) {}
 
     int64_t slab_elements() const { return plan.channels * s.s; }
-    int64_t start(int64_t k) const { return (k / plan.per_row) * s.s + (k % plan.per_row) * kSegment; }
+    double shift(int64_t slab) const { return run_shift(x + slab * slab_elements(), slab_elements()); }
 
-    Sums sums(int64_t slab, int64_t begin, int64_t end) const {
-        const T* p = x + slab * slab_elements();
-        return run_sums(p + start(begin), start(end) - start(begin), run_shift(p, slab_elements()));
+    // Adds the sums of segments [begin, end) of a slab: one contiguous run.
+    NK_INLINE void add(LaneSums& to, int64_t slab, int64_t begin, int64_t end, double k) const {
+        auto at = [&](int64_t i) { return slab_segment(s, plan, slab * plan.segments + i).offset; };
+        const int64_t first = at(begin), last = end == plan.segments ? (slab + 1) * slab_elements() : at(end);
+        add_run(to, x + first, last - first, k, (stream ? x : y) + first);
     }
 
-    Statistics statistics(int64_t slab, Sums found) const {
-        return finish(found, run_shift(x + slab * slab_elements(), slab_elements()), slab_elements(), a.eps);
-    }
-
-    void output(int64_t slab, Statistics st, int64_t begin, int64_t end) const {
-        const int64_t n = slab / a.groups, first = (slab % a.groups) * plan.channels;
-        for (int64_t k = begin; k < end;) {
-            const int64_t c = first + k / plan.per_row, stop = std::min(end, (k / plan.per_row + 1) * plan.per_row);
-            const ForwardStretch<T, A, R> stretch(
-                a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
-            for (; k < stop; ++k) {
-                const Segment seg = segment_at(s, plan.rows, c, n * plan.per_row + k % plan.per_row);
-                stretch(x + seg.offset, R ? residual + seg.offset : nullptr, y + seg.offset,
-                        a.bits ? a.bits + seg.bit_byte : nullptr, seg.length, stream);
-            }
+    // y of segments [begin, end) of the tensor; mean, rstd: of the slabs from `slab` on.
+    void output(int64_t begin, int64_t end, int64_t slab, const double* mean, const double* rstd, int64_t next) const {
+        const SegmentConstants<Scalar> k(end - begin);
+        for (int64_t j = begin; j < end; ++slab, ++mean, ++rstd)
+            for (; j < std::min(end, (slab + 1) * plan.segments); ++j) k.mean[j - begin] = *mean, k.rstd[j - begin] = *rstd;
+        for (int64_t i = 0; begin + i < end; i += kLanes)
+            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, begin + i, 1.0),
+                                 segment_param(a.bias, s, plan, begin + i, 0.0));
+        if (plan.per_row == 1) return planes.write_rows(k.columns, begin, end - begin, y + begin * s.s, stream, {next, 0});
+        for (int64_t j = begin; j < end; ++j) {
+            const Rows at = slab_segment(s, plan, j);
+            planes.write(Stretch(a.activation, k.columns, j - begin), at, y + at.offset, stream, {next, 0});
         }
+    }
+
+    // Slabs [first, last): at most kGroupMax.
+    void bundle(int64_t first, int64_t last, int64_t next) const {
+        double k[kGroupMax] = {}, mean[kGroupMax], rstd[kGroupMax];
+        BlockSums sums(last - first);
+        for (int64_t slab = first; slab < last; ++slab) {
+            LaneSums lanes;
+            add(lanes, slab, 0, plan.segments, k[slab - first] = shift(slab));
+            sums.add(slab - first, lanes);
+        }
+        sums.close(last - first);
+        for (int64_t i = 0; first + i < last; i += kLanes) {
+            const Statistics2 st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), slab_elements(), a.eps);
+            put_statistics(a.stats, first + i, last, plan.slabs, st);
+            store2(mean + i, st.mean);
+            store2(rstd + i, st.rstd);
+        }
+        output(first * plan.segments, last * plan.segments, first, mean, rstd, next);
     }
 
     void run(const Parallel& parallel) const {
-        const int64_t slabs = s.n * a.groups, bytes = s.elements() * int64_t(sizeof(T));
-        if (plan.parts == 1) {
-            parallel(slabs, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t slab = begin; slab < end; ++slab) {
-                    const Statistics st = statistics(slab, sums(slab, 0, plan.segments));
-                    write_statistics(a.stats, slab, slabs, st);
-                    output(slab, st, 0, plan.segments);
-                }
-                if (stream) stream_fence();
-            });
-            return;
-        }
-        double* partial = scratch(2 * slabs * plan.parts);
-        parallel(slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+        const int64_t bytes = s.elements() * int64_t(sizeof(T));
+        if (plan.parts > 1) return run_parts(parallel, bytes);
+        parallel(plan.tasks(), bytes, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t)
+                bundle(plan.first_slab(t), plan.last_slab(t), t + 1 < end ? plan.bundle * slab_elements() : 0);
+            if (stream) stream_fence();
+        });
+    }
+
+    void run_parts(const Parallel& parallel, int64_t bytes) const {
+        double* partial = scratch(2 * plan.slabs * plan.parts);
+        parallel(plan.slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t) {
-                const int64_t p = t % plan.parts;
-                const Sums found = sums(t / plan.parts, plan.cut(p), plan.cut(p + 1));
+                const int64_t slab = t / plan.parts, p = t % plan.parts;
+                LaneSums lanes;
+                add(lanes, slab, plan.cut(p), plan.cut(p + 1), shift(slab));
+                const Sums found = lanes.sums();
                 partial[2 * t] = found.sum;
                 partial[2 * t + 1] = found.squares;
             }
         });
-        parallel(slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+        parallel(plan.slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = end - 1; t >= begin; --t) {
-                const int64_t slab = t / plan.parts, p = t % plan.parts;
+                const int64_t slab = t / plan.parts, p = t % plan.parts, first = slab * plan.segments;
                 Sums found;
                 for (int64_t q = slab * plan.parts; q < (slab + 1) * plan.parts; ++q)
                     found.add({partial[2 * q], partial[2 * q + 1]});
-                const Statistics st = statistics(slab, found);
-                if (p == 0) write_statistics(a.stats, slab, slabs, st);
-                output(slab, st, plan.cut(p), plan.cut(p + 1));
+                const Statistics st = finish(found, shift(slab), slab_elements(), a.eps);
+                if (p == 0) write_statistics(a.stats, slab, plan.slabs, st);
+                output(first + plan.cut(p), first + plan.cut(p + 1), slab, &st.mean, &st.rstd, 0);
             }
             if (stream) stream_fence();
         });
-    }
-};
-
-// dx = a_c * dz + b * ((x - m) * rstd) + c with a_c = weight_c * rstd; b and c come from S w dz and S w dz xhat over the slab.
-template <class Scalar>
-inline Slope<Scalar> group_slope(double mean, double rstd, double weight, GradientSums weighted, int64_t count) {
-    const double offset = mean - double(Scalar(mean));
-    const double b = -rstd * weighted.dz_xhat / double(count);
-    return {Scalar(weight * rstd), Scalar(b), Scalar(-rstd * weighted.dz / double(count) - b * rstd * offset)};
-}
-
-template <class T, Gate G, bool R> struct GroupPlanarBackward {
-    using Scalar = typename Num<T>::Scalar;
-    const GroupBackward& a;
-    const Shape& s;
-    const SlabPlan plan;
-    const PlanarBackward<T, G, R> planes;
-
-    explicit GroupPlanarBackward(const GroupBackward& a_)
-        : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, 2 * sizeof(T))), planes(a_) {}
-
-    double mean(int64_t slab) const { return a.stats[slab]; }
-    double rstd(int64_t slab) const { return a.stats[2 * s.n * a.groups + slab]; }
-    int64_t channel(int64_t slab, int64_t k) const { return (slab % a.groups) * plan.channels + k / plan.per_row; }
-    int64_t segment(int64_t slab, int64_t k) const { return (slab / a.groups) * plan.per_row + k % plan.per_row; }
-
-    Incoming<T, G, R> incoming(int64_t slab, int64_t c) const {
-        return Incoming<T, G, R>(a.activation,
-                                 affine<Scalar>(mean(slab), rstd(slab), a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
-    }
-
-    // found: (N, C, per_row, 2): S dz and S dz * xhat of each segment.
-    void sums(double* found, int64_t slab, int64_t begin, int64_t end) const {
-        for (int64_t k = begin; k < end; ++k) {
-            const int64_t c = channel(slab, k), g = segment(slab, k);
-            const Sums raw = planes.sums(c, g, g + 1, incoming(slab, c), rstd(slab));
-            const GradientSums centered = center<Scalar>(mean(slab), rstd(slab), raw.sum, raw.squares);
-            found[2 * (slab * plan.segments + k)] = centered.dz;
-            found[2 * (slab * plan.segments + k) + 1] = centered.dz_xhat;
-        }
-    }
-
-    GradientSums weighted(const double* found, int64_t slab) const {
-        GradientSums total{0.0, 0.0};
-        for (int64_t k = 0; k < plan.segments; ++k) {
-            const double w = a.weight.at(channel(slab, k), 1.0);
-            total.dz += w * found[2 * (slab * plan.segments + k)];
-            total.dz_xhat += w * found[2 * (slab * plan.segments + k) + 1];
-        }
-        return total;
-    }
-
-    void output(int64_t slab, GradientSums total, int64_t begin, int64_t end) const {
-        if (!a.dx && !a.dresidual) return;
-        const int64_t count = plan.channels * s.s;
-        for (int64_t k = end - 1; k >= begin; --k) {
-            const int64_t c = channel(slab, k), g = segment(slab, k);
-            planes.output(c, group_slope<Scalar>(mean(slab), rstd(slab), a.weight.at(c, 1.0), total, count), g, g + 1,
-                          incoming(slab, c), rstd(slab));
-        }
-    }
-
-    void parameters(const double* found, int64_t first, int64_t last) const {
-        for (int64_t c = first; c < last; ++c) {
-            GradientSums total{0.0, 0.0};
-            for (int64_t n = 0; n < s.n; ++n)
-                for (int64_t k = 0; k < plan.per_row; ++k) {
-                    const double* p = found + 2 * ((n * s.c + c) * plan.per_row + k);
-                    total.dz += p[0];
-                    total.dz_xhat += p[1];
-                }
-            a.dweight.put(c, total.dz_xhat);
-            a.dbias.put(c, total.dz);
-        }
-    }
-
-    void run(const Parallel& parallel) const {
-        const int64_t slabs = s.n * a.groups, bytes = 2 * s.elements() * int64_t(sizeof(T));
-        double* found = scratch(2 * s.n * s.c * plan.per_row);
-        if (plan.parts == 1) {
-            parallel(slabs, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t slab = begin; slab < end; ++slab) {
-                    sums(found, slab, 0, plan.segments);
-                    output(slab, weighted(found, slab), 0, plan.segments);
-                }
-                if (planes.stream) stream_fence();
-            });
-        } else {
-            parallel(slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t t = begin; t < end; ++t)
-                    sums(found, t / plan.parts, plan.cut(t % plan.parts), plan.cut(t % plan.parts + 1));
-            });
-            parallel(slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t t = end - 1; t >= begin; --t)
-                    output(t / plan.parts, weighted(found, t / plan.parts), plan.cut(t % plan.parts),
-                           plan.cut(t % plan.parts + 1));
-                if (planes.stream) stream_fence();
-            });
-        }
-        if (a.dweight.data || a.dbias.data)
-            parallel(s.c, 16 * s.n * s.c * plan.per_row, [&](int64_t begin, int64_t end) { parameters(found, begin, end); });
     }
 };
 

@@ -6,7 +6,7 @@
 // still holds them when the outputs are written.
 #pragma once
 #include "channel_rows_backward.h"
-#include "group_planar.h"
+#include "group_planar_backward.h"
 
 namespace normkit {
 namespace NK_ISA {

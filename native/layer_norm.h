@@ -7,7 +7,7 @@
 // same with mean = 0: its first sum is simply not used.
 #pragma once
 #include "channel_rows.h"
-#include "group_planar.h"
+#include "group_planar_backward.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,34 +1,49 @@
-// What the forward and the backward of a block share. A block is `group` neighbouring channels of every sample, layout
-// (N, C, S): runs of group * S elements, so that memory is streamed where rows are short (7x7, 14x14) as where they are
-// long.
+// What the planar kernels share, layout (N, C, S). A block is `group` neighbouring channels of every sample: runs of
+// group * S elements, so that memory is streamed where rows are short (7x7, 14x14) as where they are long.
 //
 // Rows of one channel are taken kRowsAtOnce at a time: they share constants and sums in registers, and a row of 49
-// elements is too short to fill the time that its own additions take.
+// elements is too short to fill the time that its own additions take. What a channel costs once, its sums across lanes
+// and its constants, is made for a vector of channels at a time.
 #pragma once
 #include <utility>
 
+#include "channel_constants.h"
 #include "channel_plan.h"
-#include "lanes.h"
-#include "moments.h"
+#include "lane_sums.h"
 
 namespace normkit {
 namespace NK_ISA {
 
+// Rows of one length, one below the other: where the first starts, how far apart they are; the same for sign bits.
+struct Rows {
+    int64_t offset, length, bit_byte, stride = 0, bit_stride = 0;
+};
+
+NK_INLINE Rows rows_at(const Shape& s, int64_t c, int64_t n) {
+    const int64_t row = n * s.c + c;
+    return {row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
+}
+
+// One segment of one row of channel c: index = n * segments_per_row + where in the row.
+NK_INLINE Rows segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int64_t index) {
+    if (plan.segments_per_row == 1) return rows_at(s, c, index);  // a division costs as much as half a short row
+    const int64_t n = index / plan.segments_per_row, at = (index % plan.segments_per_row) * kSegment;
+    const int64_t row = n * s.c + c;
+    return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
+}
+
 constexpr int kRowsAtOnce = 4;
 
-// f(n, rows) for kRowsAtOnce rows at a time, then for each row that is left; rows is a compile-time constant.
+// f(n, rows) for kRowsAtOnce rows at a time, then for two and one of those left; rows is a compile-time constant.
 template <class F> NK_INLINE void for_row_groups(int64_t rows, F&& f) {
     int64_t n = 0;
     for (; n + kRowsAtOnce <= rows; n += kRowsAtOnce) f(n, std::integral_constant<int, kRowsAtOnce>{});
-    for (; n < rows; ++n) f(n, std::integral_constant<int, 1>{});
+    if (n + 2 <= rows) f(n, std::integral_constant<int, 2>{}), n += 2;
+    if (n < rows) f(n, std::integral_constant<int, 1>{});
 }
 
-// The same groups, last one first: the newest rows are still in cache.
-template <class F> NK_INLINE void for_row_groups_backwards(int64_t rows, F&& f) {
-    int64_t n = rows;
-    for (; n % kRowsAtOnce != 0; --n) f(n - 1, std::integral_constant<int, 1>{});
-    for (; n > 0; n -= kRowsAtOnce) f(n - kRowsAtOnce, std::integral_constant<int, kRowsAtOnce>{});
-}
+// On a lambda: its body stands where it is called. A body left apart keeps its caller's sums in memory.
+#define NK_IN_PLACE __attribute__((always_inline))
 
 template <class F, int... U> NK_INLINE void repeat(F&& f, std::integer_sequence<int, U...>) {
     (f(std::integral_constant<int, U>{}), ...);
@@ -39,9 +54,8 @@ template <int kCount, class F> NK_INLINE void repeat(F&& f) { repeat(f, std::mak
 
 // Two sums of one channel as lanes: S a and S a' * b. Even and odd rows apart, so that no addition waits for the last.
 struct LaneSums {
-    D2 total0, total1, dot0, dot1;
+    D2 total0 = zero2(), total1 = zero2(), dot0 = zero2(), dot1 = zero2();
 
-    void clear() { total0 = total1 = dot0 = dot1 = zero2(); }
     template <int U> NK_INLINE void add(D2 v, D2 a, D2 b) {
         if constexpr (U % 2 == 0) total0 = total0 + v, dot0 = fma(a, b, dot0);
         else total1 = total1 + v, dot1 = fma(a, b, dot1);
@@ -50,8 +64,36 @@ struct LaneSums {
         if constexpr (U % 2 == 0) total0.a = total0.a + v, dot0.a = fma(a, b, dot0.a);
         else total1.a = total1.a + v, dot1.a = fma(a, b, dot1.a);
     }
-    Sums sums() const { return {sum_lanes(total0 + total1), sum_lanes(dot0 + dot1)}; }
+    NK_INLINE vd total() const { return (total0.a + total0.b) + (total1.a + total1.b); }
+    NK_INLINE vd dot() const { return (dot0.a + dot0.b) + (dot1.a + dot1.b); }
+    Sums sums() const { return {sum_lanes(total()), sum_lanes(dot())}; }
 };
+
+// The two sums of up to kGroupMax channels: vectors while their rows are swept, then a number each.
+struct BlockSums {
+    vd total_lanes[kGroupMax], dot_lanes[kGroupMax];
+    double total[kGroupMax], dot[kGroupMax];
+
+    explicit BlockSums(int64_t channels) {
+        for (int64_t c = 0; c < padded(channels); ++c) total_lanes[c] = dot_lanes[c] = set1(0.0);
+    }
+    NK_INLINE void add(int64_t c, const LaneSums& sums) {
+        total_lanes[c] = total_lanes[c] + sums.total();
+        dot_lanes[c] = dot_lanes[c] + sums.dot();
+    }
+    void close(int64_t channels) {
+        sums_across(total_lanes, padded(channels), total);
+        sums_across(dot_lanes, padded(channels), dot);
+    }
+};
+
+// Statistics of kLanes channels from c on, as far as they lie before `last`; stats: (3, C), may be null.
+inline void put_statistics(double* stats, int64_t c, int64_t last, int64_t channels, const Statistics2& st) {
+    if (stats == nullptr) return;
+    store_head(stats + c, st.mean, last - c);
+    store_head(stats + channels + c, st.var, last - c);
+    store_head(stats + 2 * channels + c, st.rstd, last - c);
+}
 
 // One run of a block whose rows do not start at multiples of a vector, made in L1 and then streamed as whole lines.
 constexpr int64_t kStage = 2 * kShortRow;  // elements: plan_planar keeps runs of short rows below it
