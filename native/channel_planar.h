@@ -67,7 +67,7 @@ template <class T, Act A, bool R> struct ForwardStretch {
     using N = Num<T>;
     using V = typename N::V;
     using Scalar = typename N::Scalar;
-    const ActivationSpec spec;
+    ActivationSpec spec;
     V m, scale, shift;
 
     ForwardStretch(const ActivationSpec& spec_, Affine<Scalar> f)
@@ -75,28 +75,40 @@ template <class T, Act A, bool R> struct ForwardStretch {
     ForwardStretch(const ActivationSpec& spec_, const Columns<Scalar>& k, int64_t i)
         : ForwardStretch(spec_, {k.m[i], k.scale[i], k.shift[i]}) {}
 
+    // This channel's constants in the lanes of `bits`, the other's elsewhere.
+    NK_INLINE ForwardStretch mixed(uint32_t bits, const ForwardStretch& other) const {
+        ForwardStretch k = *this;
+        const auto here = N::mask(bits);
+        k.m = pick(here, m, other.m), k.scale = pick(here, scale, other.scale), k.shift = pick(here, shift, other.shift);
+        return k;
+    }
+
     NK_INLINE V before(V x, V r) const {
         V z = fma(x - m, scale, shift);
         return R ? z + r : z;
     }
 
+    template <bool Stream> NK_INLINE void vector(const T* x, const T* r, T* y, uint8_t* bits, Ahead ahead) const {
+        prefetch(x + ahead.input);
+        if (!Stream && ahead.output) prefetch(y + ahead.output);
+        if (R) prefetch(r + ahead.input);
+        const V z = before(N::get(x, 0), R ? N::get(r, 0) : m);
+        if (R && bits) put_bits(bits, Activate<T>::sign(spec.code, z));
+        const V out = Activate<T>::template value<A>(spec, z);
+        Stream ? N::put_stream(y, out) : N::put(y, out);
+    }
+
+    NK_INLINE void tail(const T* x, const T* r, T* y, uint8_t* bits, int64_t n) const {
+        const V z = before(N::get_tail(x, n, m), R ? N::get_tail(r, n, m) : m);
+        if (R && bits) put_bits_tail(bits, Activate<T>::sign(spec.code, z), n);
+        N::put_tail(y, Activate<T>::template value<A>(spec, z), n);
+    }
+
     template <bool Stream>
     NK_INLINE void run(const T* x, const T* r, T* y, uint8_t* bits, int64_t length, Ahead ahead) const {
         int64_t i = 0;
-        for (; i + kLanes <= length; i += kLanes) {
-            prefetch(x + i + ahead.input);
-            if (!Stream && ahead.output) prefetch(y + i + ahead.output);
-            if (R) prefetch(r + i + ahead.input);
-            const V z = before(N::get(x + i, 0), R ? N::get(r + i, 0) : m);
-            if (R && bits) put_bits(bits + i / 8, Activate<T>::sign(spec.code, z));
-            const V out = Activate<T>::template value<A>(spec, z);
-            Stream ? N::put_stream(y + i, out) : N::put(y + i, out);
-        }
-        if (const int64_t left = length - i; left > 0) {
-            const V z = before(N::get_tail(x + i, left, m), R ? N::get_tail(r + i, left, m) : m);
-            if (R && bits) put_bits_tail(bits + i / 8, Activate<T>::sign(spec.code, z), left);
-            N::put_tail(y + i, Activate<T>::template value<A>(spec, z), left);
-        }
+        for (; i + kLanes <= length; i += kLanes) vector<Stream>(x + i, R ? r + i : r, y + i, R && bits ? bits + i / 8 : bits, ahead);
+        if (i < length) tail(x + i, R ? r + i : r, y + i, R && bits ? bits + i / 8 : bits, length - i);
     }
 };
 
@@ -137,6 +149,14 @@ template <class T, Act A, bool R> struct PlanarForward {
     // `count` rows one behind the other in memory, each with constants of its own.
     void write_rows(const Columns<Scalar>& columns, int64_t row, int64_t count, T* to, bool streaming, Ahead ahead) const {
         Rows at{row * s.s, s.s, row * s.bit_row()};
+        if (!streaming && !(R && a.bits) && kLanes <= s.s && s.s < kShortRow) {
+            const T *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
+            return for_flat(
+                count, s.s, up_to_aligned(to), [&](int64_t i) NK_IN_PLACE { return Stretch(a.activation, columns, i); },
+                [](uint32_t bits, const Stretch& k, const Stretch& next) NK_IN_PLACE { return k.mixed(bits, next); },
+                [&](const Stretch& k, int64_t i) NK_IN_PLACE { k.template vector<false>(xp + i, R ? r + i : r, to + i, nullptr, ahead); },
+                [&](const Stretch& k, int64_t i, int64_t n) NK_IN_PLACE { k.tail(xp + i, R ? r + i : r, to + i, nullptr, n); });
+        }
         for (int64_t i = 0; i < count; ++i) {
             write(Stretch(a.activation, columns, i), at, to, streaming, ahead);
             at.offset += s.s, at.bit_byte += s.bit_row(), to += s.s;
