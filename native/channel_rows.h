@@ -10,6 +10,7 @@
 #include "channel_planar.h"
 #include "gradient.h"
 #include "rows_plan.h"
+#include "short_sums.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -18,6 +19,9 @@ constexpr int kUnroll = 8;
 constexpr int kWriteUnroll = 4;
 // A vector of a 16-bit type fills half a cache line: streamed rows side by side keep too many lines half full.
 template <class T> constexpr int kStreamUnroll = sizeof(T) == 2 ? 1 : kWriteUnroll;
+// How far ahead sums fetch: a group of rows, for narrow rows this many bytes.
+constexpr int64_t kFetchBytes = 8 * 1024;
+template <class T> NK_INLINE int64_t fetch_distance(int64_t elements) { return std::max(elements, kFetchBytes / int64_t(sizeof(T))); }
 constexpr int64_t kTile = 512;  // channels: 12 KB of sums and shifts
 constexpr int64_t kChunkBytes = 64 * 1024;
 constexpr int64_t kMergeChannels = 64;  // channels of one task of the merge
@@ -61,34 +65,65 @@ template <class Chunk> void for_chunks_backwards(int64_t begin, int64_t end, int
     }
 }
 
-// sum[j] += S(x - k), squares[j] += S(x - k)^2 over rows [begin, end).
+// sum[j] = S(x - k), squares[j] = S(x - k)^2 over rows [begin, end) for all `wide` = padded(C) channels.
 template <class T>
 void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k, double* sum, double* squares) {
     using N = Num<T>;
-    for_tiles<kUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
-        constexpr int kRows = decltype(unroll)::value;
+    std::fill(sum, sum + padded(channels), 0.0);
+    std::fill(squares, squares + padded(channels), 0.0);
+    // Rows below p, `rows` of them. Sums and addresses in registers, hence unrolled by hand.
+    auto wide_column = [=](const T* p, int64_t j, auto rows, auto&& read) {
+        D2 s = load2(sum + j), q = load2(squares + j);
+        const D2 kj = load2(k + j);
+        const int64_t ahead = fetch_distance<T>(rows * channels);
+        repeat<rows>([&](auto u) {
+            prefetch(p + u * channels + ahead);
+            const D2 d = widen(read(p + u * channels)) - kj;
+            s = s + d;
+            q = fma(d, d, q);
+        });
+        store2(sum + j, s);
+        store2(squares + j, q);
+    };
+    auto short_column = [=](const T* p, int64_t j, auto rows, auto&& read) {
+        D2 s = load2(sum + j), q = load2(squares + j);
+        const int64_t ahead = fetch_distance<T>(rows * channels);
+        repeat<rows / kShort>([&](auto group) {
+            const T* four = p + group * kShort * channels;
+            auto row = [&](int u) {
+                prefetch(four + u * channels + ahead);  // one with each read: four at once cost a third more
+                return read(four + u * channels);
+            };
+            const vf v0 = row(0), v1 = row(1), v2 = row(2), v3 = row(3);
+            add_four(v0, v1, v2, v3, s, q);
+        });
+        store2(sum + j, s);
+        store2(squares + j, q);
+    };
+    auto get = [](const T* p) { return N::get(p, 0); };
+    auto get_tail = [](int64_t n) { return [n](const T* p) { return N::get_tail(p, n, N::set(0)); }; };
+    for_tiles<kUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto rows) {
         auto column = [&](int64_t j, auto&& read) {
-            D2 s = load2(sum + j), q = load2(squares + j);
-            const D2 kj = load2(k + j);
-            const T* p = x + r * channels + j;
-            for (int u = 0; u < kRows; ++u, p += channels) {
-                prefetch(p + kRows * channels);
-                const D2 d = widen(read(p)) - kj;
-                s = s + d;
-                q = fma(d, d, q);
-            }
-            store2(sum + j, s);
-            store2(squares + j, q);
+            if constexpr (kShortSums<T> && rows % kShort == 0) short_column(x + r * channels + j, j, rows, read);
+            else wide_column(x + r * channels + j, j, rows, read);
         };
-        for_columns(
-            first, last, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }); },
-            [&](int64_t j, int64_t n) { column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); }); });
+        for_columns(first, last, [&](int64_t j) { column(j, get); }, [&](int64_t j, int64_t n) { column(j, get_tail(n)); });
     });
+    if constexpr (kShortSums<T>) {
+        auto again = [&](int64_t j, int64_t n, auto&& read) {
+            if (in_range(load2(squares + j), n)) return;
+            store2(sum + j, zero2());
+            store2(squares + j, zero2());
+            for (int64_t r = begin; r < end; ++r) wide_column(x + r * channels + j, j, std::integral_constant<int, 1>{}, read);
+        };
+        for_columns(channels, [&](int64_t j) { again(j, kLanes, get); }, [&](int64_t j, int64_t n) { again(j, n, get_tail(n)); });
+    }
 }
 
-// The shifts of `wide` = padded(C) channels: per channel the median of three elements.
+// The shifts of `wide` channels: per channel the median of three elements; zero where sums are short.
 template <class T> void rows_shifts(const T* x, int64_t rows, int64_t channels, double* k) {
     using N = Num<T>;
+    if (kShortSums<T>) return std::fill(k, k + padded(channels), 0.0);
     const T *first = x, *middle = x + rows / 2 * channels, *last = x + (rows - 1) * channels;
     auto column = [&](int64_t j, auto&& read) {
         store2(k + j, median_of_three(widen(read(first + j)), widen(read(middle + j)), widen(read(last + j))));
@@ -126,25 +161,31 @@ template <class T, Act A, bool R> struct RowsForward {
     template <int kTogether, bool Stream> void write_rows(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
         const int64_t bit_row = a.shape.bit_row();
         for_tiles<kTogether>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
-            auto column = [&](int64_t j, auto&& read, auto&& put, auto&& put_signs) {
+            auto column = [&, code = a.activation.code](int64_t j, auto&& read, auto&& put, auto&& put_signs) {
                 const V m = N::get_constants(k.m + j), scale = N::get_constants(k.scale + j);
                 const V shift = N::get_constants(k.shift + j);
-                for (int u = 0; u < decltype(unroll)::value; ++u) {
-                    const int64_t at = (r + u) * channels + j, next = at + kWriteUnroll * channels;
-                    if (ahead) prefetch(x + next);
-                    if (R) prefetch(residual + next);
-                    if (!Stream) prefetch_to_write(y + next);
-                    V z = fma(read(x + at) - m, scale, shift);
-                    if (R) z = z + read(residual + at);
-                    if (R && a.bits) put_signs(a.bits + (r + u) * bit_row + j / 8, Activate<T>::sign(a.activation.code, z));
-                    put(y + at, Activate<T>::template value<A>(a.activation, z));
-                }
+                const int64_t stride = channels, at = r * stride + j;
+                const T *xp = x + at, *rp = R ? residual + at : xp;
+                T* yp = y + at;
+                uint8_t* bits = R && a.bits ? a.bits + r * bit_row + j / 8 : nullptr;
+                const bool fetch = ahead;
+                repeat<unroll>([&](auto u) {
+                    const int64_t here = u * stride, next = (u + kWriteUnroll) * stride;
+                    if (fetch) prefetch(xp + next);
+                    if (R) prefetch(rp + next);
+                    if (!Stream) prefetch_to_write(yp + here + stride);  // further ahead costs up to a fifth
+                    V z = fma(read(xp + here) - m, scale, shift);
+                    if (R) z = z + read(rp + here);
+                    if (R && bits) put_signs(bits + u * bit_row, Activate<T>::sign(code, z));
+                    put(yp + here, Activate<T>::template value<A>(a.activation, z));
+                });
             };
             for_columns(
                 first, last,
                 [&](int64_t j) {
                     column(j, [](const T* p) { return N::get(p, 0); },
-                           [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); }, put_bits);
+                           [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); },
+                           [](uint8_t* p, uint32_t bits) { put_bits(p, bits); });
                 },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
@@ -190,7 +231,6 @@ template <class T, Act A, bool R> struct RowsForward {
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {
                     double* sums = partial + 2 * b * wide;
-                    std::fill(sums, sums + 2 * wide, 0.0);
                     rows_sums(x, plan.begin(b), plan.end(b), channels, k, sums, sums + wide);
                 }
             });

@@ -28,40 +28,67 @@ template <class T, Gate G, bool R> struct RowsBackward {
                  aligned_for_stream(dresidual)),
           ahead(beyond) {}
 
+    // Not get_bits itself: a function handed on as a pointer is called, not inlined.
+    static constexpr auto whole_bits = [](const uint8_t* p) { return get_bits(p); };
+
     In incoming(const Columns<Scalar>& k, int64_t j) const {
         return In(a.activation, N::get_constants(k.m + j), N::get_constants(k.scale + j), N::get_constants(k.shift + j));
     }
 
-    // total[j] += S dz, dot[j] += S dz * (x - m) over rows [begin, end), from exact products: dz may vanish where the
-    // sums nearly cancel.
+    // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz behind the gate.
+    template <int kRows, class Read, class ReadSigns, class Term>
+    NK_INLINE void terms(const In& in, int64_t r, int64_t j, Read&& read, ReadSigns&& read_signs, Term&& term) const {
+        const int64_t stride = channels, at = r * stride + j;
+        const T *xp = x + at, *gp = dy + at, *rp = R ? residual + at : xp;
+        const uint8_t* bits = In::kReadsBits ? a.bits + r * bit_row + j / 8 : nullptr;
+        const int64_t bit_stride = bit_row, further = fetch_distance<T>(kRows * stride);
+        repeat<kRows>([&](auto u) {
+            const int64_t here = u * stride, next = here + further;
+            prefetch(xp + next);
+            prefetch(gp + next);
+            if (R) prefetch(rp + next);
+            const V xv = read(xp + here);
+            term(u, xv, in(read(gp + here), xv - in.m, R ? read(rp + here) : xv,
+                           In::kReadsBits ? read_signs(bits + u * bit_stride) : 0));
+        });
+    }
+
+    // total[j] = S dz, dot[j] = S dz * (x - m) over rows [begin, end), from exact products: dz may vanish where the sums
+    // nearly cancel. Of bfloat16 four rows are added in float32 first.
     void sums(const Columns<Scalar>& k, int64_t begin, int64_t end, double* total, double* dot) const {
-        for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
-            constexpr int kRows = decltype(unroll)::value;
+        std::fill(total, total + wide, 0.0);
+        std::fill(dot, dot + wide, 0.0);
+        for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto rows_) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs) {
+                constexpr int kRows = decltype(rows_)::value;
                 const In in = incoming(k, j);
-                const D2 m = widen(in.m);
                 D2 t = load2(total + j), d = load2(dot + j);
-                for (int u = 0; u < kRows; ++u) {
-                    const int64_t at = (r + u) * channels + j;
-                    prefetch(x + at + kRows * channels);
-                    prefetch(dy + at + kRows * channels);
-                    if (R) prefetch(residual + at + kRows * channels);
-                    const V xv = read(x + at);
-                    D2 dz = widen(in(read(dy + at), xv - in.m, R ? read(residual + at) : xv,
-                                     In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0));
-                    t = t + dz;
-                    d = fma(dz, widen(xv) - m, d);
+                if constexpr (kShortSums<T>) {
+                    const V rs = N::get_constants(k.rstd + j);
+                    ShortProducts<kRows> sums;
+                    terms<kRows>(in, r, j, read, read_signs, [&](auto u, V xv, V dz) { sums.template add<u>(dz, (xv - in.m) * rs); });
+                    t = t + widen(sums.total());
+                    d = d + widen(sums.dot());
+                } else {
+                    const D2 m = widen(in.m);
+                    terms<kRows>(in, r, j, read, read_signs, [&](auto, V xv, V dz_) {
+                        const D2 dz = widen(dz_);
+                        t = t + dz;
+                        d = fma(dz, widen(xv) - m, d);
+                    });
                 }
                 store2(total + j, t);
                 store2(dot + j, d);
             };
             for_columns(
-                first, last, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }, get_bits); },
+                first, last, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }, whole_bits); },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
                            [&](const uint8_t* p) { return get_bits_tail(p, n); });
                 });
         });
+        if constexpr (kShortSums<T>)  // they are of xhat
+            for (int64_t j = 0; j < wide; j += kLanes) store2(dot + j, load2(dot + j) / load_wide(k.rstd + j));
     }
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
@@ -75,23 +102,28 @@ template <class T, Gate G, bool R> struct RowsBackward {
                 const In in = incoming(k, j);
                 const V rs = N::get_constants(k.rstd + j), sa = N::get_constants(k.a + j);
                 const V sb = N::get_constants(k.b + j), sc = N::get_constants(k.c + j);
-                for (int u = 0; u < decltype(unroll)::value; ++u) {
-                    const int64_t at = (r + u) * channels + j, next = at + kWriteUnroll * channels;
-                    if (ahead) prefetch(x + next);
-                    if (ahead) prefetch(dy + next);
-                    if (!Stream && dx) prefetch_to_write(dx + next);
-                    if (!Stream && dresidual) prefetch_to_write(dresidual + next);
-                    V centered = read(x + at) - in.m;
-                    V dz = in(read(dy + at), centered, R ? read(residual + at) : centered,
-                              In::kReadsBits ? read_signs(a.bits + (r + u) * bit_row + j / 8) : 0);
-                    if (dx) put(dx + at, fma(sb, centered * rs, fma(sa, dz, sc)));
-                    if (dresidual) put(dresidual + at, dz);
-                }
+                const int64_t stride = channels, at = r * stride + j, bit_stride = bit_row;
+                const T *xp = x + at, *gp = dy + at, *rp = R ? residual + at : xp;
+                T *to = dx ? dx + at : nullptr, *to_dz = dresidual ? dresidual + at : nullptr;
+                const uint8_t* bits = In::kReadsBits ? a.bits + r * bit_row + j / 8 : nullptr;
+                const bool fetch = ahead;
+                repeat<unroll>([&](auto u) {
+                    const int64_t here = u * stride, next = (u + kWriteUnroll) * stride;
+                    if (fetch) prefetch(xp + next);
+                    if (fetch) prefetch(gp + next);
+                    if (!Stream && to) prefetch_to_write(to + here + stride);
+                    if (!Stream && to_dz) prefetch_to_write(to_dz + here + stride);
+                    const V centered = read(xp + here) - in.m;
+                    const V dz = in(read(gp + here), centered, R ? read(rp + here) : centered,
+                                    In::kReadsBits ? read_signs(bits + u * bit_stride) : 0);
+                    if (to) put(to + here, fma(sb, centered * rs, fma(sa, dz, sc)));
+                    if (to_dz) put(to_dz + here, dz);
+                });
             };
             for_columns(
                 first, last,
                 [&](int64_t j) {
-                    column(j, [](const T* p) { return N::get(p, 0); }, get_bits,
+                    column(j, [](const T* p) { return N::get(p, 0); }, whole_bits,
                            [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
                 },
                 [&](int64_t j, int64_t n) {
@@ -141,7 +173,6 @@ template <class T, Gate G, bool R> struct RowsBackward {
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {
                     double* sums_of = partial + 2 * b * wide;
-                    std::fill(sums_of, sums_of + 2 * wide, 0.0);
                     sums(k, plan.begin(b), plan.end(b), sums_of, sums_of + wide);
                 }
             });

@@ -72,6 +72,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
     void shifts(int64_t n, double* k) const {
         const T* p = rows.x + n * s.s * s.c;
         if (width == 1) return rows_shifts(p, s.s, s.c, k);
+        if (kShortSums<T>) return std::fill(k, k + wide, 0.0);
         std::fill(k + s.c, k + wide, 0.0);
         for (int64_t g = 0; g < a.groups; ++g, p += width) {
             const double shift = median_of_three(value_of(p[0]), value_of(p[s.s / 2 * s.c + width / 2]),
@@ -81,7 +82,6 @@ template <class T, Act A, bool R> struct GroupRowsForward {
     }
     void sums(int64_t n, int64_t b, double* memory) const {
         double* sum = memory + (1 + 2 * b) * wide;
-        std::fill(sum, sum + 2 * wide, 0.0);
         rows_sums(rows.x, n * s.s + plan.rows.begin(b), n * s.s + plan.rows.end(b), s.c, memory, sum, sum + wide);
     }
     void constants(int64_t n, double* memory) const {

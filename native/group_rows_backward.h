@@ -33,7 +33,6 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
     }
     void sums(int64_t n, int64_t b, double* memory) const {
         double* found = memory + 2 * b * wide;
-        std::fill(found, found + 2 * wide, 0.0);
         rows.sums(columns_of(memory).columns, n * s.s + plan.rows.begin(b), n * s.s + plan.rows.end(b), found, found + wide);
     }
     // Folds the blocks of sample n into `channel` (2, wide): S dz and S dz * xhat per channel; sets the slopes.

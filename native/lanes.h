@@ -3,6 +3,8 @@
 // Rules: V computes, D2 (two vectors of double) accumulates; kLanes is the same for every element type and a multiple
 // of 8, so one vector of signs is kLanes / 8 whole bytes.
 #pragma once
+#include <type_traits>
+
 #include "simd.h"
 #include "view.h"
 
@@ -86,8 +88,11 @@ template <> struct Num<double> {
 };
 
 // Sign bits of one vector: kLanes / 8 bytes; of a tail of n elements: (n + 7) / 8 bytes.
+using VectorBits = std::conditional_t<kLanes == 16, uint16_t, uint8_t>;  // lane 0 is the lowest bit of the first byte
+static_assert(kLanes == 8 * sizeof(VectorBits) && (kLanes == 8 || __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__));
 NK_INLINE void put_bits(uint8_t* p, uint32_t bits) {
-    for (int i = 0; i < kLanes / 8; ++i) p[i] = uint8_t(bits >> (8 * i));
+    const VectorBits b = VectorBits(bits);
+    std::memcpy(p, &b, sizeof b);
 }
 NK_INLINE void put_bits_tail(uint8_t* p, uint32_t bits, int64_t n) {
     bits &= (1u << n) - 1u;
@@ -95,9 +100,9 @@ NK_INLINE void put_bits_tail(uint8_t* p, uint32_t bits, int64_t n) {
         if (n > 8 * i) p[i] = uint8_t(bits >> (8 * i));
 }
 NK_INLINE uint32_t get_bits(const uint8_t* p) {
-    uint32_t bits = 0;
-    for (int i = 0; i < kLanes / 8; ++i) bits |= uint32_t(p[i]) << (8 * i);
-    return bits;
+    VectorBits b;
+    std::memcpy(&b, p, sizeof b);
+    return b;
 }
 NK_INLINE uint32_t get_bits_tail(const uint8_t* p, int64_t n) {
     uint32_t bits = 0;

@@ -1,0 +1,103 @@
+"""Statistics of bfloat16, some of whose sums are made in float32: the contract holds where those sums are at their worst."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from normkit.kernels import native
+from normkit.reference.batch_norm import batch_norm, batch_norm_backward
+from tests import cases
+from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
+from tests.tolerances import assert_same, assert_statistics, assert_within, parameter_gradient_bound, unit_roundoff
+
+pytestmark = needs_native
+EPS = 1e-5
+ROWS, CHANNELS = 1024, 37
+
+# A pattern repeats down the rows, so that every four rows that are added together look like it.
+PATTERNS = {
+    "one_small_of_four": (1.0, 1.0, 1.0, 2.0**-9 * 1.2421875),
+    "two_small_of_four": (1.0, 2.0**-18 * 1.9921875, 1.0, 2.0**-17 * 1.5078125),
+    "small_beside_large": (1.9921875, 2.0**-17, 1.9921875, 2.0**-16 * 1.3359375),
+    "far_from_zero": (100.0, 100.5, 99.5, 100.0),
+    "signs": (1.0, -1.0078125, 1.015625, -2.0**-14),
+    "one_binade_apart": (0.99609375, 1.0078125, 1.0, 1.0078125),
+    "constant": (3.140625,) * 4,
+    "zeros": (0.0,) * 4,
+    "squares_overflow_float32": (1e30, -3e30, 2e30, 1.5e30),
+    "squares_underflow_float32": (1e-30, 3e-30, -2e-30, 1e-33),
+}
+
+
+def columns(pattern: tuple[float, ...]) -> Tensor:
+    """(ROWS, CHANNELS) bfloat16: the pattern, and a few rows with it shifted, so that channels differ."""
+    x = torch.tensor(pattern).repeat(ROWS // 4).unsqueeze(1).repeat(1, CHANNELS)
+    for c in range(CHANNELS):
+        x[:, c] = x[:, c].roll(c % 4)
+    return x.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+def test_statistics_hold_where_short_sums_are_at_their_worst(isa: str, pattern: tuple[float, ...]) -> None:  # noqa: F811
+    rows = columns(pattern)
+    for x in (rows, rows[:-3], rows.view(4, 16, 16, CHANNELS).permute(0, 3, 1, 2)):
+        _, stats, _ = native.batch_norm_forward(x, None, None, None, 0, 0.0, EPS, save_for_backward=True)
+        _, mean, var = batch_norm(x.double(), None, None, EPS)
+        assert_statistics(stats[0], stats[1], mean, var)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0, 30.0, 1e3])
+def test_statistics_hold_for_random_values(isa: str, kappa: float) -> None:  # noqa: F811
+    g = cases.generator()
+    for shape in ((5, 19, 7, 9), (4099, 21), (2, 48, 33, 17)):
+        x = cases.gaussian(shape, g, kappa).to(torch.bfloat16)
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        _, stats, _ = native.batch_norm_forward(x, None, None, None, 0, 0.0, EPS, save_for_backward=True)
+        _, mean, var = batch_norm(x.double(), None, None, EPS)
+        assert_statistics(stats[0], stats[1], mean, var)
+
+
+def test_one_channel_out_of_range_changes_no_other(isa: str) -> None:  # noqa: F811
+    x = cases.gaussian((515, CHANNELS), cases.generator()).to(torch.bfloat16)
+    odd = x.clone()
+    odd[7, 3], odd[9, 35], odd[:, 20] = 1e30, float("inf"), 0.0
+    plain, found = (
+        native.batch_norm_forward(t, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1] for t in (x, odd)
+    )
+    others = [c for c in range(CHANNELS) if c not in (3, 20, 35)]
+    assert_statistics(found[0][others], found[1][others], plain[0][others], plain[1][others])
+    assert found[:, 35].isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_parameter_gradients_hold_at_every_scale(isa: str, scale: float) -> None:  # noqa: F811
+    g = cases.generator()
+    x, dy = (cases.gaussian((8, 35, 6, 7), g, 2.0) for _ in range(2))
+    x, dy = (t.to(torch.bfloat16).contiguous(memory_format=torch.channels_last) for t in (x * scale, dy))
+    eps = EPS * scale**2
+    weight = torch.ones(35)
+    _, stats, _ = native.batch_norm_forward(x, weight, weight, None, 0, 0.0, eps, save_for_backward=True)
+    _, dweight, dbias, _ = native.batch_norm_backward(
+        dy, x, weight, weight, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
+    )
+    xhat, _, _ = batch_norm(x.double(), None, None, eps)
+    _, dweight64, dbias64 = batch_norm_backward(dy.double(), x.double(), weight.double(), eps)
+    u = unit_roundoff(torch.float32)
+    assert_within(dweight, dweight64, parameter_gradient_bound(dy.double() * xhat, (0, 2, 3), u), "dweight")
+    assert_within(dbias, dbias64, parameter_gradient_bound(dy.double(), (0, 2, 3), u), "dbias")
+
+
+def test_the_number_of_threads_changes_no_bit_of_short_sums() -> None:
+    x = cases.gaussian((8, 33, 28, 28), cases.generator(), 3.0).to(torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(native.batch_norm_forward(x, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1])
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert_same(found[0], other)
