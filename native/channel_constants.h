@@ -93,6 +93,12 @@ template <class Scalar> struct Columns {
         }
     }
 
+    Columns from(int64_t channel) const {
+        Columns later = *this;
+        for (Scalar** field : {&later.m, &later.scale, &later.shift, &later.rstd, &later.a, &later.b, &later.c}) *field += channel;
+        return later;
+    }
+
     void set_affine(int64_t i, D2 mean, D2 rstd_, D2 weight, D2 bias) const {
         const D2 factor = weight * rstd_;
         store_as(m + i, mean);

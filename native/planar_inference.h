@@ -11,20 +11,19 @@ template <class T, Act A, bool R> struct PlanarInference {
     using Scalar = typename N::Scalar;
     using Stretch = ForwardStretch<T, A, R>;
 
-    static constexpr int64_t kTask = 16384;  // elements: rows of one task, and the piece of a row longer than that
-    static constexpr int64_t kAhead = 1024;  // elements fetched ahead
+    static constexpr int64_t kTask = 16384;                // elements: rows of one task, and the piece of a longer row
+    static constexpr Ahead kAhead{1024, 1024};             // elements fetched ahead
+    static constexpr Ahead kAheadStaged{kAhead.input, 0};  // lines that are streamed to must not be fetched
 
     const ChannelForward& a;
     const Shape& s;
-    const T *x, *residual;
-    T* y;
-    const bool stream, staged;
+    const PlanarForward<T, A, R> rows;
+    T* const y;
     const int64_t pieces, rows_per_task;  // pieces of a row; rows of a task where there is one piece
 
     explicit PlanarInference(const ChannelForward& a_)
-        : a(a_), s(a_.shape), x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)),
-          y(static_cast<T*>(a_.y)), stream(streams(a_.shape, sizeof(T), R)), staged(stream && stages(a_.shape)),
-          pieces((s.s + kTask - 1) / kTask), rows_per_task(std::max<int64_t>(1, kTask / s.s)) {}
+        : a(a_), s(a_.shape), rows(a_), y(rows.y), pieces((s.s + kTask - 1) / kTask),
+          rows_per_task(std::max<int64_t>(1, kTask / s.s)) {}
 
     Columns<Scalar> constants() const {
         const Columns<Scalar> made(scratch(Columns<Scalar>::doubles(s.c)), s.c);
@@ -39,43 +38,33 @@ template <class T, Act A, bool R> struct PlanarInference {
         return made;
     }
 
-    // Elements [at, at + length) of memory row `row`, of channel c.
-    NK_INLINE void write(const Columns<Scalar>& k, int64_t c, int64_t row, int64_t at, int64_t length, T* to, bool streaming,
-                         Ahead ahead) const {
-        const int64_t offset = row * s.s + at;
-        Stretch(a.activation, Affine<Scalar>{k.m[c], k.scale[c], k.shift[c]})(
-            x + offset, R ? residual + offset : nullptr, to, a.bits ? a.bits + row * s.bit_row() + at / 8 : nullptr, length,
-            streaming, ahead);
-    }
-
+    // Memory rows [begin, end), several channels of one sample at a time.
     void write_rows(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
         alignas(64) T stage[kStage];
-        const int64_t at_once = staged ? kStage / s.s : 1;
-        int64_t c = begin % s.c;
-        for (int64_t row = begin; row < end; row += at_once) {
-            const int64_t count = std::min(at_once, end - row);
-            for (int64_t u = 0; u < count; ++u) {
-                if (staged) write(k, c, row + u, 0, s.s, stage + u * s.s, false, {kAhead, 0});
-                else write(k, c, row, 0, s.s, y + row * s.s, stream, {kAhead, kAhead});
-                if (++c == s.c) c = 0;
-            }
-            if (staged) stream_run(y + row * s.s, stage, count * s.s);
+        const int64_t at_once = rows.staged ? kStage / s.s : end - begin;
+        for (int64_t row = begin; row < end;) {
+            const int64_t c = row % s.c, count = std::min({at_once, end - row, s.c - c});
+            T* to = y + row * s.s;
+            rows.write_rows(k.from(c), row, count, rows.staged ? stage : to, rows.stream && !rows.staged,
+                            rows.staged ? kAheadStaged : kAhead);
+            if (rows.staged) stream_run(to, stage, count * s.s);
+            row += count;
         }
+    }
+
+    void write_piece(const Columns<Scalar>& k, int64_t row, int64_t at) const {
+        const Rows piece{row * s.s + at, std::min(kTask, s.s - at), row * s.bit_row() + at / 8};
+        rows.write(Stretch(a.activation, k, row % s.c), piece, y + piece.offset, rows.stream, kAhead);
     }
 
     void run(const Parallel& parallel) const {
         const Columns<Scalar> k = constants();
-        const int64_t rows = s.n * s.c, tasks = pieces > 1 ? rows * pieces : (rows + rows_per_task - 1) / rows_per_task;
+        const int64_t all = s.n * s.c, tasks = pieces > 1 ? all * pieces : (all + rows_per_task - 1) / rows_per_task;
         parallel(tasks, s.elements() * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
-            if (pieces == 1) {
-                write_rows(k, begin * rows_per_task, std::min(rows, end * rows_per_task));
-            } else {
-                for (int64_t t = begin; t < end; ++t) {
-                    const int64_t row = t / pieces, at = t % pieces * kTask;
-                    write(k, row % s.c, row, at, std::min(kTask, s.s - at), y + row * s.s + at, stream, {kAhead, kAhead});
-                }
-            }
-            if (stream) stream_fence();
+            if (pieces == 1) write_rows(k, begin * rows_per_task, std::min(all, end * rows_per_task));
+            else
+                for (int64_t t = begin; t < end; ++t) write_piece(k, t / pieces, t % pieces * kTask);
+            if (rows.stream) stream_fence();
         });
     }
 };
