@@ -63,7 +63,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         const D2 m = widen(in.m);
         const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
         const uint8_t* bits = In::kReadsBits ? a.bits + at.bit_byte : nullptr;
-        const T *output = (dx && !stream ? dx : x) + at.offset, *output_dz = (dresidual && !stream ? dresidual : x) + at.offset;
+        const bool fetch = !stream && plan.parts == 1;
+        const T *output = (dx && fetch ? dx : x) + at.offset, *output_dz = (dresidual && fetch ? dresidual : x) + at.offset;
         LaneSums t = to;
         int64_t i = 0;
         for (; i + kLanes <= at.length; i += kLanes)
@@ -189,13 +190,16 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         }
     }
 
-    // Adds the sums of kRows rows of channels [first, last).
-    template <int kRows> __attribute__((noinline)) void sum_rows(int64_t first, int64_t last, int64_t n, const Columns<Scalar>& columns, BlockSums& sums) const {
-        Rows at = rows_at(s, first, n);
-        for (int64_t i = 0; i < last - first; ++i) {
+    // Adds the sums of `count` rows one behind the other, each with kRows - 1 below it in the next samples, and with its
+    // constants at `from` and on.
+    template <int kRows>
+    __attribute__((noinline)) void sum_rows(int64_t row, int64_t count, const Columns<Scalar>& columns, int64_t from,
+                                            BlockSums& sums) const {
+        Rows at{row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
+        for (int64_t i = 0; i < count; ++i) {
             LaneSums lanes;
-            add_rows<kRows>(incoming(columns, i), at, lanes);
-            sums.add(i, lanes);
+            add_rows<kRows>(incoming(columns, from + i), at, lanes);
+            sums.add<kRows>(i, lanes);
             at.offset += s.s, at.bit_byte += s.bit_row();
         }
     }
@@ -204,8 +208,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     void input_constants(int64_t first, int64_t last, const Columns<Scalar>& columns) const {
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
-            const D2 mean2 = load_head(a.stats + c, s.c - c), rstd2 = load_head(a.stats + 2 * s.c + c, s.c - c);
-            columns.set_affine(i, mean2, rstd2, param_at(a.weight, c, s.c, 1.0), param_at(a.bias, c, s.c, 0.0));
+            const D2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
+            columns.set_affine(i, mean2, rstd2, param_at(a.weight, c, last, 1.0), param_at(a.bias, c, last, 0.0));
             store_as(columns.rstd + i, rstd2);
         }
     }
@@ -215,11 +219,11 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         const D2 per_value = both_halves(-1.0 / double(a.values()));
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
-            const D2 mean2 = load_head(a.stats + c, s.c - c), rstd2 = load_head(a.stats + 2 * s.c + c, s.c - c);
+            const D2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
             const D2 dz = load2(sums.total + i), dz_xhat = columns.center(i, mean2, rstd2, dz, load2(sums.dot + i));
             put_param(a.dweight, c, last, dz_xhat);
             put_param(a.dbias, c, last, dz);
-            const D2 weight = param_at(a.weight, c, s.c, 1.0), share = weight * per_value;
+            const D2 weight = param_at(a.weight, c, last, 1.0), share = weight * per_value;
             if (a.training) columns.set_slope(i, mean2, rstd2, weight, share * dz, share * dz_xhat);
             else columns.set_slope(i, mean2, rstd2, weight, zero2(), zero2());
         }
@@ -231,7 +235,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         BlockSums sums(last - first);
         input_constants(first, last, columns);
         if (sums_wanted)
-            for_row_groups(s.n, [&](int64_t n, auto rows) { sum_rows<rows>(first, last, n, columns, sums); });
+            for_row_groups(s.n, [&](int64_t n, auto rows) { sum_rows<rows>(n * s.c + first, last - first, columns, 0, sums); });
         sums.close(last - first);
         output_constants(first, last, sums, columns);
         if (!dx && !dresidual) return;
@@ -258,14 +262,38 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         return slope<Scalar>(mean(c), rstd(c), w, sums, a.values());
     }
 
+    Sums segment_sums(int64_t c, int64_t begin, int64_t end) const {
+        const In in = incoming(c);
+        LaneSums lanes;
+        for (int64_t g = begin; g < end; ++g) add_run(in, segment_at(s, plan, c, g), lanes);
+        return lanes.sums();
+    }
+
+    // The outputs of segments [begin, end) of one channel from its sums; dweight and dbias when `record`.
+    void write_segments(int64_t c, Sums found, int64_t begin, int64_t end, bool record, int64_t next) const {
+        const Slope<Scalar> slope = finish_channel(c, found, record);
+        if (!dx && !dresidual) return;
+        const Both k{incoming(c), {rstd(c), slope}};
+        for (int64_t g = end - 1; g >= begin; --g) {
+            const Rows at = segment_at(s, plan, c, g);
+            write_run(k, at, target(at.offset), next);
+        }
+    }
+
     void run(const Parallel& parallel) const {
         const int64_t bytes = 2 * s.elements() * int64_t(sizeof(T));
         const bool sums_wanted = a.training || a.dweight.data || a.dbias.data;
         if (plan.parts > 1) return run_parts(parallel, bytes, sums_wanted);
         parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t)
-                block(t * plan.group, std::min(s.c, (t + 1) * plan.group), sums_wanted,
-                      t + 1 < end ? plan.group * s.s : 0);
+            for (int64_t t = begin; t < end; ++t) {
+                const int64_t next = t + 1 < end ? plan.group * s.s : 0;
+                if (plan.group > 1) {
+                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), sums_wanted, next);
+                } else {
+                    const Sums found = sums_wanted ? segment_sums(t, 0, plan.segments) : Sums{};
+                    write_segments(t, found, 0, plan.segments, true, next);
+                }
+            }
             if (stream) stream_fence();
         });
     }
@@ -276,11 +304,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         if (sums_wanted)
             parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) {
-                    const int64_t c = t / plan.parts, p = t % plan.parts;
-                    const In in = incoming(c);
-                    LaneSums lanes;
-                    for (int64_t g = cut(p); g < cut(p + 1); ++g) add_run(in, segment_at(s, plan, c, g), lanes);
-                    const Sums found = lanes.sums();
+                    const Sums found = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
                     partial[2 * t] = found.sum;
                     partial[2 * t + 1] = found.squares;
                 }
@@ -292,13 +316,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
                 if (sums_wanted)
                     for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
                         found.add({partial[2 * q], partial[2 * q + 1]});
-                const SlopeOf<T> k(rstd(c), finish_channel(c, found, p == 0));
-                if (!dx && !dresidual) continue;
-                const In in = incoming(c);
-                for (int64_t g = cut(p + 1) - 1; g >= cut(p); --g) {
-                    const Rows at = segment_at(s, plan, c, g);
-                    write_run({in, k}, at, target(at.offset), 0);
-                }
+                write_segments(c, found, cut(p), cut(p + 1), p == 0, 0);
             }
             if (stream) stream_fence();
         });

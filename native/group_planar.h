@@ -15,6 +15,7 @@ struct SlabPlan {
     int64_t parts = 1, bundle = 1;                                           // parts of a slab, or slabs of a task
 
     int64_t cut(int64_t p) const { return segments * p / parts; }
+    int64_t in_sample(int64_t segment) const { return segment % (groups * segments); }
     // Tasks where no slab is cut: bundles never reach into the next sample.
     int64_t bundles() const { return (groups + bundle - 1) / bundle; }
     int64_t tasks() const { return slabs / groups * bundles(); }
@@ -34,7 +35,7 @@ inline SlabPlan plan_slabs(const Shape& s, int64_t groups, int64_t element_bytes
     plan.segments = plan.channels * plan.per_row;
     const int64_t elements = plan.channels * s.s, slab = elements * element_bytes;
     int64_t wanted = slab > kSlabBytes ? (slab + kSlabBytes / 2 - 1) / (kSlabBytes / 2) : 1;
-    if (plan.slabs < 16 && slab > 64 * 1024)
+    if (plan.slabs < 8 && slab > 64 * 1024)
         wanted = std::max(wanted, std::min((32 + plan.slabs - 1) / plan.slabs, slab / (32 * 1024)));
     plan.parts = std::max<int64_t>(1, std::min(wanted, plan.segments));
     const int64_t most = std::min({groups, kGroupMax, kBundle / std::max<int64_t>(1, elements), plan.slabs / kTasks});
@@ -49,11 +50,11 @@ NK_INLINE Rows slab_segment(const Shape& s, const SlabPlan& plan, int64_t index)
     return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
 }
 
-// A parameter of the channels of segments [first, first + kLanes), as far as their sample reaches.
+// A parameter of the channels of kLanes segments from the one on that has index `first` in its sample.
 inline D2 segment_param(const Param& p, const Shape& s, const SlabPlan& plan, int64_t first, double absent) {
-    if (plan.per_row == 1) return param_at(p, first % s.c, s.c, absent);
+    if (plan.per_row == 1) return param_at(p, first, s.c, absent);
     double t[kLanes];
-    for (int i = 0; i < kLanes; ++i) t[i] = p.at((first + i) / plan.per_row % s.c, absent);
+    for (int i = 0; i < kLanes; ++i) t[i] = p.at(std::min(s.c - 1, (first + i) / plan.per_row), absent);
     return load2(t);
 }
 
@@ -77,7 +78,7 @@ template <class T> Sums run_sums(const T* x, int64_t length, double k) {
 }
 
 template <class T> double run_shift(const T* x, int64_t length) {
-    return median_of_three(value_of(x[0]), value_of(x[length / 2]), value_of(x[length - 1]));
+    return median_in_lanes(value_of(x[0]), value_of(x[length / 2]), value_of(x[length - 1]));
 }
 
 template <class T, Act A, bool R> struct GroupPlanarForward {
@@ -112,9 +113,10 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
         const SegmentConstants<Scalar> k(end - begin);
         for (int64_t j = begin; j < end; ++slab, ++mean, ++rstd)
             for (; j < std::min(end, (slab + 1) * plan.segments); ++j) k.mean[j - begin] = *mean, k.rstd[j - begin] = *rstd;
+        const int64_t first = plan.in_sample(begin);
         for (int64_t i = 0; begin + i < end; i += kLanes)
-            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, begin + i, 1.0),
-                                 segment_param(a.bias, s, plan, begin + i, 0.0));
+            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, first + i, 1.0),
+                                 segment_param(a.bias, s, plan, first + i, 0.0));
         if (plan.per_row == 1) return planes.write_rows(k.columns, begin, end - begin, y + begin * s.s, stream, {next, 0});
         for (int64_t j = begin; j < end; ++j) {
             const Rows at = slab_segment(s, plan, j);
@@ -129,7 +131,7 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
         for (int64_t slab = first; slab < last; ++slab) {
             LaneSums lanes;
             add(lanes, slab, 0, plan.segments, k[slab - first] = shift(slab));
-            sums.add(slab - first, lanes);
+            sums.add<kRowsAtOnce>(slab - first, lanes);
         }
         sums.close(last - first);
         for (int64_t i = 0; first + i < last; i += kLanes) {

@@ -31,24 +31,23 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
         : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, 2 * sizeof(T))), planes(a_),
           plane(plan.slabs * plan.segments + kLanes) {}
 
-    // f(slab, begin, end): the segments in [first, last) of each slab.
-    template <class F> NK_INLINE void for_slabs(int64_t first, int64_t last, F&& f) const {
-        for (int64_t slab = first / plan.segments; first < last; ++slab) {
-            const int64_t end = std::min(last, (slab + 1) * plan.segments);
-            f(slab, first, end);
-            first = end;
+    // to[j - first] = value(slab of j) for segments [first, last).
+    template <class Value> NK_INLINE void spread(double* to, int64_t first, int64_t last, Value&& value) const {
+        int64_t slab = first / plan.segments;
+        for (int64_t j = first; j < last; ++slab) {
+            const double v = value(slab);
+            for (const int64_t end = std::min(last, (slab + 1) * plan.segments); j < end; ++j) to[j - first] = v;
         }
     }
 
     // The constants of x - m, z and xhat of segments [first, last).
     void input_constants(const Constants& k, int64_t first, int64_t last) const {
-        for_slabs(first, last, [&](int64_t slab, int64_t begin, int64_t end) {
-            std::fill(k.mean + (begin - first), k.mean + (end - first), a.stats[slab]);
-            std::fill(k.rstd + (begin - first), k.rstd + (end - first), a.stats[2 * plan.slabs + slab]);
-        });
+        spread(k.mean, first, last, [&](int64_t slab) { return a.stats[slab]; });
+        spread(k.rstd, first, last, [&](int64_t slab) { return a.stats[2 * plan.slabs + slab]; });
+        const int64_t at = plan.in_sample(first);
         for (int64_t i = 0; first + i < last; i += kLanes) {
-            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, first + i, 1.0),
-                                 segment_param(a.bias, s, plan, first + i, 0.0));
+            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, at + i, 1.0),
+                                 segment_param(a.bias, s, plan, at + i, 0.0));
             store_as(k.columns.rstd + i, load2(k.rstd + i));
         }
     }
@@ -57,11 +56,13 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
         for (int64_t begin = first; begin < last; begin += kGroupMax) {
             const int64_t end = std::min(last, begin + kGroupMax);
             BlockSums block(end - begin);
-            for (int64_t j = begin; j < end; ++j) {
-                LaneSums lanes;
-                planes.add_run(planes.incoming(k.columns, j - first), slab_segment(s, plan, j), lanes);
-                block.add(j - begin, lanes);
-            }
+            if (s.s < kLongRun) planes.template sum_rows<1>(begin, end - begin, k.columns, begin - first, block);
+            else
+                for (int64_t j = begin; j < end; ++j) {
+                    LaneSums lanes;
+                    planes.add_run(planes.incoming(k.columns, j - first), slab_segment(s, plan, j), lanes);
+                    block.add<kRowsAtOnce>(j - begin, lanes);
+                }
             block.close(end - begin);
             for (int64_t j = begin; j < end; j += kLanes) {
                 const int64_t i = j - first;
@@ -72,43 +73,31 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
         }
     }
 
-    // The constants of dx of segments [first, last), from the sums of their whole slabs, which begin at `from`.
-    void output_constants(const Constants& k, const double* found, int64_t first, int64_t last) const {
-        const double count = double(plan.channels * s.s);
-        for_slabs(first, last, [&](int64_t slab, int64_t begin, int64_t end) {
-            const GradientSums total = weighted(found, slab);
-            std::fill(k.dz + (begin - first), k.dz + (end - first), -total.dz / count);
-            std::fill(k.dz_xhat + (begin - first), k.dz_xhat + (end - first), -total.dz_xhat / count);
-        });
-        for (int64_t i = 0; first + i < last; i += kLanes)
-            k.columns.set_slope(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, first + i, 1.0),
-                                load2(k.dz + i), load2(k.dz_xhat + i));
+    // totals: (2, slabs): S w dz and S w dz * xhat of whole slabs, from the sums of their segments [first, last).
+    void weigh(const Constants& k, const double* found, double* totals, int64_t first, int64_t last) const {
+        const int64_t at = plan.in_sample(first);
+        for (int64_t i = 0; first + i < last; i += kLanes) {
+            const D2 w = segment_param(a.weight, s, plan, at + i, 1.0);
+            store2(k.dz + i, w * load2(found + first + i));
+            store2(k.dz_xhat + i, w * load2(found + plane + first + i));
+        }
+        for (int64_t slab = first / plan.segments, i = 0; first + i < last; ++slab) {
+            double dz = 0.0, dz_xhat = 0.0;
+            for (const int64_t end = i + plan.segments; i < end; ++i) dz += k.dz[i], dz_xhat += k.dz_xhat[i];
+            totals[slab] = dz;
+            totals[plan.slabs + slab] = dz_xhat;
+        }
     }
 
-    GradientSums weighted(const double* found, int64_t slab) const {
-        const int64_t first = slab * plan.segments, last = first + plan.segments;
-        if (plan.segments < kLanes) {
-            GradientSums total{0.0, 0.0};
-            for (int64_t j = first; j < last; ++j) {
-                const double w = a.weight.at(j / plan.per_row % s.c, 1.0);
-                total.dz += w * found[j];
-                total.dz_xhat += w * found[plane + j];
-            }
-            return total;
-        }
-        D2 dz = zero2(), dz_xhat = zero2();
-        for (int64_t j = first; j < last; j += kLanes) {
-            const D2 w = segment_param(a.weight, s, plan, j, 1.0);
-            const int64_t n = last - j;
-            if (n >= kLanes) {
-                dz = fma(w, load2(found + j), dz);
-                dz_xhat = fma(w, load2(found + plane + j), dz_xhat);
-            } else {
-                dz = fma(w, Num<double>::get_tail(found + j, n, zero2()), dz);
-                dz_xhat = fma(w, Num<double>::get_tail(found + plane + j, n, zero2()), dz_xhat);
-            }
-        }
-        return {sum_lanes(dz), sum_lanes(dz_xhat)};
+    // The constants of dx of segments [first, last).
+    void output_constants(const Constants& k, const double* totals, int64_t first, int64_t last) const {
+        spread(k.dz, first, last, [&](int64_t slab) { return totals[slab]; });
+        spread(k.dz_xhat, first, last, [&](int64_t slab) { return totals[plan.slabs + slab]; });
+        const D2 per_value = both_halves(-1.0 / double(plan.channels * s.s));
+        const int64_t at = plan.in_sample(first);
+        for (int64_t i = 0; first + i < last; i += kLanes)
+            k.columns.set_slope(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, at + i, 1.0),
+                                per_value * load2(k.dz + i), per_value * load2(k.dz_xhat + i));
     }
 
     void output(const Constants& k, int64_t first, int64_t last, int64_t next) const {
@@ -145,7 +134,7 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
 
     void run(const Parallel& parallel) const {
         const int64_t bytes = 2 * s.elements() * int64_t(sizeof(T));
-        double* found = scratch(2 * plane);
+        double *found = scratch(2 * plane + 2 * plan.slabs), *totals = found + 2 * plane;
         if (plan.parts == 1) {
             parallel(plan.tasks(), bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) {
@@ -153,7 +142,8 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
                     const Constants k(last - first);
                     input_constants(k, first, last);
                     sums(k, found, first, last);
-                    output_constants(k, found, first, last);
+                    weigh(k, found, totals, first, last);
+                    output_constants(k, totals, first, last);
                     output(k, first, last, t + 1 < end ? plan.bundle * plan.channels * s.s : 0);
                 }
                 if (planes.stream) stream_fence();
@@ -168,11 +158,13 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
                     sums(k, found, part(t), part_end(t));
                 }
             });
+            for (int64_t slab = 0; slab < plan.slabs; ++slab)
+                weigh(Constants(plan.segments), found, totals, slab * plan.segments, (slab + 1) * plan.segments);
             parallel(plan.slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t t = end - 1; t >= begin; --t) {
                     const Constants k(part_end(t) - part(t));
                     input_constants(k, part(t), part_end(t));
-                    output_constants(k, found, part(t), part_end(t));
+                    output_constants(k, totals, part(t), part_end(t));
                     output(k, part(t), part_end(t), 0);
                 }
                 if (planes.stream) stream_fence();

@@ -33,6 +33,7 @@ NK_INLINE Rows segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int
 }
 
 constexpr int kRowsAtOnce = 4;
+constexpr int64_t kLongRun = 2048;  // elements: from here on a run is taken as four rows
 
 // f(n, rows) for kRowsAtOnce rows at a time, then for two and one of those left; rows is a compile-time constant.
 template <class F> NK_INLINE void for_row_groups(int64_t rows, F&& f) {
@@ -92,8 +93,12 @@ struct LaneSums {
         if constexpr (U % 2 == 0) total0.a = total0.a + v, dot0.a = fma(a, b, dot0.a);
         else total1.a = total1.a + v, dot1.a = fma(a, b, dot1.a);
     }
-    NK_INLINE vd total() const { return (total0.a + total0.b) + (total1.a + total1.b); }
-    NK_INLINE vd dot() const { return (dot0.a + dot0.b) + (dot1.a + dot1.b); }
+    template <int kRows = 2> NK_INLINE vd total() const {
+        return kRows == 1 ? total0.a + total0.b : (total0.a + total0.b) + (total1.a + total1.b);
+    }
+    template <int kRows = 2> NK_INLINE vd dot() const {
+        return kRows == 1 ? dot0.a + dot0.b : (dot0.a + dot0.b) + (dot1.a + dot1.b);
+    }
     Sums sums() const { return {sum_lanes(total()), sum_lanes(dot())}; }
 };
 
@@ -103,17 +108,27 @@ struct BlockSums {
     double total[kGroupMax], dot[kGroupMax];
 
     explicit BlockSums(int64_t channels) {
-        for (int64_t c = 0; c < padded(channels); ++c) total_lanes[c] = dot_lanes[c] = set1(0.0);
+        for (int64_t c = 0; c < padded(channels); c += kDoubles) store(total + c, set1(0.0)), store(dot + c, set1(0.0));
+        for (int64_t c = 0; c < whole(channels); ++c) total_lanes[c] = dot_lanes[c] = set1(0.0);
     }
-    NK_INLINE void add(int64_t c, const LaneSums& sums) {
-        total_lanes[c] = total_lanes[c] + sums.total();
-        dot_lanes[c] = dot_lanes[c] + sums.dot();
+    template <int kRows> NK_INLINE void add(int64_t c, const LaneSums& sums) {
+        total_lanes[c] = total_lanes[c] + sums.total<kRows>();
+        dot_lanes[c] = dot_lanes[c] + sums.dot<kRows>();
     }
     void close(int64_t channels) {
-        sums_across(total_lanes, padded(channels), total);
-        sums_across(dot_lanes, padded(channels), dot);
+        sums_across(total_lanes, whole(channels), total);
+        sums_across(dot_lanes, whole(channels), dot);
     }
+    static int64_t whole(int64_t channels) { return (channels + kDoubles - 1) / kDoubles * kDoubles; }
 };
+
+// The median in vectors, which know no branches: on random data those of a scalar one are mispredicted.
+NK_INLINE double median_in_lanes(double a, double b, double c) {
+    auto least = [](vd x, vd y) { return pick(above(x, y), y, x); };
+    auto most = [](vd x, vd y) { return pick(above(x, y), x, y); };
+    const vd x = set1(a), y = set1(b);
+    return most(least(x, y), least(most(x, y), set1(c)))[0];
+}
 
 // Statistics of kLanes channels from c on, as far as they lie before `last`; stats: (3, C), may be null.
 inline void put_statistics(double* stats, int64_t c, int64_t last, int64_t channels, const Statistics2& st) {
