@@ -8,9 +8,8 @@
 // Memory never rests: the first sweep of a block fetches the lines that its second sweep writes, the second sweep
 // fetches the input of the next block, which lies right behind in memory.
 #pragma once
-#include "activation.h"
 #include "parallel.h"
-#include "planar_block.h"
+#include "planar_stretch.h"
 #include "scratch.h"
 
 namespace normkit {
@@ -60,63 +59,6 @@ template <class T> NK_INLINE void add_run(LaneSums& to, const T* x, int64_t leng
     if (i < length) add_rows<1>(to, x + i, 0, length - i, k, output + i);
 }
 
-template <class T> NK_INLINE bool aligned_for_stream(const T* p) {
-    return (reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(T))) == 0;
-}
-
-// What a stretch fetches on its way: the input (and the output's lines) this many elements further on; 0: nothing new.
-struct Ahead { int64_t input = 0, output = 0; };
-
-// y = act(fma(x - m, scale, shift) + residual) with the constants of one channel.
-template <class T, Act A, bool R> struct ForwardStretch {
-    using N = Num<T>;
-    using V = typename N::V;
-    using Scalar = typename N::Scalar;
-    ActivationSpec spec;
-    V m, scale, shift;
-
-    ForwardStretch(const ActivationSpec& spec_, Affine<Scalar> f)
-        : spec(spec_), m(N::set(f.m)), scale(N::set(f.scale)), shift(N::set(f.shift)) {}
-    ForwardStretch(const ActivationSpec& spec_, const Columns<Scalar>& k, int64_t i)
-        : ForwardStretch(spec_, {k.m[i], k.scale[i], k.shift[i]}) {}
-
-    // This channel's constants in the lanes of `bits`, the other's elsewhere.
-    NK_INLINE ForwardStretch mixed(uint32_t bits, const ForwardStretch& other) const {
-        ForwardStretch k = *this;
-        const auto here = N::mask(bits);
-        k.m = pick(here, m, other.m), k.scale = pick(here, scale, other.scale), k.shift = pick(here, shift, other.shift);
-        return k;
-    }
-
-    NK_INLINE V before(V x, V r) const {
-        V z = fma(x - m, scale, shift);
-        return R ? z + r : z;
-    }
-
-    template <bool Stream> NK_INLINE void vector(const T* x, const T* r, T* y, uint8_t* bits, Ahead ahead) const {
-        prefetch(x + ahead.input);
-        if (!Stream && ahead.output) prefetch(y + ahead.output);
-        if (R) prefetch(r + ahead.input);
-        const V z = before(N::get(x, 0), R ? N::get(r, 0) : m);
-        if (R && bits) put_bits(bits, Activate<T>::sign(spec.code, z));
-        const V out = Activate<T>::template value<A>(spec, z);
-        Stream ? N::put_stream(y, out) : N::put(y, out);
-    }
-
-    NK_INLINE void tail(const T* x, const T* r, T* y, uint8_t* bits, int64_t n) const {
-        const V z = before(N::get_tail(x, n, m), R ? N::get_tail(r, n, m) : m);
-        if (R && bits) put_bits_tail(bits, Activate<T>::sign(spec.code, z), n);
-        N::put_tail(y, Activate<T>::template value<A>(spec, z), n);
-    }
-
-    template <bool Stream>
-    NK_INLINE void run(const T* x, const T* r, T* y, uint8_t* bits, int64_t length, Ahead ahead) const {
-        int64_t i = 0;
-        for (; i + kLanes <= length; i += kLanes) vector<Stream>(x + i, R ? r + i : r, y + i, R && bits ? bits + i / 8 : bits, ahead);
-        if (i < length) tail(x + i, R ? r + i : r, y + i, R && bits ? bits + i / 8 : bits, length - i);
-    }
-};
-
 // Outputs that outgrow the cache bypass it. Below, the next layer finds its input in cache, and an allocator that hands
 // out memory just freed hands out cached lines, which streaming stores would first throw out. A residual is one stream
 // more in each pass.
@@ -155,12 +97,14 @@ template <class T, Act A, bool R> struct PlanarForward {
     void write_rows(const Columns<Scalar>& columns, int64_t row, int64_t count, T* to, bool streaming, Ahead ahead) const {
         Rows at{row * s.s, s.s, row * s.bit_row()};
         if (!streaming && !(R && a.bits) && kLanes <= s.s && s.s < kShortRow) {
-            const T *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
+            const T *xp = x + at.offset, *r = R ? residual + at.offset : xp;
             return for_flat(
-                count, s.s, up_to_aligned(to), [&](int64_t i) NK_IN_PLACE { return Stretch(a.activation, columns, i); },
-                [](uint32_t bits, const Stretch& k, const Stretch& next) NK_IN_PLACE { return k.mixed(bits, next); },
-                [&](const Stretch& k, int64_t i) NK_IN_PLACE { k.template vector<false>(xp + i, R ? r + i : r, to + i, nullptr, ahead); },
-                [&](const Stretch& k, int64_t i, int64_t n) NK_IN_PLACE { k.tail(xp + i, R ? r + i : r, to + i, nullptr, n); });
+                count, s.s, up_to_aligned(to),
+                [&](int64_t i) NK_IN_PLACE { return Stretch(a.activation, columns, i); },
+                [&](const Stretch& k, int64_t i) NK_IN_PLACE {
+                    k.template vector<false>(xp + i, r + i, to + i, nullptr, ahead);
+                },
+                [&](const Stretch& k, int64_t i, int64_t n) NK_IN_PLACE { k.tail(xp + i, r + i, to + i, nullptr, n); });
         }
         for (int64_t i = 0; i < count; ++i) {
             write(Stretch(a.activation, columns, i), at, to, streaming, ahead);
@@ -168,8 +112,10 @@ template <class T, Act A, bool R> struct PlanarForward {
         }
     }
 
-    // Adds the sums of kRows rows of channels [first, last).
-    template <int kRows> __attribute__((noinline)) void sum_rows(int64_t first, int64_t last, int64_t n, const double* k, BlockSums& sums) const {
+    // Adds the sums of kRows rows of channels [first, last). Apart from its caller, which has three forms of it, for the
+    // registers' sake.
+    template <int kRows>
+    __attribute__((noinline)) void sum_rows(int64_t first, int64_t last, int64_t n, const double* k, BlockSums& sums) const {
         const int64_t at = (n * s.c + first) * s.s, stride = s.c * s.s, length = s.s;
         const T *p = x + at, *output = (stream || !y ? x : y) + at;
         for (int64_t c = 0; c < last - first; ++c) {
@@ -187,7 +133,8 @@ template <class T, Act A, bool R> struct PlanarForward {
     }
 
     // Statistics of channels [first, last), from their sums or given, and the constants of y.
-    void constants(int64_t first, int64_t last, const double* k, const BlockSums& sums, const Columns<Scalar>& columns) const {
+    void constants(int64_t first, int64_t last, const double* k, const BlockSums& sums,
+                   const Columns<Scalar>& columns) const {
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
             Statistics2 st;

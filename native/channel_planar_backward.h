@@ -5,34 +5,16 @@
 // runs only where dweight or dbias is wanted.
 #pragma once
 #include "channel_planar.h"
-#include "gradient.h"
 
 namespace normkit {
 namespace NK_ISA {
-
-// The constants of one channel in the second sweep.
-template <class T> struct SlopeOf {
-    using N = Num<T>;
-    using Scalar = typename N::Scalar;
-    typename N::V rstd, a, b, c;
-
-    SlopeOf(const Columns<Scalar>& k, int64_t i)
-        : rstd(N::set(k.rstd[i])), a(N::set(k.a[i])), b(N::set(k.b[i])), c(N::set(k.c[i])) {}
-    NK_INLINE SlopeOf mixed(uint32_t bits, const SlopeOf& other) const {
-        SlopeOf k = *this;
-        const auto here = N::mask(bits);
-        k.rstd = pick(here, rstd, other.rstd), k.a = pick(here, a, other.a);
-        k.b = pick(here, b, other.b), k.c = pick(here, c, other.c);
-        return k;
-    }
-    SlopeOf(double rstd_, Slope<Scalar> f) : rstd(N::set(rstd_)), a(N::set(f.a)), b(N::set(f.b)), c(N::set(f.c)) {}
-};
 
 template <class T, Gate G, bool R> struct PlanarBackward {
     using N = Num<T>;
     using V = typename N::V;
     using Scalar = typename N::Scalar;
     using In = Incoming<T, G, R>;
+    using Stretch = BackwardStretch<T, G, R>;
 
     const ChannelBackward& a;
     const Shape& s;
@@ -112,62 +94,15 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         return stream && !staged && aligned_for_stream(to.dx ? to.dx : to.dz) && (!to.dz || aligned_for_stream(to.dz));
     }
 
-    // The constants of one channel, or of two that share a vector.
-    struct Both {
-        In in;
-        SlopeOf<T> k;
-        NK_INLINE Both mixed(uint32_t bits, const Both& other) const {
-            Both both = *this;
-            const auto here = N::mask(bits);
-            both.in.m = pick(here, in.m, other.in.m);
-            if (G == Gate::kRelu || G == Gate::kAny)
-                both.in.scale = pick(here, in.scale, other.in.scale), both.in.shift = pick(here, in.shift, other.in.shift);
-            both.k = k.mixed(bits, other.k);
-            return both;
-        }
-        NK_INLINE V dx(V centered, V dz) const { return fma(k.b, centered * k.rstd, fma(k.a, dz, k.c)); }
-    };
-    Both constants(const Columns<Scalar>& columns, int64_t i) const { return {incoming(columns, i), {columns, i}}; }
-
-    // Where a run's inputs lie. Pointers of its own: after a store the compiler would look up those of the class again.
-    struct Source {
-        const T *g, *x, *r;
-        const uint8_t* bits;
-    };
-    Source source(const Rows& at) const {
+    Stretch stretch(const Columns<Scalar>& k, int64_t i) const { return {incoming(k, i), k, i}; }
+    typename Stretch::Source source(const Rows& at) const {
         return {dy + at.offset, x + at.offset, R ? residual + at.offset : nullptr,
                 In::kReadsBits ? a.bits + at.bit_byte : nullptr};
     }
 
-    template <bool Stream>
-    static NK_INLINE void vector(const Both& k, const Source& from, int64_t i, T* to_dx, T* to_dz, int64_t next) {
-        auto put = [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); };
-        prefetch(from.x + i + next);
-        prefetch(from.g + i + next);
-        const V centered = N::get(from.x + i, 0) - k.in.m;
-        const V dz = k.in(N::get(from.g + i, 0), centered, R ? N::get(from.r + i, 0) : N::set(0),
-                          In::kReadsBits ? get_bits(from.bits + i / 8) : 0);
-        if (to_dx) put(to_dx + i, k.dx(centered, dz));
-        if (to_dz) put(to_dz + i, dz);
-    }
-
-    static NK_INLINE void tail(const Both& k, const Source& from, int64_t i, T* to_dx, T* to_dz, int64_t n) {
-        const V zero = N::set(0), centered = N::get_tail(from.x + i, n, k.in.m) - k.in.m;
-        const V dz = k.in(N::get_tail(from.g + i, n, zero), centered, R ? N::get_tail(from.r + i, n, zero) : zero,
-                          In::kReadsBits ? get_bits_tail(from.bits + i / 8, n) : 0);
-        if (to_dx) N::put_tail(to_dx + i, k.dx(centered, dz), n);
-        if (to_dz) N::put_tail(to_dz + i, dz, n);
-    }
-
-    template <bool Stream> NK_INLINE void write(const Both& k, const Rows& at, Target to, int64_t next) const {
-        const Source from = source(at);
-        int64_t i = 0;
-        for (; i + kLanes <= at.length; i += kLanes) vector<Stream>(k, from, i, to.dx, to.dz, next);
-        if (i < at.length) tail(k, from, i, to.dx, to.dz, at.length - i);
-    }
-
-    NK_INLINE void write_run(const Both& k, const Rows& at, Target to, int64_t next) const {
-        streamable(to) ? write<true>(k, at, to, next) : write<false>(k, at, to, next);
+    NK_INLINE void write_run(const Stretch& k, const Rows& at, Target to, int64_t next) const {
+        streamable(to) ? k.template run<true>(source(at), to.dx, to.dz, at.length, next)
+                       : k.template run<false>(source(at), to.dx, to.dz, at.length, next);
     }
 
     // `count` rows one behind the other in memory, each with constants of its own.
@@ -175,15 +110,17 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         Rows at{row * s.s, s.s, row * s.bit_row()};
         if constexpr (!In::kReadsBits)
             if (to.dx && !to.dz && kLanes <= s.s && s.s < kShortRow && (!stream || staged)) {
-                const Source from = source(at);
+                const typename Stretch::Source from = source(at);
+                T* const into = to.dx;
                 return for_flat(
-                    count, s.s, up_to_aligned(to.dx), [&](int64_t i) NK_IN_PLACE { return constants(columns, i); },
-                    [](uint32_t bits, const Both& k, const Both& other) NK_IN_PLACE { return k.mixed(bits, other); },
-                    [&](const Both& k, int64_t i) NK_IN_PLACE { vector<false>(k, from, i, to.dx, nullptr, next); },
-                    [&](const Both& k, int64_t i, int64_t n) NK_IN_PLACE { tail(k, from, i, to.dx, nullptr, n); });
+                    count, s.s, up_to_aligned(into), [&](int64_t i) NK_IN_PLACE { return stretch(columns, i); },
+                    [&](const Stretch& k, int64_t i) NK_IN_PLACE {
+                        k.template vector<false>(from, i, into, nullptr, next);
+                    },
+                    [&](const Stretch& k, int64_t i, int64_t n) NK_IN_PLACE { k.tail(from, i, into, nullptr, n); });
             }
         for (int64_t i = 0; i < count; ++i) {
-            write_run(constants(columns, i), at, to, next);
+            write_run(stretch(columns, i), at, to, next);
             at.offset += s.s, at.bit_byte += s.bit_row();
             if (to.dx) to.dx += s.s;
             if (to.dz) to.dz += s.s;
@@ -235,7 +172,9 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         BlockSums sums(last - first);
         input_constants(first, last, columns);
         if (sums_wanted)
-            for_row_groups(s.n, [&](int64_t n, auto rows) { sum_rows<rows>(n * s.c + first, last - first, columns, 0, sums); });
+            for_row_groups(s.n, [&](int64_t n, auto rows) {
+                sum_rows<rows>(n * s.c + first, last - first, columns, 0, sums);
+            });
         sums.close(last - first);
         output_constants(first, last, sums, columns);
         if (!dx && !dresidual) return;
@@ -273,7 +212,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     void write_segments(int64_t c, Sums found, int64_t begin, int64_t end, bool record, int64_t next) const {
         const Slope<Scalar> slope = finish_channel(c, found, record);
         if (!dx && !dresidual) return;
-        const Both k{incoming(c), {rstd(c), slope}};
+        const Stretch k(incoming(c), rstd(c), slope);
         for (int64_t g = end - 1; g >= begin; --g) {
             const Rows at = segment_at(s, plan, c, g);
             write_run(k, at, target(at.offset), next);

@@ -105,7 +105,7 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
         if (plan.per_row == 1) return planes.write_rows(k.columns, first, last - first, planes.target(first * s.s), next);
         for (int64_t j = first; j < last; ++j) {
             const Rows at = slab_segment(s, plan, j);
-            planes.write_run(planes.constants(k.columns, j - first), at, planes.target(at.offset), next);
+            planes.write_run(planes.stretch(k.columns, j - first), at, planes.target(at.offset), next);
         }
     }
 

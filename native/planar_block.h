@@ -53,12 +53,12 @@ template <class F, int... U> NK_INLINE void repeat(F&& f, std::integer_sequence<
 // f(0) ... f(count - 1), unrolled at every optimization level: sums stay in registers.
 template <int kCount, class F> NK_INLINE void repeat(F&& f) { repeat(f, std::make_integer_sequence<int, kCount>{}); }
 
-// Whole vectors over `count` rows of `length` >= kLanes elements that lie one behind the other, from the `head` elements on
+// Whole vectors over `count` rows of `length` >= kLanes elements that lie one behind the other, after the `head` elements
 // that come first: full(k, i) for the vector at i, part(k, i, n) for n < kLanes elements there, with the constants
-// k = make(row). Where a vector reaches into the next row k is mixed(lanes of this row, k, its k). Rows of 49 take 3.06
-// vectors this way instead of 4, and none but the first and last lies across cache lines, if memory is aligned at `head`.
-template <class Make, class Mixed, class Full, class Part>
-NK_INLINE void for_flat(int64_t count, int64_t length, int64_t head, Make&& make, Mixed&& mixed, Full&& full, Part&& part) {
+// k = make(row). Where a vector reaches into the next row, k is mixed: that row's constants in its lanes. Rows of 49 take
+// 3.06 vectors this way instead of 4, and none lies across cache lines where memory is aligned at `head`.
+template <class Make, class Full, class Part>
+NK_INLINE void for_flat(int64_t count, int64_t length, int64_t head, Make&& make, Full&& full, Part&& part) {
     auto k = make(0);
     if (head > 0) part(k, 0, head);
     int64_t i = head, end = length;
@@ -66,7 +66,7 @@ NK_INLINE void for_flat(int64_t count, int64_t length, int64_t head, Make&& make
         for (; i + kLanes <= end; i += kLanes) full(k, i);
         auto next = make(row);
         if (i < end) {
-            full(mixed((1u << (end - i)) - 1u, k, next), i);
+            full(k.mixed((1u << (end - i)) - 1u, next), i);
             i += kLanes;
         }
         k = next;

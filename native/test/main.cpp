@@ -74,8 +74,8 @@ struct Case {
     }
 };
 
-// relu(norm(x) + residual), forward and backward, against plain sums.
-template <class T> void run(const Kernels& kernels, const Case& k, bool at_end) {
+// relu(norm(x) + residual), forward and backward, against plain sums; or relu(norm(x)), whose sign is recomputed.
+template <class T> void run(const Kernels& kernels, const Case& k, bool at_end, bool residual) {
     const int64_t e = k.shape.elements(), m = k.count();
     Guarded<T> x(e, at_end), r(e, at_end), y(e, at_end), dy(e, at_end), dx(e, at_end), dr(e, at_end);
     Guarded<float> w(k.shape.c, at_end), b(k.shape.c, at_end), dw(k.shape.c, at_end), db(k.shape.c, at_end);
@@ -87,13 +87,15 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end) 
     const Parallel parallel{loop_on_threads};
     GroupForward f;
     f.dtype = kCode<T>, f.shape = k.shape, f.groups = k.groups, f.eps = 1e-3, f.activation.code = kRelu;
-    f.x = x.data(), f.residual = r.data(), f.y = y.data(), f.bits = bits.data(), f.stats = stats.data();
+    f.x = x.data(), f.y = y.data(), f.stats = stats.data();
+    if (residual) f.residual = r.data(), f.bits = bits.data();
     f.weight = {w.data(), kFloat32}, f.bias = {b.data(), kFloat32};
     k.groups ? kernels.group_forward(f, parallel) : kernels.channel_forward(f, parallel);
     GroupBackward g;
     g.dtype = kCode<T>, g.shape = k.shape, g.groups = k.groups, g.activation.code = kRelu;
-    g.dy = dy.data(), g.x = x.data(), g.bits = bits.data(), g.stats = stats.data();
-    g.weight = f.weight, g.bias = f.bias, g.dx = dx.data(), g.dresidual = dr.data();
+    g.dy = dy.data(), g.x = x.data(), g.stats = stats.data();
+    g.weight = f.weight, g.bias = f.bias, g.dx = dx.data();
+    if (residual) g.bits = bits.data(), g.dresidual = dr.data();
     g.dweight = {dw.data(), kFloat32}, g.dbias = {db.data(), kFloat32};
     k.groups ? kernels.group_backward(g, parallel) : kernels.channel_backward(g, parallel);
 
@@ -103,7 +105,8 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end) 
     for (int64_t i = 0; i < e; ++i) mean[k.statistic(i)] += read(x[i]) / double(m);
     for (int64_t i = 0; i < e; ++i) var[k.statistic(i)] += std::pow(read(x[i]) - mean[k.statistic(i)], 2) / double(m);
     auto xhat = [&](int64_t i) { return (read(x[i]) - mean[k.statistic(i)]) / std::sqrt(var[k.statistic(i)] + 1e-3); };
-    auto dz = [&](int64_t i) { return k.bit(bits.data(), i) ? read(dy[i]) : 0.0; };
+    auto open = [&](int64_t i) { return residual ? k.bit(bits.data(), i) : read(y[i]) > 0; };
+    auto dz = [&](int64_t i) { return open(i) ? read(dy[i]) : 0.0; };
     for (int64_t i = 0; i < e; ++i) {
         const int64_t c = k.channel(i), s = k.statistic(i);
         s1[s] += w[c] * dz(i) / double(m), s2[s] += w[c] * dz(i) * xhat(i) / double(m);
@@ -113,15 +116,15 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end) 
     const double u = kRoundoff<T>;
     for (int64_t i = 0; i < e; ++i) {
         const int64_t c = k.channel(i), s = k.statistic(i);
-        const double z = xhat(i) * w[c] + b[c] + read(r[i]);
-        const double near = 16 * u * (std::fabs(xhat(i) * w[c]) + std::fabs(b[c]) + std::fabs(read(r[i])));
+        const double added = residual ? read(r[i]) : 0.0, z = xhat(i) * w[c] + b[c] + added;
+        const double near = 16 * u * (std::fabs(xhat(i) * w[c]) + std::fabs(b[c]) + std::fabs(added)) + 1e-13;
         check(std::fabs(read(y[i]) - std::max(z, 0.0)) <= near, "y", read(y[i]), std::max(z, 0.0));
-        check(std::fabs(z) <= near || k.bit(bits.data(), i) == (z > 0), "bit", k.bit(bits.data(), i), z);
+        check(std::fabs(z) <= near || open(i) == (z > 0), "bit", open(i), z);
         const double rstd = 1 / std::sqrt(var[s] + 1e-3), want = rstd * (w[c] * dz(i) - s1[s] - xhat(i) * s2[s]);
         const double room = 32 * std::max(u, 0x1p-24) * rstd *
                             (std::fabs(w[c] * dz(i)) + a1[s] + std::fabs(xhat(i)) * a2[s] + 1e-6);
         check(std::fabs(read(dx[i]) - want) <= room, "dx", read(dx[i]), want);
-        check(read(dr[i]) == dz(i), "dresidual", read(dr[i]), dz(i));
+        check(!residual || read(dr[i]) == dz(i), "dresidual", read(dr[i]), dz(i));
     }
     for (int64_t c = 0; c < k.shape.c; ++c) {
         check(std::fabs(dw[c] - dw64[c]) <= 0x1p-19 * size[c], "dweight", dw[c], dw64[c]);
@@ -183,7 +186,8 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
             where = std::string(kernels.name) + " " + type + " (" + std::to_string(k.shape.n) + ", " +
                     std::to_string(k.shape.c) + ", " + std::to_string(k.shape.s) + ")" +
                     (k.shape.channels_last ? " channels last" : "") + " groups " + std::to_string(k.groups);
-            run<T>(kernels, k, at_end);
+            run<T>(kernels, k, at_end, true);
+            run<T>(kernels, k, at_end, false);
         }
     for (int64_t width = 1; width <= 130; width += width < 35 ? 1 : 19)
         for (bool rms : {false, true}) {
