@@ -1,4 +1,4 @@
-"""Statistics of bfloat16, some of whose sums are made in float32: the contract holds where those sums are at their worst."""
+"""Statistics of bfloat16, partly summed in float32: the contract holds where those sums are at their worst."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATTERNS = {
     "two_small_of_four": (1.0, 2.0**-18 * 1.9921875, 1.0, 2.0**-17 * 1.5078125),
     "small_beside_large": (1.9921875, 2.0**-17, 1.9921875, 2.0**-16 * 1.3359375),
     "far_from_zero": (100.0, 100.5, 99.5, 100.0),
-    "signs": (1.0, -1.0078125, 1.015625, -2.0**-14),
+    "signs": (1.0, -1.0078125, 1.015625, -(2.0**-14)),
     "one_binade_apart": (0.99609375, 1.0078125, 1.0, 1.0078125),
     "constant": (3.140625,) * 4,
     "zeros": (0.0,) * 4,
