@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ def test_memory_is_what_a_step_allocates() -> None:
 
 @pytest.fixture(scope="module")
 def measured() -> network.Network:
-    return network.measure(2, "NHWC", "float32", 1, 0.0, lambda: ResNet50(8, 10), 32)
+    return network.measure(2, "NHWC", "float32", 1, 0.0, partial(ResNet50, 8, 10), 32)
 
 
 def test_a_step_is_measured(measured: network.Network) -> None:
@@ -46,7 +48,9 @@ def test_a_step_is_measured(measured: network.Network) -> None:
     assert measured.free == pytest.approx(1 / (1 - measured.share))
     assert measured.limit < measured.free
     assert 0 < measured.held < measured.peak
-    assert list(measured.contenders) == ["accelerated", "recomputing"]
+    assert list(measured.contenders) == ["accelerated", "nothing kept", "recomputing"]
+    accelerated, nothing_kept, _ = measured.contenders.values()
+    assert (accelerated.held, accelerated.peak) == (nothing_kept.held, nothing_kept.peak)  # counted without reuse
 
 
 def test_different_losses_are_not_timed() -> None:

@@ -8,8 +8,9 @@ anew each round, on the same tensors; a figure is the median of paired ratios; t
     op         what a family tells about an operation      floor     the fewest bytes each operation can move
     batch_norm, group_norm, layer_norm, inference          check     agreement with float64
     peers      torch eager and compiled, oneDNN, JAX       measure   one case -> one row
-    network    a ResNet-50 training step                   results   rows, their JSON, what merges
-    tables     rows -> text                                page      JSON -> docs/benchmarks.md
+    network    a ResNet-50 training step                   isolated  each of its models in a process of its own
+    results    rows, their JSON, what merges               tables    rows -> text
+    page       JSON -> docs/benchmarks.md
 """
 
 from .measure import measure

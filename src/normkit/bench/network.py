@@ -1,10 +1,12 @@
 """A ResNet-50 training step, plain, accelerated and recomputing: time, the share that norms have in it, memory.
 
-The share is measured: one step of the plain model under the profiler, the time of batch norm, ReLU and residual add,
-forward and backward. It bounds what faster norms can do (Amdahl): `free` if they took no time, `limit` if they ran at
-the roof, moving the fewest bytes as fast as clone() does. Memory is counted, not sampled, from the allocations that the
-profiler sees (PyTorch's own; what oneDNN allocates for itself is not among them): what is still live after the forward,
-and the highest sum of live allocations of forward and backward, the parameters' gradients among them.
+Each model trains in a process of its own, the way a user runs it; steps are timed in turn. By default freed outputs of
+the native kernels serve the next ones; "nothing kept" is the accelerated model with that switched off. The share is
+measured: one step of the plain model under the profiler, the time of batch norm, ReLU and residual add, forward and
+backward. It bounds what faster norms can do (Amdahl): `free` if they took no time, `limit` if they ran at the roof,
+moving the fewest bytes as fast as clone() does. Memory is counted, not sampled, with nothing kept, from the allocations
+that the profiler sees (PyTorch's own; what oneDNN allocates for itself is not among them): what is still live after the
+forward, and the highest sum of live allocations of forward and backward, the parameters' gradients among them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -24,12 +27,14 @@ from torch.profiler import ProfilerActivity, profile
 import normkit as nk
 
 from ..kernels import native
+from .isolated import Isolated
 from .problem import DTYPES
 from .resnet import ResNet50
 from .results import Contender, Network
 from .timing import Seconds, interleave, paired
 
 PLAIN = "plain"
+CONTENDERS = ("accelerated", "nothing kept", "recomputing")
 CONFIGURATIONS = ((8, "NCHW", "float32"), (8, "NHWC", "bfloat16"), (32, "NCHW", "float32"), (32, "NHWC", "bfloat16"))
 _FORWARD = frozenset({"aten::native_batch_norm", "aten::relu_", "aten::clamp_min_", "aten::add_"})
 _BACKWARD = frozenset({"aten::native_batch_norm_backward", "aten::threshold_backward"})
@@ -56,6 +61,43 @@ class Training:
         return loss.item()
 
 
+class Subject:
+    """One model of the comparison in its process: the plain one, or what nk.accelerate makes of it."""
+
+    def __init__(self, name: str, network: Network, size: int = 224, model: Callable[[], nn.Module] = ResNet50) -> None:
+        torch.set_num_threads(network.threads)
+        torch.manual_seed(0)
+        dtype, memory_format = DTYPES[network.dtype], _format(network.layout)
+        plain = model().train().to(dtype)
+        plain = plain.to(memory_format=memory_format)  # type: ignore[call-overload]  # missing in torch's stub
+        images = torch.randn(network.batch, 3, size, size).to(dtype=dtype, memory_format=memory_format)
+        if name != PLAIN:
+            plain = nk.accelerate(plain, images, inplace=True, recompute=name == "recomputing")
+        self.kept = 0 if name == "nothing kept" else native._memory_to_keep()
+        self.training = _training(plain, images)
+        _keep(self.kept)
+
+    def loss(self) -> float:
+        """One step; its loss."""
+        return self.training.step()
+
+    def seconds(self) -> Seconds:
+        """The time of one step."""
+        start = time.perf_counter()
+        self.training.step()
+        return Seconds(time.perf_counter() - start)
+
+    def limits(self) -> tuple[float, float, float]:
+        """share, limit and free, as a `Network` has them."""
+        return _limits(self.training)
+
+    def memory(self) -> Memory:
+        """What a step allocates."""
+        found = memory(self.training)
+        _keep(self.kept)
+        return found
+
+
 def measure(
     batch: int,
     layout: str,
@@ -65,43 +107,40 @@ def measure(
     model: Callable[[], nn.Module] = ResNet50,
     size: int = 224,
 ) -> Network:
-    """Time and profile a training step at `size` x `size` pixels.
+    """Time and profile a training step at `size` x `size` pixels. `model` must be picklable.
 
     Raises:
-        RuntimeError: an accelerated model's first loss differs from the plain one's.
+        RuntimeError: a changed model's first loss differs from the plain one's.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        torch.manual_seed(0)
-        plain = model().train().to(DTYPES[dtype])
-        plain = plain.to(memory_format=_format(layout))  # type: ignore[call-overload]  # missing in torch's stub
-        images = torch.randn(batch, 3, size, size).to(dtype=DTYPES[dtype], memory_format=_format(layout))
-        return _measure(plain, images, Network(batch, layout, dtype, threads), seconds)
-    finally:
-        torch.set_num_threads(before)
+    network = Network(batch, layout, dtype, threads)
+    with ExitStack() as stack:
+        subjects = {
+            name: stack.enter_context(Isolated(Subject, name, network, size, model)) for name in (PLAIN, *CONTENDERS)
+        }
+        return _measure(subjects, network, seconds)
 
 
-def _measure(model: nn.Module, images: Tensor, network: Network, seconds: float) -> Network:
-    trainings = {
-        PLAIN: _training(model, images),
-        "accelerated": _training(nk.accelerate(model, images), images),
-        "recomputing": _training(nk.accelerate(model, images, recompute=True), images),
-    }
-    plain = trainings[PLAIN]
-    _verify({name: training.step() for name, training in trainings.items()}, network.dtype)
-    share, limit, free = _limits(plain)
-    memories = {name: memory(training) for name, training in trainings.items()}
-    times = interleave({name: _clocked(training) for name, training in trainings.items()}, seconds, most=50, warm_up=1)
+def _measure(subjects: dict[str, Isolated], network: Network, seconds: float) -> Network:
+    _verify({name: subject.call("loss") for name, subject in subjects.items()}, network.dtype)
+    share, limit, free = subjects[PLAIN].call("limits")
+    memories = {name: subject.call("memory") for name, subject in subjects.items()}
+    times = interleave({name: _remote(subject) for name, subject in subjects.items()}, seconds, most=50)
     seconds_of = {name: [t.total for t in found] for name, found in times.items()}
     contenders = {}
-    for name in ("accelerated", "recomputing"):
+    for name in CONTENDERS:
         ratio = paired(seconds_of[PLAIN], seconds_of[name])
         contenders[name] = Contender(ratio.median, ratio.low, ratio.high, memories[name].held, memories[name].peak)
     return replace(
         network, rounds=len(times[PLAIN]), step_ms=1e3 * statistics.median(seconds_of[PLAIN]), share=share, limit=limit,
         free=free, held=memories[PLAIN].held, peak=memories[PLAIN].peak, contenders=contenders,
     )  # fmt: skip
+
+
+def _remote(subject: Isolated) -> Callable[[int], Seconds]:
+    def call(index: int) -> Seconds:
+        return subject.call("seconds")
+
+    return call
 
 
 class Memory(NamedTuple):
@@ -114,16 +153,14 @@ class Memory(NamedTuple):
 def memory(training: Training) -> Memory:
     """What a step allocates, as PyTorch's allocator counts it."""
     training.optimizer.zero_grad(set_to_none=True)
-    if native.available():
-        native.keep_memory(0)  # large outputs of the native kernels come from PyTorch's allocator, too
+    _keep(0)  # large outputs of the native kernels come from PyTorch's allocator, too
     try:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as forward:
             loss = training.forward()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
             loss.backward()
     finally:
-        if native.available():
-            native.keep_memory(native._memory_to_keep())
+        _keep(native._memory_to_keep())
     live = list(accumulate(_allocations(forward)))
     return Memory(live[-1], max(*live, *accumulate(_allocations(backward), initial=live[-1])))
 
@@ -192,13 +229,9 @@ def _events(recorded: profile) -> list[Any]:
     return recorded.profiler.kineto_results.events()
 
 
-def _clocked(training: Training) -> Callable[[int], Seconds]:
-    def call(index: int) -> Seconds:
-        start = time.perf_counter()
-        training.step()
-        return Seconds(time.perf_counter() - start)
-
-    return call
+def _keep(limit: int) -> None:
+    if native.available():
+        native.keep_memory(limit)
 
 
 def _verify(losses: dict[str, float], dtype: str) -> None:
