@@ -79,11 +79,11 @@ template <class T, Act A, bool R> struct PlanarForward {
     const PlanarPlan plan;
     const T *x, *residual;
     T* y;
-    const bool given, stream, staged;
+    const bool stream, staged;
 
     explicit PlanarForward(const ChannelForward& a_)
         : a(a_), s(a_.shape), plan(plan_planar(a_.shape, sizeof(T))), x(static_cast<const T*>(a_.x)),
-          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)), given(a_.mean.data != nullptr),
+          residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
           stream(streams(a_.shape, sizeof(T), R)), staged(stream && stages(a_.shape)) {}
 
     NK_INLINE void write(const Stretch& stretch, const Rows& at, T* to, bool streaming, Ahead ahead) const {
@@ -132,18 +132,12 @@ template <class T, Act A, bool R> struct PlanarForward {
         sums.close(last - first);
     }
 
-    // Statistics of channels [first, last), from their sums or given, and the constants of y.
+    // Statistics of channels [first, last) from their sums, and the constants of y.
     void constants(int64_t first, int64_t last, const double* k, const BlockSums& sums,
                    const Columns<Scalar>& columns) const {
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
-            Statistics2 st;
-            if (given) {
-                st.mean = param_at(a.mean, c, s.c, 0.0), st.var = param_at(a.var, c, s.c, 1.0);
-                st.rstd = rstd_of(st.var, a.eps);
-            } else {
-                st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), s.count(), a.eps);
-            }
+            const Statistics2 st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), s.count(), a.eps);
             put_statistics(a.stats, c, last, s.c, st);
             columns.set_affine(i, st.mean, st.rstd, param_at(a.weight, c, last, 1.0), param_at(a.bias, c, last, 0.0));
         }
@@ -151,12 +145,12 @@ template <class T, Act A, bool R> struct PlanarForward {
 
     // next: elements from this block to the thread's next one, 0 for its last.
     void block(int64_t first, int64_t last, int64_t next) const {
-        const Ahead ahead{next, given && !stream ? next : 0};
+        const Ahead ahead{next, 0};
         alignas(64) double memory[Columns<Scalar>::doubles(kGroupMax)];
         const Columns<Scalar> columns(memory, kGroupMax);
         double k[kGroupMax] = {};
-        BlockSums sums(given ? 0 : last - first);
-        if (!given) block_sums(first, last, k, sums);
+        BlockSums sums(last - first);
+        block_sums(first, last, k, sums);
         constants(first, last, k, sums, columns);
         if (y == nullptr) return;
         alignas(64) T stage[kStage];
@@ -178,15 +172,9 @@ template <class T, Act A, bool R> struct PlanarForward {
         return lanes.sums();
     }
 
-    // y of segments [begin, end) of one channel from its sums, or from given statistics, which are kept when `record`.
+    // y of segments [begin, end) of one channel from its sums; its statistics are kept when `record`.
     void write_segments(int64_t c, Sums sums, int64_t begin, int64_t end, bool record, Ahead ahead) const {
-        Statistics st;
-        if (given) {
-            const double var = a.var.at(c, 1.0);
-            st = {a.mean.at(c, 0.0), var, rstd_of(var, a.eps)};
-        } else {
-            st = finish(sums, planar_shift(x, s, c), s.count(), a.eps);
-        }
+        const Statistics st = finish(sums, planar_shift(x, s, c), s.count(), a.eps);
         if (record) write_statistics(a.stats, c, s.c, st);
         if (y == nullptr) return;
         const Stretch stretch(a.activation, affine<Scalar>(st.mean, st.rstd, a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
@@ -205,8 +193,7 @@ template <class T, Act A, bool R> struct PlanarForward {
                 if (plan.group > 1) {
                     block(t * plan.group, std::min(s.c, (t + 1) * plan.group), next);
                 } else {
-                    const Sums sums = given ? Sums{} : segment_sums(t, 0, plan.segments);
-                    write_segments(t, sums, 0, plan.segments, true, {next, given && !stream ? next : 0});
+                    write_segments(t, segment_sums(t, 0, plan.segments), 0, plan.segments, true, {next, 0});
                 }
             }
             if (stream) stream_fence();
@@ -216,21 +203,19 @@ template <class T, Act A, bool R> struct PlanarForward {
     void run_parts(const Parallel& parallel, int64_t bytes) const {
         double* partial = scratch(2 * s.c * plan.parts);
         auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
-        if (!given)
-            parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t t = begin; t < end; ++t) {
-                    const Sums sums = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
-                    partial[2 * t] = sums.sum;
-                    partial[2 * t + 1] = sums.squares;
-                }
-            });
+        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t) {
+                const Sums sums = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
+                partial[2 * t] = sums.sum;
+                partial[2 * t + 1] = sums.squares;
+            }
+        });
         parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = end - 1; t >= begin; --t) {
                 const int64_t c = t / plan.parts, p = t % plan.parts;
                 Sums sums;
-                if (!given)
-                    for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
-                        sums.add({partial[2 * q], partial[2 * q + 1]});
+                for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
+                    sums.add({partial[2 * q], partial[2 * q + 1]});
                 write_segments(c, sums, cut(p), cut(p + 1), p == 0, {});
             }
             if (stream) stream_fence();

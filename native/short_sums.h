@@ -12,7 +12,7 @@
 // made again in double (in_range).
 //
 // Backward: S dz and S dz * xhat in fours, from xhat = (x - m) * rstd rounded twice: 6 u of the sum of magnitudes, of
-// 16 u that the parameters' gradients may err, and 2^-13 of what dx loses when it is rounded to bfloat16.
+// 16 u that the parameters' gradients may err, and 2^-12 of what dx loses when it is rounded to bfloat16.
 #pragma once
 #include <type_traits>
 
