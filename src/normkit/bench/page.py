@@ -48,7 +48,8 @@ NETWORK = """`nk.accelerate` against the plain model, and *recomputing*: with [`
 images, forward, loss, backward and an SGD step. The share of norms (batch norm, ReLU, residual add) was measured with
 the profiler; it limits what any faster norm can do: at the roof, or if norms took no time at all. Held: what is live
 after the forward; peak: the most that is live in a step, gradients of parameters included; both as PyTorch's allocator
-counts them, in brackets the share of the plain model's.
+counts them, in brackets the share of the plain model's. Each model trains in a process of its own (a row with a dash:
+all in one); *nothing kept*: accelerated, but freed outputs serve no later ones (`NORMKIT_KEEP_MB=0`).
 """
 
 
