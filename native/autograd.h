@@ -28,6 +28,23 @@ inline nb::object get(nb::handle object, const nb::object& name) { return owned(
 
 inline nb::handle item(nb::handle tuple, Py_ssize_t i) { return PyTuple_GET_ITEM(tuple.ptr(), i); }
 
+// What the backward finds on its context.
+struct Saved {
+    nb::object tensors, plan, needs;
+
+    explicit Saved(nb::handle ctx)
+        : tensors(get(ctx, names().saved_tensors)), plan(get(ctx, names().plan)), needs(get(ctx, names().needs)) {}
+    nb::handle tensor(int i) const { return item(tensors, i); }
+    template <class V> V planned(int i) const { return nb::cast<V>(item(plan, i)); }
+    bool need(int i) const { return item(needs, i).ptr() == Py_True; }
+};
+
+inline void save(nb::handle ctx, nb::handle call, const nb::tuple& tensors, const nb::tuple& plan) {
+    set(ctx, names().to_save, tensors);
+    set(ctx, names().call, call);
+    set(ctx, names().plan, plan);
+}
+
 // An activation checkpoint's second forward runs inside a backward; it moves no statistics.
 inline bool is_recomputation() {
     return PyLong_AsLong(owned(PyObject_CallNoArgs(names().graph_task.ptr())).ptr()) != -1;
@@ -57,22 +74,18 @@ inline nb::object channel_function(nb::handle ctx, nb::handle input, nb::handle 
     }
     if (saves) {
         const bool keeps = code != kIdentity && !made.bits;
-        set(ctx, names().to_save,
-            nb::make_tuple(input, weight, bias, keeps ? residual : none, made.stats.object(), made.bits.object()));
-        set(ctx, names().call, call);
-        set(ctx, names().plan, nb::make_tuple(groups, training, code, param));
+        save(ctx, call, nb::make_tuple(input, weight, bias, keeps ? residual : none, made.stats.object(), made.bits.object()),
+             nb::make_tuple(groups, training, code, param));
     }
     return made.y.object();
 }
 
 // Its gradients, one for each argument of the forward behind ctx.
 inline nb::tuple channel_gradients(nb::handle ctx, nb::handle dy) {
-    const nb::object saved = get(ctx, names().saved_tensors), needs = get(ctx, names().needs), plan = get(ctx, names().plan);
-    auto need = [&](int i) { return item(needs, i).ptr() == Py_True; };
-    auto made = channel_backward(dy, item(saved, 0), item(saved, 3), item(saved, 5), item(saved, 1), item(saved, 2),
-                                 item(saved, 4), nb::cast<int64_t>(item(plan, 0)), nb::cast<bool>(item(plan, 1)),
-                                 nb::cast<int>(item(plan, 2)), nb::cast<double>(item(plan, 3)), need(0), need(1), need(2),
-                                 need(3));
+    const Saved s(ctx);
+    auto made = channel_backward(dy, s.tensor(0), s.tensor(3), s.tensor(5), s.tensor(1), s.tensor(2), s.tensor(4),
+                                 s.planned<int64_t>(0), s.planned<bool>(1), s.planned<int>(2), s.planned<double>(3),
+                                 s.need(0), s.need(1), s.need(2), s.need(3));
     const nb::object none = nb::none();
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), made.residual.object(), none, none,
                           none, none, none, none, none);
@@ -84,18 +97,15 @@ inline nb::object layer_function(nb::handle ctx, nb::handle input, nb::handle we
     LayerOutput made = layer_forward(input, width, rms, weight, bias, eps, !ctx.is_none());
     if (!ctx.is_none()) {
         const nb::object none = nb::none();
-        set(ctx, names().to_save, nb::make_tuple(input, weight, bias, none, made.stats.object(), none));
-        set(ctx, names().call, call);
-        set(ctx, names().plan, nb::make_tuple(width, rms));
+        save(ctx, call, nb::make_tuple(input, weight, bias, none, made.stats.object(), none), nb::make_tuple(width, rms));
     }
     return made.y.object();
 }
 
 inline nb::tuple layer_gradients(nb::handle ctx, nb::handle dy) {
-    const nb::object saved = get(ctx, names().saved_tensors), needs = get(ctx, names().needs), plan = get(ctx, names().plan);
-    auto need = [&](int i) { return item(needs, i).ptr() == Py_True; };
-    auto made = layer_backward(dy, item(saved, 0), nb::cast<int64_t>(item(plan, 0)), nb::cast<bool>(item(plan, 1)),
-                               item(saved, 1), item(saved, 2), item(saved, 4), need(0), need(1), need(2));
+    const Saved s(ctx);
+    auto made = layer_backward(dy, s.tensor(0), s.planned<int64_t>(0), s.planned<bool>(1), s.tensor(1), s.tensor(2),
+                               s.tensor(4), s.need(0), s.need(1), s.need(2));
     const nb::object none = nb::none();
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), none, none, none, none);
 }

@@ -22,9 +22,10 @@ NK_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1, 3); }
 NK_INLINE void store_as(double* p, D2 v) { store2(p, v); }
 NK_INLINE void store_as(float* p, D2 v) { store(p, join(v.a, v.b)); }
 NK_INLINE D2 both_halves(double v) { return {set1(v), set1(v)}; }
-NK_INLINE D2 smaller(D2 x, D2 y) { return pick(above(x, y), y, x); }
-NK_INLINE D2 larger(D2 x, D2 y) { return pick(above(x, y), x, y); }
-NK_INLINE D2 median_of_three(D2 a, D2 b, D2 c) { return larger(smaller(a, b), smaller(larger(a, b), c)); }
+template <class V> NK_INLINE V smaller(V x, V y) { return pick(above(x, y), y, x); }
+template <class V> NK_INLINE V larger(V x, V y) { return pick(above(x, y), x, y); }
+// V: D2 or vd.
+template <class V> NK_INLINE V median_of_three(V a, V b, V c) { return larger(smaller(a, b), smaller(larger(a, b), c)); }
 
 NK_INLINE D2 rstd_of(D2 var, double eps) {
     double t[kLanes];
@@ -74,12 +75,18 @@ inline Statistics2 finish(D2 sum, D2 squares, D2 shift, int64_t count, double ep
     return {shift + first, var, rstd_of(var, eps)};
 }
 
-// stats: (3, C), may be null.
-inline void write_statistics(double* stats, int64_t first, int64_t channels, const Statistics2& s) {
+// Statistics that are given, of kLanes channels from `first` on.
+inline Statistics2 given_statistics(const Param& mean, const Param& var, int64_t first, int64_t channels, double eps) {
+    const D2 v = param_at(var, first, channels, 1.0);
+    return {param_at(mean, first, channels, 0.0), v, rstd_of(v, eps)};
+}
+
+// Of the channels from `first` on that lie before `last`; stats: (3, C), may be null.
+inline void write_statistics(double* stats, int64_t first, int64_t last, int64_t channels, const Statistics2& s) {
     if (stats == nullptr) return;
-    store_head(stats + first, s.mean, channels - first);
-    store_head(stats + channels + first, s.var, channels - first);
-    store_head(stats + 2 * channels + first, s.rstd, channels - first);
+    store_head(stats + first, s.mean, last - first);
+    store_head(stats + channels + first, s.var, last - first);
+    store_head(stats + 2 * channels + first, s.rstd, last - first);
 }
 
 // Per-channel constants for vector loads, each padded(C) long, carved from a piece of scratch memory.

@@ -138,7 +138,7 @@ template <class T, Act A, bool R> struct PlanarForward {
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
             const Statistics2 st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), s.count(), a.eps);
-            put_statistics(a.stats, c, last, s.c, st);
+            write_statistics(a.stats, c, last, s.c, st);
             columns.set_affine(i, st.mean, st.rstd, param_at(a.weight, c, last, 1.0), param_at(a.bias, c, last, 0.0));
         }
     }
@@ -222,10 +222,6 @@ template <class T, Act A, bool R> struct PlanarForward {
         });
     }
 };
-
-template <class T, Act A, bool R> void planar_forward(const ChannelForward& a, const Parallel& parallel) {
-    PlanarForward<T, A, R>(a).run(parallel);
-}
 
 }  // namespace NK_ISA
 }  // namespace normkit

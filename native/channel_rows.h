@@ -201,9 +201,7 @@ template <class T, Act A, bool R> struct RowsForward {
         for (int64_t c = first; c < last; c += kLanes) {
             Statistics2 st;
             if (a.mean.data != nullptr) {
-                st.mean = param_at(a.mean, c, channels, 0.0);
-                st.var = param_at(a.var, c, channels, 1.0);
-                st.rstd = rstd_of(st.var, a.eps);
+                st = given_statistics(a.mean, a.var, c, channels, a.eps);
             } else {
                 D2 sum = zero2(), squares = zero2();
                 for (int64_t b = 0; b < plan.blocks; ++b) {
@@ -212,7 +210,7 @@ template <class T, Act A, bool R> struct RowsForward {
                 }
                 st = finish(sum, squares, load2(k + c), rows, a.eps);
             }
-            write_statistics(a.stats, c, channels, st);
+            write_statistics(a.stats, c, channels, channels, st);
             out.set_affine(c, st.mean, st.rstd, param_at(a.weight, c, channels, 1.0), param_at(a.bias, c, channels, 0.0));
         }
     }

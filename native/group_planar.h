@@ -136,7 +136,7 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
         sums.close(last - first);
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const Statistics2 st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), slab_elements(), a.eps);
-            put_statistics(a.stats, first + i, last, plan.slabs, st);
+            write_statistics(a.stats, first + i, last, plan.slabs, st);
             store2(mean + i, st.mean);
             store2(rstd + i, st.rstd);
         }

@@ -45,7 +45,7 @@ template <class T> void channel_forward_of(const ChannelForward& a, const Parall
         constexpr bool R = decltype(residual)::value;
         if (a.shape.channels_last) RowsForward<T, A, R>(a).run(parallel);
         else if (a.mean.data != nullptr) PlanarInference<T, A, R>(a).run(parallel);
-        else planar_forward<T, A, R>(a, parallel);
+        else PlanarForward<T, A, R>(a).run(parallel);
     });
 }
 

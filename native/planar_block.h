@@ -124,18 +124,7 @@ struct BlockSums {
 
 // The median in vectors, which know no branches: on random data those of a scalar one are mispredicted.
 NK_INLINE double median_in_lanes(double a, double b, double c) {
-    auto least = [](vd x, vd y) { return pick(above(x, y), y, x); };
-    auto most = [](vd x, vd y) { return pick(above(x, y), x, y); };
-    const vd x = set1(a), y = set1(b);
-    return most(least(x, y), least(most(x, y), set1(c)))[0];
-}
-
-// Statistics of kLanes channels from c on, as far as they lie before `last`; stats: (3, C), may be null.
-inline void put_statistics(double* stats, int64_t c, int64_t last, int64_t channels, const Statistics2& st) {
-    if (stats == nullptr) return;
-    store_head(stats + c, st.mean, last - c);
-    store_head(stats + channels + c, st.var, last - c);
-    store_head(stats + 2 * channels + c, st.rstd, last - c);
+    return median_of_three(set1(a), set1(b), set1(c))[0];
 }
 
 // One run of a block whose rows do not start at multiples of a vector, made in L1 and then streamed as whole lines.

@@ -28,11 +28,8 @@ template <class T, Act A, bool R> struct PlanarInference {
     Columns<Scalar> constants() const {
         const Columns<Scalar> made(scratch(Columns<Scalar>::doubles(s.c)), s.c);
         for (int64_t c = 0; c < s.c; c += kLanes) {
-            Statistics2 st;
-            st.mean = param_at(a.mean, c, s.c, 0.0);
-            st.var = param_at(a.var, c, s.c, 1.0);
-            st.rstd = rstd_of(st.var, a.eps);
-            write_statistics(a.stats, c, s.c, st);
+            const Statistics2 st = given_statistics(a.mean, a.var, c, s.c, a.eps);
+            write_statistics(a.stats, c, s.c, s.c, st);
             made.set_affine(c, st.mean, st.rstd, param_at(a.weight, c, s.c, 1.0), param_at(a.bias, c, s.c, 0.0));
         }
         return made;

@@ -23,7 +23,7 @@ inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
 // How many values each channel of a call has whose tensors are all as the kernels take them: plain, dense, on the CPU, of
 // fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
 inline int64_t channel_ready(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
-                      nb::handle var) {
+                             nb::handle var) {
     if (!is_plain(input)) return 0;
     try {
         const Tensor x(input);

@@ -133,8 +133,8 @@ BUGS: dict[str, Bug] = {
         "        super()._load_from_state_dict(*arguments)", RUNNING),
     "second_derivative_by_the_core": Bug(
         "create_graph=True gets gradients without a graph", "functional/_fused.py",
-        "            return (*_differentiable_backward(ctx, gradients[0]), *(None,) * 7)\n", "            pass\n",
-        DERIVATIVES),
+        "            return (*_differentiable_backward(ctx, gradients[0], ctx.needs_input_grad[:4]), *(None,) * 7)\n",
+        "            pass\n", DERIVATIVES),
     "double_backward_by_fixed_statistics": Bug(
         "second derivatives hold mean and variance fixed", "functional/batch_norm.py",
         "        if self.training:\n            return composed.batch_norm(",

@@ -93,9 +93,7 @@ class Subject:
 
     def memory(self) -> Memory:
         """What a step allocates."""
-        found = memory(self.training)
-        _keep(self.kept)
-        return found
+        return memory(self.training, self.kept)
 
 
 def measure(
@@ -150,8 +148,8 @@ class Memory(NamedTuple):
     peak: int
 
 
-def memory(training: Training) -> Memory:
-    """What a step allocates, as PyTorch's allocator counts it."""
+def memory(training: Training, kept: int | None = None) -> Memory:
+    """What a step allocates, as PyTorch's allocator counts it; freed outputs may keep `kept` bytes after it."""
     training.optimizer.zero_grad(set_to_none=True)
     _keep(0)  # large outputs of the native kernels come from PyTorch's allocator, too
     try:
@@ -160,7 +158,7 @@ def memory(training: Training) -> Memory:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
             loss.backward()
     finally:
-        _keep(native._memory_to_keep())
+        _keep(native._memory_to_keep() if kept is None else kept)
     live = list(accumulate(_allocations(forward)))
     return Memory(live[-1], max(*live, *accumulate(_allocations(backward), initial=live[-1])))
 

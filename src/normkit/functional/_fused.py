@@ -160,7 +160,7 @@ class Fused(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         (grad_output,) = gradients
         if torch.is_grad_enabled():
-            return (*_differentiable_backward(ctx, grad_output), None)
+            return (*_differentiable_backward(ctx, grad_output, ctx.needs_input_grad[:4]), None)
         input, weight, bias, residual, stats, bits = ctx.saved_tensors
         needs = ctx.needs_input_grad[:4]
         return (*ctx.call.backward(grad_output, input, weight, bias, residual, bits, stats, needs), None)
@@ -174,7 +174,7 @@ class FusedChannels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
-            return (*_differentiable_backward(ctx, gradients[0]), *(None,) * 7)
+            return (*_differentiable_backward(ctx, gradients[0], ctx.needs_input_grad[:4]), *(None,) * 7)
         return native.channel_gradients(ctx, gradients[0])
 
 
@@ -186,7 +186,8 @@ class FusedRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
-            return (*_differentiable_backward(ctx, gradients[0])[:3], *(None,) * 4)
+            needs = (*ctx.needs_input_grad[:3], False)  # rows have no residual
+            return (*_differentiable_backward(ctx, gradients[0], needs)[:3], *(None,) * 4)
         return native.layer_gradients(ctx, gradients[0])
 
 
@@ -196,10 +197,9 @@ _apply_channels = super(torch.autograd.Function, FusedChannels).apply
 _apply_rows = super(torch.autograd.Function, FusedRows).apply
 
 
-def _differentiable_backward(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
     """Gradients of input, weight, bias and residual that have a graph of their own."""
     input, weight, bias, residual, stats, bits = ctx.saved_tensors
-    needs = ctx.needs_input_grad[:4] if len(ctx.needs_input_grad) != 7 else (*ctx.needs_input_grad[:3], False)
     return _composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
 
 
