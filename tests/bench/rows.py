@@ -10,9 +10,9 @@ MACHINE = {"cpu": "A CPU", "cores": "2", "isa": "avx2", "system": "Linux", "torc
 
 def row(
     shape: tuple[int, ...] = (8, 64, 56, 56), ratio: float = 2.0, share: float = 0.5, layout: str = "NCHW",
-    op: str = "batch_norm", peers: tuple[str, ...] = ("torch",),
+    op: str = "batch_norm", peers: tuple[str, ...] = ("torch",), limit: float | None = None,
 ) -> Row:  # fmt: skip
-    peer = Peer(ms=3.0, forward=3.0, backward=1.5, total=ratio, low=ratio - 0.1, high=ratio + 0.1)
+    peer = Peer(ms=3.0, forward=3.0, backward=1.5, total=ratio, low=ratio - 0.1, high=ratio + 0.1, limit=limit)
     return Row(
         Case(op, shape, layout, "float32", 2), rounds=9, error=0.25, forward_ms=1.0, backward_ms=2.0, clone_ms=0.5,
         copy_ms=0.25, bytes=3e6, share=share, share_two_sweeps=1.6 * share, peers=dict.fromkeys(peers, peer),

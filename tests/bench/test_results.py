@@ -52,6 +52,13 @@ def test_a_summary_is_a_geometric_mean_with_the_worst_shape_named() -> None:
     assert (summary.ratio, summary.worst, summary.worst_shape) == (pytest.approx(2.0), 1.0, (2, 512, 14, 14))
 
 
+def test_a_limit_is_quoted_where_every_row_has_one() -> None:
+    rows = [row((8, 64, 56, 56), limit=4.0), row((2, 512, 14, 14), limit=1.0)]
+    assert [summaries(found)[0].limit for found in (rows, [*rows, row((2, 8, 3, 3))])] == [pytest.approx(2.0), None]
+    (line,) = rows_table(rows[:1]).cells
+    assert line[-1] == "2.00 of 4.00 (3.00, 1.50)"
+
+
 def test_shares_leave_out_tensors_below_a_megabyte() -> None:
     (summary,) = summaries([row((8, 64, 56, 56), share=0.8), row((16, 8, 2, 2), share=0.01)])
     assert (summary.share, summary.worst_share_shape) == (pytest.approx(0.8), (8, 64, 56, 56))

@@ -51,7 +51,8 @@ def goals_table(rows: Sequence[Row], threads: int = 2) -> Table:
         if found is not None:
             cells.append(_cells(goal, found))
     return Table(
-        ("figure", "layout", "against", "goal", "measured", "worst goal", "worst", "at", "reached"), tuple(cells)
+        ("figure", "layout", "against", "goal", "measured", "limit", "worst goal", "worst", "at", "reached"),
+        tuple(cells),
     )
 
 
@@ -59,6 +60,7 @@ def _cells(goal: Goal, found: Summary) -> tuple[str, ...]:
     reached = (found.ratio >= goal.ratio, found.worst >= goal.worst)
     return (
         goal.op if goal.scope == SUITE else f"{goal.op}, {goal.scope}", goal.layout, goal.peer, f"{goal.ratio:.1f}",
-        f"{found.ratio:.2f}", f"{goal.worst:.1f}", f"{found.worst:.2f}", shape(found.worst_shape),
+        f"{found.ratio:.2f}", "" if found.limit is None else f"{found.limit:.2f}", f"{goal.worst:.1f}",
+        f"{found.worst:.2f}", shape(found.worst_shape),
         {(True, True): "yes", (True, False): "mean only", (False, True): "worst only", (False, False): "no"}[reached],
     )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from . import floor, roof
 from .check import Mismatch, verify
 from .op import Op
-from .peers import PEERS, Absent, Contender, normkit
+from .peers import PEERS, Absent, Contender, normkit, walk
 from .problem import Case, Problem, make
 from .results import Peer, Row
 from .suite import OPS
@@ -31,7 +31,9 @@ def measure(case: Case, peers: Sequence[str] = ("torch",), seconds: float = 0.5)
         ours = normkit(op, problem)
         error = verify("normkit", ours, op, problem)
         present, absent = _present(peers, op, problem)
-        calls = {name: _clocked(contender, op) for name, contender in {"normkit": ours, **present}.items()}
+        bound = walk(op, problem)
+        contenders = {"normkit": ours, **present, **({"walk": bound} if bound else {})}
+        calls = {name: _clocked(contender, op) for name, contender in contenders.items()}
         times = interleave({**calls, **roof.calls(problem)}, seconds)
     finally:
         torch.set_num_threads(before)
@@ -55,13 +57,15 @@ def condense(op: Op, case: Case, error: float, times: dict[str, list[Seconds]], 
         share=roof_share * floor.fewest(op, case).total,
         share_two_sweeps=roof_share * floor.two_sweeps(op, case).total,
         peers={
-            name: _peer(op, ours, theirs) for name, theirs in times.items() if name not in ("normkit", "clone", "copy")
+            name: _peer(op, ours, theirs, times.get("walk"))
+            for name, theirs in times.items()
+            if name not in ("normkit", "walk", "clone", "copy")
         },
         absent=absent,
     )
 
 
-def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds]) -> Peer:
+def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds], walk: list[Seconds] | None) -> Peer:
     total = paired([t.total for t in theirs], [t.total for t in ours])
     backward = paired([t.backward for t in theirs], [t.backward for t in ours]).median if op.training else None
     return Peer(
@@ -71,6 +75,7 @@ def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds]) -> Peer:
         total=total.median,
         low=total.low,
         high=total.high,
+        limit=paired([t.total for t in theirs], [t.total for t in walk]).median if walk else None,
     )
 
 

@@ -24,6 +24,10 @@ fewest bytes. Peers: torch eager (`torch.nn`'s layer, then `+=` and `relu_`); *c
 *onednn*: PyTorch's opaque mkldnn tensors, which is oneDNN's plain-layout path and not its blocked layouts; *jax*: the
 formula and its vjp under jax.jit. A dash: the peer does not serve the case.
 
+**of**, and **limit** in the goals: the same ratio for a call that computes no statistics: frozen batch norm with a ReLU
+through the same Function and core, which walks memory once forward and once backward (behind a residual it does not
+even read x again). No kernel behind this call can pass it, however it finds mean and variance.
+
 Repeat with `normkit bench --shapes full --json FILE` and `normkit bench network --json FILE`.
 """
 

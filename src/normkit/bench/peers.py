@@ -6,6 +6,8 @@
     onednn    torch.native_batch_norm on to_mkldnn() tensors: oneDNN's plain-layout path, not its blocked layouts
     jax       the formula under jax.jit, forward and vjp, where jax is installed
 
+and `walk`, which bounds them: what normkit's call costs when its kernels compute no statistics.
+
 Rule: what a contender needs once (compiling, converting inputs to its own tensors) happens before the clock.
 """
 
@@ -17,7 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .op import Op
+import normkit as nk
+
+from .op import Op, prepared, ranked
 from .problem import Inputs, Problem
 
 Results = dict[str, Tensor]  # "output", and in training "dinput", "dresidual", "dweight", "dbias"
@@ -64,6 +68,19 @@ class Layer:
 
 def normkit(op: Op, problem: Problem) -> Contender:
     return Layer(op.ours(problem), problem)
+
+
+def walk(op: Op, problem: Problem) -> Contender | None:
+    """Frozen batch norm with a ReLU: the same call of the same core, one walk through memory each way.
+
+    Forward it reads x (and the residual) and writes y; backward it reads dy and x, whose sign it needs (bits behind a
+    residual), and writes dx (and dresidual): no kernel that computes statistics can take less. None where the
+    operation takes one walk itself.
+    """
+    if not op.training or problem.case.layout == "rows":
+        return None
+    frozen = getattr(nk, ranked("FrozenBatchNorm", problem.case))(problem.weight.numel(), activation="relu")
+    return Layer(prepared(frozen, problem, training=True), problem)
 
 
 def eager(op: Op, problem: Problem) -> Contender:

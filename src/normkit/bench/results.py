@@ -32,6 +32,7 @@ class Peer:
     total: float
     low: float  # quartiles of the total
     high: float
+    limit: float | None = None  # the total, had normkit's kernels computed no statistics
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ _LARGE_BYTES, _SHARE_BYTES = 32 << 20, 1 << 20
 
 @dataclass(frozen=True)
 class Summary:
-    """One operation, layout, dtype and thread count against one peer. Ratios: forward + backward, peer / normkit."""
+    """One operation, layout, dtype and thread count against one peer. Ratios: forward + backward, peer / normkit.
+
+    limit: what the ratio would be if normkit's kernels computed no statistics, where all rows have it.
+    """
 
     op: str
     layout: str
@@ -31,6 +34,7 @@ class Summary:
     ratio: float
     worst: float
     worst_shape: tuple[int, ...]
+    limit: float | None
     share: float | None
     worst_share: float | None
     worst_share_shape: tuple[int, ...] | None
@@ -60,6 +64,7 @@ def share(row: Row) -> float:
 
 def _summary(op: str, layout: str, dtype: str, threads: int, scope: str, peer: str, rows: list[Row]) -> Summary:
     slowest = min(rows, key=lambda row: row.peers[peer].total)
+    limits = [limit for row in rows if (limit := row.peers[peer].limit) is not None]
     sizeable = [row for row in rows if clone(row.case) / 2 >= _SHARE_BYTES]
     lowest = min(sizeable, key=share, default=None)
     return Summary(
@@ -68,6 +73,7 @@ def _summary(op: str, layout: str, dtype: str, threads: int, scope: str, peer: s
         ratio=_mean(row.peers[peer].total for row in rows),
         worst=slowest.peers[peer].total,
         worst_shape=slowest.case.shape,
+        limit=_mean(limits) if len(limits) == len(rows) else None,
         share=_mean(share(row) for row in sizeable) if sizeable else None,
         worst_share=None if lowest is None else share(lowest),
         worst_share_shape=None if lowest is None else lowest.case.shape,

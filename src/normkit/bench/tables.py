@@ -104,7 +104,8 @@ def _peer(peer: Peer | None) -> str:
         return "-"
     if peer.backward is None:
         return f"{peer.total:.2f}"
-    return f"{peer.total:.2f} ({peer.forward:.2f}, {peer.backward:.2f})"
+    limit = "" if peer.limit is None else f" of {peer.limit:.2f}"
+    return f"{peer.total:.2f}{limit} ({peer.forward:.2f}, {peer.backward:.2f})"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
