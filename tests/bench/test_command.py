@@ -95,9 +95,14 @@ def test_a_wrong_layer_is_an_error_and_not_a_figure(tiny: None, monkeypatch: pyt
 
 def test_a_peer_that_cannot_serve_a_case_says_why() -> None:
     row = measure(Case("batch_norm", (4, 8, 5, 5), "NHWC"), ("torch", "onednn"), 0.0)
-    assert (row.peers["torch"].limit or 0) > 0
     assert list(row.peers) == ["torch"]
     assert "layout of its own" in row.absent["onednn"]
+
+
+@pytest.mark.parametrize(("op", "limited"), [("group_norm", True), ("batch_norm+add+relu", True), ("inference", False)])
+def test_what_computes_statistics_has_a_limit(op: str, limited: bool) -> None:
+    row = measure(Case(op, (4, 32, 5, 5), "NHWC"), ("torch",), 0.0)
+    assert ((row.peers["torch"].limit or 0.0) > 0) == limited
 
 
 def test_the_thread_count_is_the_case_s_and_comes_back() -> None:
