@@ -175,8 +175,11 @@ BUGS: dict[str, Bug] = {
         "*self._affine(), False, self.eps", "self.weight, self.bias, self.training, self.eps", FROZEN),
     "sync_gradient_of_one_rank": Bug(
         "the gradient of gathered statistics stays on its rank", "functional/sync_batch_norm.py",
-        "_Sum.apply(gradients[0], ctx.group)[dist.get_rank(ctx.group)]", "gradients[0][dist.get_rank(ctx.group)]",
-        SYNC),
+        "_Sum.apply(torch.stack(gradients), ctx.group)", "gradients", SYNC),
+    "sync_native_gradient_of_one_rank": Bug(
+        "the kernels' sums stay on their rank", "functional/sync_batch_norm.py",
+        "_Sum.apply(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)",
+        "torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight])", SYNC),
     "deferred_moves_on_an_exception": Bug(
         "statistics held back move though the step failed", "statistics/deferred.py",
         "        yield\n        held = [(layer, layer._deferred or []) for layer in layers]\n    finally:",

@@ -8,8 +8,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,6 +31,52 @@ SIZES = {
     "cumulative": (3, 4),
 }
 CASES = list(SIZES)
+
+
+class Fused(NamedTuple):
+    """One layer with everything that its kernel takes in."""
+
+    dtype: torch.dtype
+    channels_last: bool = False
+    activation: str | None = None
+    residual: bool = False
+    affine: bool = True
+    mask_on: int | None = None  # the rank that gives a mask of ones, which takes it off the native kernels
+
+
+FUSED = {
+    "plain": Fused(torch.float32),
+    "relu": Fused(torch.float32, activation="relu"),
+    "channels_last": Fused(torch.float32, channels_last=True, activation="relu", residual=True),
+    "smooth": Fused(torch.float32, activation="silu", residual=True, affine=False),
+    "unfused": Fused(torch.float64, channels_last=True, activation="softsign", residual=True),
+    "half": Fused(torch.bfloat16, activation="relu", residual=True),
+    "mixed": Fused(torch.float32, activation="relu", residual=True, mask_on=1),
+}
+FUSED_SIZES = (5, 3)
+
+
+def fused_step(norm: type[nn.Module], options: Fused, rank: int | None, recompute: bool = False) -> dict[str, Tensor]:
+    """One training step of one layer on 17 channels of 7x5; rank: whose samples, None: all."""
+    g, shape = generator(7), (sum(FUSED_SIZES), 17, 7, 5)
+    x, r, dy = (gaussian(shape, g, mean=mean).to(options.dtype) for mean in (2.0, 0.0, 0.0))
+    layer = norm(17, activation=options.activation, affine=options.affine).double()
+    if options.affine:
+        layer.weight.data, layer.bias.data = gaussian((17,), g, mean=1.0), gaussian((17,), g)
+    layer.to(options.dtype)
+    if rank is not None:
+        x, r, dy = (t.split(FUSED_SIZES)[rank] for t in (x, r, dy))
+    if options.channels_last:
+        x, r, dy = (t.to(memory_format=torch.channels_last) for t in (x, r, dy))
+    inputs = [t.detach().requires_grad_() for t in ((x, r) if options.residual else (x,))]
+    mask = torch.ones(x.shape[0], 1, 7, 5, dtype=torch.bool) if rank is not None and options.mask_on == rank else None
+    with nk.recompute_outputs() if recompute else nullcontext():
+        y = layer(*inputs, mask=mask)
+        z = y * y  # keeps the norm's output
+    z.backward(dy)
+    found = {"y": y.detach()} | {name: t.grad for name, t in zip(("dx", "dr"), inputs, strict=False)}
+    found |= {f"d{name}": p.grad for name, p in layer.named_parameters()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def batch(case: str) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -120,8 +168,13 @@ def _rank(folder: Path, rank: int) -> None:
         assert dy is not None
         layer = nk.SyncBatchNorm(3, **_options(case))  # type: ignore[arg-type]  # options by name
         found |= {f"{case}.{name}": value for name, value in step(layer, x, dy, mask).items()}
-    x = batch("uneven")[0].split(list(SIZES["uneven"]))[rank]
-    found["second"] = second_derivative(nk.SyncBatchNorm(3).double(), x)
+    for name, options in FUSED.items():
+        found |= {f"{name}.{k}": v for k, v in fused_step(nk.SyncBatchNorm, options, rank).items()}
+    again = fused_step(nk.SyncBatchNorm, FUSED["channels_last"], rank, recompute=True)
+    found |= {f"recomputed.{k}": v for k, v in again.items()}
+    for case in ("uneven", "one_empty"):
+        x = batch(case)[0].split(list(SIZES[case]))[rank]
+        found[f"{case}.second"] = second_derivative(nk.SyncBatchNorm(3).double(), x)
     model = DistributedDataParallel(_model(nk.SyncBatchNorm(4)))
     found |= {f"ddp.{k}": v for k, v in train(model, batch("even")[0].split([4, 4])[rank]).items()}
     found["one_each"] = nk.SyncBatchNorm(3)(torch.full((1, 3), float(rank))).detach()

@@ -82,9 +82,32 @@ def test_two_ranks_equal_one_process_with_both_batches(case: str, two_ranks: lis
         assert_same(two_ranks[0][f"{case}.{name}"].double(), two_ranks[1][f"{case}.{name}"].double(), name)
 
 
-def test_a_second_derivative_crosses_the_ranks(two_ranks: list[dict[str, torch.Tensor]]) -> None:
-    together = torch.cat([rank["second"] for rank in two_ranks])
-    assert_equal64(together, ranks.second_derivative(nk.BatchNorm1d(3).double(), ranks.batch("uneven")[0]), factor=1e6)
+@pytest.mark.parametrize("case", ranks.FUSED)
+def test_two_ranks_equal_one_process_with_residual_and_activation(
+    case: str, two_ranks: list[dict[str, torch.Tensor]]
+) -> None:
+    """Against batch norm on the same values in float64; the bounds are those of the dtype."""
+    options = ranks.FUSED[case]
+    alone = ranks.fused_step(nk.BatchNorm2d, options, None)
+    unit = torch.finfo(options.dtype).eps
+    for name, value in alone.items():
+        parts = [rank[f"{case}.{name}"].double() for rank in two_ranks]
+        together = parts[0] + parts[1] if name in ("dweight", "dbias") else torch.cat(parts)
+        # two results, each within a few roundings of what its sums are made of; softsign squeezes values of 8 below 1
+        bound = 16 * unit * value.double().abs().max().clamp(min=8.0)
+        assert (together - value.double()).abs().max() <= bound, name
+
+
+def test_recomputed_outputs_take_no_second_collective(two_ranks: list[dict[str, torch.Tensor]]) -> None:
+    for rank in two_ranks:
+        for name in ("y", "dx", "dr", "dweight", "dbias"):
+            assert torch.equal(rank[f"recomputed.{name}"], rank[f"channels_last.{name}"]), name
+
+
+@pytest.mark.parametrize("case", ["uneven", "one_empty"])
+def test_a_second_derivative_crosses_the_ranks(case: str, two_ranks: list[dict[str, torch.Tensor]]) -> None:
+    together = torch.cat([rank[f"{case}.second"] for rank in two_ranks])
+    assert_equal64(together, ranks.second_derivative(nk.BatchNorm1d(3).double(), ranks.batch(case)[0]), factor=1e6)
 
 
 def test_data_parallel_training_on_the_cpu_equals_one_process(two_ranks: list[dict[str, torch.Tensor]]) -> None:

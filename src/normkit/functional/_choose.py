@@ -23,8 +23,10 @@ _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 _peek_transform = torch._C._functorch.peek_interpreter_stack
 _count_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
-# The norms that the native module serves; ghost batch norm and batch renorm by the kernels of batch norm.
-_NATIVE = frozenset(["batch_norm", "batch_renorm", "ghost_batch_norm", "group_norm", "layer_norm", "rms_norm"])
+# The norms that the native module serves; ghost and synchronised batch norm and batch renorm by batch norm's kernels.
+_NATIVE = frozenset(
+    ["batch_norm", "batch_renorm", "ghost_batch_norm", "group_norm", "layer_norm", "rms_norm", "sync_batch_norm"]
+)
 _NATIVE_MASKED = frozenset({"batch_norm"})  # of these, the ones that take a mask
 
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.

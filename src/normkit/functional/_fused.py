@@ -200,10 +200,10 @@ _apply_rows = super(torch.autograd.Function, FusedRows).apply
 def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
     """Gradients of input, weight, bias and residual that have a graph of their own."""
     input, weight, bias, residual, stats, bits = ctx.saved_tensors
-    return _composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
+    return composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
 
 
-def _composed_backward(
+def composed_backward(
     call: Call,
     grad_output: Tensor,
     input: Tensor,

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from ..kernels import native
+from ..kernels import composed, native
 from . import _fused
 from ._running import Running
 
@@ -166,8 +166,8 @@ class _Recorder:
         bias: Tensor | None, residual: Tensor | None,
     ) -> None:  # fmt: skip
         """Make the recipe of a norm's output, unless it would save nothing."""
-        if hasattr(call, "limits"):
-            return  # batch renorm's correction comes from running statistics that have moved by then
+        if hasattr(call, "limits") or call.kernel is composed:
+            return  # running statistics that renorm needs have moved by then; what is composed is kept
         of_input = self._recipe_of(input)
         of_residual = None if residual is None else self._recipe_of(residual)
         if residual is not None and of_residual is None and not self._is_kept(residual):

@@ -1,24 +1,30 @@
 """Synchronised batch normalization: batch norm under the moments of all processes' batches, merged.
 
-One collective gathers count, mean and m2 of all ranks; then they merge like any others. The gradient of a gathered
-value is the sum of what every rank wants of it: one collective in the backward too, and one in its own derivative, so
-derivatives of every order cross the ranks. Any backend, any counts.
+One collective gathers count, mean and m2 of all ranks; then they merge like any others. The gradient of a merged value
+is the sum of what every rank wants of it: one collective of 2C numbers in the backward, and one in its own derivative,
+so derivatives of every order cross the ranks. Any backend, any counts.
+
+Rule: ranks may differ in their kernels (an empty or masked batch has no native one), so every rank's graph is the same
+and takes part in the same collectives: one node, whichever kernels compute it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .. import _shapes
-from .._activation import NONE, Activation
-from ..kernels import composed
+from .._activation import AFTER, NONE, Activation
+from ..distributed import gather
+from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose
+from ._fused import Gradients, composed_backward, run
 from ._running import Running
 from .batch_norm import verify
 
@@ -46,46 +52,203 @@ def apply(
     verify(input, running, weight, bias, True, eps, residual)
     if mask is not None:
         mask = _shapes.channel_mask(mask, input)
-    choose("sync_batch_norm", input, activation, mask, (residual, weight, bias))  # refuses a backend that lacks it
-    wide = input.to(accumulator_dtype(input))
-    moments = of_all_ranks(Moments.of(wide, _shapes.batch_dims(input.dim()), mask), group)
-    if input.device.type == "cpu" and int(moments.count) == 1:
-        raise ValueError(_shapes.ONE_VALUE.format(input.size()))
-    xhat = composed.standardize(wide, moments, eps, mask)
-    if running is not None:
-        _running.move(running, moments)
-    shape = _shapes.channel_shape(input.dim(), input.shape[1])
-    scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-    return composed.finish(xhat, scale, shift, residual, activation, mask, input.dtype)
+    path, _ = choose("sync_batch_norm", input, activation, mask, (residual, weight, bias))
+    kernel = native if path == "native" and input.numel() else composed
+    call = SyncBatchNormCall(kernel, running, True, eps, activation, mask, group)
+    if torch.compiler.is_compiling():
+        return call.compiled(input, weight, bias, residual)
+    if mask is None or activation.code != AFTER:
+        return run(call, input, weight, bias, residual)
+    residual = None if residual is None else torch.where(mask, residual, 0)
+    return torch.where(mask, run(call, input, weight, bias, residual), 0)
+
+
+class SyncBatchNormCall(NamedTuple):
+    """This rank's part of one synchronised batch norm, on the native kernels of batch norm or composed.
+
+    Native forward: the statistics of this rank, then y by those of all ranks as if they were given. Native backward: dx
+    as if they were constants, with this rank's sums; then what all ranks want of mean and m2, which is one more batch
+    norm of x, with that dx as its residual.
+    """
+
+    kernel: ModuleType
+    running: Running | None
+    training: bool  # False: by the running statistics
+    eps: float
+    activation: Activation
+    mask: Tensor | None  # (N, 1, *); composed only
+    group: dist.ProcessGroup | None
+
+    def forward(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(output, stats (4, C) float64: mean, biased var, rstd and count of all ranks; bits)."""
+        if not self.training:
+            assert self.running is not None
+            return self._native(input, *self.running[:2], weight, bias, residual, save)
+        whole = self._whole(self._own(input), input)
+        count, var = torch.as_tensor(whole.count), whole.var(correction=0)
+        if self.kernel is native:
+            y, stats, bits = self._native(input, whole.mean, var, weight, bias, residual, save)
+        else:
+            y, bits = self._finished(input, whole, weight, bias, residual, self.activation), None
+            stats = torch.stack([whole.mean, var, (var + self.eps).rsqrt()])
+        return y, None if stats is None else torch.cat([stats, count.to(stats).expand(1, stats.shape[1])]), bits
+
+    def _own(self, input: Tensor) -> Moments:
+        """The moments of this rank's batch."""
+        if self.kernel is not native:
+            return Moments.of(input, _shapes.batch_dims(input.dim()), self.mask)
+        mean, var, _ = native.batch_norm_statistics(input)
+        count = _shapes.values_per_channel(input.shape)
+        return Moments(count, mean, var * count)
+
+    def _whole(self, own: Moments, input: Tensor) -> Moments:
+        """The moments of all ranks' batches, which move the running statistics."""
+        whole = of_all_ranks(own, self.group)
+        if input.device.type == "cpu" and not torch.compiler.is_compiling() and int(whole.count) == 1:
+            raise ValueError(_shapes.ONE_VALUE.format(input.size()))
+        if self.running is not None:
+            _running.move(self.running, whole)
+        return whole
+
+    def _native(
+        self,
+        input: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        save: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Batch norm by given statistics."""
+        return native.batch_norm_inference(
+            input, mean, var, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            save_for_backward=save,
+        )  # fmt: skip
+
+    def _finished(
+        self,
+        input: Tensor,
+        moments: Moments,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+    ) -> Tensor:
+        """The output from the moments of all ranks, by differentiable operations."""
+        xhat = composed.standardize(input.to(accumulator_dtype(input)), moments, self.eps, self.mask)
+        shape = _shapes.channel_shape(input.dim(), input.shape[1])
+        scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
+        return composed.finish(xhat, scale, shift, residual, activation, self.mask, input.dtype)
+
+    def backward(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        bits: Tensor | None,
+        stats: Tensor,
+        needs: tuple[bool, bool, bool, bool],
+    ) -> Gradients:
+        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        if self.kernel is not native:
+            found = composed_backward(self, grad_output, input, weight, bias, residual, bits, stats, needs)
+            dx, dweight, dbias, dresidual = (None if gradient is None else gradient.detach() for gradient in found)
+            return dx, dweight, dbias, dresidual
+        mean, var, rstd, count = stats
+        scale = torch.ones_like(mean) if weight is None else weight.double()  # float64: so are the sums then
+        shift = torch.zeros_like(mean) if bias is None else bias.double()
+        dx, dweight, dbias, dresidual = native.batch_norm_backward(
+            grad_output, input, scale, shift, residual, bits, stats[:3], self.activation.code, self.activation.param,
+            training=False, needs=(needs[0], True, True, needs[3]),
+        )  # fmt: skip
+        assert dweight is not None
+        assert dbias is not None
+        if needs[0]:
+            assert dx is not None
+            slope = -scale * rstd  # d xhat = -rstd * d mean - xhat * rstd^2 / (2 * count) * d m2
+            dmean, dm2 = _Sum.apply(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)
+            dx, _, _ = native.batch_norm_inference(
+                input, mean, var, 2 * dm2 / rstd, dmean / count, dx, NONE.code, NONE.param, self.eps,
+                save_for_backward=False,
+            )  # fmt: skip
+        return (
+            dx,
+            dweight.to(weight.dtype) if needs[1] and weight is not None else None,
+            dbias.to(bias.dtype) if needs[2] and bias is not None else None,
+            dresidual,
+        )
+
+    def composed(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation,
+        stats: Tensor,
+    ) -> Tensor:
+        """The same forward as differentiable operations; the moments of all ranks are known."""
+        mean, var, _, count = stats
+        own = Moments.of(input, _shapes.batch_dims(input.dim()), self.mask)
+        moments = _attached(own, Moments(count[0].long(), mean, var * count), self.group)
+        return self._finished(input, moments, weight, bias, residual, activation)
+
+    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """Compiled code takes the differentiable operations."""
+        own = Moments.of(input, _shapes.batch_dims(input.dim()), self.mask)
+        moments = _attached(own, self._whole(own, input), self.group)
+        return self._finished(input, moments, weight, bias, residual, self.activation)
+
+    def without_activation(self) -> SyncBatchNormCall:
+        """The same call with the identity as its activation."""
+        return self._replace(activation=NONE)
 
 
 def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
-    """The moments of all ranks' sets together, differentiable; every rank must call it. mean, m2: (C,).
+    """The moments of all ranks' sets together, without gradient; every rank must call it. mean, m2: (C,).
 
     The count comes back as a 0-dim tensor, so that no device is read.
     """
-    count = torch.as_tensor(moments.count, device=moments.mean.device)
-    count = count.flatten()[:1].to(moments.mean.dtype)  # exact up to 2^53 values (float32: 2^24)
-    rows = _Gather.apply(torch.cat([count, moments.mean, moments.m2]), group)  # (ranks, 1 + 2C)
-    counts, (means, m2s) = rows[:, :1].detach().long(), rows[:, 1:].chunk(2, dim=1)
+    mean, m2 = moments.mean.detach(), moments.m2.detach()
+    count = torch.as_tensor(moments.count, device=mean.device).flatten()[:1]
+    parts = gather([count, mean, m2], group)  # in float64: exact counts up to 2^53
+    counts, means, m2s = (torch.stack(column) for column in zip(*parts, strict=True))
     whole = Moments(counts, means, m2s).merge_along(0)
     return Moments(counts.sum(), whole.mean, whole.m2, moments.dim)
 
 
-class _Gather(torch.autograd.Function):
-    """row: (K,) of this rank -> (ranks, K)."""
+def _attached(own: Moments, whole: Moments, group: dist.ProcessGroup | None) -> Moments:
+    """`whole`, whose gradient reaches this rank's own moments and comes from all ranks."""
+    count = torch.as_tensor(own.count, device=own.mean.device).flatten()[:1].to(own.mean.dtype)
+    mean, m2 = _Whole.apply(own.mean, own.m2, count, whole.mean, whole.m2, whole.count, group)
+    return Moments(whole.count, mean, m2, own.dim)
+
+
+class _Whole(torch.autograd.Function):
+    """(mean, m2) of this rank -> those of all ranks, which are known. (C,) each.
+
+    mean = S count_r mean_r / count, m2 = S m2_r + count_r (mean_r - mean)^2.
+    """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Tensor:
-        row, group = arguments
-        ctx.group = group
-        rows = [torch.empty_like(row) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(rows, row.contiguous(), group=group)
-        return torch.stack(rows)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        own_mean, _, own_count, mean, m2, count, group = arguments
+        mean, m2 = mean.clone(), m2.clone()
+        ctx.save_for_backward(own_mean, mean)
+        ctx.own_count, ctx.count, ctx.group = own_count, count, group
+        return mean, m2
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        return _Sum.apply(gradients[0], ctx.group)[dist.get_rank(ctx.group)], None
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        own_mean, mean = ctx.saved_tensors
+        dmean, dm2 = _Sum.apply(torch.stack(gradients), ctx.group)
+        own = ctx.own_count * (dmean / ctx.count + 2 * (own_mean - mean) * dm2)
+        return own, dm2, None, None, None, None, None
 
 
 class _Sum(torch.autograd.Function):

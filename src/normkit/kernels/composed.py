@@ -14,6 +14,9 @@ from .._activation import AFTER, NONE, Activation
 from .._shapes import batch_dims, channel_shape
 from ..moments import Moments, accumulator_dtype
 
+FUSED_ACTIVATIONS = range(AFTER + 1, 1 << 8)  # every code: an activation without one may have parameters of its own
+FUSES_RESIDUAL = True
+
 
 def batch_norm(
     input: Tensor,
