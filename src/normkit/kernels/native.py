@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import memory
+
 IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH = 0, 1, 2, 3, 4, 9
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH})
 FUSES_RESIDUAL = True
@@ -60,9 +62,7 @@ def _memory_to_keep() -> int:
                 RuntimeWarning,
                 stacklevel=2,
             )
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return 0
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _KEEP_SHARE
+    return memory.available() // _KEEP_SHARE
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
