@@ -8,9 +8,11 @@ bit an element (activations whose slope depends on the sign alone) or the residu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,74 +20,59 @@ from torch import Tensor
 from .._activation import IDENTITY, NONE, Activation
 from ..kernels import native
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+Forwarded: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]  # output, statistics, bits
+Needs: TypeAlias = tuple[bool, bool, bool, bool]  # of input, weight, bias and residual: whose gradient is wanted
 
 
-class Call(Protocol):
-    """One call of a norm on a fused kernel. input: (N, C, *) or (*, D); weight, bias: the parameters or None."""
+class Operands(NamedTuple):
+    """What a norm works on: input (N, C, *) or (*, D); weight, bias (C,) or the normalized shape; residual as input."""
 
-    @property
-    def kernel(self) -> ModuleType:
-        """The module with the kernels, of the shape of :mod:`normkit.kernels.native`."""
-        ...
+    input: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
 
-    @property
-    def activation(self) -> Activation:
-        """What follows the normalization."""
-        ...
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+@dataclass(slots=True, eq=False)
+class Call(ABC):
+    """One call of a norm on a fused kernel. kernel: a module of the shape of :mod:`normkit.kernels.native`."""
+
+    kernel: ModuleType
+    activation: Activation
+
+    @abstractmethod
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, statistics, bits); `save` asks for what the backward needs."""
-        ...
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    @abstractmethod
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input, weight, bias and residual, in their dtypes; None where not needed."""
-        ...
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
-        """The same forward as differentiable operations."""
-        ...
+    @abstractmethod
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
+        """The same forward as differentiable operations, with this activation."""
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The same as one opaque operator of torch.compile."""
-        ...
+    def compiled(self, of: Operands) -> Tensor:
+        """The same under torch.compile; those that `choose` leaves to composed operations there have none."""
+        raise NotImplementedError(f"{type(self).__name__} is composed under torch.compile")
 
-    def without_activation(self) -> Call:
-        """The same call with the identity as its activation."""
-        ...
+    def again(self, stats: Tensor) -> Call | None:
+        """The call that makes this one's output from its statistics and moves none; None: the output has to be kept."""
+        return self
 
 
 def run(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     """The norm's output; residual and activation follow as operations of their own where the kernel lacks them."""
     kernel, activation = call.kernel, call.activation
     if activation.code not in kernel.FUSED_ACTIVATIONS or (residual is not None and not kernel.FUSES_RESIDUAL):
-        y = run(call.without_activation(), input, weight, bias, None)
+        y = run(replace(call, activation=NONE), input, weight, bias, None)
         return after(y, residual, activation)
     if torch.compiler.is_compiling():
-        return call.compiled(input, weight, bias, residual)
+        return call.compiled(Operands(input, weight, bias, residual))
     if _needs_graph(input, weight, bias, residual):
         return _apply(input, weight, bias, residual, call)
-    return call.forward(input, weight, bias, residual, False)[0]
+    return call.forward(Operands(input, weight, bias, residual), False)[0]
 
 
 def run_channels(
@@ -147,13 +134,14 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        input, weight, bias, residual, call = arguments
-        y, stats, bits = call.forward(input, weight, bias, residual, True)
+        *tensors, call = arguments
+        input, weight, bias, residual = of = Operands(*tensors)
+        y, stats, bits = call.forward(of, True)
         kept = residual if bits is None and call.activation.code != IDENTITY else None
         ctx.save_for_backward(input, weight, bias, kept, stats, bits)
         ctx.call = call
         if on_output is not None:
-            on_output(call, y, stats, input, weight, bias, residual)
+            on_output(call, y, stats, *of)
         return y
 
     @staticmethod
@@ -161,9 +149,8 @@ class Fused(torch.autograd.Function):
         (grad_output,) = gradients
         if torch.is_grad_enabled():
             return (*_differentiable_backward(ctx, grad_output, ctx.needs_input_grad[:4]), None)
-        input, weight, bias, residual, stats, bits = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:4]
-        return (*ctx.call.backward(grad_output, input, weight, bias, residual, bits, stats, needs), None)
+        *tensors, stats, bits = ctx.saved_tensors
+        return (*ctx.call.backward(grad_output, Operands(*tensors), stats, bits, ctx.needs_input_grad[:4]), None)
 
 
 class FusedChannels(torch.autograd.Function):
@@ -197,38 +184,29 @@ _apply_channels = super(torch.autograd.Function, FusedChannels).apply
 _apply_rows = super(torch.autograd.Function, FusedRows).apply
 
 
-def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: Needs) -> list[Tensor | None]:
     """Gradients of input, weight, bias and residual that have a graph of their own."""
-    input, weight, bias, residual, stats, bits = ctx.saved_tensors
-    return composed_backward(ctx.call, grad_output, input, weight, bias, residual, bits, stats, needs)
+    *tensors, stats, bits = ctx.saved_tensors
+    return composed_backward(ctx.call, grad_output, Operands(*tensors), stats, bits, needs)
 
 
 def composed_backward(
-    call: Call,
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    stats: Tensor,
-    needs: tuple[bool, ...],
+    call: Call, grad_output: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs
 ) -> list[Tensor | None]:
     """The first derivative as a graph: the composed forward, differentiated with create_graph."""
     activation, dresidual = call.activation, None
     if bits is not None:
         # What is known of the activation's input is its sign, and the slope is locally constant.
-        positive = call.kernel.unpack_bits(bits, input)
+        positive = call.kernel.unpack_bits(bits, of.input)
         grad_output = torch.where(positive, grad_output, activation.param * grad_output)
         activation = NONE
     if activation.code == IDENTITY:
         dresidual = grad_output
     with torch.enable_grad():
-        y = call.composed(input, weight, bias, residual, activation, stats)
-        tensors = (input, weight, bias, residual)
-        wanted = [i for i, tensor in enumerate(tensors) if tensor is not None and needs[i]]
+        y = call.composed(of, activation, stats)
+        wanted = [i for i, tensor in enumerate(of) if tensor is not None and needs[i]]
         found = torch.autograd.grad(
-            y, [tensor for i in wanted if (tensor := tensors[i]) is not None], grad_output, create_graph=True
+            y, [tensor for i in wanted if (tensor := of[i]) is not None], grad_output, create_graph=True
         ) if wanted else ()  # fmt: skip
     gradients: list[Tensor | None] = [None, None, None, dresidual if needs[3] else None]
     for i, gradient in zip(wanted, found, strict=True):

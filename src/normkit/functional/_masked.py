@@ -10,65 +10,52 @@ A select before and one behind the kernels, in each direction; NaN and Inf under
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .._activation import IDENTITY, NONE, Activation
+from .._activation import IDENTITY, Activation
 from ..kernels import composed
 from . import _running
-from ._fused import Gradients
+from ._fused import Call, Forwarded, Gradients, Needs, Operands
 from ._running import Running
 
 
-class MaskedBatchNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class MaskedBatchNormCall(Call):
     """One batch norm of the values that a mask keeps; moves the running statistics in its forward.
 
     mask: bool, (N, 1, *), broadcastable to the input. training: normalize by the batch's statistics.
     """
 
-    kernel: ModuleType
     running: Running | None
     training: bool
     eps: float
-    activation: Activation
     mask: Tensor
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3, C) float64: mean, biased var, rstd; bits)."""
-        value, count = self._value(input), self._count(input)
-        filled = _select(self.mask, input, value)
+        value, count = self._value(of.input), self._count(of.input)
+        filled = _select(self.mask, of.input, value)
         if self.training:
             mean, var = self._statistics(filled, value, count)
         else:
             assert self.running is not None
             mean, var = self.running.mean, self.running.var
         y, stats, bits = self.kernel.batch_norm_inference(
-            filled, mean, var, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            filled, mean, var, *of[1:], self.activation.code, self.activation.param, self.eps,
             save_for_backward=save,
         )  # fmt: skip
         if self.training and self.running is not None:
             _running.move_native(self.running, torch.stack([mean, var]), count)
         return y.masked_fill_(~self.mask, 0), stats, bits
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *); zero under the mask."""
+        input, weight, bias, residual = of
         zero = torch.zeros((), dtype=input.dtype)
-        dy = _select(self.mask, grad_output, zero)
+        dy = _select(self.mask, dy, zero)
         residual = None if residual is None else _select(self.mask, residual, zero)
         filled = _select(self.mask, input, self._value(input))
         dx, dweight, dbias, dresidual = self.kernel.batch_norm_backward(
@@ -81,16 +68,9 @@ class MaskedBatchNormCall(NamedTuple):
             dresidual.masked_fill_(~self.mask, 0)  # an open gate may have met a value that was put in
         return dx, dweight, dbias, dresidual
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
+        input, weight, bias, residual = of
         if self.training:
             return composed.batch_norm(
                 input, weight, bias, self.eps, residual=residual, activation=activation, mask=self.mask
@@ -99,13 +79,9 @@ class MaskedBatchNormCall(NamedTuple):
             input, stats[0], stats[1], weight, bias, self.eps, residual=residual, activation=activation, mask=self.mask
         )
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """Compiled code takes the differentiable operations."""
-        raise AssertionError("a compiled masked batch norm is composed")
-
-    def without_activation(self) -> MaskedBatchNormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)
+    def again(self, stats: Tensor) -> Call:
+        """In training by the batch again: its moments are made of more values than the mask keeps."""
+        return replace(self, running=None if self.training else Running(stats[0], stats[1], None, None))
 
     def _count(self, input: Tensor) -> int:
         """How many real values each channel has."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation, by_code
 from ..kernels import native
-from ._fused import Call, Gradients
+from ._fused import Call, Gradients, Operands
 
 # What makes a norm's call from plain numbers: (size, eps, activation); `size` is the norm's own integer.
 Make = Callable[[int, float, Activation], Call]
@@ -63,7 +63,7 @@ class Opaque:
         param: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         call = self._make(size, eps, by_code(activation, param))
-        output, stats, bits = call.forward(input, weight, bias, residual, True)
+        output, stats, bits = call.forward(Operands(input, weight, bias, residual), True)
         assert stats is not None
         return _like(output, input), stats, _none(input) if bits is None else bits
 
@@ -99,7 +99,8 @@ class Opaque:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         call = self._make(size, eps, by_code(activation, param))
         wanted = (needs[0], needs[1], needs[2], needs[3])
-        dx, dweight, dbias, dresidual = call.backward(grad_output, input, weight, bias, residual, bits, stats, wanted)
+        of = Operands(input, weight, bias, residual)
+        dx, dweight, dbias, dresidual = call.backward(grad_output, of, stats, bits, wanted)
         return (
             _none(input) if dx is None else _like(dx, input),
             _none(input) if dweight is None or weight is None else dweight.to(weight.dtype),

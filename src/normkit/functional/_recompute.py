@@ -26,9 +26,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from ..kernels import composed, native
 from . import _fused
-from ._running import Running
 
 Held = Callable[[], Tensor]  # what autograd keeps: calling it gives the tensor
 
@@ -100,7 +98,9 @@ class _Recipe:
 
     __slots__ = ("__weakref__", "address", "call", "depth", "made", "output", "sources", "stats", "version", "waiting")
 
-    def __init__(self, call: Any, output: Tensor, stats: Tensor, sources: tuple[Held | None, ...], depth: int) -> None:
+    def __init__(
+        self, call: _fused.Call, output: Tensor, stats: Tensor, sources: tuple[Held | None, ...], depth: int
+    ) -> None:
         self.call, self.stats, self.sources, self.depth = call, stats.detach(), sources, depth
         self.output, self.version, self.address = ref(output), output._version, _address(output)
         self.waiting = 0  # what is kept of this output and was not asked for yet
@@ -123,10 +123,11 @@ class _Recipe:
         return output
 
     def _make(self) -> Tensor:
-        input, weight, bias, residual = (None if source is None else source() for source in self.sources)
+        input, *others = (None if source is None else source() for source in self.sources)
+        call = self.call.again(self.stats)
         assert input is not None
-        call = _again(self.call, self.stats)
-        return call.forward(input, weight, bias, residual, False)[0]  # all detached: no graph is made
+        assert call is not None
+        return call.forward(_fused.Operands(input, *others), False)[0]  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
         """The statistics, (3, *)."""
@@ -166,8 +167,8 @@ class _Recorder:
         bias: Tensor | None, residual: Tensor | None,
     ) -> None:  # fmt: skip
         """Make the recipe of a norm's output, unless it would save nothing."""
-        if hasattr(call, "limits") or call.kernel is composed:
-            return  # running statistics that renorm needs have moved by then; what is composed is kept
+        if call.again(stats) is None:
+            return
         of_input = self._recipe_of(input)
         of_residual = None if residual is None else self._recipe_of(residual)
         if residual is not None and of_residual is None and not self._is_kept(residual):
@@ -211,19 +212,6 @@ def _source(tensor: Tensor | None, recipe: _Recipe | None = None) -> Held | None
     if tensor is None or recipe is None:
         return None if tensor is None else _Kept(tensor)
     return _Output(recipe, tensor, waits=False)
-
-
-def _again(call: Any, stats: Tensor) -> _fused.Call:
-    """The call that repeats `call` and moves no statistics. stats: (3, *).
-
-    Batch norm takes the statistics as given: one pass, and the native kernels make the same constants from them.
-    PyTorch's training kernel and the masked one are asked for the same batch again.
-    """
-    plain = call.kernel is native and not hasattr(call, "mask")
-    given: bool = hasattr(call, "training") and (plain or not call.training)
-    if given:
-        return call._replace(training=False, running=Running(stats[0], stats[1], None, None))
-    return call._replace(running=None) if hasattr(call, "running") else call
 
 
 def _address(tensor: Tensor) -> int:

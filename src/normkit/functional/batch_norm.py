@@ -7,8 +7,8 @@ The way of the data: `batch_norm` (public, torch's signature) or a layer -> `app
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from ..kernels import aten, composed, native
 from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_eager, is_exporting, is_transformed
-from ._fused import Gradients, after, run, run_channels
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels
 from ._masked import MaskedBatchNormCall
 from ._opaque import Opaque
 from ._running import Running
@@ -115,7 +115,7 @@ def apply(
         # The common call: one look at all tensors. Whatever it does not know is looked at closely below.
         count = native.ready(input, residual, weight, bias, mean, var)
         if count > 1 or (count and not training):
-            call = BatchNormCall(native, running, training, eps, activation)
+            call = BatchNormCall(native, activation, running, training, eps)
             return run_channels(call, running, 0, training, eps, input, weight, bias, residual)
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
@@ -128,7 +128,7 @@ def apply(
         return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
     if mask is not None and input.numel():
         return _masked(input, running, weight, bias, training, eps, residual, activation, mask)
-    call = BatchNormCall(KERNELS[path], running, training, eps, activation)
+    call = BatchNormCall(KERNELS[path], activation, running, training, eps)
     return run(call, input, weight, bias, residual)
 
 
@@ -221,7 +221,7 @@ def _masked(
     activation: Activation,
     mask: Tensor,
 ) -> Tensor:
-    call = MaskedBatchNormCall(native, running, training, eps, activation, mask)
+    call = MaskedBatchNormCall(native, activation, running, training, eps, mask)
     if activation.code in native.FUSED_ACTIVATIONS:
         return run(call, input, weight, bias, residual)
     residual = None if residual is None else torch.where(mask, residual, 0)
@@ -254,86 +254,63 @@ def _upcast(parameter: Tensor | None, statistic: Tensor | None) -> Tensor | None
     return parameter if parameter is None or statistic is None else parameter.to(statistic.dtype)
 
 
-class BatchNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class BatchNormCall(Call):
     """One batch norm on a fused kernel; moves the running statistics in its forward."""
 
-    kernel: ModuleType
     running: Running | None
     training: bool
     eps: float
-    activation: Activation
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3, C) float64: mean, biased var, rstd; bits)."""
-        kernel, running, training, eps, activation = self
-        code, param = activation.code, activation.param
-        if not training:
+        running, code, param = self.running, self.activation.code, self.activation.param
+        if not self.training:
             assert running is not None
-            return kernel.batch_norm_inference(
-                input, running.mean, running.var, weight, bias, residual, code, param, eps, save_for_backward=save
+            return self.kernel.batch_norm_inference(
+                of.input, running.mean, running.var, *of[1:], code, param, self.eps, save_for_backward=save
             )
-        y, stats, bits = kernel.batch_norm_forward(
-            input, weight, bias, residual, code, param, eps, save_for_backward=save
-        )
+        y, stats, bits = self.kernel.batch_norm_forward(*of, code, param, self.eps, save_for_backward=save)
         if running is not None:
-            self.move(stats, input)
+            self.move(stats, of.input)
         return y, stats, bits
 
     def move(self, stats: Tensor, input: Tensor) -> None:
-        """Move the running statistics by those of the batch `input`. stats: (3, C)."""
+        """Move the running statistics by those of the batch `input`; the core asks for what it leaves to Python."""
         assert self.running is not None
         _running.move_native(self.running, stats, input.numel() // max(1, input.shape[1]))
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
         code, param = self.activation.code, self.activation.param
-        return self.kernel.batch_norm_backward(
-            grad_output, input, weight, bias, residual, bits, stats, code, param, training=self.training, needs=needs
-        )
+        return self.kernel.batch_norm_backward(dy, *of, bits, stats, code, param, training=self.training, needs=needs)
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
+        input, weight, bias, residual = of
         if self.training:
             return composed.batch_norm(input, weight, bias, self.eps, residual=residual, activation=activation)[0]
         return composed.batch_norm_inference(
             input, stats[0], stats[1], weight, bias, self.eps, residual=residual, activation=activation
         )
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def compiled(self, of: Operands) -> Tensor:
         """The same as one opaque operator of torch.compile."""
-        y, stats = OPAQUE(0, self.eps, self.activation, input, weight, bias, residual)
+        y, stats = OPAQUE(0, self.eps, self.activation, *of)
         if self.running is not None:
-            count = _shapes.values_per_channel(input.shape)
+            count = _shapes.values_per_channel(of.input.shape)
             _running.move(self.running, Moments(count, stats[0], stats[1] * count))
         return y
 
-    def without_activation(self) -> BatchNormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)
+    def again(self, stats: Tensor) -> Call:
+        """By the statistics as given: one walk, and the native kernels make the same constants from them."""
+        if self.training and self.kernel is not native:
+            return replace(self, running=None)
+        return replace(self, training=False, running=Running(stats[0], stats[1], None, None))
 
 
 OPAQUE = Opaque(
     "batch_norm",
-    lambda size, eps, activation: BatchNormCall(native, None, True, eps, activation),
+    lambda size, eps, activation: BatchNormCall(native, activation, None, True, eps),
     lambda input, size: input.shape[1],
 )

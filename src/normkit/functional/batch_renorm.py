@@ -8,7 +8,7 @@ found again: `Recent` remembers those of the last forwards, and the recomputatio
 from __future__ import annotations
 
 from collections import deque
-from types import ModuleType
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose, is_exporting, is_transformed
-from ._fused import Gradients, run
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, run
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .batch_norm import prepare, running_of
@@ -157,7 +157,7 @@ def apply(
     others = (residual, weight, bias, running.mean, running.var)
     path, _ = choose("batch_renorm", input, activation, mask, others)
     if path == "native" and input.numel() and not torch.compiler.is_compiling():
-        call = BatchRenormCall(native, running, eps, limits, recent, activation)
+        call = BatchRenormCall(native, activation, running, eps, limits, recent)
         return run(call, input, weight, bias, residual)
     wide = input.to(accumulator_dtype(input))
     moments = Moments.of(wide, _shapes.batch_dims(input.dim()), mask)
@@ -186,20 +186,18 @@ def _composed(
     return composed.finish(xhat, scale, shift, residual, activation, mask, dtype)
 
 
-class BatchRenormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class BatchRenormCall(Call):
     """One batch renorm on the native kernels: batch norm with the weight r * weight and the bias d * weight + bias."""
 
-    kernel: ModuleType
     running: Running
     eps: float
     limits: Limits
     recent: Recent | None
-    activation: Activation
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (5, C) float64: mean, biased var, rstd, r, d; bits)."""
+        input, weight, bias, residual = of
         found = self.kernel.batch_norm_statistics(input)
         mean, var, _ = found
         count = input.numel() // input.shape[1]
@@ -211,51 +209,30 @@ class BatchRenormCall(NamedTuple):
         _running.move_native(self.running, found, count)
         return y, None if stats is None else torch.cat([stats, r[None], d[None]]), bits
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        input, weight, bias, residual = of
         r, d = stats[3], stats[4]
         needed = (needs[0], needs[1], needs[1] or needs[2], needs[3])
         dx, dscale, dshift, dresidual = self.kernel.batch_norm_backward(
-            grad_output, input, *_corrected(weight, bias, r, d), residual, bits, stats[:3], self.activation.code,
+            dy, input, *_corrected(weight, bias, r, d), residual, bits, stats[:3], self.activation.code,
             self.activation.param, training=True, needs=needed,
         )  # fmt: skip
         dweight = (r * dscale + d * dshift).to(weight.dtype) if needs[1] and weight is not None else None
         dbias = dshift.to(bias.dtype) if needs[2] and bias is not None else None
         return dx, dweight, dbias, dresidual
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
+        input, weight, bias, residual = of
         wide = input.to(accumulator_dtype(input))
         moments = Moments.of(wide, _shapes.batch_dims(input.dim()))
         return _composed(
             wide, moments, stats[3], stats[4], weight, bias, self.eps, residual, activation, None, input.dtype
         )
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """Compiled code takes the differentiable operations."""
-        raise AssertionError("a compiled batch renorm is composed")
-
-    def without_activation(self) -> BatchRenormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)
+    def again(self, stats: Tensor) -> None:
+        """The correction comes from running statistics that have moved by then."""
 
 
 def _corrected(weight: Tensor | None, bias: Tensor | None, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:

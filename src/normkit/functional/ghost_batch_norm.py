@@ -7,8 +7,7 @@ lays them on the samples.
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose
-from ._fused import Gradients, run
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, run
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .batch_norm import prepare, running_of
@@ -99,7 +98,7 @@ def apply(
         )
     path, _ = choose("ghost_batch_norm", input, activation, mask, (residual, weight, bias))
     if path == "native" and not torch.compiler.is_compiling():
-        return run(GhostBatchNormCall(native, running, sizes, eps, activation), input, weight, bias, residual)
+        return run(GhostBatchNormCall(native, activation, running, sizes, eps), input, weight, bias, residual)
     y, slices = _composed(input, weight, bias, sizes, eps, residual, activation, mask)
     if running is not None:
         _move(running, slices, input, mask)
@@ -132,65 +131,40 @@ def _move(running: Running, slices: Moments, input: Tensor, mask: Tensor | None)
     _running.move(running, whole)
 
 
-class GhostBatchNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class GhostBatchNormCall(Call):
     """One ghost batch norm on the native kernels: those of batch norm, slice by slice."""
 
-    kernel: ModuleType
     running: Running | None
     sizes: list[int]
     eps: float
-    activation: Activation
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3 * slices, C) float64: mean, biased var, rstd of each slice; bits)."""
         y, stats, bits = self.kernel.batch_norm_forward(
-            input, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
-            save_for_backward=save, sizes=self.sizes,
-        )  # fmt: skip
+            *of, self.activation.code, self.activation.param, self.eps, save_for_backward=save, sizes=self.sizes
+        )
         if self.running is not None:
             mean, var, _ = stats.view(len(self.sizes), 3, -1).unbind(1)
-            count = torch.tensor(self.sizes).unsqueeze(1) * _shapes.product(input.shape[2:])
-            _move(self.running, Moments(count, mean, var * count), input, None)
+            count = torch.tensor(self.sizes).unsqueeze(1) * _shapes.product(of.input.shape[2:])
+            _move(self.running, Moments(count, mean, var * count), of.input, None)
         return y, stats, bits
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
         return self.kernel.batch_norm_backward(
-            grad_output, input, weight, bias, residual, bits, stats, self.activation.code, self.activation.param,
-            training=True, needs=needs, sizes=self.sizes,
+            dy, *of, bits, stats, self.activation.code, self.activation.param, training=True, needs=needs,
+            sizes=self.sizes,
         )  # fmt: skip
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
+        input, weight, bias, residual = of
         return _composed(input, weight, bias, self.sizes, self.eps, residual, activation, None)[0]
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """Compiled code takes the differentiable operations."""
-        raise AssertionError("a compiled ghost batch norm is composed")
-
-    def without_activation(self) -> GhostBatchNormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)
+    def again(self, stats: Tensor) -> Call:
+        """By the same slices again."""
+        return replace(self, running=None)
 
 
 def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:

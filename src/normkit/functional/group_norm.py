@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from ..kernels import aten, composed, native
 from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, after, run, run_channels
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -73,7 +73,7 @@ def apply(
     if mask is None and is_eager() and num_groups > 0:
         count = native.ready(input, residual, weight, bias, None, None)  # the common call: one look at all tensors
         if count and not input.shape[1] % num_groups and input.numel() > input.shape[0] * num_groups:
-            call = GroupNormCall(native, num_groups, eps, activation)
+            call = GroupNormCall(native, activation, num_groups, eps)
             return run_channels(call, None, num_groups, True, eps, input, weight, bias, residual)
     _verify(input, num_groups, weight, bias, residual)
     input = widen("group_norm", input)
@@ -86,7 +86,7 @@ def apply(
         )
     if path == "aten" and is_exporting():
         return after(F.group_norm(input, num_groups, weight, bias, eps), residual, activation)
-    return run(GroupNormCall(KERNELS[path], num_groups, eps, activation), input, weight, bias, residual)
+    return run(GroupNormCall(KERNELS[path], activation, num_groups, eps), input, weight, bias, residual)
 
 
 def _verify(
@@ -114,65 +114,41 @@ def _verify(
     _shapes.verify_residual(residual, input)
 
 
-class GroupNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class GroupNormCall(Call):
     """One group norm on a fused kernel."""
 
-    kernel: ModuleType
     num_groups: int
     eps: float
-    activation: Activation
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3, N*G) float64: mean, biased var, rstd; bits)."""
         return self.kernel.group_norm_forward(
-            input, self.num_groups, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            of.input, self.num_groups, *of[1:], self.activation.code, self.activation.param, self.eps,
             save_for_backward=save,
         )  # fmt: skip
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
         return self.kernel.group_norm_backward(
-            grad_output, input, self.num_groups, weight, bias, residual, bits, stats, self.activation.code,
-            self.activation.param, needs=needs,
+            dy, of.input, self.num_groups, *of[1:], bits, stats, self.activation.code, self.activation.param,
+            needs=needs,
         )  # fmt: skip
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
+        input, weight, bias, residual = of
         return composed.group_norm(
             input, self.num_groups, weight, bias, self.eps, residual=residual, activation=activation
         )
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def compiled(self, of: Operands) -> Tensor:
         """The same as one opaque operator of torch.compile."""
-        return OPAQUE(self.num_groups, self.eps, self.activation, input, weight, bias, residual)[0]
-
-    def without_activation(self) -> GroupNormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)
+        return OPAQUE(self.num_groups, self.eps, self.activation, *of)[0]
 
 
 OPAQUE = Opaque(
     "group_norm",
-    lambda size, eps, activation: GroupNormCall(native, size, eps, activation),
+    lambda size, eps, activation: GroupNormCall(native, activation, size, eps),
     lambda input, size: input.shape[0] * size,
 )

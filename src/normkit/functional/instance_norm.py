@@ -6,8 +6,8 @@ of batch normalization.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from ..kernels import aten, composed_rows, native
 from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, after, run, run_channels
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels
 from ._running import Running
 from .batch_norm import apply as apply_batch_norm
 from .group_norm import OPAQUE as GROUP_NORM
@@ -98,7 +98,7 @@ def apply(
         buffers = (None, None) if running is None else running[:2]
         count = native.ready(input, residual, weight, bias, *buffers)  # the common call: one look at all tensors
         if count > input.shape[0]:
-            call = InstanceNormCall(native, running, eps, activation)
+            call = InstanceNormCall(native, activation, running, eps)
             return run_channels(call, running, input.shape[1], True, eps, input, weight, bias, residual)
     _verify(input, running, weight, bias, residual)
     if not use_input_stats:
@@ -121,7 +121,7 @@ def apply(
         if running is not None:
             move(running, moments)
         return y
-    return run(InstanceNormCall(KERNELS[path], running, eps, activation), input, weight, bias, residual)
+    return run(InstanceNormCall(KERNELS[path], activation, running, eps), input, weight, bias, residual)
 
 
 def move(running: Running, moments: Moments) -> None:
@@ -171,21 +171,18 @@ def _exported(
     return after(F.instance_norm(input, mean, var, weight, bias, True, factor, eps), residual, activation)
 
 
-class InstanceNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class InstanceNormCall(Call):
     """One instance norm on a fused kernel of group norm, with C groups; moves the running statistics."""
 
-    kernel: ModuleType
     running: Running | None
     eps: float
-    activation: Activation
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3, N*C) float64: mean, biased var, rstd; bits)."""
-        c = input.shape[1]
+        input = of.input
         y, stats, bits = self.kernel.group_norm_forward(
-            input, c, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
+            input, input.shape[1], *of[1:], self.activation.code, self.activation.param, self.eps,
             save_for_backward=save or self.running is not None,
         )  # fmt: skip
         if self.running is not None:
@@ -194,42 +191,28 @@ class InstanceNormCall(NamedTuple):
             y = torch.empty_like(input).copy_(y)  # PyTorch's kernel loses channels_last on some devices
         return y, stats, bits
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
         return self.kernel.group_norm_backward(
-            grad_output, input, input.shape[1], weight, bias, residual, bits, stats, self.activation.code,
+            dy, of.input, of.input.shape[1], *of[1:], bits, stats, self.activation.code,
             self.activation.param, needs=needs,
         )  # fmt: skip
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
+        input, weight, bias, residual = of
         return composed_rows.instance_norm(input, weight, bias, self.eps, residual=residual, activation=activation)[0]
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def compiled(self, of: Operands) -> Tensor:
         """The same as one opaque operator of torch.compile."""
-        c = input.shape[1]
-        y, stats = GROUP_NORM(c, self.eps, self.activation, input, weight, bias, residual)
+        y, stats = GROUP_NORM(of.input.shape[1], self.eps, self.activation, *of)
         if self.running is not None:
-            self.move(stats, input)
+            self.move(stats, of.input)
         return y
+
+    def again(self, stats: Tensor) -> Call:
+        """By the same samples again."""
+        return replace(self, running=None)
 
     def move(self, stats: Tensor, input: Tensor) -> None:
         """Move the running statistics by those of the batch `input`. stats: (3, N*C)."""
@@ -237,7 +220,3 @@ class InstanceNormCall(NamedTuple):
         count = _shapes.product(input.shape[2:])
         mean, var, _ = stats.reshape(3, *input.shape[:2])
         move(self.running, Moments(count, mean, var * count))
-
-    def without_activation(self) -> InstanceNormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)

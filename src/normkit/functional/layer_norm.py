@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from ..kernels import aten, composed_rows, native
 from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, run, run_rows
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, run, run_rows
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -95,7 +95,7 @@ def apply(
     if mask is None and len(normalized_shape) == 1 and is_eager():
         width = normalized_shape[0]
         if native.rows_ready(input, width, weight, bias):  # the common call: one look at all tensors
-            call = LayerNormCall(native, normalized_shape, eps)
+            call = LayerNormCall(native, NONE, normalized_shape, eps)
             return activation(run_rows(call, width, False, eps, input, weight, bias))
     _verify(input, normalized_shape, weight, bias)
     input = widen("layer_norm", input)
@@ -108,7 +108,7 @@ def apply(
         )
     if path == "aten" and is_exporting():
         return activation(F.layer_norm(input, normalized_shape, weight, bias, eps))
-    return activation(run(LayerNormCall(KERNELS[path], normalized_shape, eps), input, weight, bias, None))
+    return activation(run(LayerNormCall(KERNELS[path], NONE, normalized_shape, eps), input, weight, bias, None))
 
 
 def apply_2d(
@@ -134,68 +134,43 @@ def _verify(input: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | N
     _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
 
 
-class LayerNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class LayerNormCall(Call):
     """One layer norm on a fused kernel; an activation is an operation of its own."""
 
-    kernel: ModuleType
     normalized_shape: tuple[int, ...]
     eps: float
-    activation: Activation = NONE
 
     @property
     def size(self) -> int:
         """D: how many values a position has."""
         return _shapes.product(self.normalized_shape)
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3, rows) float64: mean, biased var, rstd; no bits)."""
-        output, stats = self.kernel.layer_norm_forward(input, self.size, weight, bias, self.eps)
+        output, stats = self.kernel.layer_norm_forward(of.input, self.size, of.weight, of.bias, self.eps)
         return output, stats, None
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (*, D), weight and bias of normalized_shape."""
         dx, dweight, dbias = self.kernel.layer_norm_backward(
-            grad_output, input, self.size, weight, bias, stats, needs=needs[:3]
+            dy, of.input, self.size, of.weight, of.bias, stats, needs=needs[:3]
         )[:3]
         return dx, dweight, dbias, None
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
         return composed_rows.layer_norm(
-            input, len(self.normalized_shape), weight, bias, self.eps, activation=activation
+            of.input, len(self.normalized_shape), of.weight, of.bias, self.eps, activation=activation
         )
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def compiled(self, of: Operands) -> Tensor:
         """The same as one opaque operator of torch.compile."""
-        return OPAQUE(self.size, self.eps, self.activation, input, weight, bias, residual)[0]
-
-    def without_activation(self) -> LayerNormCall:
-        """The same call: it has no activation."""
-        return self
+        return OPAQUE(self.size, self.eps, self.activation, *of)[0]
 
 
 OPAQUE = Opaque(
     "layer_norm",
-    lambda size, eps, activation: LayerNormCall(native, (size,), eps),
+    lambda size, eps, activation: LayerNormCall(native, NONE, (size,), eps),
     lambda input, size: input.numel() // size,
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from ..kernels import aten, composed_rows, native
 from . import _dtypes
 from ._autocast import widen
 from ._choose import choose, is_eager, is_exporting
-from ._fused import Gradients, run, run_rows
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, run, run_rows
 from ._opaque import Opaque
 
 KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -97,7 +97,7 @@ def apply(
     if mask is None and len(normalized_shape) == 1 and is_eager():
         width = normalized_shape[0]
         if native.rows_ready(input, width, weight, None):  # the common call: one look at all tensors
-            call = RMSNormCall(native, normalized_shape, eps)
+            call = RMSNormCall(native, NONE, normalized_shape, eps)
             return activation(run_rows(call, width, True, eps, input, weight, None))
     _shapes.verify_normalized_shape(input, normalized_shape, "[*{}]", weight=weight)
     _dtypes.verify("rms_norm", input)
@@ -110,69 +110,44 @@ def apply(
         return composed_rows.rms_norm(input, len(normalized_shape), weight, eps, activation=activation, mask=mask)
     if path == "aten" and is_exporting():
         return activation(F.rms_norm(input, normalized_shape, weight, eps))
-    return activation(run(RMSNormCall(KERNELS[path], normalized_shape, eps), input, weight, None, None))
+    return activation(run(RMSNormCall(KERNELS[path], NONE, normalized_shape, eps), input, weight, None, None))
 
 
-class RMSNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class RMSNormCall(Call):
     """One RMS norm on a fused kernel; an activation is an operation of its own."""
 
-    kernel: ModuleType
     normalized_shape: tuple[int, ...]
     eps: float
-    activation: Activation = NONE
 
     @property
     def size(self) -> int:
         """D: how many values a position has."""
         return _shapes.product(self.normalized_shape)
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (3, rows) float64: 0, mean of squares, rstd; no bits)."""
-        output, stats = self.kernel.rms_norm_forward(input, self.size, weight, self.eps)
-        if not input.is_contiguous():
-            output = torch.empty_like(input).copy_(output)  # keeps channels_last, as PyTorch's operations do
+        output, stats = self.kernel.rms_norm_forward(of.input, self.size, of.weight, self.eps)
+        if not of.input.is_contiguous():
+            output = torch.empty_like(of.input).copy_(output)  # keeps channels_last, as PyTorch's operations do
         return output, stats, None
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (*, D) and weight of normalized_shape."""
-        dx, dweight = self.kernel.rms_norm_backward(grad_output, input, self.size, weight, stats, needs=needs[:2])[:2]
+        dx, dweight = self.kernel.rms_norm_backward(dy, of.input, self.size, of.weight, stats, needs=needs[:2])[:2]
         return dx, dweight, None, None
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations."""
-        return composed_rows.rms_norm(input, len(self.normalized_shape), weight, self.eps, activation=activation)
+        return composed_rows.rms_norm(of.input, len(self.normalized_shape), of.weight, self.eps, activation=activation)
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def compiled(self, of: Operands) -> Tensor:
         """The same as one opaque operator of torch.compile."""
-        return OPAQUE(self.size, self.eps, self.activation, input, weight, bias, residual)[0]
-
-    def without_activation(self) -> RMSNormCall:
-        """The same call: it has no activation."""
-        return self
+        return OPAQUE(self.size, self.eps, self.activation, *of)[0]
 
 
 OPAQUE = Opaque(
     "rms_norm",
-    lambda size, eps, activation: RMSNormCall(native, (size,), eps),
+    lambda size, eps, activation: RMSNormCall(native, NONE, (size,), eps),
     lambda input, size: input.numel() // size,
 )

@@ -10,8 +10,8 @@ and takes part in the same collectives: one node, whichever kernels compute it.
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose
-from ._fused import Gradients, composed_backward, run
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, composed_backward, run
 from ._running import Running
 from .batch_norm import verify
 
@@ -54,16 +54,17 @@ def apply(
         mask = _shapes.channel_mask(mask, input)
     path, _ = choose("sync_batch_norm", input, activation, mask, (residual, weight, bias))
     kernel = native if path == "native" and input.numel() else composed
-    call = SyncBatchNormCall(kernel, running, True, eps, activation, mask, group)
+    call = SyncBatchNormCall(kernel, activation, running, True, eps, mask, group)
     if torch.compiler.is_compiling():
-        return call.compiled(input, weight, bias, residual)
+        return call.compiled(Operands(input, weight, bias, residual))
     if mask is None or activation.code != AFTER:
         return run(call, input, weight, bias, residual)
     residual = None if residual is None else torch.where(mask, residual, 0)
     return torch.where(mask, run(call, input, weight, bias, residual), 0)
 
 
-class SyncBatchNormCall(NamedTuple):
+@dataclass(slots=True, eq=False)
+class SyncBatchNormCall(Call):
     """This rank's part of one synchronised batch norm, on the native kernels of batch norm or composed.
 
     Native forward: the statistics of this rank, then y by those of all ranks as if they were given. Native backward: dx
@@ -71,27 +72,23 @@ class SyncBatchNormCall(NamedTuple):
     norm of x, with that dx as its residual.
     """
 
-    kernel: ModuleType
     running: Running | None
     training: bool  # False: by the running statistics
     eps: float
-    activation: Activation
     mask: Tensor | None  # (N, 1, *); composed only
     group: dist.ProcessGroup | None
 
-    def forward(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, of: Operands, save: bool) -> Forwarded:
         """(output, stats (4, C) float64: mean, biased var, rstd and count of all ranks; bits)."""
         if not self.training:
             assert self.running is not None
-            return self._native(input, *self.running[:2], weight, bias, residual, save)
-        whole = self._whole(self._own(input), input)
+            return self._native(of, *self.running[:2], save)
+        whole = self._whole(self._own(of.input), of.input)
         count, var = torch.as_tensor(whole.count), whole.var(correction=0)
         if self.kernel is native:
-            y, stats, bits = self._native(input, whole.mean, var, weight, bias, residual, save)
+            y, stats, bits = self._native(of, whole.mean, var, save)
         else:
-            y, bits = self._finished(input, whole, weight, bias, residual, self.activation), None
+            y, bits = self._finished(of, whole, self.activation), None
             stats = torch.stack([whole.mean, var, (var + self.eps).rsqrt()])
         return y, None if stats is None else torch.cat([stats, count.to(stats).expand(1, stats.shape[1])]), bits
 
@@ -112,58 +109,32 @@ class SyncBatchNormCall(NamedTuple):
             _running.move(self.running, whole)
         return whole
 
-    def _native(
-        self,
-        input: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        save: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _native(self, of: Operands, mean: Tensor, var: Tensor, save: bool) -> Forwarded:
         """Batch norm by given statistics."""
         return native.batch_norm_inference(
-            input, mean, var, weight, bias, residual, self.activation.code, self.activation.param, self.eps,
-            save_for_backward=save,
-        )  # fmt: skip
+            of.input, mean, var, *of[1:], self.activation.code, self.activation.param, self.eps, save_for_backward=save
+        )
 
-    def _finished(
-        self,
-        input: Tensor,
-        moments: Moments,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-    ) -> Tensor:
+    def _finished(self, of: Operands, moments: Moments, activation: Activation) -> Tensor:
         """The output from the moments of all ranks, by differentiable operations."""
+        input, weight, bias, residual = of
         xhat = composed.standardize(input.to(accumulator_dtype(input)), moments, self.eps, self.mask)
         shape = _shapes.channel_shape(input.dim(), input.shape[1])
         scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
         return composed.finish(xhat, scale, shift, residual, activation, self.mask, input.dtype)
 
-    def backward(
-        self,
-        grad_output: Tensor,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        stats: Tensor,
-        needs: tuple[bool, bool, bool, bool],
-    ) -> Gradients:
+    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        input, weight, bias, residual = of
         if self.kernel is not native:
-            found = composed_backward(self, grad_output, input, weight, bias, residual, bits, stats, needs)
+            found = composed_backward(self, dy, of, stats, bits, needs)
             dx, dweight, dbias, dresidual = (None if gradient is None else gradient.detach() for gradient in found)
             return dx, dweight, dbias, dresidual
         mean, var, rstd, count = stats
         scale = torch.ones_like(mean) if weight is None else weight.double()  # float64: so are the sums then
         shift = torch.zeros_like(mean) if bias is None else bias.double()
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            grad_output, input, scale, shift, residual, bits, stats[:3], self.activation.code, self.activation.param,
+            dy, input, scale, shift, residual, bits, stats[:3], self.activation.code, self.activation.param,
             training=False, needs=(needs[0], True, True, needs[3]),
         )  # fmt: skip
         assert dweight is not None
@@ -183,30 +154,24 @@ class SyncBatchNormCall(NamedTuple):
             dresidual,
         )
 
-    def composed(
-        self,
-        input: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation,
-        stats: Tensor,
-    ) -> Tensor:
+    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations; the moments of all ranks are known."""
         mean, var, _, count = stats
-        own = Moments.of(input, _shapes.batch_dims(input.dim()), self.mask)
+        own = Moments.of(of.input, _shapes.batch_dims(of.input.dim()), self.mask)
         moments = _attached(own, Moments(count[0].long(), mean, var * count), self.group)
-        return self._finished(input, moments, weight, bias, residual, activation)
+        return self._finished(of, moments, activation)
 
-    def compiled(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    def compiled(self, of: Operands) -> Tensor:
         """Compiled code takes the differentiable operations."""
-        own = Moments.of(input, _shapes.batch_dims(input.dim()), self.mask)
-        moments = _attached(own, self._whole(own, input), self.group)
-        return self._finished(input, moments, weight, bias, residual, self.activation)
+        own = Moments.of(of.input, _shapes.batch_dims(of.input.dim()), self.mask)
+        moments = _attached(own, self._whole(own, of.input), self.group)
+        return self._finished(of, moments, self.activation)
 
-    def without_activation(self) -> SyncBatchNormCall:
-        """The same call with the identity as its activation."""
-        return self._replace(activation=NONE)
+    def again(self, stats: Tensor) -> Call | None:
+        """By the statistics as given, without a collective."""
+        if self.kernel is not native:
+            return None
+        return replace(self, training=False, running=Running(stats[0], stats[1], None, None))
 
 
 def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
