@@ -11,18 +11,20 @@
 #include "parallel.h"
 #include "planar_stretch.h"
 #include "scratch.h"
+#include "short_sums.h"
 
 namespace normkit {
 namespace NK_ISA {
 
 template <class T> NK_INLINE double planar_shift(const T* x, const Shape& s, int64_t c) {
+    if (kShortSums<T>) return 0.0;
     auto at = [&](int64_t n, int64_t i) { return value_of(x[(n * s.c + c) * s.s + i]); };
     return median_in_lanes(at(0, 0), at(s.n / 2, s.s / 2), at(s.n - 1, s.s - 1));
 }
 
 // S(x - k) and S(x - k)^2 of kRows rows, `stride` elements apart; the lines of `output` are fetched on the way.
 template <int kRows, class T>
-NK_INLINE void add_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, double k, const T* output) {
+NK_INLINE void add_wide_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, double k, const T* output) {
     using N = Num<T>;
     const D2 shift = {set1(k), set1(k)};
     LaneSums t = to;
@@ -46,6 +48,29 @@ NK_INLINE void add_rows(LaneSums& to, const T* x, int64_t stride, int64_t length
     to = t;
 }
 
+// The same of four rows, k = 0, added in float32 first.
+template <class T> NK_INLINE void add_short_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, const T* output) {
+    LaneSums t = to;
+    auto column = [&](int64_t i, auto&& read) NK_IN_PLACE {
+        auto row = [&](int64_t u) NK_IN_PLACE {
+            prefetch(output + u * stride + i);
+            return read(x + u * stride + i);
+        };
+        const vf v0 = row(0), v1 = row(1), v2 = row(2), v3 = row(3);
+        add_four(v0, v1, v2, v3, t.total0, t.dot0);
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= length; i += kLanes) column(i, [](const T* p) NK_IN_PLACE { return load(p); });
+    if (i < length) column(i, [&](const T* p) NK_IN_PLACE { return load_tail(p, length - i, set1(0.0f)); });
+    to = t;
+}
+
+template <int kRows, class T>
+NK_INLINE void add_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, double k, const T* output) {
+    if constexpr (kShortSums<T> && kRows == kShort) add_short_rows(to, x, stride, length, output);
+    else add_wide_rows<kRows>(to, x, stride, length, k, output);
+}
+
 // The same of one run. Long ones as four rows one behind the other: memory sends four streams faster than one.
 template <class T> NK_INLINE void add_run(LaneSums& to, const T* x, int64_t length, double k, const T* output) {
     constexpr int64_t kStep = kRowsAtOnce * kLanes;
@@ -57,6 +82,11 @@ template <class T> NK_INLINE void add_run(LaneSums& to, const T* x, int64_t leng
     int64_t i = 0;
     for (; i + kStep <= length; i += kStep) add_rows<kRowsAtOnce>(to, x + i, kLanes, kLanes, k, output + i);
     if (i < length) add_rows<1>(to, x + i, 0, length - i, k, output + i);
+}
+
+// The same of one run about zero, in double whatever the type: where short sums were out of range.
+template <class T> __attribute__((noinline)) void add_wide_run(LaneSums& to, const T* x, int64_t length) {
+    add_wide_rows<1>(to, x, 0, length, 0.0, x);
 }
 
 // Outputs that outgrow the cache bypass it. Below, the next layer finds its input in cache, and an allocator that hands
@@ -130,6 +160,14 @@ template <class T, Act A, bool R> struct PlanarForward {
         for (int64_t c = first; c < last; ++c) k[c - first] = planar_shift(x, s, c);
         for_row_groups(s.n, [&](int64_t n, auto rows) { sum_rows<rows>(first, last, n, k, sums); });
         sums.close(last - first);
+        if constexpr (kShortSums<T>)
+            for (int64_t c = first; c < last; ++c)
+                if (!in_range(sums.dot[c - first])) {
+                    LaneSums lanes;
+                    for (int64_t n = 0; n < s.n; ++n) add_wide_run(lanes, x + (n * s.c + c) * s.s, s.s);
+                    const Sums again = lanes.sums();
+                    sums.total[c - first] = again.sum, sums.dot[c - first] = again.squares;
+                }
     }
 
     // Statistics of channels [first, last) from their sums, and the constants of y.
@@ -169,7 +207,13 @@ template <class T, Act A, bool R> struct PlanarForward {
             const Rows at = segment_at(s, plan, c, g);
             add_run(lanes, x + at.offset, at.length, k, (stream || !y || plan.parts > 1 ? x : y) + at.offset);
         }
-        return lanes.sums();
+        if (!kShortSums<T> || in_range(sum_lanes(lanes.dot()))) return lanes.sums();
+        LaneSums again;
+        for (int64_t g = begin; g < end; ++g) {
+            const Rows at = segment_at(s, plan, c, g);
+            add_wide_run(again, x + at.offset, at.length);
+        }
+        return again.sums();
     }
 
     // y of segments [begin, end) of one channel from its sums; its statistics are kept when `record`.

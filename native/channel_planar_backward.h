@@ -5,6 +5,7 @@
 // runs only where dweight or dbias is wanted.
 #pragma once
 #include "channel_planar.h"
+#include "planar_gradient_sums.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -22,12 +23,15 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     const T *dy, *x, *residual;
     T *dx, *dresidual;
     const bool stream, staged;
+    const PlanarGradientSums<T, G, R> input;
 
     explicit PlanarBackward(const ChannelBackward& a_)
         : a(a_), s(a_.shape), plan(plan_planar(a_.shape, 2 * sizeof(T))), dy(static_cast<const T*>(a_.dy)),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)),
           dresidual(static_cast<T*>(a_.dresidual)), stream(streams(a_.shape, sizeof(T), a_.dresidual != nullptr)),
-          staged(stream && stages(a_.shape)) {}
+          staged(stream && stages(a_.shape)), input{dy, x, residual, a_.bits, fetched(dx), fetched(dresidual)} {}
+
+    const T* fetched(const T* output) const { return output && !stream && plan.parts == 1 ? output : x; }
 
     double mean(int64_t c) const { return a.stats[c]; }
     double rstd(int64_t c) const { return a.stats[2 * s.c + c]; }
@@ -36,53 +40,6 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
     In incoming(const Columns<Scalar>& k, int64_t i) const {
         return In(a.activation, Affine<Scalar>{k.m[i], k.scale[i], k.shift[i]});
-    }
-
-    // Adds S dz and S dz * (x - m) of kRows rows; `stride` and `bit_stride` lie between them. The lines that the second
-    // sweep writes are fetched on the way. Exact products: dz may vanish where the sums nearly cancel.
-    template <int kRows> NK_INLINE void add_rows(const In& in, const Rows& at, LaneSums& to) const {
-        const V zero = N::set(0);
-        const D2 m = widen(in.m);
-        const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
-        const uint8_t* bits = In::kReadsBits ? a.bits + at.bit_byte : nullptr;
-        const bool fetch = !stream && plan.parts == 1;
-        const T *output = (dx && fetch ? dx : x) + at.offset, *output_dz = (dresidual && fetch ? dresidual : x) + at.offset;
-        LaneSums t = to;
-        int64_t i = 0;
-        for (; i + kLanes <= at.length; i += kLanes)
-            repeat<kRows>([&](auto u) NK_IN_PLACE {
-                const int64_t from = u * at.stride + i;
-                prefetch(output + from);
-                if (R || In::kReadsBits) prefetch(output_dz + from);
-                const D2 centered = N::get_wide(xp + from) - m;
-                if constexpr (G == Gate::kOpen) {
-                    const D2 dz = N::get_wide(g + from);
-                    return t.template add<u>(dz, dz, centered);
-                }
-                const D2 dz = widen(in(N::get(g + from, 0), N::get(xp + from, 0) - in.m, R ? N::get(r + from, 0) : zero,
-                                       In::kReadsBits ? get_bits(bits + u * at.bit_stride + i / 8) : 0));
-                t.template add<u>(dz, dz, centered);
-            });
-        if (const int64_t left = at.length - i; left > 0)  // the tail's dy is zero: its lanes add nothing
-            repeat<kRows>([&](auto u) NK_IN_PLACE {
-                const int64_t from = u * at.stride + i;
-                const V xv = N::get_tail(xp + from, left, in.m);
-                const V dz = in(N::get_tail(g + from, left, zero), xv - in.m, R ? N::get_tail(r + from, left, zero) : zero,
-                                In::kReadsBits ? get_bits_tail(bits + u * at.bit_stride + i / 8, left) : 0);
-                if (left <= kDoubles)
-                    return t.template add_low<u>(widen(dz).a, widen(dz).a, widen(xv).a - m.a);
-                t.template add<u>(widen(dz), widen(dz), widen(xv) - m);
-            });
-        to = t;
-    }
-
-    // The same of one run: four vectors at a time, as if they were rows.
-    NK_INLINE void add_run(const In& in, const Rows& run, LaneSums& to) const {
-        constexpr int64_t kStep = kRowsAtOnce * kLanes;
-        int64_t i = 0;
-        for (; i + kStep <= run.length; i += kStep)
-            add_rows<kRowsAtOnce>(in, {run.offset + i, kLanes, run.bit_byte + i / 8, kLanes, kLanes / 8}, to);
-        if (i < run.length) add_rows<1>(in, {run.offset + i, run.length - i, run.bit_byte + i / 8}, to);
     }
 
     // Where a run's outputs go: null where not wanted.
@@ -135,7 +92,9 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         Rows at{row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
         for (int64_t i = 0; i < count; ++i) {
             LaneSums lanes;
-            add_rows<kRows>(incoming(columns, from + i), at, lanes);
+            const V rstd = N::set(columns.rstd[from + i]);
+            if constexpr (kShortSums<T> && kRows == 1) input.add_run(incoming(columns, from + i), rstd, at, lanes);
+            else input.template add_rows<kRows>(incoming(columns, from + i), rstd, at, lanes);
             sums.add<kRows>(i, lanes);
             at.offset += s.s, at.bit_byte += s.bit_row();
         }
@@ -151,13 +110,19 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         }
     }
 
+    // S dz * (x - m) from what add_rows made of kLanes channels.
+    D2 dots(const Columns<Scalar>& columns, int64_t i, D2 found) const {
+        return kShortSums<T> ? found / load_wide(columns.rstd + i) : found;
+    }
+
     // dweight and dbias of channels [first, last), and the constants of dx, from the sums.
     void output_constants(int64_t first, int64_t last, const BlockSums& sums, const Columns<Scalar>& columns) const {
         const D2 per_value = both_halves(-1.0 / double(a.values()));
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
             const D2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
-            const D2 dz = load2(sums.total + i), dz_xhat = columns.center(i, mean2, rstd2, dz, load2(sums.dot + i));
+            const D2 dz = load2(sums.total + i), dot = dots(columns, i, load2(sums.dot + i));
+            const D2 dz_xhat = columns.center(i, mean2, rstd2, dz, dot);
             put_param(a.dweight, c, last, dz_xhat);
             put_param(a.dbias, c, last, dz);
             const D2 weight = param_at(a.weight, c, last, 1.0), share = weight * per_value;
@@ -204,8 +169,10 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     Sums segment_sums(int64_t c, int64_t begin, int64_t end) const {
         const In in = incoming(c);
         LaneSums lanes;
-        for (int64_t g = begin; g < end; ++g) add_run(in, segment_at(s, plan, c, g), lanes);
-        return lanes.sums();
+        for (int64_t g = begin; g < end; ++g) input.add_run(in, N::set(rstd(c)), segment_at(s, plan, c, g), lanes);
+        Sums sums = lanes.sums();
+        if (kShortSums<T>) sums.squares /= double(Scalar(rstd(c)));
+        return sums;
     }
 
     // The outputs of segments [begin, end) of one channel from its sums; dweight and dbias when `record`.

@@ -99,13 +99,18 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
           stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && !stages(a_.shape)) {}
 
     int64_t slab_elements() const { return plan.channels * s.s; }
-    double shift(int64_t slab) const { return run_shift(x + slab * slab_elements(), slab_elements()); }
+    double shift(int64_t slab) const {
+        return kShortSums<T> ? 0.0 : run_shift(x + slab * slab_elements(), slab_elements());
+    }
 
-    // Adds the sums of segments [begin, end) of a slab: one contiguous run.
-    NK_INLINE void add(LaneSums& to, int64_t slab, int64_t begin, int64_t end, double k) const {
+    // The sums of segments [begin, end) of a slab: one contiguous run.
+    NK_INLINE LaneSums lane_sums(int64_t slab, int64_t begin, int64_t end, double k) const {
         auto at = [&](int64_t i) { return slab_segment(s, plan, slab * plan.segments + i).offset; };
         const int64_t first = at(begin), last = end == plan.segments ? (slab + 1) * slab_elements() : at(end);
-        add_run(to, x + first, last - first, k, (stream ? x : y) + first);
+        LaneSums lanes;
+        add_run(lanes, x + first, last - first, k, (stream ? x : y) + first);
+        if (kShortSums<T> && !in_range(sum_lanes(lanes.dot()))) add_wide_run(lanes = LaneSums(), x + first, last - first);
+        return lanes;
     }
 
     // y of segments [begin, end) of the tensor; mean, rstd: of the slabs from `slab` on.
@@ -129,9 +134,8 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
         double k[kGroupMax] = {}, mean[kGroupMax], rstd[kGroupMax];
         BlockSums sums(last - first);
         for (int64_t slab = first; slab < last; ++slab) {
-            LaneSums lanes;
-            add(lanes, slab, 0, plan.segments, k[slab - first] = shift(slab));
-            sums.add<kRowsAtOnce>(slab - first, lanes);
+            k[slab - first] = shift(slab);
+            sums.add<kRowsAtOnce>(slab - first, lane_sums(slab, 0, plan.segments, k[slab - first]));
         }
         sums.close(last - first);
         for (int64_t i = 0; first + i < last; i += kLanes) {
@@ -158,9 +162,7 @@ template <class T, Act A, bool R> struct GroupPlanarForward {
         parallel(plan.slabs * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t) {
                 const int64_t slab = t / plan.parts, p = t % plan.parts;
-                LaneSums lanes;
-                add(lanes, slab, plan.cut(p), plan.cut(p + 1), shift(slab));
-                const Sums found = lanes.sums();
+                const Sums found = lane_sums(slab, plan.cut(p), plan.cut(p + 1), shift(slab)).sums();
                 partial[2 * t] = found.sum;
                 partial[2 * t + 1] = found.squares;
             }

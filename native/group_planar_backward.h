@@ -18,6 +18,7 @@ inline Slope<Scalar> group_slope(double mean, double rstd, double weight, Gradie
 }
 
 template <class T, Gate G, bool R> struct GroupPlanarBackward {
+    using N = Num<T>;
     using Scalar = typename Num<T>::Scalar;
     using Constants = SegmentConstants<Scalar>;
 
@@ -60,13 +61,15 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
             else
                 for (int64_t j = begin; j < end; ++j) {
                     LaneSums lanes;
-                    planes.add_run(planes.incoming(k.columns, j - first), slab_segment(s, plan, j), lanes);
+                    planes.input.add_run(planes.incoming(k.columns, j - first), N::set(k.columns.rstd[j - first]),
+                                         slab_segment(s, plan, j), lanes);
                     block.add<kRowsAtOnce>(j - begin, lanes);
                 }
             block.close(end - begin);
             for (int64_t j = begin; j < end; j += kLanes) {
                 const int64_t i = j - first;
-                const D2 dz = load2(block.total + (j - begin)), dot = load2(block.dot + (j - begin));
+                const D2 dz = load2(block.total + (j - begin));
+                const D2 dot = planes.dots(k.columns, i, load2(block.dot + (j - begin)));
                 store_head(found + j, dz, end - j);
                 store_head(found + plane + j, k.columns.center(i, load2(k.mean + i), load2(k.rstd + i), dz, dot), end - j);
             }

@@ -45,7 +45,10 @@ template <int kTerms> struct ShortProducts {
     NK_INLINE vf dot() const { return kTerms == 1 ? dot0 : dot0 + dot1; }
 };
 
-// Whether the first n sums of squares were made within float32's range; NaN is.
+// Whether a sum of squares was made within float32's range; NaN is.
+inline bool in_range(double squares) { return !(squares < 0x1p-50 || squares > 0x1p1000); }
+
+// The same of the first n of a vector.
 NK_INLINE bool in_range(D2 squares, int64_t n) {
     const D2 low = {set1(0x1p-50), set1(0x1p-50)}, high = {set1(0x1p1000), set1(0x1p1000)};
     const uint32_t valid = n >= kLanes ? ~uint32_t(0) >> (32 - kLanes) : (1u << n) - 1u;

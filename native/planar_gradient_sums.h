@@ -1,0 +1,111 @@
+// The sums of the backward over rows and runs, layout (N, C, S).
+#pragma once
+#include "gradient.h"
+#include "planar_block.h"
+#include "short_sums.h"
+
+namespace normkit {
+namespace NK_ISA {
+
+template <class T, Gate G, bool R> struct PlanarGradientSums {
+    using N = Num<T>;
+    using V = typename N::V;
+    using In = Incoming<T, G, R>;
+
+    const T *dy, *x, *residual;
+    const uint8_t* bits;
+    const T *next_dx, *next_dz;  // whose lines are fetched on the way: those that the second sweep writes
+
+    // Adds S dz and S dz * (x - m) of kRows rows; `stride` and `bit_stride` lie between them. The lines that the second
+    // sweep writes are fetched on the way. Exact products: dz may vanish where the sums nearly cancel.
+    template <int kRows> NK_INLINE void add_rows(const In& in, V rstd, const Rows& at, LaneSums& to) const {
+        if constexpr (kShortSums<T>) return add_short_rows<kRows>(in, rstd, at, to);
+        const V zero = N::set(0);
+        const D2 m = widen(in.m);
+        const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
+        const uint8_t* signs_at = In::kReadsBits ? bits + at.bit_byte : nullptr;
+        const T *output = next_dx + at.offset, *output_dz = next_dz + at.offset;
+        LaneSums t = to;
+        int64_t i = 0;
+        for (; i + kLanes <= at.length; i += kLanes)
+            repeat<kRows>([&](auto u) NK_IN_PLACE {
+                const int64_t from = u * at.stride + i;
+                prefetch(output + from);
+                if (R || In::kReadsBits) prefetch(output_dz + from);
+                const D2 centered = N::get_wide(xp + from) - m;
+                if constexpr (G == Gate::kOpen) {
+                    const D2 dz = N::get_wide(g + from);
+                    return t.template add<u>(dz, dz, centered);
+                }
+                const D2 dz = widen(in(N::get(g + from, 0), N::get(xp + from, 0) - in.m, R ? N::get(r + from, 0) : zero,
+                                       In::kReadsBits ? get_bits(signs_at + u * at.bit_stride + i / 8) : 0));
+                t.template add<u>(dz, dz, centered);
+            });
+        if (const int64_t left = at.length - i; left > 0)  // the tail's dy is zero: its lanes add nothing
+            repeat<kRows>([&](auto u) NK_IN_PLACE {
+                const int64_t from = u * at.stride + i;
+                const V xv = N::get_tail(xp + from, left, in.m);
+                const V dz = in(N::get_tail(g + from, left, zero), xv - in.m, R ? N::get_tail(r + from, left, zero) : zero,
+                                In::kReadsBits ? get_bits_tail(signs_at + u * at.bit_stride + i / 8, left) : 0);
+                if (left <= kDoubles)
+                    return t.template add_low<u>(widen(dz).a, widen(dz).a, widen(xv).a - m.a);
+                t.template add<u>(widen(dz), widen(dz), widen(xv) - m);
+            });
+        to = t;
+    }
+
+    // The same of bfloat16, the rows added in float32 first: S dz and S dz * xhat of `count` elements of each row, `last`
+    // of the last one.
+    template <int kRows>
+    NK_INLINE void add_short(const In& in, V rstd, const Rows& at, int64_t i, int64_t count, int64_t last,
+                             LaneSums& t) const {
+        const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
+        const uint8_t* signs_at = In::kReadsBits ? bits + at.bit_byte : nullptr;
+        ShortProducts<kRows> sums;
+        repeat<kRows>([&](auto u) NK_IN_PLACE {
+            const int64_t from = u * at.stride + i, n = u == kRows - 1 ? last : count;
+            const uint8_t* signs = In::kReadsBits ? signs_at + u * at.bit_stride + i / 8 : nullptr;
+            auto read = [&](const T* p, V fill) NK_IN_PLACE { return n == kLanes ? N::get(p, 0) : N::get_tail(p, n, fill); };
+            const V centered = read(xp + from, in.m) - in.m;
+            sums.template add<u>(in(read(g + from, N::set(0)), centered, R ? read(r + from, N::set(0)) : centered,
+                                    !In::kReadsBits ? 0 : n == kLanes ? get_bits(signs) : get_bits_tail(signs, n)),
+                                 centered * rstd);
+        });
+        t.total0 = t.total0 + widen(sums.total());
+        t.dot0 = t.dot0 + widen(sums.dot());
+    }
+    template <int kRows> NK_INLINE void add_short_rows(const In& in, V rstd, const Rows& at, LaneSums& to) const {
+        const T *output = next_dx + at.offset, *output_dz = next_dz + at.offset;
+        LaneSums t = to;
+        int64_t i = 0;
+        for (; i + kLanes <= at.length; i += kLanes) {
+            repeat<kRows>([&](auto u) NK_IN_PLACE {
+                prefetch(output + u * at.stride + i);
+                if (R || In::kReadsBits) prefetch(output_dz + u * at.stride + i);
+            });
+            add_short<kRows>(in, rstd, at, i, kLanes, kLanes, t);
+        }
+        if (i < at.length) add_short<kRows>(in, rstd, at, i, at.length - i, at.length - i, t);
+        to = t;
+    }
+
+    // The same of one run: four vectors at a time, as if they were rows.
+    NK_INLINE void add_run(const In& in, V rstd, const Rows& run, LaneSums& to) const {
+        constexpr int64_t kStep = kRowsAtOnce * kLanes;
+        int64_t i = 0;
+        for (; i + kStep <= run.length; i += kStep)
+            add_rows<kRowsAtOnce>(in, rstd, {run.offset + i, kLanes, run.bit_byte + i / 8, kLanes, kLanes / 8}, to);
+        const Rows rest{run.offset + i, run.length - i, run.bit_byte + i / 8, kLanes, kLanes / 8};
+        if constexpr (kShortSums<T>) {
+            switch ((rest.length + kLanes - 1) / kLanes) {
+                case 1: return add_short<1>(in, rstd, rest, 0, kLanes, rest.length, to);
+                case 2: return add_short<2>(in, rstd, rest, 0, kLanes, rest.length - kLanes, to);
+                case 3: return add_short<3>(in, rstd, rest, 0, kLanes, rest.length - 2 * kLanes, to);
+                case 4: return add_short<4>(in, rstd, rest, 0, kLanes, rest.length - 3 * kLanes, to);
+            }
+        } else if (i < run.length) add_rows<1>(in, rstd, rest, to);
+    }
+};
+
+}  // namespace NK_ISA
+}  // namespace normkit
