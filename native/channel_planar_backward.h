@@ -1,8 +1,7 @@
 // Statistics across the batch, layout (N, C, S): the backward of batch norm.
 //
 // First sweep: total = S dz and dot = S dz * (x - m) over the channel. Second sweep, from L2: dx = a * dz + b * xhat + c
-// and, with a residual behind an activation, dresidual = dz. With constant statistics b = c = 0, and the first sweep
-// runs only where dweight or dbias is wanted.
+// and, with a residual behind an activation, dresidual = dz. Constant statistics: planar_frozen.h.
 #pragma once
 #include "channel_planar.h"
 #include "planar_gradient_sums.h"
@@ -126,20 +125,18 @@ template <class T, Gate G, bool R> struct PlanarBackward {
             put_param(a.dweight, c, last, dz_xhat);
             put_param(a.dbias, c, last, dz);
             const D2 weight = param_at(a.weight, c, last, 1.0), share = weight * per_value;
-            if (a.training) columns.set_slope(i, mean2, rstd2, weight, share * dz, share * dz_xhat);
-            else columns.set_slope(i, mean2, rstd2, weight, zero2(), zero2());
+            columns.set_slope(i, mean2, rstd2, weight, share * dz, share * dz_xhat);
         }
     }
 
-    void block(int64_t first, int64_t last, bool sums_wanted, int64_t next) const {
+    void block(int64_t first, int64_t last, int64_t next) const {
         alignas(64) double memory[Columns<Scalar>::doubles(kGroupMax)];
         const Columns<Scalar> columns(memory, kGroupMax);
         BlockSums sums(last - first);
         input_constants(first, last, columns);
-        if (sums_wanted)
-            for_row_groups(s.n, [&](int64_t n, auto rows) {
-                sum_rows<rows>(n * s.c + first, last - first, columns, 0, sums);
-            });
+        for_row_groups(s.n, [&](int64_t n, auto rows) {
+            sum_rows<rows>(n * s.c + first, last - first, columns, 0, sums);
+        });
         sums.close(last - first);
         output_constants(first, last, sums, columns);
         if (!dx && !dresidual) return;
@@ -161,9 +158,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
             a.dweight.put(c, sums.dz_xhat);
             a.dbias.put(c, sums.dz);
         }
-        const double w = a.weight.at(c, 1.0);
-        if (!a.training) return {Scalar(w * rstd(c)), Scalar(0), Scalar(0)};
-        return slope<Scalar>(mean(c), rstd(c), w, sums, a.values());
+        return slope<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), sums, a.values());
     }
 
     Sums segment_sums(int64_t c, int64_t begin, int64_t end) const {
@@ -188,40 +183,36 @@ template <class T, Gate G, bool R> struct PlanarBackward {
 
     void run(const Parallel& parallel) const {
         const int64_t bytes = 2 * s.elements() * int64_t(sizeof(T));
-        const bool sums_wanted = a.training || a.dweight.data || a.dbias.data;
-        if (plan.parts > 1) return run_parts(parallel, bytes, sums_wanted);
+        if (plan.parts > 1) return run_parts(parallel, bytes);
         parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t) {
                 const int64_t next = t + 1 < end ? plan.group * s.s : 0;
                 if (plan.group > 1) {
-                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), sums_wanted, next);
+                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), next);
                 } else {
-                    const Sums found = sums_wanted ? segment_sums(t, 0, plan.segments) : Sums{};
-                    write_segments(t, found, 0, plan.segments, true, next);
+                    write_segments(t, segment_sums(t, 0, plan.segments), 0, plan.segments, true, next);
                 }
             }
             if (stream) stream_fence();
         });
     }
 
-    void run_parts(const Parallel& parallel, int64_t bytes, bool sums_wanted) const {
+    void run_parts(const Parallel& parallel, int64_t bytes) const {
         auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
         double* partial = scratch(2 * s.c * plan.parts);
-        if (sums_wanted)
-            parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t t = begin; t < end; ++t) {
-                    const Sums found = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
-                    partial[2 * t] = found.sum;
-                    partial[2 * t + 1] = found.squares;
-                }
-            });
+        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t) {
+                const Sums found = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
+                partial[2 * t] = found.sum;
+                partial[2 * t + 1] = found.squares;
+            }
+        });
         parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = end - 1; t >= begin; --t) {
                 const int64_t c = t / plan.parts, p = t % plan.parts;
                 Sums found;
-                if (sums_wanted)
-                    for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
-                        found.add({partial[2 * q], partial[2 * q + 1]});
+                for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
+                    found.add({partial[2 * q], partial[2 * q + 1]});
                 write_segments(c, found, cut(p), cut(p + 1), p == 0, 0);
             }
             if (stream) stream_fence();

@@ -5,6 +5,7 @@
 #include "dispatch.h"
 #include "group_rows_backward.h"
 #include "layer_norm.h"
+#include "planar_frozen.h"
 #include "planar_inference.h"
 
 namespace normkit {
@@ -54,7 +55,8 @@ template <class T> void channel_backward_of(const ChannelBackward& a, const Para
         constexpr Gate G = decltype(gate)::value;
         constexpr bool R = decltype(residual)::value;
         if (a.shape.channels_last) RowsBackward<T, G, R>(a).run(parallel);
-        else PlanarBackward<T, G, R>(a).run(parallel);
+        else if (a.training) PlanarBackward<T, G, R>(a).run(parallel);
+        else PlanarFrozen<T, G, R>(a).run(parallel);
     });
 }
 

@@ -126,10 +126,23 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end, 
         check(std::fabs(read(dx[i]) - want) <= room, "dx", read(dx[i]), want);
         check(!residual || read(dr[i]) == dz(i), "dresidual", read(dr[i]), dz(i));
     }
-    for (int64_t c = 0; c < k.shape.c; ++c) {
-        check(std::fabs(dw[c] - dw64[c]) <= 0x1p-19 * size[c], "dweight", dw[c], dw64[c]);
-        check(std::fabs(db[c] - db64[c]) <= 0x1p-19 * size[c], "dbias", db[c], db64[c]);
+    auto check_parameters = [&] {
+        for (int64_t c = 0; c < k.shape.c; ++c) {
+            check(std::fabs(dw[c] - dw64[c]) <= 0x1p-19 * size[c], "dweight", dw[c], dw64[c]);
+            check(std::fabs(db[c] - db64[c]) <= 0x1p-19 * size[c], "dbias", db[c], db64[c]);
+        }
+    };
+    check_parameters();
+    if (k.groups) return;
+    g.training = false;  // the statistics as constants
+    kernels.channel_backward(g, parallel);
+    for (int64_t i = 0; i < e; ++i) {
+        const double want = w[k.channel(i)] * dz(i) / std::sqrt(var[k.statistic(i)] + 1e-3);
+        const double room = 8 * std::max(u, 0x1p-24) * std::fabs(want) + 1e-6;
+        check(std::fabs(read(dx[i]) - want) <= room, "frozen dx", read(dx[i]), want);
+        check(!residual || read(dr[i]) == dz(i), "frozen dresidual", read(dr[i]), dz(i));
     }
+    check_parameters();
 }
 
 // Layer norm and RMS norm: forward and backward touch nothing outside, and the sums of dx that must vanish do.
@@ -178,6 +191,7 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
         cases.push_back({{3, odd, 5, odd % 2 == 0}, odd});
     }
     cases.push_back({{2, 2, 20001, false}, 0});   // parts and segments
+    cases.push_back({{11, 3, 16, false}, 0});     // short rows of several samples together
     cases.push_back({{3, 37, 700, true}, 0});     // blocks of rows
     cases.push_back({{1, 4, 20001, false}, 2});   // parts of a slab
     cases.push_back({{2, 36, 1500, true}, 4});    // blocks of a sample
