@@ -37,12 +37,7 @@ NK_INLINE D2 rstd_of(D2 var, double eps) {
 // A parameter of channels [first, first + kLanes), as far as they exist.
 inline D2 param_at(const Param& p, int64_t first, int64_t channels, double absent) {
     if (p.data == nullptr) return both_halves(absent);
-    if (p.dtype == kFloat32 && first + kLanes <= channels) {
-        const float* values = static_cast<const float*>(p.data) + first;
-        double t[kLanes];
-        for (int i = 0; i < kLanes; ++i) t[i] = values[i];
-        return load2(t);
-    }
+    if (p.dtype == kFloat32 && first + kLanes <= channels) return load_wide(static_cast<const float*>(p.data) + first);
     double t[kLanes];
     for (int i = 0; i < kLanes; ++i) t[i] = first + i < channels ? p.at(first + i, absent) : absent;
     return load2(t);
@@ -50,6 +45,7 @@ inline D2 param_at(const Param& p, int64_t first, int64_t channels, double absen
 
 inline void put_param(const MutableParam& p, int64_t first, int64_t channels, D2 v) {
     if (p.data == nullptr) return;
+    if (p.dtype == kFloat32 && first + kLanes <= channels) return store_as(static_cast<float*>(p.data) + first, v);
     double t[kLanes];
     store2(t, v);
     for (int64_t i = 0; i < std::min<int64_t>(kLanes, channels - first); ++i) p.put(first + i, t[i]);
