@@ -28,7 +28,7 @@ inline PlanarPlan plan_planar(const Shape& shape, int64_t element_bytes) {
     int64_t slab = shape.count() * element_bytes;
     int64_t wanted = 1;
     if (slab > kSlabBytes) wanted = (slab + kSlabBytes / 2 - 1) / (kSlabBytes / 2);
-    if (shape.c < 16 && slab > 64 * 1024)
+    if (shape.c < 16 && slab > 128 * 1024)  // below, the second loop over parts costs more than a second thread gains
         wanted = std::max(wanted, std::min((32 + shape.c - 1) / shape.c, slab / (32 * 1024)));
     plan.parts = std::max<int64_t>(1, std::min(wanted, plan.segments));
     if (plan.parts == 1 && shape.s < kShortRow)

@@ -89,15 +89,16 @@ template <class T> __attribute__((noinline)) void add_wide_run(LaneSums& to, con
     add_wide_rows<1>(to, x, 0, length, 0.0, x);
 }
 
-// Outputs that outgrow the cache bypass it. Below, the next layer finds its input in cache, and an allocator that hands
-// out memory just freed hands out cached lines, which streaming stores would first throw out. A residual is one stream
-// more in each pass.
-inline bool streams(const Shape& s, int64_t element_bytes, bool residual) {
-    return s.elements() * element_bytes >= int64_t(residual ? 6 : 12) << 20;
-}
-
 // Short rows that start anywhere are streamed by way of a stage: whole lines, and no line by two kinds of store.
 inline bool stages(const Shape& s) { return s.s < kShortRow && s.s % kLanes != 0; }
+
+// Outputs that outgrow the cache bypass it. Below, the next layer finds its input in cache, and an allocator that hands
+// out memory just freed hands out cached lines, which streaming stores would first throw out. A residual is one stream
+// more in each pass; a stage costs a copy.
+inline bool streams(const Shape& s, int64_t element_bytes, bool residual) {
+    const int64_t least = stages(s) ? (residual ? 14 : 28) : (residual ? 6 : 14);
+    return s.elements() * element_bytes >= least << 20;
+}
 
 template <class T, Act A, bool R> struct PlanarForward {
     using N = Num<T>;
