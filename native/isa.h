@@ -4,7 +4,7 @@
 #pragma once
 #include "dispatch.h"
 #include "group_rows_backward.h"
-#include "layer_norm.h"
+#include "layer_norm_backward.h"
 #include "planar_frozen.h"
 #include "planar_inference.h"
 

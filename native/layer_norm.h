@@ -1,92 +1,154 @@
 // Statistics per row of `width` elements with parameters per element: layer norm and RMS norm.
 //
-// Forward: rows are summed and, four at a time from L1, written: y = fma(xhat, weight, bias),
-// xhat = fma(x - m, rstd, -(mean - m) * rstd).
-// Backward: per row S w dy and S w dy * xhat; then, four rows at a time from L1, dx and the sums of dweight and dbias
-// (four rows added in the computing type, then into double). Blocks of rows are merged in block order. RMS norm is the
-// same with mean = 0: its first sum is simply not used.
+// Forward: some rows are summed and, four at a time from cache, written: y = fma(xhat, weight, bias),
+// xhat = fma(x - m, rstd, -(mean - m) * rstd). Sums across lanes, roots and divisions are made for a vector of rows at
+// once: beside a short row they would take longer than its elements. RMS norm is the same with mean = 0.
 #pragma once
-#include "channel_rows.h"
-#include "group_planar_backward.h"
+#include "group_planar.h"
+#include "lane_sums.h"
+#include "params.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-constexpr int kRowsTogether = 4;
-
-template <class Scalar> void expand(const Param& p, double absent, int64_t width, Scalar* out) {
-    for (int64_t j = 0; j < width; ++j) out[j] = Scalar(p.at(j, absent));
-}
+constexpr int kRowsTogether = 4;       // written together
+constexpr int64_t kRowCost = 64;       // elements that a row costs at least: its sums across lanes, its constants
+constexpr int64_t kLongWidth = 16384;  // elements: four rows above it outgrow L2
 
 template <class T> bool layer_streams(int64_t rows, int64_t width, const T* out) {
     return outgrows_cache(rows * width * int64_t(sizeof(T))) && width % kLanes == 0 && aligned_for_stream(out);
 }
 
-template <class T> struct LayerForwardKernel {
+// Up to a vector of rows, as long as they stay in L1 until they are written.
+inline int64_t rows_summed_together(int64_t row_bytes) {
+    int64_t count = kLanes;
+    while (count > kRowsTogether && count * row_bytes > 32 * 1024) count /= 2;
+    return count;
+}
+
+// Two sums of up to kLanes rows, a vector of lanes each, as one vector of rows.
+struct RowSums {
+    vd first[kLanes], second[kLanes];
+    const int64_t summed;  // whole vectors of rows
+
+    explicit RowSums(int64_t count) : summed((count + kDoubles - 1) / kDoubles * kDoubles) {
+        for (int64_t i = count; i < summed; ++i) first[i] = second[i] = set1(0.0);
+    }
+    void set(int64_t i, D2 a, D2 b) {
+        first[i] = a.a + a.b;
+        second[i] = b.a + b.b;
+    }
+    D2 across(const vd* v) const {
+        double t[kLanes] = {};
+        sums_across(v, summed, t);
+        return load2(t);
+    }
+};
+
+// What layer norm's two directions share: where a parameter lies in the computing type, and how rows become tasks.
+template <class T> struct LayerRows {
     using N = Num<T>;
     using V = typename N::V;
     using Scalar = typename N::Scalar;
+    using Constants = Columns<Scalar>;
+
+    const int64_t rows, width, wide;
+
+    LayerRows(int64_t rows_, int64_t width_) : rows(rows_), width(width_), wide(padded(width_)) {}
+
+    // What a row costs, in elements: no row costs nothing.
+    int64_t cost() const { return std::max(width, kRowCost); }
+    bool as_it_is(const Param& p) const {
+        return p.data != nullptr && p.dtype == (sizeof(Scalar) == 8 ? kFloat64 : kFloat32) && width % kLanes == 0;
+    }
+    // The parameter as vectors are computed with; memory: (wide), used where it has to be converted.
+    const Scalar* constants(const Param& p, double absent, Scalar* memory, const Parallel& parallel) const {
+        if (as_it_is(p)) return static_cast<const Scalar*>(p.data);
+        std::fill(memory + width, memory + wide, Scalar(0));
+        parallel((width + kLongWidth - 1) / kLongWidth, width * int64_t(sizeof(Scalar)), [&](int64_t begin, int64_t end) {
+            expand(p, absent, begin * kLongWidth, std::min(width, end * kLongWidth), memory);
+        });
+        return memory;
+    }
+};
+
+template <class T> struct LayerForwardKernel : LayerRows<T> {
+    using Base = LayerRows<T>;
+    using typename Base::Constants;
+    using typename Base::N;
+    using typename Base::Scalar;
+    using typename Base::V;
+    using Base::rows, Base::wide, Base::width;
+
     const LayerForward& a;
     const T* x;
     T* y;
+    const bool stream;
 
-    explicit LayerForwardKernel(const LayerForward& a_) : a(a_), x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)) {}
+    explicit LayerForwardKernel(const LayerForward& a_)
+        : Base(a_.rows, a_.width), a(a_), x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
+          stream(layer_streams(a_.rows, a_.width, y)) {}
 
-    // Shifted sums of one row; fetches the rows that come next.
-    Sums sums(const T* row, double k) const {
+    // S(x - k) and S(x - k)^2 of columns [first, last) of a row, in lanes; fetches what lies `ahead` elements behind.
+    template <class Put>
+    NK_INLINE void sums(const T* row, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
         const D2 shift = both_halves(k);
-        const int64_t ahead = kRowsTogether * a.width;
         D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
-        auto add = [&](V v, D2& s, D2& q) {
-            const D2 d = widen(v) - shift;
+        auto add = [&](D2 v, D2& s, D2& q) {
+            const D2 d = v - shift;
             s = s + d;
             q = fma(d, d, q);
         };
-        int64_t j = 0;
-        for (; j + 2 * kLanes <= a.width; j += 2 * kLanes) {
+        int64_t j = first;
+        for (; j + 2 * kLanes <= last; j += 2 * kLanes) {
             prefetch(row + ahead + j);
             prefetch(row + ahead + j + kLanes);
-            add(N::get(row + j, 0), s0, q0);
-            add(N::get(row + j + kLanes, 0), s1, q1);
+            add(widen(N::get(row + j, 0)), s0, q0);
+            add(widen(N::get(row + j + kLanes, 0)), s1, q1);
         }
         for_columns(
-            j, a.width, [&](int64_t i) { add(N::get(row + i, 0), s0, q0); },
-            [&](int64_t i, int64_t n) { add(N::get_tail(row + i, n, N::set(k)), s1, q1); });
-        return {sum_lanes(s0 + s1), sum_lanes(q0 + q1)};
+            j, last, [&](int64_t i) { add(widen(N::get(row + i, 0)), s0, q0); },
+            [&](int64_t i, int64_t n) { add(widen(N::get_tail(row + i, n, N::set(k))), s1, q1); });
+        put(s0 + s1, q0 + q1);
     }
 
-    Statistics statistics(const T* row) const {
-        if (!a.rms) {
-            const double k = run_shift(row, a.width);
-            return finish(sums(row, k), k, a.width, a.eps);
+    // The shift of row r: where rows come from memory, its elements arrive only just before it is summed.
+    double shift_of(int64_t r) const { return a.rms ? 0.0 : run_shift(x + r * width, width); }
+
+    // Rows [r, r + count) from their sums: statistics, and the constants from i on.
+    void finish_rows(int64_t r, int64_t count, D2 sum, D2 squares, D2 shift, const Constants& k, int64_t i) const {
+        Statistics2 st;
+        if (a.rms) {
+            st.mean = zero2(), st.var = squares / both_halves(double(width));
+            st.rstd = rstd_of(st.var, a.eps);
+        } else {
+            st = finish(sum, squares, shift, width, a.eps);
         }
-        const double square = sums(row, 0.0).squares / double(a.width);
-        return {0.0, square, rstd_of(square, a.eps)};
+        write_statistics(a.stats, r, r + count, rows, st);
+        k.set_affine(i, st.mean, st.rstd, both_halves(1.0), zero2());
     }
 
-    // Rows [r, r + kRows): their statistics first, so that the chains of square roots and divisions overlap.
-    template <int kRows, bool Bias, bool Stream> void write(int64_t r, const Scalar* w, const Scalar* b) const {
+    // Rows [r, r + kRows), columns [first, last); their constants from i on.
+    template <int kRows, bool Bias, bool Stream>
+    void write(int64_t r, const Constants& k, int64_t i, int64_t first, int64_t last, const Scalar* w,
+               const Scalar* b) const {
         V m[kRows], scale[kRows], shift[kRows];
-        const int64_t width = a.width;
-        const T* xp = x + r * width;
-        T* yp = y + r * width;
-        for (int u = 0; u < kRows; ++u) {
-            const Statistics st = statistics(x + (r + u) * a.width);
-            write_statistics(a.stats, r + u, a.rows, st);
-            const Affine<Scalar> f = affine<Scalar>(st.mean, st.rstd, 1.0, 0.0);
-            m[u] = N::set(f.m), scale[u] = N::set(f.scale), shift[u] = N::set(f.shift);
-        }
-        auto column = [&](int64_t j, auto&& read, auto&& put) {
-            const V wj = N::get_constants(w + j), bj = N::get_constants(b + j);
-            repeat<kRows>([&](auto u) {
-                const int64_t at = u * width;
-                if (!Stream) prefetch_to_write(yp + at + j + kRows * width);
+        for (int u = 0; u < kRows; ++u)
+            m[u] = N::set(k.m[i + u]), scale[u] = N::set(k.scale[i + u]), shift[u] = N::set(k.shift[i + u]);
+        const int64_t stride = width;
+        const T* xp = x + r * stride;
+        T* yp = y + r * stride;
+        auto column = [&](int64_t j, auto&& read, auto&& put) NK_IN_PLACE {
+            const V wj = N::get_constants(w + j), bj = Bias ? N::get_constants(b + j) : wj;
+            repeat<kRows>([&](auto u) NK_IN_PLACE {
+                const int64_t at = u * stride;
+                if (!Stream) prefetch_to_write(yp + at + j + kRows * stride);
                 const V xhat = fma(read(xp + at + j) - m[u], scale[u], shift[u]);
                 put(yp + at + j, Bias ? fma(xhat, wj, bj) : xhat * wj);
             });
         };
         for_columns(
-            a.width,
+            first, last,
             [&](int64_t j) {
                 column(j, [](const T* p) { return N::get(p, 0); },
                        [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
@@ -97,133 +159,88 @@ template <class T> struct LayerForwardKernel {
             });
     }
 
-    template <bool Bias, bool Stream> void rows(int64_t r, int64_t end, const Scalar* w, const Scalar* b) const {
-        for (; r + kRowsTogether <= end; r += kRowsTogether) write<kRowsTogether, Bias, Stream>(r, w, b);
-        for (; r < end; ++r) write<1, Bias, Stream>(r, w, b);
+    template <bool Bias, bool Stream>
+    void write_rows(int64_t r, int64_t end, const Constants& k, int64_t first, int64_t last, const Scalar* w,
+                    const Scalar* b) const {
+        int64_t i = 0;
+        for (; r + kRowsTogether <= end; r += kRowsTogether, i += kRowsTogether)
+            write<kRowsTogether, Bias, Stream>(r, k, i, first, last, w, b);
+        for (; r < end; ++r, ++i) write<1, Bias, Stream>(r, k, i, first, last, w, b);
+    }
+    void output(int64_t r, int64_t end, const Constants& k, int64_t first, int64_t last, const Scalar* w,
+                const Scalar* b) const {
+        if (a.bias.data && stream) write_rows<true, true>(r, end, k, first, last, w, b);
+        else if (a.bias.data) write_rows<true, false>(r, end, k, first, last, w, b);
+        else if (stream) write_rows<false, true>(r, end, k, first, last, w, b);
+        else write_rows<false, false>(r, end, k, first, last, w, b);
     }
 
-    void run(const Parallel& parallel) const {
-        const int64_t wide = padded(a.width);
-        Scalar* w = reinterpret_cast<Scalar*>(scratch(2 * wide));
-        Scalar* b = w + wide;
-        expand(a.weight, 1.0, a.width, w);
-        expand(a.bias, 0.0, a.width, b);
-        const RowsPlan plan = plan_rows(a.rows, a.width);
-        const bool stream = layer_streams(a.rows, a.width, y);
-        parallel(plan.blocks, a.rows * a.width * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
-            const int64_t first = plan.begin(begin), last = plan.end(end - 1);
-            if (a.bias.data) stream ? rows<true, true>(first, last, w, b) : rows<true, false>(first, last, w, b);
-            else stream ? rows<false, true>(first, last, w, b) : rows<false, false>(first, last, w, b);
-            if (stream) stream_fence();
-        });
-    }
-};
-
-template <class T> struct LayerBackwardKernel {
-    using N = Num<T>;
-    using V = typename N::V;
-    using Scalar = typename N::Scalar;
-    const LayerBackward& a;
-    const T *dy, *x;
-    T* dx;
-    const int64_t wide;
-    const bool stream;
-
-    explicit LayerBackwardKernel(const LayerBackward& a_)
-        : a(a_), dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)), dx(static_cast<T*>(a_.dx)),
-          wide(padded(a_.width)), stream(layer_streams(a_.rows, a_.width, dx)) {}
-
-    double mean(int64_t r) const { return a.stats[r]; }
-    double rstd(int64_t r) const { return a.stats[2 * a.rows + r]; }
-
-    // S w dy and S w dy * xhat of row r.
-    GradientSums row_sums(int64_t r, const Scalar* w) const {
-        const V m = N::set(Scalar(mean(r))), rs = N::set(rstd(r)), zero = N::set(0);
-        const T *gp = dy + r * a.width, *xp = x + r * a.width;
-        D2 total = zero2(), dot = zero2();
-        const int64_t ahead = kRowsTogether * a.width;
-        auto take = [&](V g, V v, int64_t j) {
-            prefetch(gp + ahead + j);
-            prefetch(xp + ahead + j);
-            const V dxhat = g * N::get_constants(w + j);
-            total = total + widen(dxhat);
-            dot = dot + widen(dxhat * ((v - m) * rs));
-        };
-        for_columns(
-            a.width, [&](int64_t j) { take(N::get(gp + j, 0), N::get(xp + j, 0), j); },
-            [&](int64_t j, int64_t n) { take(N::get_tail(gp + j, n, zero), N::get_tail(xp + j, n, m), j); });
-        return center<Scalar>(mean(r), rstd(r), sum_lanes(total), sum_lanes(dot));
-    }
-
-    // dx of rows [r, r + kRows) and their part of dweight and dbias, sums: (2, wide).
-    template <int kRows> void write(int64_t r, const Scalar* w, double* sums) const {
-        V m[kRows], rs[kRows], off[kRows], sb[kRows], sc[kRows];
-        for (int u = 0; u < kRows; ++u) {
-            GradientSums found = row_sums(r + u, w);
-            if (a.rms) found.dz = 0.0;
-            const Slope<Scalar> s = group_slope<Scalar>(mean(r + u), rstd(r + u), 1.0, found, a.width);
-            const Affine<Scalar> f = affine<Scalar>(mean(r + u), rstd(r + u), 1.0, 0.0);
-            m[u] = N::set(f.m), rs[u] = N::set(f.scale), off[u] = N::set(f.shift), sb[u] = N::set(s.b), sc[u] = N::set(s.c);
-        }
-        auto column = [&](int64_t j, auto&& read, auto&& put) {
-            const V wj = N::get_constants(w + j);
-            V total = N::set(0), dot = N::set(0);
-            for (int u = 0; u < kRows; ++u) {  // unrolled by hand, its constants leave the registers: 3 to 8 % slower
-                const int64_t at = (r + u) * a.width + j;
-                if (dx && !stream) prefetch_to_write(dx + at + kRows * a.width);
-                const V g = read(dy + at), centered = read(x + at) - m[u];
-                if (dx) put(dx + at, fma(sb[u], centered * rs[u], fma(g * wj, rs[u], sc[u])));
-                total = total + g;
-                dot = fma(g, fma(centered, rs[u], off[u]), dot);
-            }
-            if (sums) {
-                store2(sums + j, load2(sums + j) + widen(total));
-                store2(sums + wide + j, load2(sums + wide + j) + widen(dot));
-            }
-        };
-        for_columns(
-            a.width,
-            [&](int64_t j) {
-                auto read = [](const T* p) { return N::get(p, 0); };
-                if (stream) column(j, read, [](T* p, V v) { N::put_stream(p, v); });
-                else column(j, read, [](T* p, V v) { N::put(p, v); });
-            },
-            [&](int64_t j, int64_t n) {
-                column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
-                       [&](T* p, V v) { N::put_tail(p, v, n); });
-            });
-    }
-
-    void run(const Parallel& parallel) const {
-        const RowsPlan plan = plan_rows(a.rows, a.width);
-        const bool parameters = a.dweight.data || a.dbias.data;
-        double* memory = scratch(wide + (parameters ? 2 * plan.blocks * wide : 0));
-        Scalar* w = reinterpret_cast<Scalar*>(memory);
-        std::fill(w, w + wide, Scalar(0));
-        expand(a.weight, 1.0, a.width, w);
-        parallel(plan.blocks, 2 * a.rows * a.width * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
-            for (int64_t b = begin; b < end; ++b) {
-                double* sums = parameters ? memory + wide + 2 * b * wide : nullptr;
-                if (sums) std::fill(sums, sums + 2 * wide, 0.0);
-                const int64_t last = plan.end(b);
-                int64_t r = plan.begin(b);
-                for (; r + kRowsTogether <= last; r += kRowsTogether) write<kRowsTogether>(r, w, sums);
-                for (; r < last; ++r) write<1>(r, w, sums);
-            }
-            if (stream) stream_fence();
-        });
-        if (!parameters) return;
-        parallel((a.width + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * a.width, [&](int64_t begin, int64_t end) {
-            for (int64_t j = begin * kMergeChannels; j < std::min(a.width, end * kMergeChannels); ++j) {
-                double total = 0.0, dot = 0.0;
-                for (int64_t b = 0; b < plan.blocks; ++b) {
-                    total += memory[wide + 2 * b * wide + j];
-                    dot += memory[wide + (2 * b + 1) * wide + j];
+    // Whole rows, some at a time.
+    void by_rows(const Scalar* w, const Scalar* b, const Parallel& parallel) const {
+        const RowsPlan plan = plan_rows(rows, this->cost(), kRowsTogether);
+        parallel(plan.blocks, rows * this->cost() * int64_t(sizeof(T)), [&](int64_t begin, int64_t end) {
+            double memory[Constants::doubles(kLanes)], shift[kLanes] = {};
+            const Constants k(memory, kLanes);
+            const int64_t together = rows_summed_together(width * int64_t(sizeof(T))), last = plan.end(end - 1);
+            for (int64_t r = plan.begin(begin); r < last; r += together) {
+                const int64_t count = std::min(together, last - r);
+                RowSums found(count);
+                for (int64_t i = 0; i < count; ++i) {
+                    shift[i] = shift_of(r + i);
+                    sums(x + (r + i) * width, 0, width, shift[i], together * width, [&](D2 s, D2 q) { found.set(i, s, q); });
                 }
-                a.dweight.put(j, dot);
-                a.dbias.put(j, total);
+                finish_rows(r, count, found.across(found.first), found.across(found.second), load2(shift), k, 0);
+                output(r, r + count, k, 0, width, w, b);
             }
+            if (stream) stream_fence();
         });
+    }
+
+    // Few or long rows: see TilesPlan. memory: shifts, constants and sums of a chunk of rows.
+    static int64_t tiles_memory(const TilesPlan& plan) {
+        return TilesPlan::kChunkRows * (1 + 2 * plan.parts) + Constants::doubles(TilesPlan::kChunkRows);
+    }
+    void by_tiles(const TilesPlan& plan, double* memory, const Scalar* w, const Scalar* b, const Parallel& parallel) const {
+        constexpr int64_t chunk = TilesPlan::kChunkRows;
+        double *shift = memory, *partial = memory + chunk;  // partial: (parts, 2, chunk)
+        const Constants k(partial + 2 * plan.parts * chunk, chunk);
+        for (int64_t r = 0; r < rows; r += chunk) {
+            const int64_t count = std::min(chunk, rows - r), bytes = count * width * int64_t(sizeof(T));
+            for (int64_t i = 0; i < count; ++i) shift[i] = shift_of(r + i);
+            parallel(count * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+                for (int64_t t = begin; t < end; ++t) {
+                    const int64_t i = t / plan.parts, part = t % plan.parts;
+                    double* to = partial + 2 * part * chunk + i;
+                    sums(x + (r + i) * width, plan.part(part), plan.part(part + 1), shift[i], fetch_distance<T>(0),
+                         [&](D2 s, D2 q) {
+                        to[0] = sum_lanes(s);
+                        to[chunk] = sum_lanes(q);
+                    });
+                }
+            });
+            for (int64_t i = 0; i < count; i += kLanes) {
+                D2 sum = load2(partial + i), squares = load2(partial + chunk + i);
+                for (int64_t part = 1; part < plan.parts; ++part) {
+                    sum = sum + load2(partial + 2 * part * chunk + i);
+                    squares = squares + load2(partial + (2 * part + 1) * chunk + i);
+                }
+                finish_rows(r + i, std::min<int64_t>(kLanes, count - i), sum, squares, load2(shift + i), k, i);
+            }
+            parallel(plan.tiles, bytes, [&](int64_t begin, int64_t end) {
+                for (int64_t t = begin; t < end; ++t) output(r, r + count, k, plan.tile(t), plan.tile(t + 1), w, b);
+                if (stream) stream_fence();
+            });
+        }
+    }
+
+    void run(const Parallel& parallel) const {
+        const bool tiles = width > kLongWidth;
+        const TilesPlan plan = plan_tiles(rows, width);
+        double* memory = scratch(2 * wide + (tiles ? tiles_memory(plan) : 0));
+        const Scalar* w = this->constants(a.weight, 1.0, reinterpret_cast<Scalar*>(memory), parallel);
+        const Scalar* b = this->constants(a.bias, 0.0, reinterpret_cast<Scalar*>(memory) + wide, parallel);
+        if (tiles) by_tiles(plan, memory + 2 * wide, w, b, parallel);
+        else by_rows(w, b, parallel);
     }
 };
 

@@ -165,6 +165,7 @@ template <class T> void run_layer(const Kernels& kernels, int64_t rows, int64_t 
     g.dweight = {dw.data(), kFloat32};
     if (!rms) g.dbias = {db.data(), kFloat32};
     kernels.layer_backward(g, parallel);
+    std::vector<double> dw64(width), db64(width), sizes(width, 1e-6);
     for (int64_t r = 0; r < rows; ++r) {
         double mean = 0, var = 0, sum = 0, size = 1e-6;
         for (int64_t j = 0; j < width; ++j) mean += rms ? 0.0 : read(x[r * width + j]) / double(width);
@@ -174,9 +175,15 @@ template <class T> void run_layer(const Kernels& kernels, int64_t rows, int64_t 
             const double xhat = (read(x[r * width + j]) - mean) * rstd, want = xhat * w[j] + b[j];
             const double near = 16 * kRoundoff<T> * (std::fabs(xhat * w[j]) + std::fabs(b[j]));
             check(std::fabs(read(y[r * width + j]) - want) <= near, "layer y", read(y[r * width + j]), want);
+            const double g = read(dy[r * width + j]);
+            dw64[j] += g * xhat, db64[j] += g, sizes[j] += std::fabs(g) * (1.0 + std::fabs(xhat));
             sum += read(dx[r * width + j]), size += std::fabs(read(dy[r * width + j]) * w[j]) * rstd;
         }
         if (!rms) check(std::fabs(sum) <= 64 * std::max(kRoundoff<T>, 0x1p-24) * size, "sum of dx", sum, 0);
+    }
+    for (int64_t j = 0; j < width; ++j) {
+        check(std::fabs(dw[j] - dw64[j]) <= 0x1p-19 * sizes[j], "layer dweight", dw[j], dw64[j]);
+        if (!rms) check(std::fabs(db[j] - db64[j]) <= 0x1p-19 * sizes[j], "layer dbias", db[j], db64[j]);
     }
 }
 
@@ -208,7 +215,11 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
             where = std::string(kernels.name) + " " + type + " rows of " + std::to_string(width) + (rms ? " rms" : "");
             run_layer<T>(kernels, 7, width, rms, true);
             run_layer<T>(kernels, 9, width, rms, false);
+            run_layer<T>(kernels, 70, width, rms, true);
         }
+    where = std::string(kernels.name) + " " + type + " long rows";
+    run_layer<T>(kernels, 1, 33333, false, true);  // parts of a row, tiles of columns
+    run_layer<T>(kernels, 66, 16401, true, false);  // two chunks of rows
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ def check_layer(rows: int, width: int, values: str, rms: bool) -> None:
 
 @pytest.mark.parametrize("rms", [False, True], ids=["layer", "rms"])
 def test_layer_and_rms_norm_meet_the_contract(isa: str, rms: bool) -> None:  # noqa: F811
-    for rows, width in ((1, 5), (3, 1), (6, 8), (67, 33), (5, 130), (1030, 48), (3, 20000)):
+    for rows, width in ((1, 5), (3, 1), (6, 8), (67, 33), (5, 130), (1030, 48), (3, 20000), (67, 16401), (1, 33333)):
         check_layer(rows, width, "standard", rms)
 
 
@@ -106,6 +106,27 @@ def test_layer_and_rms_norm_meet_the_contract(isa: str, rms: bool) -> None:  # n
 @pytest.mark.parametrize("values", VALUES)
 def test_layer_and_rms_norm_meet_the_contract_for_every_value_regime(values: str, rms: bool) -> None:
     check_layer(37, 50, values, rms)
+
+
+def test_layer_norm_meets_the_contract_where_most_of_dy_is_zero() -> None:
+    """A gradient of zero is allowed what the two sums allow, and those may nearly cancel."""
+    for width in range(2, 34):
+        for seed in range(8):
+            g = torch.Generator().manual_seed(100 * width + seed)
+            x, dy = cases.gaussian((9, width), g).float() + 5, cases.gaussian((9, width), g).float()
+            check_layer_gradients(x, dy * (torch.rand(dy.shape, generator=g) < 0.4))
+
+
+def check_layer_gradients(x: Tensor, dy: Tensor) -> None:
+    width, weight = x.shape[1], torch.linspace(0.5, 2, x.shape[1])
+    _, stats = native.layer_norm_forward(x, width, weight, None, EPS)
+    assert stats is not None
+    dx = native.layer_norm_backward(dy, x, width, weight, None, stats, needs=(True, False, False))[0]
+    assert dx is not None
+    x64, dxhat = x.double(), dy.double() * weight.double()
+    rstd = 1 / (x64.var(1, correction=0, keepdim=True) + EPS).sqrt()
+    bound = input_gradient_bound(dxhat, (x64 - x64.mean(1, keepdim=True)) * rstd, rstd, (1,), U)
+    assert_within(dx, layer_norm_backward(dy.double(), x64, (width,), weight.double(), EPS)[0], bound, "dx")
 
 
 def results(x: Tensor, dy: Tensor, w: Tensor) -> list[Tensor | None]:
@@ -116,7 +137,15 @@ def results(x: Tensor, dy: Tensor, w: Tensor) -> list[Tensor | None]:
     ln, ln_stats = native.layer_norm_forward(rows, rows.shape[1], None, None, EPS)
     assert ln_stats is not None
     dln = native.layer_norm_backward(row_dy, rows, rows.shape[1], None, None, ln_stats, needs=(True, False, False))[0]
-    return [y, stats, *found[:3], ln, ln_stats, dln]
+    return [y, stats, *found[:3], ln, ln_stats, dln, *narrow_results(x.movedim(1, -1), row_dy, w)]
+
+
+def narrow_results(x: Tensor, dy: Tensor, w: Tensor) -> list[Tensor | None]:
+    """Layer norm over the channels, with parameters."""
+    x = x.contiguous()
+    y, stats = native.layer_norm_forward(x, w.numel(), w, w, EPS)
+    assert stats is not None
+    return [y, *native.layer_norm_backward(dy.reshape(x.shape), x, w.numel(), w, w, stats, needs=(True, True, True))]
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
