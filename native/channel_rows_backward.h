@@ -1,4 +1,5 @@
-// Statistics across the batch, channels last: the backward of batch norm. The sweeps are those of channel_rows.h.
+// Statistics across the batch, channels last: the backward of batch norm. The sweeps are those of channel_rows.h; where
+// the statistics are constants dx = a * dz needs no sums, and one sweep makes all.
 #pragma once
 #include "channel_rows.h"
 
@@ -54,37 +55,58 @@ template <class T, Gate G, bool R> struct RowsBackward {
     }
 
     // total[j] = S dz, dot[j] = S dz * (x - m) over rows [begin, end), from exact products: dz may vanish where the sums
-    // nearly cancel. Of bfloat16 four rows are added in float32 first.
+    // nearly cancel. Of bfloat16 four rows are added in float32 first. kWrites: dx = a * dz and dresidual, too.
+    template <bool kWrites = false>
     void sums(const Columns<Scalar>& k, int64_t begin, int64_t end, double* total, double* dot) const {
         std::fill(total, total + wide, 0.0);
         std::fill(dot, dot + wide, 0.0);
         for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto rows_) {
-            auto column = [&](int64_t j, auto&& read, auto&& read_signs) {
+            auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
                 constexpr int kRows = decltype(rows_)::value;
                 const In in = incoming(k, j);
                 D2 t = load2(total + j), d = load2(dot + j);
+                const V sa = kWrites ? N::get_constants(k.a + j) : in.m;
+                const int64_t stride = channels, at = r * stride + j;
+                T *to = kWrites && dx ? dx + at : nullptr, *to_dz = kWrites && dresidual ? dresidual + at : nullptr;
+                auto write = [&](int u, V dz) NK_IN_PLACE {
+                    const int64_t here = u * stride;
+                    if (to) put(to + here, sa * dz, stride);
+                    if (to_dz) put(to_dz + here, dz, stride);
+                };
                 if constexpr (kShortSums<T>) {
                     const V rs = N::get_constants(k.rstd + j);
                     ShortProducts<kRows> sums;
-                    terms<kRows>(in, r, j, read, read_signs, [&](auto u, V xv, V dz) { sums.template add<u>(dz, (xv - in.m) * rs); });
+                    terms<kRows>(in, r, j, read, read_signs, [&](auto u, V xv, V dz) {
+                        sums.template add<u>(dz, (xv - in.m) * rs);
+                        if (kWrites) write(u, dz);
+                    });
                     t = t + widen(sums.total());
                     d = d + widen(sums.dot());
                 } else {
                     const D2 m = widen(in.m);
-                    terms<kRows>(in, r, j, read, read_signs, [&](auto, V xv, V dz_) {
+                    terms<kRows>(in, r, j, read, read_signs, [&](auto u, V xv, V dz_) {
                         const D2 dz = widen(dz_);
                         t = t + dz;
                         d = fma(dz, widen(xv) - m, d);
+                        if (kWrites) write(u, dz_);
                     });
                 }
                 store2(total + j, t);
                 store2(dot + j, d);
             };
             for_columns(
-                first, last, [&](int64_t j) { column(j, [](const T* p) { return N::get(p, 0); }, whole_bits); },
+                first, last,
+                [&](int64_t j) {
+                    column(j, [](const T* p) { return N::get(p, 0); }, whole_bits, [&](T* p, V v, int64_t next) {
+                        if (stream) return N::put_stream(p, v);
+                        prefetch_to_write(p + next);
+                        N::put(p, v);
+                    });
+                },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
-                           [&](const uint8_t* p) { return get_bits_tail(p, n); });
+                           [&](const uint8_t* p) { return get_bits_tail(p, n); },
+                           [&](T* p, V v, int64_t) { N::put_tail(p, v, n); });
                 });
         });
         if constexpr (kShortSums<T>)  // they are of xhat
@@ -134,51 +156,56 @@ template <class T, Gate G, bool R> struct RowsBackward {
         });
     }
 
-    // m, scale, shift and rstd of channels [first, last).
+    // m, scale, shift and rstd of channels [first, last); dx's constants where they depend on no sums.
     void prepare(const Columns<Scalar>& k, int64_t first, int64_t last) const {
         for (int64_t c = first; c < last; c += kLanes) {
             const D2 mean = load_head(a.stats + c, channels - c), rstd = load_head(a.stats + 2 * channels + c, channels - c);
-            k.set_affine(c, mean, rstd, param_at(a.weight, c, channels, 1.0), param_at(a.bias, c, channels, 0.0));
+            const D2 weight = param_at(a.weight, c, channels, 1.0);
+            k.set_affine(c, mean, rstd, weight, param_at(a.bias, c, channels, 0.0));
             store_as(k.rstd + c, rstd);
+            if (!a.training) k.set_slope(c, mean, rstd, weight, zero2(), zero2());
         }
     }
 
-    // dweight, dbias and the constants of dx from the sums of all blocks (none: constant statistics).
+    // dweight, dbias and the constants of dx from the sums of all blocks.
     void merge(const RowsPlan& plan, const Columns<Scalar>& k, const double* partial, int64_t first, int64_t last) const {
-        const D2 each = both_halves(a.training ? -1.0 / double(a.values()) : 0.0);
+        const D2 each = both_halves(-1.0 / double(a.values()));
         for (int64_t c = first; c < last; c += kLanes) {
             const D2 mean = load_head(a.stats + c, channels - c), rstd = load_head(a.stats + 2 * channels + c, channels - c);
             D2 total = zero2(), dot = zero2();
-            if (partial)
-                for (int64_t b = 0; b < plan.blocks; ++b) {
-                    total = total + load2(partial + 2 * b * wide + c);
-                    dot = dot + load2(partial + (2 * b + 1) * wide + c);
-                }
+            for (int64_t b = 0; b < plan.blocks; ++b) {
+                total = total + load2(partial + 2 * b * wide + c);
+                dot = dot + load2(partial + (2 * b + 1) * wide + c);
+            }
             const D2 dz_xhat = k.center(c, mean, rstd, total, dot), weight = param_at(a.weight, c, channels, 1.0);
             put_param(a.dweight, c, channels, dz_xhat);
             put_param(a.dbias, c, channels, total);
             if (a.training) k.set_slope(c, mean, rstd, weight, weight * total * each, weight * dz_xhat * each);
-            else k.set_slope(c, mean, rstd, weight, zero2(), zero2());
         }
     }
 
     void run(const Parallel& parallel) const {
         const RowsPlan plan = plan_rows(rows, channels);
         const int64_t bytes = 2 * rows * channels * int64_t(sizeof(T));
-        const bool sums_wanted = a.training || a.dweight.data || a.dbias.data;
         double* partial = scratch(2 * wide * plan.blocks + Columns<Scalar>::doubles(channels));
         const Columns<Scalar> k(partial + 2 * plan.blocks * wide, channels);
         prepare(k, 0, channels);
-        if (sums_wanted)
+        const bool once = !a.training && !(stream && kStreamUnroll<T> == 1);
+        if (a.training || a.dweight.data || a.dbias.data) {
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {
-                    double* sums_of = partial + 2 * b * wide;
-                    sums(k, plan.begin(b), plan.end(b), sums_of, sums_of + wide);
+                    double* of_block = partial + 2 * b * wide;
+                    if (once) sums<true>(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
+                    else sums(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
                 }
+                if (once && stream) stream_fence();
             });
-        parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * channels, [&](int64_t begin, int64_t end) {
-            merge(plan, k, sums_wanted ? partial : nullptr, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
-        });
+            parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * channels,
+                     [&](int64_t begin, int64_t end) {
+                         merge(plan, k, partial, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
+                     });
+            if (once) return;
+        }
         if (!dx && !dresidual) return;
         parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
             for_chunks_backwards(plan.begin(begin), plan.end(end - 1), 2 * channels * int64_t(sizeof(T)),
