@@ -26,6 +26,29 @@ inline SamplePlan plan_samples(const Shape& s, int64_t element_bytes) {
     return plan;
 }
 
+// How many rows are taken as one: until vectors are full. Sign bits start at a whole byte with each row.
+inline int64_t rows_in_one(const Shape& s, bool bits) {
+    constexpr int64_t kFewChannels = 64;
+    int64_t times = 1;
+    if (s.c < kFewChannels && !(bits && s.c % 8 != 0))
+        while (times * s.c % kLanes != 0 && s.s % (2 * times) == 0) times *= 2;
+    return times;
+}
+
+// The call on such rows.
+template <class Call> Call with_rows_in_one(Call call, int64_t times) {
+    call.shape.c *= times;
+    call.shape.s /= times;
+    return call;
+}
+template <class Scalar> void repeat_columns(Scalar* v, int64_t channels, int64_t times) {
+    for (int64_t i = 1; i < times; ++i) std::copy(v, v + channels, v + i * channels);
+}
+inline void add_columns(double* v, int64_t channels, int64_t times) {
+    for (int64_t i = 1; i < times; ++i)
+        for (int64_t c = 0; c < channels; ++c) v[c] += v[i * channels + c];
+}
+
 // What the statistics of a group say about each of its channels, and the memory of one sample's constants.
 template <class Scalar> struct GroupColumns {
     double *mean, *rstd;  // (wide)
@@ -34,12 +57,13 @@ template <class Scalar> struct GroupColumns {
     GroupColumns(double* memory, int64_t channels)
         : mean(memory), rstd(memory + padded(channels)), columns(memory + 2 * padded(channels), channels) {}
 
-    void set_affine(const Param& weight, const Param& bias, int64_t channels) const {
+    void set_affine(const Param& weight, const Param& bias, int64_t channels, int64_t times) const {
         for (int64_t c = 0; c < channels; c += kLanes) {
             columns.set_affine(c, load2(mean + c), load2(rstd + c), param_at(weight, c, channels, 1.0),
                                param_at(bias, c, channels, 0.0));
             store_as(columns.rstd + c, load2(rstd + c));
         }
+        for (Scalar* field : {columns.m, columns.scale, columns.shift, columns.rstd}) repeat_columns(field, channels, times);
     }
 };
 
@@ -55,15 +79,16 @@ inline void add_blocks(const double* sums, int64_t blocks, int64_t wide, double*
 template <class T, Act A, bool R> struct GroupRowsForward {
     using N = Num<T>;
     using Scalar = typename N::Scalar;
-    const GroupForward& a;
+    const int64_t channels, times;
+    const GroupForward a;  // on rows taken as one, as many as `times`
     const Shape& s;
     const SamplePlan plan;
     const RowsForward<T, A, R> rows;
-    const int64_t wide, width;  // padded channels, channels of a group
+    const int64_t wide, width;  // padded columns, channels of a group
 
     explicit GroupRowsForward(const GroupForward& a_)
-        : a(a_), s(a_.shape), plan(plan_samples(a_.shape, sizeof(T))), rows(a_, plan.rows.blocks > 1), wide(padded(a_.shape.c)),
-          width(a_.shape.c / a_.groups) {}
+        : channels(a_.shape.c), times(rows_in_one(a_.shape, a_.bits)), a(with_rows_in_one(a_, times)), s(a.shape),
+          plan(plan_samples(s, sizeof(T))), rows(a, plan.rows.blocks > 1), wide(padded(s.c)), width(channels / a.groups) {}
 
     // A sample's memory: shifts (wide), sums (blocks, 2, wide), constants.
     int64_t per_sample() const { return (1 + 2 * plan.rows.blocks) * wide + GroupColumns<Scalar>::doubles(s.c); }
@@ -71,14 +96,18 @@ template <class T, Act A, bool R> struct GroupRowsForward {
 
     void shifts(int64_t n, double* k) const {
         const T* p = rows.x + n * s.s * s.c;
-        if (width == 1) return rows_shifts(p, s.s, s.c, k);
-        if (kShortSums<T>) return std::fill(k, k + wide, 0.0);
-        std::fill(k + s.c, k + wide, 0.0);
-        for (int64_t g = 0; g < a.groups; ++g, p += width) {
-            const double shift = median_of_three(value_of(p[0]), value_of(p[s.s / 2 * s.c + width / 2]),
-                                                 value_of(p[(s.s - 1) * s.c + width - 1]));
-            std::fill(k + g * width, k + (g + 1) * width, shift);
+        const int64_t last = s.s * times - 1;  // row
+        if (width == 1 || kShortSums<T>) {
+            rows_shifts(p, last + 1, channels, k);
+        } else {
+            for (int64_t g = 0; g < a.groups; ++g, p += width) {
+                const double shift = median_of_three(value_of(p[0]), value_of(p[(last + 1) / 2 * channels + width / 2]),
+                                                     value_of(p[last * channels + width - 1]));
+                std::fill(k + g * width, k + (g + 1) * width, shift);
+            }
         }
+        repeat_columns(k, channels, times);
+        std::fill(k + s.c, k + wide, 0.0);
     }
     void sums(int64_t n, int64_t b, double* memory) const {
         double* sum = memory + (1 + 2 * b) * wide;
@@ -88,16 +117,18 @@ template <class T, Act A, bool R> struct GroupRowsForward {
         double *sum = memory + wide, *squares = sum + wide;
         add_blocks(sum, plan.rows.blocks, wide, sum);
         add_blocks(squares, plan.rows.blocks, wide, squares);
+        add_columns(sum, channels, times);
+        add_columns(squares, channels, times);
         const GroupColumns<Scalar> out = columns_of(memory);
         for (int64_t g = 0; g < a.groups; ++g) {
             Sums found;
             for (int64_t c = g * width; c < (g + 1) * width; ++c) found.add({sum[c], squares[c]});
-            const Statistics st = finish(found, memory[g * width], s.s * width, a.eps);
+            const Statistics st = finish(found, memory[g * width], s.s * times * width, a.eps);
             write_statistics(a.stats, n * a.groups + g, s.n * a.groups, st);
             std::fill(out.mean + g * width, out.mean + (g + 1) * width, st.mean);
             std::fill(out.rstd + g * width, out.rstd + (g + 1) * width, st.rstd);
         }
-        out.set_affine(a.weight, a.bias, s.c);
+        out.set_affine(a.weight, a.bias, channels, times);
     }
     void output(int64_t n, int64_t b, double* memory) const {
         const GroupColumns<Scalar> k = columns_of(memory);

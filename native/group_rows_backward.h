@@ -8,15 +8,17 @@ namespace NK_ISA {
 
 template <class T, Gate G, bool R> struct GroupRowsBackward {
     using Scalar = typename Num<T>::Scalar;
-    const GroupBackward& a;
+    const int64_t channels, times;
+    const GroupBackward a;
     const Shape& s;
     const SamplePlan plan;
     const RowsBackward<T, G, R> rows;
     const int64_t wide, width;
 
     explicit GroupRowsBackward(const GroupBackward& a_)
-        : a(a_), s(a_.shape), plan(plan_samples(a_.shape, 2 * sizeof(T))), rows(a_, plan.rows.blocks > 1),
-          wide(padded(a_.shape.c)), width(a_.shape.c / a_.groups) {}
+        : channels(a_.shape.c), times(rows_in_one(a_.shape, a_.bits)), a(with_rows_in_one(a_, times)), s(a.shape),
+          plan(plan_samples(s, 2 * sizeof(T))), rows(a, plan.rows.blocks > 1), wide(padded(s.c)),
+          width(channels / a.groups) {}
 
     // A sample's memory: sums (blocks, 2, wide), constants.
     int64_t per_sample() const { return 2 * plan.rows.blocks * wide + GroupColumns<Scalar>::doubles(s.c); }
@@ -29,7 +31,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
             std::fill(out.mean + g * width, out.mean + (g + 1) * width, mean[g]);
             std::fill(out.rstd + g * width, out.rstd + (g + 1) * width, rstd[g]);
         }
-        out.set_affine(a.weight, a.bias, s.c);
+        out.set_affine(a.weight, a.bias, channels, times);
     }
     void sums(int64_t n, int64_t b, double* memory) const {
         double* found = memory + 2 * b * wide;
@@ -41,14 +43,16 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
         double *dz = channel + 2 * n * wide, *dz_xhat = dz + wide, *w_dz = memory, *w_dz_xhat = memory + wide;
         add_blocks(memory, plan.rows.blocks, wide, dz);
         add_blocks(memory + wide, plan.rows.blocks, wide, dz_xhat);
-        for (int64_t c = 0; c < s.c; c += kLanes) {
-            const D2 total = load2(dz + c), weight = param_at(a.weight, c, s.c, 1.0);
+        add_columns(dz, channels, times);
+        add_columns(dz_xhat, channels, times);
+        for (int64_t c = 0; c < channels; c += kLanes) {
+            const D2 total = load2(dz + c), weight = param_at(a.weight, c, channels, 1.0);
             const D2 dot = k.columns.center(c, load2(k.mean + c), load2(k.rstd + c), total, load2(dz_xhat + c));
             store2(dz_xhat + c, dot);
             store2(w_dz + c, weight * total);
             store2(w_dz_xhat + c, weight * dot);
         }
-        const double each = -1.0 / double(s.s * width);
+        const double each = -1.0 / double(s.s * times * width);
         for (int64_t g = 0; g < a.groups; ++g) {
             const int64_t first = g * width, last = first + width;
             GradientSums weighted{0.0, 0.0};
@@ -59,9 +63,10 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
             std::fill(w_dz + first, w_dz + last, weighted.dz * each);
             std::fill(w_dz_xhat + first, w_dz_xhat + last, weighted.dz_xhat * each);
         }
-        for (int64_t c = 0; c < s.c; c += kLanes)
-            k.columns.set_slope(c, load2(k.mean + c), load2(k.rstd + c), param_at(a.weight, c, s.c, 1.0), load2(w_dz + c),
-                                load2(w_dz_xhat + c));
+        for (int64_t c = 0; c < channels; c += kLanes)
+            k.columns.set_slope(c, load2(k.mean + c), load2(k.rstd + c), param_at(a.weight, c, channels, 1.0),
+                                load2(w_dz + c), load2(w_dz_xhat + c));
+        for (Scalar* field : {k.columns.a, k.columns.b, k.columns.c}) repeat_columns(field, channels, times);
     }
     void output(int64_t n, int64_t b, double* memory) const {
         if (!a.dx && !a.dresidual) return;
@@ -76,8 +81,8 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
                 total = total + load2(channel + 2 * n * wide + c);
                 dot = dot + load2(channel + (2 * n + 1) * wide + c);
             }
-            put_param(a.dweight, c, s.c, dot);
-            put_param(a.dbias, c, s.c, total);
+            put_param(a.dweight, c, channels, dot);
+            put_param(a.dbias, c, channels, total);
         }
     }
 
@@ -113,8 +118,8 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
             }
         }
         if (a.dweight.data || a.dbias.data)
-            parallel((s.c + kMergeChannels - 1) / kMergeChannels, 16 * s.n * s.c, [&](int64_t begin, int64_t end) {
-                parameters(channel, begin * kMergeChannels, std::min(s.c, end * kMergeChannels));
+            parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * s.n * channels, [&](int64_t begin, int64_t end) {
+                parameters(channel, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
             });
     }
 };
