@@ -138,7 +138,7 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end, 
     kernels.channel_backward(g, parallel);
     for (int64_t i = 0; i < e; ++i) {
         const double want = w[k.channel(i)] * dz(i) / std::sqrt(var[k.statistic(i)] + 1e-3);
-        const double room = 8 * std::max(u, 0x1p-24) * std::fabs(want) + 1e-6;
+        const double room = 8 * std::max(u, 0x1p-24) * std::fabs(want) + 1e-12;
         check(std::fabs(read(dx[i]) - want) <= room, "frozen dx", read(dx[i]), want);
         check(!residual || read(dr[i]) == dz(i), "frozen dresidual", read(dr[i]), dz(i));
     }
