@@ -2,8 +2,7 @@
 
 Bounds, element by element, u = unit roundoff of the result's dtype: outputs 8u(|xhat*weight| + |bias| + |residual|),
 input gradients 16u*rstd*(|dxhat| + |mean(dxhat)| + |xhat*mean(dxhat*xhat)|), parameter gradients 16u*sum|terms|: the
-project's contract. Behind a ReLU half of dxhat is exactly 0 and both means may nearly cancel, so input gradients get
-one rounding of the terms of those means besides: u*rstd*(mean|dxhat| + |xhat|*mean|dxhat*xhat|).
+project's contract.
 
 A peer need not hold these bounds, only compute the same thing: 64 times as much, and that of the average element too.
 Of large inputs some whole channels (groups) are checked: they are independent of the others. The side of zero an
@@ -105,10 +104,8 @@ def _gradient_errors(
 
 def _input_gradient_scale(truth: Truth, dxhat: Tensor) -> Tensor:
     """The bound on dx over u."""
-    product, xhat = dxhat * truth.xhat, truth.xhat.abs()
-    contract = dxhat.abs() + truth.mean(dxhat).abs() + xhat * truth.mean(product).abs()
-    of_means = truth.mean(dxhat.abs()) + xhat * truth.mean(product.abs())
-    return truth.rstd * (16 * contract + of_means)
+    mean_product = truth.mean(dxhat * truth.xhat)
+    return 16 * truth.rstd * (dxhat.abs() + truth.mean(dxhat).abs() + (truth.xhat * mean_product).abs())
 
 
 def _some(tensor: Tensor, at: Tensor | None) -> Tensor:
