@@ -26,12 +26,13 @@ inline SamplePlan plan_samples(const Shape& s, int64_t element_bytes) {
     return plan;
 }
 
-// How many rows are taken as one: what fills vectors best. Sign bits start at a whole byte with each row.
+// How many rows are taken as one: what fills vectors best and leaves rows for a sweep to unroll. Sign bits start at a
+// whole byte with each row.
 inline int64_t rows_in_one(const Shape& s, bool bits) {
     constexpr int64_t kFewChannels = 64, kMost = 32;
     int64_t best = 1;
     if (s.c >= kFewChannels || (bits && s.c % 8 != 0)) return best;
-    for (int64_t times = 2; times <= kMost && padded(best * s.c) != best * s.c; ++times)
+    for (int64_t times = 2; times <= std::min(kMost, s.s / kUnroll) && padded(best * s.c) != best * s.c; ++times)
         if (s.s % times == 0 && padded(times * s.c) * best < padded(best * s.c) * times) best = times;
     return best;
 }

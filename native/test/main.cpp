@@ -173,7 +173,7 @@ template <class T> void run_layer(const Kernels& kernels, int64_t rows, int64_t 
         const double rstd = 1 / std::sqrt(var + 1e-3);
         for (int64_t j = 0; j < width; ++j) {
             const double xhat = (read(x[r * width + j]) - mean) * rstd, want = xhat * w[j] + b[j];
-            const double near = 16 * kRoundoff<T> * (std::fabs(xhat * w[j]) + std::fabs(b[j]));
+            const double near = 16 * kRoundoff<T> * (std::fabs(xhat * w[j]) + std::fabs(b[j])) + 1e-13;
             check(std::fabs(read(y[r * width + j]) - want) <= near, "layer y", read(y[r * width + j]), want);
             const double g = read(dy[r * width + j]);
             dw64[j] += g * xhat, db64[j] += g, sizes[j] += std::fabs(g) * (1.0 + std::fabs(xhat));
