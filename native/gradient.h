@@ -37,7 +37,7 @@ template <class T, Gate G, bool R> struct Incoming {
         V z = fma(centered, scale, shift);
         if (R) z = z + r;
         if (G == Gate::kRelu) return pick(above(z, N::set(0)), dy, N::set(0));
-        return dy * Activate<T>::derivative(spec.code, spec.param, z);
+        return Activate<T>::gradient(spec.code, spec.param, z, dy);
     }
 };
 

@@ -35,6 +35,20 @@ template <class T> NK_INLINE D2 load_wide(const T* p) { return widen(load(p)); }
 NK_INLINE D2 load_wide(const float* p) { return {load_as_doubles(p), load_as_doubles(p + kDoubles)}; }
 NK_INLINE D2 load_wide(const double* p) { return load2(p); }
 
+// x, but not below (above) a number; NaN stays NaN.
+#if NK_LEVEL == 2
+NK_INLINE vf at_least(vf x, vf least) { return _mm512_max_ps(least, x); }  // the second operand where one is NaN
+NK_INLINE vf at_most(vf x, vf most) { return _mm512_min_ps(most, x); }
+#elif NK_LEVEL == 1
+NK_INLINE vf at_least(vf x, vf least) { return _mm256_max_ps(least, x); }
+NK_INLINE vf at_most(vf x, vf most) { return _mm256_min_ps(most, x); }
+#else
+NK_INLINE vf at_least(vf x, vf least) { return pick(above(x, least), x, least); }
+NK_INLINE vf at_most(vf x, vf most) { return pick(above(most, x), x, most); }
+#endif
+NK_INLINE D2 at_least(D2 x, D2 least) { return pick(above(x, least), x, least); }
+NK_INLINE D2 at_most(D2 x, D2 most) { return pick(above(most, x), x, most); }
+
 // Num<T>: how elements of T become computing vectors and back. tail(n) forms touch exactly n < kLanes elements.
 template <class T> struct Num;
 

@@ -11,6 +11,7 @@ enum DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
 enum Activation : int {
     kIdentity = 0, kRelu = 1, kLeakyRelu = 2, kRelu6 = 3, kSilu = 4, kGelu = 5,
     kGeluTanh = 6, kSigmoid = 7, kTanh = 8, kHardswish = 9, kHardsigmoid = 10, kElu = 11,
+    kMish = 12,
 };
 
 struct bf16 { uint16_t bits; };

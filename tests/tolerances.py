@@ -9,7 +9,7 @@ infinities: a test about them says in its own words what it expects.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,15 @@ def parameter_gradient_bound(terms: Tensor, axes: Sequence[int], u: float) -> Te
     merged, and the result is rounded once. The axes are removed, so the bound has the parameter's shape.
     """
     return 16 * u * terms.abs().sum(tuple(axes))
+
+
+def roundings_bound(function: Callable[[Tensor], Tensor], z: Tensor, u: float) -> Tensor:
+    """What 8 roundings of z and 8 of the result do to function(z): for activations, and for their derivatives.
+
+    8 is the contract's number for the norm's output, which z is. z: float64; the function must not cancel there.
+    """
+    step = 8 * u * z
+    return 8 * u * function(z).abs() + (function(z + step) - function(z - step)).abs()
 
 
 def assert_within(actual: Tensor, expected: Tensor, bound: Tensor | float, what: str = "result") -> None:

@@ -13,8 +13,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Codes are the kernels' numbers of the activations; 0 is the identity and -1 one that no kernel knows.
-IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, GELU, GELU_TANH, SIGMOID, TANH, HARDSWISH, HARDSIGMOID, ELU = range(12)
+# Codes are the native kernels' numbers of the activations (native/view.h); 0 is the identity and -1 one that they lack.
+CODES = range(13)
+IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, GELU, GELU_TANH, SIGMOID, TANH, HARDSWISH, HARDSIGMOID, ELU, MISH = CODES
 AFTER = -1
 
 
@@ -47,10 +48,11 @@ _BY_NAME: dict[str, int] = {
     "hardswish": HARDSWISH,
     "hardsigmoid": HARDSIGMOID,
     "elu": ELU,
+    "mish": MISH,
 }
 # Names without a kernel of their own: computed after the normalization.
 _NAMES_AFTER = frozenset(
-    ["celu", "selu", "hardtanh", "mish", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "logsigmoid"]
+    ["celu", "selu", "hardtanh", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "logsigmoid"]
 )
 _DEFAULT_PARAM = {LEAKY_RELU: 0.01, ELU: 1.0}
 
@@ -75,6 +77,7 @@ _BY_TYPE: dict[type[nn.Module], Activation] = {
     nn.Tanh: _NAMED["tanh"],
     nn.Hardswish: _NAMED["hardswish"],
     nn.Hardsigmoid: _NAMED["hardsigmoid"],
+    nn.Mish: _NAMED["mish"],
 }
 
 

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._activation import CODES, LEAKY_RELU, RELU, RELU6
 from . import memory
 
-IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH = 0, 1, 2, 3, 4, 9
-FUSED_ACTIVATIONS: frozenset[int] = frozenset({IDENTITY, RELU, LEAKY_RELU, RELU6, SILU, HARDSWISH})
+FUSED_ACTIVATIONS: frozenset[int] = frozenset(CODES)
 FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})

@@ -20,6 +20,7 @@ _NAMES: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
     nn.Hardswish: "hardswish",
     nn.Hardsigmoid: "hardsigmoid",
+    nn.Mish: "mish",
 }
 _FUNCTIONS = frozenset((*_NAMES.values(), "gelu", "leaky_relu", "elu"))
 
