@@ -18,6 +18,8 @@ from tests.tolerances import assert_equal64
 # torch scripts its own forward-mode decompositions on first use and warns about itself
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 backends = pytest.mark.parametrize("backend", EXACT_BACKENDS)
+PIECEWISE_LINEAR = ["relu", "relu6", "leaky_relu", "hardsigmoid"]
+SMOOTH = ["silu", "gelu", "sigmoid", "tanh", "hardswish", "elu", "mish"]
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -144,7 +146,7 @@ def test_the_gradient_of_a_gradient_penalty_in_float32(backend: str) -> None:
 
 
 @backends
-@pytest.mark.parametrize("activation", [None, "relu", "relu6", "leaky_relu", "silu"])
+@pytest.mark.parametrize("activation", [None, *PIECEWISE_LINEAR, *SMOOTH])
 def test_a_gradient_with_a_graph_equals_the_fused_one(activation: str | None, backend: str) -> None:
     """create_graph takes the composed operations: both ways must tell the same first derivative."""
     x, weight, bias = draw((6, 3, 4))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from normkit import _activation as act
 from normkit.kernels import native
+from normkit.surgery import activations
 from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
 from tests.tolerances import assert_within, roundings_bound, underflow, unit_roundoff
 
@@ -133,8 +134,10 @@ def test_the_reference_is_torchs_function(code: int) -> None:
     assert act.resolve(module).code == code
 
 
-def test_every_code_is_held_here() -> None:
+def test_every_code_is_held_here_and_known_to_surgery() -> None:
     assert set(CASES) == set(act.CODES) == native.FUSED_ACTIVATIONS
+    for code, (module, _, _) in CASES.items():
+        assert code == act.IDENTITY or act.resolve(activations.of_module(module)).code == code
 
 
 @each

@@ -97,6 +97,7 @@ FUSED = {
     "silu": lambda m, x: F.silu(m.bn(m.conv(x))),
     "leaky": lambda m, x: F.leaky_relu(m.bn(m.conv(x)), 0.2),
     "gelu tanh": lambda m, x: F.gelu(m.bn(m.conv(x)), approximate="tanh"),
+    "mish": lambda m, x: F.mish(m.bn(m.conv(x))),
     "shared relu": lambda m, x: m.relu(m.bn(m.conv(m.relu(x)))),
 }
 ADDED = {
