@@ -258,7 +258,7 @@ def test_mask_from_lengths_compiles_without_a_graph_break() -> None:
 
 @needs_native
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
-@pytest.mark.parametrize("activation", [None, "relu", "silu", "gelu"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu", "sigmoid", "softplus"])
 @pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_the_native_masked_batch_norm_is_the_composed_one_and_nothing_leaks(
