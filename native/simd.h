@@ -165,6 +165,7 @@ typedef double vd __attribute__((vector_size(32)));
 typedef int32_t maskf __attribute__((vector_size(32)));
 typedef int64_t maskd __attribute__((vector_size(32)));
 typedef float half_vf __attribute__((vector_size(16)));
+typedef double half_vd __attribute__((vector_size(16)));
 constexpr int kFloats = 8, kDoubles = 4;
 
 template <class V, class T> NK_INLINE V read_as(const T* p) { V v; std::memcpy(&v, p, sizeof v); return v; }
@@ -195,10 +196,20 @@ NK_INLINE void store_tail(float* p, vf v, int64_t n) { for (int64_t i = 0; i < n
 NK_INLINE void store_tail(double* p, vd v, int64_t n) { for (int64_t i = 0; i < n; ++i) p[i] = v[i]; }
 NK_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }  // two roundings: inside the contract's bound, and no libm call
 NK_INLINE vd fma(vd a, vd b, vd c) { return a * b + c; }
-NK_INLINE maskf above(vf a, vf b) { return ~(a <= b); }
-NK_INLINE maskd above(vd a, vd b) { return ~(a <= b); }
-NK_INLINE vf pick(maskf m, vf yes, vf no) { return m ? yes : no; }
-NK_INLINE vd pick(maskd m, vd yes, vd no) { return m ? yes : no; }
+// Comparisons in halves and choices by bits: of 32 bytes GCC makes both lane by lane where registers have 16, ten times
+// the time of a relu.
+template <class Mask, class Half, class V> NK_INLINE Mask above_in_halves(V a, V b) {
+    Half x[2], y[2];
+    std::memcpy(x, &a, sizeof x);
+    std::memcpy(y, &b, sizeof y);
+    const auto low = ~(x[0] <= y[0]), high = ~(x[1] <= y[1]);
+    const decltype(low) halves[2] = {low, high};
+    return read_as<Mask>(halves);
+}
+NK_INLINE maskf above(vf a, vf b) { return above_in_halves<maskf, half_vf>(a, b); }
+NK_INLINE maskd above(vd a, vd b) { return above_in_halves<maskd, half_vd>(a, b); }
+NK_INLINE vf pick(maskf m, vf yes, vf no) { return (vf)(((maskf)yes & m) | ((maskf)no & ~m)); }
+NK_INLINE vd pick(maskd m, vd yes, vd no) { return (vd)(((maskd)yes & m) | ((maskd)no & ~m)); }
 NK_INLINE maskf both(maskf a, maskf b) { return a & b; }
 NK_INLINE maskd both(maskd a, maskd b) { return a & b; }
 NK_INLINE uint32_t to_bits(maskf m) {
