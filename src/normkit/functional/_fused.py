@@ -75,6 +75,16 @@ def run(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, r
     return call.forward(Operands(input, weight, bias, residual), False)[0]
 
 
+def run_masked(
+    call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor
+) -> Tensor:
+    """`run` for a call that leaves zeros under its mask, (N, 1, *); so does an activation that follows it."""
+    if call.activation.code in call.kernel.FUSED_ACTIVATIONS:
+        return run(call, input, weight, bias, residual)
+    residual = None if residual is None else torch.where(mask, residual, 0)
+    return torch.where(mask, run(call, input, weight, bias, residual), 0)
+
+
 def run_channels(
     call: Call,
     running: tuple[Any, ...] | None,

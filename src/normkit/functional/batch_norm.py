@@ -20,7 +20,7 @@ from ..kernels import aten, composed, native
 from ..moments import Moments
 from . import _dtypes, _running
 from ._choose import choose, is_eager, is_exporting, is_transformed
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels, run_masked
 from ._masked import MaskedBatchNormCall
 from ._opaque import Opaque
 from ._running import Running
@@ -127,7 +127,8 @@ def apply(
     if path == "composed" or is_exporting() or (torch.compiler.is_compiling() and not training):
         return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
     if mask is not None and input.numel():
-        return _masked(input, running, weight, bias, training, eps, residual, activation, mask)
+        masked = MaskedBatchNormCall(native, activation, running, training, eps, mask)
+        return run_masked(masked, input, weight, bias, residual, mask)
     call = BatchNormCall(KERNELS[path], activation, running, training, eps)
     return run(call, input, weight, bias, residual)
 
@@ -208,24 +209,6 @@ def _composed(
     if running is not None:
         _running.move(running, moments)
     return y
-
-
-def _masked(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor,
-) -> Tensor:
-    call = MaskedBatchNormCall(native, activation, running, training, eps, mask)
-    if activation.code in native.FUSED_ACTIVATIONS:
-        return run(call, input, weight, bias, residual)
-    residual = None if residual is None else torch.where(mask, residual, 0)
-    return torch.where(mask, run(call, input, weight, bias, residual), 0)
 
 
 def _exported(

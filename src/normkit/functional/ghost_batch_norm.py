@@ -118,10 +118,8 @@ def _composed(
     """(output, the slices' moments: mean, m2 (K, C); count (K, 1)) by differentiable operations."""
     wide = input.to(accumulator_dtype(input))
     slices = slice_moments(wide, sizes, mask)
-    xhat = composed.standardize(wide, _per_sample(slices, sizes, input.dim()), eps, mask)
-    shape = _shapes.channel_shape(input.dim(), input.shape[1])
-    scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-    return composed.finish(xhat, scale, shift, residual, activation, mask, input.dtype), slices
+    moments = _per_sample(slices, sizes, input.dim())
+    return composed.by_moments(wide, moments, weight, bias, eps, residual, activation, mask, input.dtype), slices
 
 
 def _move(running: Running, slices: Moments, input: Tensor, mask: Tensor | None) -> None:

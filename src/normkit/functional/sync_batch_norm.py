@@ -18,13 +18,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .. import _shapes
-from .._activation import AFTER, NONE, Activation
+from .._activation import NONE, Activation
 from ..distributed import gather
 from ..kernels import composed, native
 from ..moments import Moments, accumulator_dtype
 from . import _running
 from ._choose import choose
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, composed_backward, run
+from ._fused import Call, Forwarded, Gradients, Needs, Operands, composed_backward, run, run_masked
 from ._running import Running
 from .batch_norm import verify
 
@@ -55,12 +55,9 @@ def apply(
     path, _ = choose("sync_batch_norm", input, activation, mask, (residual, weight, bias))
     kernel = native if path == "native" and input.numel() else composed
     call = SyncBatchNormCall(kernel, activation, running, True, eps, mask, group)
-    if torch.compiler.is_compiling():
-        return call.compiled(Operands(input, weight, bias, residual))
-    if mask is None or activation.code != AFTER:
+    if mask is None:
         return run(call, input, weight, bias, residual)
-    residual = None if residual is None else torch.where(mask, residual, 0)
-    return torch.where(mask, run(call, input, weight, bias, residual), 0)
+    return run_masked(call, input, weight, bias, residual, mask)
 
 
 @dataclass(slots=True, eq=False)
@@ -83,22 +80,23 @@ class SyncBatchNormCall(Call):
         if not self.training:
             assert self.running is not None
             return self._native(of, *self.running[:2], save)
-        whole = self._whole(self._own(of.input), of.input)
-        count, var = torch.as_tensor(whole.count), whole.var(correction=0)
         if self.kernel is native:
-            y, stats, bits = self._native(of, whole.mean, var, save)
+            mean, var, _ = native.batch_norm_statistics(of.input)
+            values = _shapes.values_per_channel(of.input.shape)
+            whole = self._whole(Moments(values, mean, var * values), of.input)
+            y, stats, bits = self._native(of, whole.mean, whole.var(correction=0), save)
         else:
-            y, bits = self._finished(of, whole, self.activation), None
+            wide, own = self._own(of.input)
+            whole, bits = self._whole(own, of.input), None
+            y, var = self._finished(of, wide, whole, self.activation), whole.var(correction=0)
             stats = torch.stack([whole.mean, var, (var + self.eps).rsqrt()])
+        count = torch.as_tensor(whole.count)
         return y, None if stats is None else torch.cat([stats, count.to(stats).expand(1, stats.shape[1])]), bits
 
-    def _own(self, input: Tensor) -> Moments:
-        """The moments of this rank's batch."""
-        if self.kernel is not native:
-            return Moments.of(input, _shapes.batch_dims(input.dim()), self.mask)
-        mean, var, _ = native.batch_norm_statistics(input)
-        count = _shapes.values_per_channel(input.shape)
-        return Moments(count, mean, var * count)
+    def _own(self, input: Tensor) -> tuple[Tensor, Moments]:
+        """The input in the accumulator's dtype, cast once for all that is made of it, and its moments."""
+        wide = input.to(accumulator_dtype(input))
+        return wide, Moments.of(wide, _shapes.batch_dims(input.dim()), self.mask)
 
     def _whole(self, own: Moments, input: Tensor) -> Moments:
         """The moments of all ranks' batches, which move the running statistics."""
@@ -115,13 +113,10 @@ class SyncBatchNormCall(Call):
             of.input, mean, var, *of[1:], self.activation.code, self.activation.param, self.eps, save_for_backward=save
         )
 
-    def _finished(self, of: Operands, moments: Moments, activation: Activation) -> Tensor:
-        """The output from the moments of all ranks, by differentiable operations."""
+    def _finished(self, of: Operands, wide: Tensor, moments: Moments, activation: Activation) -> Tensor:
+        """The output from the moments of all ranks, by differentiable operations. wide: see `_own`."""
         input, weight, bias, residual = of
-        xhat = composed.standardize(input.to(accumulator_dtype(input)), moments, self.eps, self.mask)
-        shape = _shapes.channel_shape(input.dim(), input.shape[1])
-        scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-        return composed.finish(xhat, scale, shift, residual, activation, self.mask, input.dtype)
+        return composed.by_moments(wide, moments, weight, bias, self.eps, residual, activation, self.mask, input.dtype)
 
     def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
         """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
@@ -157,15 +152,15 @@ class SyncBatchNormCall(Call):
     def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
         """The same forward as differentiable operations; the moments of all ranks are known."""
         mean, var, _, count = stats
-        own = Moments.of(of.input, _shapes.batch_dims(of.input.dim()), self.mask)
+        wide, own = self._own(of.input)
         moments = _attached(own, Moments(count[0].long(), mean, var * count), self.group)
-        return self._finished(of, moments, activation)
+        return self._finished(of, wide, moments, activation)
 
     def compiled(self, of: Operands) -> Tensor:
         """Compiled code takes the differentiable operations."""
-        own = Moments.of(of.input, _shapes.batch_dims(of.input.dim()), self.mask)
+        wide, own = self._own(of.input)
         moments = _attached(own, self._whole(own, of.input), self.group)
-        return self._finished(of, moments, self.activation)
+        return self._finished(of, wide, moments, self.activation)
 
     def again(self, stats: Tensor) -> Call | None:
         """By the statistics as given, without a collective."""

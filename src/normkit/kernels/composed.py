@@ -31,9 +31,25 @@ def batch_norm(
     """Batch norm under the batch's own statistics. input: (N, C, *); weight, bias: (C,); mask: (N, 1, *)."""
     wide = input.to(accumulator_dtype(input))  # once: two casts would round two halves of the gradient
     moments = Moments.of(wide, batch_dims(input.dim()), mask)
+    return by_moments(wide, moments, weight, bias, eps, residual, activation, mask, input.dtype), moments
+
+
+def by_moments(
+    wide: Tensor,
+    moments: Moments,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    activation: Activation,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A norm of channels under these moments, in `dtype`. wide: (N, C, *), the tensor that the moments are of, where
+    they are the input's own; weight, bias: (C,); mask: (N, 1, *)."""
+    shape = channel_shape(wide.dim(), wide.shape[1])
     xhat = standardize(wide, moments, eps, mask)
-    shape = channel_shape(input.dim(), input.shape[1])
-    return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, input.dtype), moments
+    return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, dtype)
 
 
 def batch_norm_inference(
