@@ -1,23 +1,39 @@
-# The kernels as one static library, each instruction set compiled from its own file with its own flags.
+# The kernels as one static library: the same sources once for each instruction set, under its flags.
 # -ffp-contract=off: a product and a sum are fused where the code says fma, nowhere else, so that tails, vectors and
 # recomputed signs agree to the bit.
 set(native_dir ${CMAKE_CURRENT_LIST_DIR})
-add_library(normkit_kernels STATIC ${native_dir}/dispatch.cpp ${native_dir}/isa_baseline.cpp)
-target_compile_features(normkit_kernels PUBLIC cxx_std_17)
-target_include_directories(normkit_kernels PUBLIC ${native_dir})
-target_compile_options(normkit_kernels PRIVATE -O2 -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi)
-set_target_properties(normkit_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
+set(NK_OPTIMIZE -O2 CACHE STRING "how far to optimize the kernels")
+set(NK_ISAS "avx2 avx512" CACHE STRING "instruction sets to build beside the baseline, on x86-64")
+
+function(set_up_kernels target)
+  target_compile_features(${target} PUBLIC cxx_std_17)
+  target_include_directories(${target} PUBLIC ${native_dir})
+  target_compile_options(${target} PRIVATE ${NK_OPTIMIZE} -ffp-contract=off -fno-math-errno -Wall -Wextra -Wno-psabi)
+  set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
+endfunction()
+
+add_library(normkit_kernels STATIC ${native_dir}/dispatch.cpp ${native_dir}/scratch.cpp)
+set_up_kernels(normkit_kernels)
+
+function(add_instruction_set isa level)  # and its flags
+  list(TRANSFORM kernel_files PREPEND ${native_dir}/ OUTPUT_VARIABLE sources)
+  add_library(normkit_${isa} OBJECT ${sources})
+  set_up_kernels(normkit_${isa})
+  target_compile_definitions(normkit_${isa} PRIVATE NK_ISA=${isa} NK_LEVEL=${level})
+  target_compile_options(normkit_${isa} PRIVATE ${ARGN})
+  target_sources(normkit_kernels PRIVATE $<TARGET_OBJECTS:normkit_${isa}>)
+endfunction()
+
+set(kernel_files channel_backward.cpp channel_forward.cpp group_norm.cpp layer_norm.cpp isa.cpp)
+add_instruction_set(baseline 0)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
-  set(NK_ISAS "avx2 avx512" CACHE STRING "instruction sets to build beside the baseline")
   if(NK_ISAS MATCHES "avx2")
     target_compile_definitions(normkit_kernels PRIVATE NK_AVX2)
-    target_sources(normkit_kernels PRIVATE ${native_dir}/isa_avx2.cpp)
-    set_source_files_properties(${native_dir}/isa_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2;-mfma;-mf16c")
+    add_instruction_set(avx2 1 -mavx2 -mfma -mf16c)
   endif()
   if(NK_ISAS MATCHES "avx512")
     target_compile_definitions(normkit_kernels PRIVATE NK_AVX512)
-    target_sources(normkit_kernels PRIVATE ${native_dir}/isa_avx512.cpp)
-    set_source_files_properties(${native_dir}/isa_avx512.cpp PROPERTIES COMPILE_OPTIONS  # GCC 12 warns inside its own intrinsics
-      "-mavx512f;-mavx512dq;-mavx512bw;-mavx512vl;-mfma;-mf16c;-mavx2;-mprefer-vector-width=512;-Wno-maybe-uninitialized;-Wno-uninitialized")
+    add_instruction_set(avx512 2 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mavx2 -mprefer-vector-width=512
+                        -Wno-maybe-uninitialized -Wno-uninitialized)  # GCC 12 warns inside its own intrinsics
   endif()
 endif()

@@ -1,5 +1,5 @@
-// The one vector layer. Each isa_*.cpp defines NK_ISA (a namespace) and NK_LEVEL (0 baseline, 1 AVX2+FMA+F16C,
-// 2 AVX-512) and compiles the kernels once over it.
+// The one vector layer. kernels.cmake defines NK_ISA (a namespace) and NK_LEVEL (0 baseline, 1 AVX2+FMA+F16C, 2 AVX-512)
+// and has the kernels compiled once over each.
 //
 // Rules: V is a vector of floats (vf) or doubles (vd); L is its number of lanes and a multiple of 8 for floats, so that
 // sign bits fill whole bytes at every level. Tails never touch memory outside the array. Level 0 is written in the

@@ -1,0 +1,17 @@
+#include "forms.h"
+#include "isa.h"
+#include "layer_norm_backward.h"
+
+namespace normkit {
+namespace NK_ISA {
+
+void layer_forward(const LayerForward& a, const Parallel& parallel) {
+    with_type(a.dtype, [&](auto t) { LayerForwardKernel<decltype(t)>(a).run(parallel); });
+}
+
+void layer_backward(const LayerBackward& a, const Parallel& parallel) {
+    with_type(a.dtype, [&](auto t) { LayerBackwardKernel<decltype(t)>(a).run(parallel); });
+}
+
+}  // namespace NK_ISA
+}  // namespace normkit
