@@ -6,7 +6,7 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 5;  // goes up with any change of these functions; native.py holds the same number
+constexpr int kInterface = 5;  // goes up with any change of these functions; core.py holds the same number
 
 nb::tuple forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
                         nb::handle var, int64_t groups, double eps, int code, double param, bool save,

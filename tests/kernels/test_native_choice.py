@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from normkit.kernels import native
+from normkit.kernels import core, native
 from tests.kernels.native_isa import needs_native
 
 PROGRAM = "import normkit.kernels.native as native; print(native.isa())"
@@ -35,16 +35,16 @@ def test_an_unknown_instruction_set_is_reported_and_another_used() -> None:
 
 @needs_native
 def test_threads_are_torchs_own() -> None:
-    assert native._torch_parallel_for() != 0
+    assert core.torch_parallel_for() != 0
 
 
 def test_without_the_core_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "normkit._native", None)  # what Python does for a module that cannot be imported
-    core, reason = native._load()
-    assert core is None
+    found, reason = core.load()
+    assert found is None
     assert reason is not None
     assert "not built" in reason
-    monkeypatch.setattr(native, "_core", core)
+    monkeypatch.setattr(native, "_core", found)
     monkeypatch.setattr(native, "_problem", reason)
     assert not native.available()
     assert native.why_not() == reason
@@ -54,8 +54,8 @@ def test_without_the_core_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 @needs_native
 def test_a_core_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native._core, "INTERFACE", 1)
-    core, reason = native._load()
-    assert core is None
+    monkeypatch.setattr(core.core, "INTERFACE", 1)
+    found, reason = core.load()
+    assert found is None
     assert reason is not None
     assert "of another version of normkit" in reason

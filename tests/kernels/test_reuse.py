@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import normkit as nk
-from normkit.kernels import native
+from normkit.kernels import memory, native
 from tests.kernels.native_isa import needs_native
 
 pytestmark = needs_native
@@ -27,7 +27,7 @@ def _keep() -> Iterator[None]:
     native.keep_memory(64 << 20)
     yield
     native.keep_memory(0)
-    native.keep_memory(native._memory_to_keep())
+    native.keep_memory(memory.to_keep())
 
 
 def _norm(shape: tuple[int, ...]) -> Tensor:
@@ -122,10 +122,10 @@ def test_outputs_can_be_copied_saved_and_shared() -> None:
 @pytest.mark.parametrize(("asked", "expected"), [("0", 0), ("12", 12 << 20), ("-3", 0)])
 def test_the_environment_sets_the_limit(asked: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMKIT_KEEP_MB", asked)
-    assert native._memory_to_keep() == expected
+    assert memory.to_keep() == expected
 
 
 def test_a_limit_that_is_no_number_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NORMKIT_KEEP_MB", "lots")
     with pytest.warns(RuntimeWarning, match="NORMKIT_KEEP_MB must be a whole number of megabytes, got 'lots'"):
-        assert native._memory_to_keep() > 0
+        assert memory.to_keep() > 0

@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 import normkit as nk
 
 from ..kernels import native
+from ..kernels.memory import to_keep
 from .isolated import Isolated
 from .problem import DTYPES
 from .resnet import ResNet50
@@ -73,7 +74,7 @@ class Subject:
         images = torch.randn(network.batch, 3, size, size).to(dtype=dtype, memory_format=memory_format)
         if name != PLAIN:
             plain = nk.accelerate(plain, images, inplace=True, recompute=name == "recomputing")
-        self.kept = 0 if name == "nothing kept" else native._memory_to_keep()
+        self.kept = 0 if name == "nothing kept" else to_keep()
         self.training = _training(plain, images)
         _keep(self.kept)
 
@@ -158,7 +159,7 @@ def memory(training: Training, kept: int | None = None) -> Memory:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as backward:
             loss.backward()
     finally:
-        _keep(native._memory_to_keep() if kept is None else kept)
+        _keep(to_keep() if kept is None else kept)
     live = list(accumulate(_allocations(forward)))
     return Memory(live[-1], max(*live, *accumulate(_allocations(backward), initial=live[-1])))
 

@@ -1,13 +1,33 @@
-"""How much memory this process may use: the machine's, or less where a control group (a container) limits it."""
+"""How much memory this process may use, and how much of it freed outputs may keep.
+
+The machine's, or less where a control group (a container) limits it.
+"""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_KEEP_SHARE = 8  # freed large outputs keep at most one part in so many of all memory
+
+
+def to_keep() -> int:
+    """How many bytes of freed large outputs wait for the next ones: NORMKIT_KEEP_MB, or a share of all memory."""
+    asked = os.environ.get("NORMKIT_KEEP_MB")
+    if asked is not None:
+        try:
+            return max(0, int(asked)) << 20
+        except ValueError:
+            warnings.warn(
+                f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked!r}; using the default",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return available() // _KEEP_SHARE
 
 
 def available(groups: Path = _GROUPS, own: Path = _OWN) -> int:

@@ -1,86 +1,31 @@
-"""The native core: the only importer of normkit._native.
-
-Functions of tensors without autograd or modules; the core reads them and makes the outputs (native/bind.cpp).
+"""The native core's functions of tensors, without autograd or modules; it reads them and makes the outputs.
 
     input     (N, C, *) contiguous or channels last, or (N, C); any other strides are made dense first
     stats     float64 (3, C): mean, biased variance, rstd
     bits      uint8, one bit an element: where a piecewise linear activation has slope 1; each memory row of the input
               starts a new byte
 
-Threads are torch's own: libtorch exports `torch_parallel_for` as a C symbol, and the kernels call it by its address.
 Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import ctypes
-import glob
-import importlib
-import os
-import warnings
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._activation import CODES, LEAKY_RELU, RELU, RELU6
-from . import memory
+from .core import core as _core
+from .core import problem as _problem
 
 FUSED_ACTIVATIONS: frozenset[int] = frozenset(CODES)
 FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 
-_INTERFACE = 5  # of the core: native/bind.cpp holds the same number
-_KEEP_SHARE = 8  # freed large outputs keep at most one part in so many of all memory; NORMKIT_KEEP_MB overrides it
-
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-
-
-def _torch_parallel_for() -> int:
-    """The address of libtorch's parallel loop, 0 where it cannot be found."""
-    for path in glob.glob(os.path.join(os.path.dirname(torch.__file__), "lib", "*torch_cpu.*")):
-        try:
-            function = ctypes.CDLL(path).torch_parallel_for
-        except (OSError, AttributeError):
-            continue
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
-    return 0
-
-
-def _memory_to_keep() -> int:
-    """How many bytes of freed large outputs wait for the next ones: NORMKIT_KEEP_MB, or a share of all memory."""
-    asked = os.environ.get("NORMKIT_KEEP_MB")
-    if asked is not None:
-        try:
-            return max(0, int(asked)) << 20
-        except ValueError:
-            warnings.warn(
-                f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked!r}; using the default",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-    return memory.available() // _KEEP_SHARE
-
-
-def _load() -> tuple[ModuleType | None, str | None]:
-    try:
-        core = importlib.import_module("normkit._native")
-    except ImportError as error:
-        return None, f"the native core is not built ({error}); reinstall normkit where a C++ compiler is found"
-    if getattr(core, "INTERFACE", None) != _INTERFACE:
-        return None, "the native core is of another version of normkit than its Python code; reinstall normkit"
-    core.set_torch(torch)
-    core.set_parallel(_torch_parallel_for())
-    core.keep_memory(_memory_to_keep())
-    if core.isa_problem():
-        warnings.warn(f"{core.isa_problem()}; using {core.isa()}", RuntimeWarning, stacklevel=2)
-    return core, None
-
-
-_core, _problem = _load()
 
 
 def available() -> bool:
