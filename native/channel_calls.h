@@ -10,7 +10,8 @@
 
 namespace normkit {
 
-inline Tensor dense(Tensor x) {
+inline Tensor dense(Tensor given) {
+    const Tensor x = given.resolved();
     if (x.dtype() < 0) nb::raise_type_error("the native kernels know float32, float64, bfloat16 and float16 only");
     return x.is_contiguous() || x.is_channels_last() ? x : x.contiguous();
 }
@@ -56,7 +57,7 @@ struct ChannelGradients {
 inline ChannelOutput channel_forward(nb::handle input, nb::handle residual_, nb::handle weight_, nb::handle bias_,
                                      nb::handle mean_, nb::handle var_, int64_t groups, double eps, int code,
                                      double activation_param, bool save, const std::vector<int64_t>& sizes = {}) {
-    const Tensor x = dense(Tensor(input)), residual = Tensor(residual_).like(x);
+    const Tensor x = dense(Tensor(input)), residual = Tensor(residual_).resolved().like(x);
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     const Tensor mean = Tensor(mean_).contiguous(), var = Tensor(var_).contiguous();
     GroupForward a;
@@ -123,7 +124,7 @@ inline ChannelGradients channel_backward(nb::handle dy_, nb::handle input, nb::h
                                          bool training, int code, double activation_param, bool need_input,
                                          bool need_weight, bool need_bias, bool need_residual,
                                          const std::vector<int64_t>& sizes = {}, int64_t count = 0) {
-    const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).like(x), residual = Tensor(residual_).like(x);
+    const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).resolved().like(x), residual = Tensor(residual_).resolved().like(x);
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     const Tensor sign(bits), statistics(stats);
     ChannelGradients made;

@@ -9,13 +9,13 @@
 #include "channel_constants.h"
 #include "channel_planar.h"
 #include "gradient.h"
+#include "rows_in_one.h"
 #include "rows_plan.h"
 #include "short_sums.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-constexpr int kUnroll = 8;
 constexpr int kWriteUnroll = 4;
 // A vector of a 16-bit type fills half a cache line: streamed rows side by side keep too many lines half full.
 template <class T> constexpr int kStreamUnroll = sizeof(T) == 2 ? 1 : kWriteUnroll;
@@ -139,16 +139,20 @@ template <class T, Act A, bool R> struct RowsForward {
     using Scalar = typename N::Scalar;
 
     const ChannelForward& a;
-    const int64_t channels, rows, wide;
+    const int64_t own, times;                 // channels; rows taken as one
+    const int64_t channels, rows, wide, bit_row;  // of such rows
     const T *x, *residual;
     T* y;
     const bool stream, ahead;
 
-    explicit RowsForward(const ChannelForward& a_) : RowsForward(a_, prefetches(a_.shape.count(), a_.shape.c, sizeof(T))) {}
+    explicit RowsForward(const ChannelForward& a_)
+        : RowsForward(a_, prefetches(a_.shape.count(), a_.shape.c, sizeof(T)),
+                      rows_in_one(a_.shape.count(), a_.shape.c, a_.bits)) {}
 
     // beyond: whether the second sweep finds its rows beyond L2.
-    RowsForward(const ChannelForward& a_, bool beyond)
-        : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)),
+    RowsForward(const ChannelForward& a_, bool beyond, int64_t times_ = 1)
+        : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times), wide(padded(channels)),
+          bit_row((channels + 7) / 8),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
           stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(y)),
           ahead(beyond || a_.mean.data != nullptr) {}
@@ -159,7 +163,6 @@ template <class T, Act A, bool R> struct RowsForward {
     }
 
     template <int kTogether, bool Stream> void write_rows(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
-        const int64_t bit_row = a.shape.bit_row();
         for_tiles<kTogether>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
             auto column = [&, code = a.activation.code](int64_t j, auto&& read, auto&& put, auto&& put_signs) {
                 const V m = N::get_constants(k.m + j), scale = N::get_constants(k.scale + j);
@@ -201,17 +204,17 @@ template <class T, Act A, bool R> struct RowsForward {
         for (int64_t c = first; c < last; c += kLanes) {
             Statistics2 st;
             if (a.mean.data != nullptr) {
-                st = given_statistics(a.mean, a.var, c, channels, a.eps);
+                st = given_statistics(a.mean, a.var, c, own, a.eps);
             } else {
                 D2 sum = zero2(), squares = zero2();
                 for (int64_t b = 0; b < plan.blocks; ++b) {
                     sum = sum + load2(partial + 2 * b * wide + c);
                     squares = squares + load2(partial + (2 * b + 1) * wide + c);
                 }
-                st = finish(sum, squares, load2(k + c), rows, a.eps);
+                st = finish(sum, squares, load2(k + c), rows * times, a.eps);
             }
-            write_statistics(a.stats, c, channels, channels, st);
-            out.set_affine(c, st.mean, st.rstd, param_at(a.weight, c, channels, 1.0), param_at(a.bias, c, channels, 0.0));
+            write_statistics(a.stats, c, own, own, st);
+            out.set_affine(c, st.mean, st.rstd, param_at(a.weight, c, own, 1.0), param_at(a.bias, c, own, 0.0));
         }
     }
 
@@ -225,7 +228,8 @@ template <class T, Act A, bool R> struct RowsForward {
 
         if (a.mean.data == nullptr) {
             merged *= plan.blocks;
-            rows_shifts(x, rows, channels, k);
+            rows_shifts(x, rows * times, own, k);
+            if (times > 1) repeat_columns(k, own, times), std::fill(k + channels, k + wide, 0.0);
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {
                     double* sums = partial + 2 * b * wide;
@@ -233,9 +237,15 @@ template <class T, Act A, bool R> struct RowsForward {
                 }
             });
         }
-        parallel((channels + kMergeChannels - 1) / kMergeChannels, merged, [&](int64_t begin, int64_t end) {
-            merge(plan, k, partial, constants, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
-        });
+        if (times > 1) {
+            if (a.mean.data == nullptr) fold_blocks(partial, plan.blocks, wide, own, times);
+            merge({rows, 1}, k, partial, constants, 0, own);
+            for (Scalar* field : {constants.m, constants.scale, constants.shift}) repeat_columns(field, own, times);
+        } else {
+            parallel((channels + kMergeChannels - 1) / kMergeChannels, merged, [&](int64_t begin, int64_t end) {
+                merge(plan, k, partial, constants, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
+            });
+        }
         if (y == nullptr) return;
         parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
             for_chunks_backwards(plan.begin(begin), plan.end(end - 1), channels * int64_t(sizeof(T)),

@@ -13,16 +13,19 @@ template <class T, Gate G, bool R> struct RowsBackward {
     using In = Incoming<T, G, R>;
 
     const ChannelBackward& a;
-    const int64_t channels, rows, wide, bit_row;
+    const int64_t own, times;                     // channels; rows taken as one
+    const int64_t channels, rows, wide, bit_row;  // of such rows
     const T *dy, *x, *residual;
     T *dx, *dresidual;
     const bool stream, ahead;
 
     explicit RowsBackward(const ChannelBackward& a_)
-        : RowsBackward(a_, prefetches(a_.shape.count(), a_.shape.c, 2 * sizeof(T))) {}
+        : RowsBackward(a_, prefetches(a_.shape.count(), a_.shape.c, 2 * sizeof(T)),
+                       rows_in_one(a_.shape.count(), a_.shape.c, a_.bits)) {}
 
-    RowsBackward(const ChannelBackward& a_, bool beyond)
-        : a(a_), channels(a_.shape.c), rows(a_.shape.n * a_.shape.s), wide(padded(channels)), bit_row(a_.shape.bit_row()),
+    RowsBackward(const ChannelBackward& a_, bool beyond, int64_t times_ = 1)
+        : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times), wide(padded(channels)),
+          bit_row((channels + 7) / 8),
           dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)), dresidual(static_cast<T*>(a_.dresidual)),
           stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(dx) &&
@@ -159,9 +162,9 @@ template <class T, Gate G, bool R> struct RowsBackward {
     // m, scale, shift and rstd of channels [first, last); dx's constants where they depend on no sums.
     void prepare(const Columns<Scalar>& k, int64_t first, int64_t last) const {
         for (int64_t c = first; c < last; c += kLanes) {
-            const D2 mean = load_head(a.stats + c, channels - c), rstd = load_head(a.stats + 2 * channels + c, channels - c);
-            const D2 weight = param_at(a.weight, c, channels, 1.0);
-            k.set_affine(c, mean, rstd, weight, param_at(a.bias, c, channels, 0.0));
+            const D2 mean = load_head(a.stats + c, own - c), rstd = load_head(a.stats + 2 * own + c, own - c);
+            const D2 weight = param_at(a.weight, c, own, 1.0);
+            k.set_affine(c, mean, rstd, weight, param_at(a.bias, c, own, 0.0));
             store_as(k.rstd + c, rstd);
             if (!a.training) k.set_slope(c, mean, rstd, weight, zero2(), zero2());
         }
@@ -171,15 +174,15 @@ template <class T, Gate G, bool R> struct RowsBackward {
     void merge(const RowsPlan& plan, const Columns<Scalar>& k, const double* partial, int64_t first, int64_t last) const {
         const D2 each = both_halves(-1.0 / double(a.values()));
         for (int64_t c = first; c < last; c += kLanes) {
-            const D2 mean = load_head(a.stats + c, channels - c), rstd = load_head(a.stats + 2 * channels + c, channels - c);
+            const D2 mean = load_head(a.stats + c, own - c), rstd = load_head(a.stats + 2 * own + c, own - c);
             D2 total = zero2(), dot = zero2();
             for (int64_t b = 0; b < plan.blocks; ++b) {
                 total = total + load2(partial + 2 * b * wide + c);
                 dot = dot + load2(partial + (2 * b + 1) * wide + c);
             }
-            const D2 dz_xhat = k.center(c, mean, rstd, total, dot), weight = param_at(a.weight, c, channels, 1.0);
-            put_param(a.dweight, c, channels, dz_xhat);
-            put_param(a.dbias, c, channels, total);
+            const D2 dz_xhat = k.center(c, mean, rstd, total, dot), weight = param_at(a.weight, c, own, 1.0);
+            put_param(a.dweight, c, own, dz_xhat);
+            put_param(a.dbias, c, own, total);
             if (a.training) k.set_slope(c, mean, rstd, weight, weight * total * each, weight * dz_xhat * each);
         }
     }
@@ -189,7 +192,12 @@ template <class T, Gate G, bool R> struct RowsBackward {
         const int64_t bytes = 2 * rows * channels * int64_t(sizeof(T));
         double* partial = scratch(2 * wide * plan.blocks + Columns<Scalar>::doubles(channels));
         const Columns<Scalar> k(partial + 2 * plan.blocks * wide, channels);
-        prepare(k, 0, channels);
+        prepare(k, 0, own);
+        auto repeat_all = [&] {
+            if (times == 1) return;
+            for (Scalar* field : {k.m, k.scale, k.shift, k.rstd, k.a, k.b, k.c}) repeat_columns(field, own, times);
+        };
+        repeat_all();
         const bool once = !a.training && !(stream && kStreamUnroll<T> == 1);
         if (a.training || a.dweight.data || a.dbias.data) {
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
@@ -200,10 +208,16 @@ template <class T, Gate G, bool R> struct RowsBackward {
                 }
                 if (once && stream) stream_fence();
             });
-            parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * channels,
-                     [&](int64_t begin, int64_t end) {
-                         merge(plan, k, partial, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
-                     });
+            if (times > 1) {
+                fold_blocks(partial, plan.blocks, wide, own, times);
+                merge({rows, 1}, k, partial, 0, own);
+                repeat_all();
+            } else {
+                parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * channels,
+                         [&](int64_t begin, int64_t end) {
+                             merge(plan, k, partial, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
+                         });
+            }
             if (once) return;
         }
         if (!dx && !dresidual) return;

@@ -26,29 +26,11 @@ inline SamplePlan plan_samples(const Shape& s, int64_t element_bytes) {
     return plan;
 }
 
-// How many rows are taken as one: what fills vectors best and leaves rows for a sweep to unroll. Sign bits start at a
-// whole byte with each row.
-inline int64_t rows_in_one(const Shape& s, bool bits) {
-    constexpr int64_t kFewChannels = 64, kMost = 32;
-    int64_t best = 1;
-    if (s.c >= kFewChannels || (bits && s.c % 8 != 0)) return best;
-    for (int64_t times = 2; times <= std::min(kMost, s.s / kUnroll) && padded(best * s.c) != best * s.c; ++times)
-        if (s.s % times == 0 && padded(times * s.c) * best < padded(best * s.c) * times) best = times;
-    return best;
-}
-
 // The call on such rows.
 template <class Call> Call with_rows_in_one(Call call, int64_t times) {
     call.shape.c *= times;
     call.shape.s /= times;
     return call;
-}
-template <class Scalar> void repeat_columns(Scalar* v, int64_t channels, int64_t times) {
-    for (int64_t i = 1; i < times; ++i) std::copy(v, v + channels, v + i * channels);
-}
-inline void add_columns(double* v, int64_t channels, int64_t times) {
-    for (int64_t i = 1; i < times; ++i)
-        for (int64_t c = 0; c < channels; ++c) v[c] += v[i * channels + c];
 }
 
 // What the statistics of a group say about each of its channels, and the memory of one sample's constants.
@@ -89,7 +71,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
     const int64_t wide, width;  // padded columns, channels of a group
 
     explicit GroupRowsForward(const GroupForward& a_)
-        : channels(a_.shape.c), times(rows_in_one(a_.shape, a_.bits)), a(with_rows_in_one(a_, times)), s(a.shape),
+        : channels(a_.shape.c), times(rows_in_one(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)), s(a.shape),
           plan(plan_samples(s, sizeof(T))), rows(a, plan.rows.blocks > 1), wide(padded(s.c)), width(channels / a.groups) {}
 
     // A sample's memory: shifts (wide), sums (blocks, 2, wide), constants.

@@ -15,7 +15,7 @@ struct LayerGradients {
 // Over rows of `width` elements.
 inline LayerOutput layer_forward(nb::handle input, int64_t width, bool rms, nb::handle weight_, nb::handle bias_,
                                  double eps, bool save) {
-    const Tensor x = Tensor(input).contiguous();
+    const Tensor x = Tensor(input).resolved().contiguous();
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     LayerOutput made{Tensor::empty_like(x), {}};
     auto& [y, stats] = made;
@@ -40,7 +40,7 @@ inline LayerOutput layer_forward(nb::handle input, int64_t width, bool rms, nb::
 inline LayerGradients layer_backward(nb::handle dy_, nb::handle input, int64_t width, bool rms, nb::handle weight_,
                                      nb::handle bias_, nb::handle stats_, bool need_input, bool need_weight,
                                      bool need_bias) {
-    const Tensor x = Tensor(input).contiguous(), dy = Tensor(dy_).like(x), stats(stats_);
+    const Tensor x = Tensor(input).resolved().contiguous(), dy = Tensor(dy_).resolved().like(x), stats(stats_);
     const Tensor weight = Tensor(weight_).contiguous(), bias(bias_);
     LayerGradients made;
     auto& [dx, dweight, dbias] = made;

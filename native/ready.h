@@ -20,19 +20,18 @@ inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
     return own == kFloat32 && (dtype == kBFloat16 || dtype == kFloat16);
 }
 
-// How many values each channel of a call has whose tensors are all as the kernels take them: plain, dense, on the CPU, of
-// fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
+// How many values each channel of a call has whose tensors are all as the kernels take them: plain, strided, on the CPU,
+// of fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
 inline int64_t channel_ready(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
                              nb::handle var) {
     if (!is_plain(input)) return 0;
     try {
         const Tensor x(input);
         if (!x.on_cpu() || x.dtype() < 0 || x.rank() < 2 || x.elements() == 0) return 0;
-        if (!x.is_contiguous() && !x.is_channels_last()) return 0;
         if (!residual.is_none()) {
             if (!is_plain(residual)) return 0;
             const Tensor r(residual);
-            if (!r.on_cpu() || r.dtype() != x.dtype() || !r.same_layout(x)) return 0;
+            if (!r.on_cpu() || r.dtype() != x.dtype() || !r.same_sizes(x)) return 0;
         }
         const int64_t c = x.size(1);
         if (!is_vector(weight, c, x.dtype()) || !is_vector(bias, c, x.dtype())) return 0;
@@ -48,7 +47,7 @@ inline int64_t rows_ready(nb::handle input, int64_t width, nb::handle weight, nb
     if (!is_plain(input)) return 0;
     try {
         const Tensor x(input);
-        if (!x.on_cpu() || x.dtype() < 0 || x.rank() < 1 || x.size(x.rank() - 1) != width || !x.is_contiguous()) return 0;
+        if (!x.on_cpu() || x.dtype() < 0 || x.rank() < 1 || x.size(x.rank() - 1) != width) return 0;
         if (!is_vector(weight, width, x.dtype()) || !is_vector(bias, width, x.dtype())) return 0;
         return width ? x.elements() / width : 0;
     } catch (nb::python_error&) {

@@ -21,7 +21,7 @@ namespace nb = nanobind;
 struct Torch {
     const dlpack::Exchange* exchange = nullptr;
     nb::object tensor, parameter, empty, empty_like, float64, uint8, contiguous_format, increment_version;
-    nb::object contiguous, copy, zero;                        // names of methods
+    nb::object contiguous, copy, zero, is_neg, resolve_neg;   // names of methods
     nb::object dtype_keyword, memory_format_keyword;          // tuples of one keyword
 
     explicit Torch(nb::handle torch) {
@@ -41,6 +41,8 @@ struct Torch {
         contiguous = nb::str("contiguous");
         copy = nb::str("copy_");
         zero = nb::str("zero_");
+        is_neg = nb::str("is_neg");
+        resolve_neg = nb::str("resolve_neg");
         dtype_keyword = nb::make_tuple("dtype");
         memory_format_keyword = nb::make_tuple("memory_format");
     }
@@ -97,11 +99,20 @@ class Tensor {
 
     bool is_contiguous() const { return has_order(false); }
     bool is_channels_last() const { return rank() > 2 && has_order(true); }
+    bool same_sizes(const Tensor& other) const {
+        return rank() == other.rank() && std::equal(view_.shape, view_.shape + rank(), other.view_.shape);
+    }
     bool same_layout(const Tensor& other) const {
-        if (rank() != other.rank()) return false;
+        if (!same_sizes(other)) return false;
         for (int64_t i = 0; i < rank(); ++i)
-            if (size(i) != other.size(i) || (size(i) > 1 && view_.strides[i] != other.view_.strides[i])) return false;
+            if (size(i) > 1 && view_.strides[i] != other.view_.strides[i]) return false;
         return true;
+    }
+
+    // The tensor with its values in memory; itself but for one whose sign torch has yet to turn (a conjugate's part).
+    Tensor resolved() const {
+        if (!*this || owned(PyObject_CallMethodNoArgs(object_.ptr(), torch()->is_neg.ptr())).ptr() == Py_False) return *this;
+        return Tensor(owned(PyObject_CallMethodNoArgs(object_.ptr(), torch()->resolve_neg.ptr())));
     }
 
     // The tensor in row-major order; itself where it is so.

@@ -235,6 +235,24 @@ def test_a_lazy_layer_takes_a_plain_state_dict(name: str) -> None:
     assert repr(ours) == repr(theirs)
 
 
+@each_layer
+@pytest.mark.parametrize("which", ["input", "gradient", "both"])
+def test_values_that_torch_has_yet_to_negate_are_read_as_such(name: str, which: str) -> None:
+    def gradients(x: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        layer = pair(name)[0]
+        x.requires_grad_()
+        y = layer(x)
+        return y, *torch.autograd.grad(y, (x, *layer.parameters()), dy)
+
+    def lazily(t: torch.Tensor, lazy: bool) -> torch.Tensor:
+        return torch._neg_view(-t) if lazy else t  # what a conjugate's imaginary part is, and contiguous
+
+    x, dy = example(name), example(name).flip(0)
+    expected = gradients(x, dy)
+    found = gradients(lazily(x.detach(), which != "gradient"), lazily(dy, which != "input"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @each_tracked
 def test_wrong_ranks_raise_torchs_error(name: str) -> None:
     ours, theirs = pair(name)
