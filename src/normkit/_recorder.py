@@ -13,14 +13,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves
+from torch.utils._pytree import GetAttrKey, tree_flatten_with_path
 from torch.utils.weak import WeakTensorKeyDictionary
 
 NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -55,7 +55,8 @@ class Call:
     """One call of a module (`module` is its qualified name) or of a function (`module` is None).
 
     `enclosing`: the module calls around it, outermost first. `inputs`, `outputs`: values. `labels`: the argument names
-    of the inputs ("0", "1", ... for positional ones). `atom`: a module that is looked at as one step.
+    of the inputs ("0", "1", ... for positional ones). `atom`: a module that is looked at as one step. `changed`: those
+    of the inputs that a function has changed in place.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Call:
     labels: tuple[str, ...]
     outputs: tuple[int, ...] = ()
     atom: bool = False
+    changed: tuple[int, ...] = ()
 
 
 def is_atom(module: nn.Module) -> bool:
@@ -90,6 +92,7 @@ class Recorder:
         self.inputs: tuple[int, ...] = ()
         self.outputs: tuple[int, ...] = ()
         self.output_names: tuple[str, ...] = ()
+        self._opaque: list[Any] = []  # outputs that are no tensors
         self._known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # tensor -> (version, value)
         self._stack: list[int] = []
         self._inside_function = False
@@ -105,7 +108,10 @@ class Recorder:
         return self.values[-1].index
 
     def held_after_the_run(self) -> frozenset[int]:
-        """Values that something outside still holds once the outputs are gone: a stashed feature map."""
+        """Values that something outside still holds once the outputs are gone: a stashed feature map.
+
+        An output that is no tensor may hold some: it is not gone yet.
+        """
         if self._held():
             gc.collect()  # a reference cycle in a forward is no stash
         return self._held()
@@ -120,14 +126,14 @@ class Recorder:
         """Run a function as one call."""
         if self._inside_function:
             return run()
-        call = self._begin(op, None, arguments)
+        call, tensors = self._begin(op, None, arguments), _tensors(arguments)
         self._inside_function = True
         try:
             output = run()
         finally:
             self._inside_function = False
-        for tensor in _tensors(arguments):  # what the function changed in place is its work
-            self.value_of(tensor, call.index)
+        after = [self.value_of(tensor, call.index) for tensor in tensors]
+        call.changed = tuple(value for value, now in zip(call.inputs, after, strict=True) if value != now)
         self._end(call, output)
         read = call.inputs[:1] if op in _SHAPE_OF_THE_SECOND else call.inputs
         for value in set(read) - set(call.outputs):
@@ -136,7 +142,7 @@ class Recorder:
 
     def _begin(self, op: str, module: nn.Module | None, arguments: Any) -> Call:
         labels, inputs = [], []
-        for path, leaf in tree_flatten_with_path(arguments)[0]:
+        for path, leaf in named_leaves(arguments):
             if isinstance(leaf, Tensor):
                 labels.append(str(getattr(path[1], "key", getattr(path[1], "idx", path[1]))))
                 inputs.append(self.value_of(leaf))
@@ -170,7 +176,9 @@ class Recorder:
         self.inputs = tuple(self.value_of(tensor) for tensor in _tensors(inputs))
 
     def leave_model(self, output: Any) -> None:
-        named = [(path, leaf) for path, leaf in tree_flatten_with_path(output)[0] if isinstance(leaf, Tensor)]
+        leaves = named_leaves(output)
+        named = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
+        self._opaque = [leaf for _, leaf in leaves if not isinstance(leaf, Tensor)]
         self.outputs = tuple(self.value_of(leaf) for _, leaf in named)
         self.output_names = tuple(output_name(path) for path, _ in named)
 
@@ -220,5 +228,17 @@ def output_name(path: tuple[Any, ...]) -> str:
     return "output" + torch.utils._pytree.keystr(path)
 
 
+def named_leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """The leaves of a tree of containers, dataclasses among them, and their places."""
+    found: list[tuple[tuple[Any, ...], Any]] = []
+    for path, leaf in tree_flatten_with_path(tree)[0]:
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            inside = {GetAttrKey(field.name): getattr(leaf, field.name) for field in fields(leaf)}
+            found += [((*path, key, *rest), inner) for key in inside for rest, inner in named_leaves(inside[key])]
+        else:
+            found.append((path, leaf))
+    return found
+
+
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [leaf for _, leaf in named_leaves(tree) if isinstance(leaf, Tensor)]

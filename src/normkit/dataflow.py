@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,9 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, output_name
+from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, named_leaves, output_name
 
-__all__ = ["NORM_TYPES", "Call", "Flow", "Value", "call_with", "is_atom", "observe", "output_name", "untouched"]
+__all__ = [
+    "NORM_TYPES",
+    "Call",
+    "Flow",
+    "Value",
+    "call_with",
+    "is_atom",
+    "named_leaves",
+    "observe",
+    "output_name",
+    "random_state",
+    "untouched",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,10 @@ class Flow:
     def atom_of(self, call: Call) -> Call:
         """The outermost atom around `call`, or `call` itself."""
         return next((self.calls[index] for index in call.enclosing if self.calls[index].atom), call)
+
+    def calls_in(self, call: Call) -> list[Call]:
+        """The calls that the forward of a module call makes itself, in order."""
+        return [inner for inner in self.calls if inner.enclosing and inner.enclosing[-1] == call.index]
 
     def calls_of(self, module: str) -> list[Call]:
         """Every call of the module whose first qualified name this is, in order."""
@@ -129,7 +146,7 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was: buffers (the same objects, the old values), modes, and torch's random state.
+    """Give the model back as it was: buffers (the same objects, the old values), modes, and the random states.
 
     Compiled parts run eagerly meanwhile: code that Dynamo wrote calls no module, so no hook would see it.
     """
@@ -138,7 +155,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     buffers = [dict(module._buffers) for module in owners]
     saved = {id(b): (b, b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
     devices = sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})
-    with torch.random.fork_rng(devices), _eagerly():
+    with torch.random.fork_rng(devices), _python_random_state(), _eagerly():
         try:
             yield
         finally:
@@ -149,6 +166,30 @@ def untouched(model: nn.Module) -> Iterator[None]:
                 for buffer, values in saved.values():
                     if not torch.equal(buffer, values):  # torch's batch norm moves no version when it moves a buffer
                         buffer.copy_(values)
+
+
+def random_state() -> tuple[Any, ...]:
+    """Where the random numbers of torch (on the CPU), Python and NumPy stand; for comparison."""
+    numpy = [part if isinstance(part, (str, int, float)) else part.tobytes() for part in _numpy_state()]
+    return bytes(torch.get_rng_state().tolist()), random.getstate(), *numpy
+
+
+@contextmanager
+def _python_random_state() -> Iterator[None]:
+    """Some models draw random numbers from Python or NumPy."""
+    python, numpy = random.getstate(), _numpy_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy:
+            sys.modules["numpy"].random.set_state(numpy)
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    """Empty where NumPy is not loaded: no model draws from it."""
+    numpy = sys.modules.get("numpy")
+    return () if numpy is None else numpy.random.get_state()
 
 
 def _eagerly() -> AbstractContextManager[Any]:

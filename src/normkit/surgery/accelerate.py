@@ -8,7 +8,8 @@ steps are undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,14 +19,15 @@ from ..dataflow import Flow, observe
 from . import activations
 from .block import Block
 from .build import Built
-from .changes import Change, OutputError, record
+from .changes import Change, record
 from .convert import Surroundings, successor
 from .families import BATCH_FAMILIES, family
+from .modes import in_both_modes
 from .pattern import Pattern, only_follows, pattern_of
 from .recompute import add as add_recomputation
 from .select import Selector, Site, select
 from .swap import hooked, kind, put, working_copy
-from .verify import compare, outputs_of
+from .verify import check, outputs_in_both_modes
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
@@ -66,16 +68,16 @@ def accelerate(
     select(model, only, skip)
     model = working_copy(model, inplace)
     sites = select(model, only, skip)
-    before = _both_modes(model, example_inputs) if verify else {}
+    before = outputs_in_both_modes(model, example_inputs) if verify else {}
     swaps, fusions = _Undo(), _Undo()
     built = _swap(model, sites, swaps)
     fused, unfused = _fuse(model, example_inputs, sites, built, fusions)
-    errors, failure = _check(model, example_inputs, before)
+    errors, failure = check(model, example_inputs, before)
     if failure and fused:
         fusions.undo()
-        unfused = dict.fromkeys(fused, f"fusion undone: {failure}")
+        unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
         fused = {}
-        errors, failure = _check(model, example_inputs, before)
+        errors, failure = check(model, example_inputs, before)
     if failure:
         fusions.undo()
         swaps.undo()
@@ -142,20 +144,23 @@ def _fuse(
 
 
 def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
-    """A run in evaluation, and one in training if the model can (a batch of one image may have one value a channel)."""
-    modes = {module: module.training for module in model.modules()}
-    flows = []
+    """A run in evaluation, and one in training if the model can, be it that a channel has one value only."""
+    with _any_batch(model):
+        return list(in_both_modes(model, lambda: observe(model, example_inputs)).values())
+
+
+@contextmanager
+def _any_batch(model: nn.Module) -> Iterator[None]:
+    """Our batch norms take one value a channel, as a batch of one image may have."""
+    norms: list[Any] = [m for m in model.modules() if type(m).__module__.startswith("normkit.")]
+    before = {norm: norm.small_batch for norm in norms if hasattr(norm, "small_batch")}
     try:
-        for mode in (False, True):
-            model.train(mode)  # on its own: some models' train() returns nothing
-            flows.append(observe(model, example_inputs))
-    except Exception:
-        if not flows:
-            raise
+        for norm in before:
+            norm.small_batch = "running"
+        yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return flows
+        for norm, policy in before.items():
+            norm.small_batch = policy
 
 
 def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
@@ -167,10 +172,14 @@ def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
 
 
 def _movable(name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow]) -> bool:
-    """Whether an activation module stands behind this norm alone, or has its own place in a Sequential."""
+    """Whether an activation module stands behind this norm alone, or has its own place in a Sequential.
+
+    In a forward of its own it does for certain only where training was seen too; otherwise a trace has to tell.
+    """
     if pattern.adds or not pattern.activation:
         return False
-    return only_follows(name, pattern.activation, flows) or _place(pattern, modules) is not None
+    alone = len(flows) > 1 and only_follows(name, pattern.activation, flows)
+    return alone or _place(pattern, modules) is not None
 
 
 def _place(pattern: Pattern, modules: dict[str, nn.Module]) -> str | None:
@@ -183,7 +192,7 @@ def _place(pattern: Pattern, modules: dict[str, nn.Module]) -> str | None:
     for key, child in children[through[0] + 1 :] if len(through) == 1 else []:
         if child is modules[str(pattern.activation)]:
             return f"{pattern.scope}.{key}" if pattern.scope else key
-        if not isinstance(child, (nn.Identity, nn.Dropout)):
+        if type(child) is not nn.Identity:
             return None
     return None
 
@@ -224,11 +233,10 @@ def _rewrite(
                 unfused[name] = f"{where} stays: {error}"
         if not found:
             return
-        block.install()
+        undo.add(block.install().remove)
     except ValueError as error:
         unfused.update(dict.fromkeys(patterns, f"{where} stays: {error}"))
         return
-    undo.add(module.__dict__.pop, "forward")
     for name, activation in found.items():
         _set_activation(modules[name], activation, undo)
         modules[name].__dict__["_normkit_takes_residual"] = patterns[name].adds
@@ -246,42 +254,7 @@ def _shown(activation: str | nn.Module | None) -> str:
     return activation if isinstance(activation, str) else str(activation)
 
 
-# -- the check --------------------------------------------------------------------------------------------------------
-def _both_modes(model: nn.Module, example_inputs: Any) -> dict[bool, dict[str, Any]]:
-    """mode -> outputs; training only where the model can."""
-    modes = {module: module.training for module in model.modules()}
-    found: dict[bool, dict[str, Any]] = {}
-    try:
-        for mode in (False, True):
-            model.train(mode)
-            found[mode] = outputs_of(model, example_inputs)
-    except Exception:
-        if not found:
-            raise
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return found
-
-
-def _check(
-    model: nn.Module, example_inputs: Any, before: dict[bool, dict[str, Any]]
-) -> tuple[tuple[OutputError, ...], str | None]:
-    if not before:
-        return (), None
-    try:
-        after = _both_modes(model, example_inputs)
-    except Exception as error:
-        return (), f"the changed model fails with {type(error).__name__}: {error}"
-    if True in before and True not in after:
-        return (), "the changed model fails in training"
-    errors = compare("accelerate", before[False], after[False])
-    # statistics of few values amplify rounding without bound: training is compared for gross errors, once, loosely
-    training = compare("accelerate", before.get(True, {}), after.get(True, {}))
-    wrong = [e for e in errors if not e.largest <= e.limit] + [e for e in training if not e.largest <= 100 * e.limit]
-    return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
-
-
+# -- the record --------------------------------------------------------------------------------------------------------
 def _recomputing(model: nn.Module) -> Change:
     if not any(type(module).__module__.startswith("normkit.") for module in model.modules()):
         return Change(

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from .._activation import resolve
+from ..kernels import native
+
 _NAMES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
@@ -42,6 +45,12 @@ def of_module(module: nn.Module) -> str | nn.Module | None:
 def is_function(op: str) -> bool:
     """Whether a call of a function or method by this name may be an activation ("relu", "relu_")."""
     return op.removesuffix("_") in _FUNCTIONS
+
+
+def reads_residual(activation: str | nn.Module) -> bool:
+    """Whether the backward of a fused addition and activation (a module, or the name of a call) reads the residual."""
+    known = of_module(activation) if isinstance(activation, nn.Module) else activation.removesuffix("_")
+    return not native.keeps_bits(resolve(known).code)
 
 
 def of_node(node: fx.Node, owner: nn.Module) -> str | nn.Module | None:

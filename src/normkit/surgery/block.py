@@ -1,38 +1,44 @@
-"""Rewriting one block: its forward is traced, norm (+ addition) (+ activation) becomes one call, the class stays.
-
-Rules (what torch.fx bakes into a trace must not be wrong):
-- only the block's own forward is traced, its children are leaves; in training and evaluation, and both must agree;
-- the calls in the trace must be the calls that a run has seen; optional and variable arguments are refused;
-- an in-place operation is traced as one that makes a new tensor: allowed only on tensors that nobody else reads.
-"""
+"""Rewriting one block: in a trace of its forward, norm (+ addition) (+ activation) is one call; the class stays."""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
 
-from ..dataflow import Call, Flow
+from ..dataflow import Flow
 from . import activations
+from .addition import norm_and_add
 from .pattern import Pattern
 from .swap import hooked
-
-# What may hand out the memory of its input.
-_VIEWS = frozenset(
-    """detach data view view_as reshape reshape_as flatten unflatten Flatten Unflatten ravel squeeze unsqueeze expand
-    expand_as transpose permute movedim swapaxes t T mT H mH real imag narrow select diagonal unfold as_strided chunk
-    split tensor_split unbind __getitem__ contiguous to type_as""".split()  # noqa: SIM905  # as words it stays readable
-)
+from .trace import trace
 
 
 class RewrittenForward:
-    """The new forward of one module: kept as source, so the module can be copied, saved and compiled."""
+    """The new forward of one module: kept as source, so the module can be copied, saved and compiled.
+
+    It looks like the bound method that it stands for to who asks for its signature or code.
+    """
 
     def __init__(self, owner: nn.Module, source: str, names: dict[str, Any]) -> None:
         self.owner, self.source, self.names = owner, source, names
         self._compile()
+
+    def install(self) -> None:
+        """Give the owner this forward, and its replicas of nn.DataParallel, which copy attributes, one of their own."""
+        self.owner.__dict__.update(forward=self, _replicate_for_data_parallel=self._replicate)
+
+    def remove(self) -> None:
+        """Give the owner its class's forward back."""
+        del self.owner.__dict__["forward"], self.owner.__dict__["_replicate_for_data_parallel"]
+
+    def _replicate(self) -> nn.Module:
+        replica = type(self.owner)._replicate_for_data_parallel(self.owner)
+        RewrittenForward(replica, self.source, self.names).install()
+        return replica
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(self.owner, *args, **kwargs)
@@ -54,6 +60,8 @@ class RewrittenForward:
         names = dict(self.names)
         exec(compile(self.source, "<normkit: rewritten forward>", "exec"), names)
         self._function = names["forward"]
+        self.__code__, self.__name__ = self._function.__code__, "forward"
+        self.__signature__ = inspect.signature(partial(type(self.owner).forward, self.owner))
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,7 @@ class Block:
 
     def __init__(self, module: nn.Module, name: str, flows: list[Flow]) -> None:
         self.module, self.name = module, name
-        _refuse(module)
-        self.graph = _traced(module)
-        for flow in flows:
-            for call in flow.calls_of(name):
-                _compare(flow, call, self.graph, name)
-                _refuse_mutation(flow, call)
+        self.graph = trace(module, name, flows)
 
     def fuse(self, name: str, pattern: Pattern) -> str | nn.Module | None:
         """Rewrite the calls behind one norm; ValueError if they differ. Returns its activation (None: an addition)."""
@@ -79,6 +82,8 @@ class Block:
         addition = self._user(node) if pattern.adds else None
         last = node if addition is None else addition
         activation: str | nn.Module | None = None
+        if addition is not None:
+            self._verify_addition(node, addition)
         if pattern.activation is not None:
             last = self._user(last)
             activation = activations.of_node(last, self.module)
@@ -91,15 +96,21 @@ class Block:
             self._add(self._unrolled(node, name), addition, last)
         return activation
 
+    def _verify_addition(self, node: fx.Node, addition: fx.Node) -> None:
+        if addition.target is norm_and_add:
+            raise ValueError("the addition is fused with another norm already")
+        function = getattr(addition.target, "__name__", addition.target)
+        plain = function in ("add", "iadd", "add_") and len(addition.args) == 2 and not addition.kwargs
+        if not plain or len(addition.all_input_nodes) != 2:
+            raise ValueError("the trace has another addition than the run")
+
     def _add(self, node: fx.Node, addition: fx.Node, last: fx.Node) -> None:
         others = [argument for argument in addition.all_input_nodes if argument is not node]
-        function = getattr(addition.target, "__name__", addition.target)
-        if function not in ("add", "iadd", "add_") or len(addition.args) != 2 or addition.kwargs or len(others) != 1:
-            raise ValueError("the trace has another addition than the run")
         if any(len(argument.users) != 1 for argument in node.all_input_nodes):
             raise ValueError("the norm's input has other readers, which could change it before the addition")
         with self.graph.inserting_before(addition):
-            fused = self.graph.call_module(str(node.target), node.args, {**node.kwargs, "residual": others[0]})
+            layer = self.graph.get_attr(str(node.target))
+            fused = self.graph.call_function(norm_and_add, (layer, *node.all_input_nodes), {"residual": others[0]})
         last.replace_all_uses_with(fused)
         for gone in [*([last] if last is not addition else []), addition, node]:
             self.graph.erase_node(gone)
@@ -149,65 +160,13 @@ class Block:
             raise ValueError(f"the trace calls {relative} {len(nodes)} times")
         return nodes[0]
 
-    def install(self) -> None:
+    def install(self) -> RewrittenForward:
         """Give the module its new forward."""
         self.graph.lint()
         code = self.graph.python_code("self")
-        self.module.__dict__["forward"] = RewrittenForward(self.module, code.src, dict(code.globals))
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def _refuse(module: nn.Module) -> None:
-    if "forward" in module.__dict__:
-        raise ValueError("its forward was replaced on the instance")
-    for parameter in inspect.signature(module.forward).parameters.values():
-        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
-            raise ValueError(f"its forward has the optional argument {parameter.name}, which a trace would fix")
-
-
-def _traced(module: nn.Module) -> fx.Graph:
-    """The graph of the forward, if it is the same in training and evaluation."""
-    before = module.training
-    graphs = []
-    try:
-        for mode in (True, False):
-            module.training = mode
-            try:
-                graphs.append(_Tracer().trace(module))
-            except Exception as error:
-                raise ValueError(f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
-    finally:
-        module.training = before
-    if str(graphs[0]) != str(graphs[1]):
-        raise ValueError("its forward is another one in training than in evaluation")
-    return graphs[1]
-
-
-def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
-    """The module calls of the trace must be those of the run, in the same order."""
-    inside = [c for c in flow.calls if c.enclosing and c.enclosing[-1] == call.index and c.module is not None]
-    prefix = f"{name}." if name else ""
-    seen = [str(c.module) for c in inside]
-    traced = [f"{prefix}{node.target}" for node in graph.nodes if node.op == "call_module"]
-    if len(seen) != len(traced) or any(a != b for a, b in zip(seen, traced, strict=True)):
-        raise ValueError("the trace calls other modules than the run")
-
-
-def _refuse_mutation(flow: Flow, call: Call) -> None:
-    for inner in flow.calls:
-        if inner.module is not None or not inner.enclosing or inner.enclosing[-1] != call.index:
-            continue
-        if inner.op.endswith("_") and not inner.op.endswith("__") and inner.inputs:
-            target = inner.inputs[0]
-            alone = [reader.index for reader in flow.consumers(target)] == [inner.index]
-            maker = flow.producer(target)
-            view = maker is None or maker.op in _VIEWS
-            if not alone or view or target in call.inputs or flow.escapes(target):
-                raise ValueError(f"{inner.op} changes a tensor in place that is read elsewhere")
+        forward = RewrittenForward(self.module, code.src, dict(code.globals))
+        forward.install()
+        return forward
 
 
 def _idle(module: nn.Module) -> bool:

@@ -46,6 +46,10 @@ def _of_call(flow: Flow, call: Call, modules: dict[str, nn.Module], adds: bool) 
     if addition is not None:
         reader = _reader(flow, addition)
     activation = None if isinstance(reader, str) else _activation(reader, modules)
+    if addition is not None and activation is not None and not isinstance(reader, str):
+        smooth = activations.reads_residual(reader.op if activation == "" else modules[activation])
+        if smooth and _changed_later(flow, call, addition):
+            return "what is added to it is changed in place later, and the fused activation's backward reads it"
     last = addition if activation is None or isinstance(reader, str) else reader
     if last is None:
         return f"it is followed by {reader if isinstance(reader, str) else reader.module or reader.op}"
@@ -64,7 +68,16 @@ def _reader(flow: Flow, call: Call) -> Call | str:
     escapes = flow.escapes(call.outputs[0])
     if escapes or len(readers) != 1:
         return escapes or f"{len(readers)} readers"
-    return readers[0]
+    return _hands_on(flow, call.outputs[0]) or readers[0]
+
+
+def _hands_on(flow: Flow, value: int) -> str | None:
+    """What gave the value out as it was given, and might not another time: dropout, a path dropped at random."""
+    for call in flow.calls:
+        random = call.op != "Identity" if call.atom else call.module is None and "drop" in call.op
+        if random and value in call.inputs and value in call.outputs:
+            return f"it is followed by {call.module or call.op}"
+    return None
 
 
 def _is_addition(flow: Flow, call: Call, reader: Call) -> bool:
@@ -75,6 +88,11 @@ def _is_addition(flow: Flow, call: Call, reader: Call) -> bool:
     left, right = (flow.values[value] for value in reader.inputs)
     mutates_other = reader.op == "add_" and reader.inputs[0] != call.outputs[0]
     return left.index != right.index and (left.shape, left.dtype) == (right.shape, right.dtype) and not mutates_other
+
+
+def _changed_later(flow: Flow, call: Call, addition: Call) -> bool:
+    residual = next(value for value in addition.inputs if value != call.outputs[0])
+    return any(residual in reader.changed for reader in flow.readers[residual])
 
 
 def _activation(reader: Call, modules: dict[str, nn.Module]) -> str | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path
 
-from ..dataflow import call_with, output_name, untouched
+from ..dataflow import call_with, named_leaves, output_name, untouched
 from .changes import OutputError
+from .modes import in_both_modes
 
 # Some hundred layers, each adding a few roundings of what its neighbour amplifies.
 _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
@@ -23,13 +23,37 @@ _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Every tensor of the model's result by its place ("output['out']"), without touching the model."""
     with untouched(model), torch.no_grad():
-        leaves = tree_flatten_with_path(call_with(model, example_inputs))[0]
+        leaves = named_leaves(call_with(model, example_inputs))
     return {output_name(path): leaf.clone() for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
 def compare(operation: str, before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[OutputError, ...]:
     """One entry an output; an output that is missing or not finite where it was gives infinity."""
     return tuple(_error(operation, name, tensor, after.get(name)) for name, tensor in before.items())
+
+
+def outputs_in_both_modes(model: nn.Module, example_inputs: Any) -> dict[bool, dict[str, Tensor]]:
+    """mode -> outputs; training only where the model can."""
+    return in_both_modes(model, lambda: outputs_of(model, example_inputs))
+
+
+def check(
+    model: nn.Module, example_inputs: Any, before: dict[bool, dict[str, Tensor]]
+) -> tuple[tuple[OutputError, ...], str | None]:
+    """The errors in evaluation against `before`, and what is wrong with the model now, or None."""
+    if not before:
+        return (), None
+    try:
+        after = outputs_in_both_modes(model, example_inputs)
+    except Exception as error:
+        return (), f"the changed model fails with {type(error).__name__}: {error}"
+    if True in before and True not in after:
+        return (), "the changed model fails in training"
+    errors = compare("accelerate", before[False], after[False])
+    # statistics of few values amplify rounding without bound: training is compared for gross errors, once, loosely
+    training = compare("accelerate", before.get(True, {}), after.get(True, {}))
+    wrong = [e for e in errors if not e.largest <= e.limit] + [e for e in training if not e.largest <= 100 * e.limit]
+    return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
 
 
 def _error(operation: str, name: str, before: Tensor, after: Tensor | None) -> OutputError:

@@ -1,0 +1,216 @@
+"""Tracing the forward of one block with torch.fx, and refusing it where the trace would not be the forward.
+
+A trace holds what is done with tensors and nothing else. Rules:
+- only the block's own forward is traced, its children are leaves; in training and evaluation, with gradients and
+  without, and all must agree;
+- the calls in the trace must be the calls that a run has seen; optional and variable arguments are refused;
+- an in-place operation is traced as one that makes a new tensor: allowed only on tensors that nobody else reads;
+- what a trace loses is refused: contexts around a part (no gradients, autocast, a checkpoint), autograd functions,
+  random numbers and tensors made outside of it, attributes that the forward sets, tensors that it hands to others.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..dataflow import Call, Flow, random_state, untouched
+
+# What may hand out the memory of its input.
+_VIEWS = frozenset(
+    """detach data view view_as reshape reshape_as flatten unflatten Flatten Unflatten ravel squeeze unsqueeze expand
+    expand_as transpose permute movedim swapaxes t T mT H mH real imag narrow select diagonal unfold as_strided chunk
+    split tensor_split unbind __getitem__ contiguous to type_as""".split()  # noqa: SIM905  # as words it stays readable
+)
+
+
+_AUTOCAST = ("cpu", "cuda")  # whose autocast a forward may turn on or off
+
+
+def trace(module: nn.Module, name: str, flows: list[Flow]) -> fx.Graph:
+    """The graph of the module's forward; ValueError says why a trace cannot stand for it."""
+    _refuse_signature(module)
+    with untouched(module):
+        graph = _traced_in_all_modes(module)
+    for flow in flows:
+        for call in flow.calls_of(name):
+            _compare(flow, call, graph, name)
+            _refuse_mutation(flow, call)
+            _refuse_stash(flow, call)
+    return graph
+
+
+def _refuse_signature(module: nn.Module) -> None:
+    if "forward" in module.__dict__:
+        raise ValueError("its forward was replaced on the instance")
+    for parameter in inspect.signature(module.forward).parameters.values():
+        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
+            raise ValueError(f"its forward has the optional argument {parameter.name}, which a trace would fix")
+
+
+# -- the trace --------------------------------------------------------------------------------------------------------
+class _Tracer(fx.Tracer):
+    """Children are leaves and buffers are looked up at each call; `lost` says what of the forward the trace lacks."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contexts, self.lost = _contexts(), ""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if _contexts() != self.contexts:
+            self.lost = "a part of it runs in a context of its own (no gradients, autocast, a checkpoint)"
+        return super().create_node(*args, **kwargs)
+
+
+def _traced_in_all_modes(module: nn.Module) -> fx.Graph:
+    graphs = []
+    for training in (True, False):
+        for child in module.modules():
+            child.training = training
+        for surrounded in (True, False):
+            with torch.set_grad_enabled(surrounded), _autocast(surrounded):
+                graphs.append(_traced(module))
+    if any(str(graph) != str(graphs[-1]) for graph in graphs):
+        raise ValueError("its forward is another one in training than in evaluation, or by gradient mode or autocast")
+    return graphs[-1]
+
+
+@contextmanager
+def _autocast(enabled: bool) -> Iterator[None]:
+    """A part that turns it off shows only where it is on."""
+    before = [(kind, torch.is_autocast_enabled(kind)) for kind in _AUTOCAST]
+    try:
+        for kind in _AUTOCAST:
+            torch.set_autocast_enabled(kind, enabled)
+        yield
+    finally:
+        for kind, was in before:
+            torch.set_autocast_enabled(kind, was)
+
+
+def _traced(module: nn.Module) -> fx.Graph:
+    tracer, attributes, random = _Tracer(), _Attributes(module), random_state()
+    try:
+        with _watched_autograd_functions(tracer):
+            graph = tracer.trace(module)
+    except Exception as error:
+        raise ValueError(tracer.lost or f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
+    finally:
+        changed = attributes.give_back()
+    if random != random_state():
+        raise ValueError("it draws random numbers outside of tensors that it is given, which a trace would fix")
+    if any("_tensor_constant" in name for name in changed):
+        raise ValueError("it makes a tensor of its own, which a trace would fix")
+    if changed:
+        raise ValueError(f"it changes the attribute {changed[0]}, which a trace would not")
+    if tracer.lost:
+        raise ValueError(tracer.lost)
+    return graph
+
+
+def _contexts() -> tuple[Any, ...]:
+    """What surrounds an operation and is no part of a trace."""
+    autocast = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST]
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, hooks
+
+
+@contextmanager
+def _watched_autograd_functions(tracer: _Tracer) -> Iterator[None]:
+    """An autograd function runs its forward on what stands for tensors without a word: its backward would be lost."""
+    function: Any = torch.autograd.Function
+    original = function.__dict__["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(argument, fx.Proxy) and argument.tracer is tracer for argument in (*args, *kwargs.values())):
+            tracer.lost = f"it calls the autograd function {cls.__name__}, whose backward a trace does not hold"
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        function.apply = original
+
+
+class _Attributes:
+    """What the module and its children hold in attributes, and in lists, sets and dicts there."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.owners = [(name, child, dict(child.__dict__)) for name, child in module.named_modules()]
+        self.contents = {id(value): _content(value) for _, _, held in self.owners for value in held.values()}
+
+    def give_back(self) -> list[str]:
+        """Put everything back; returns the names of what was changed."""
+        changed = []
+        for owner, child, before in self.owners:
+            after = child.__dict__
+            for name in [*before, *(name for name in after if name not in before)]:
+                old, new = before.get(name), after.get(name)
+                if not _same(old, new) or (name in before and not self._kept(old)):
+                    changed.append(f"{owner}.{name}".lstrip("."))
+            after.clear()
+            after.update(before)
+        return changed
+
+    def _kept(self, value: Any) -> bool:
+        """Whether a container or tensor is as it was; a container is put back."""
+        before, after = self.contents[id(value)], _content(value)
+        kept = len(before) == len(after) and all(map(_same, before, after))
+        if not kept and isinstance(value, list):
+            value[:] = before
+        elif not kept and isinstance(value, (dict, set)):
+            value.clear()
+            value.update(before)
+        return kept
+
+
+def _content(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.items())
+    if isinstance(value, (list, set)):
+        return list(value)
+    return [value._version] if isinstance(value, Tensor) and not value.is_inference() else []
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b)
+
+
+# -- the trace and the runs -------------------------------------------------------------------------------------------
+def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
+    """The module calls of the trace must be those of the run, in the same order."""
+    seen = [str(c.module) for c in flow.calls_in(call) if c.module is not None]
+    prefix = f"{name}." if name else ""
+    traced = [f"{prefix}{node.target}" for node in graph.nodes if node.op == "call_module"]
+    if len(seen) != len(traced) or any(a != b for a, b in zip(seen, traced, strict=True)):
+        raise ValueError("the trace calls other modules than the run")
+
+
+def _refuse_mutation(flow: Flow, call: Call) -> None:
+    for inner in flow.calls_in(call):
+        if inner.module is None and inner.op.endswith("_") and not inner.op.endswith("__") and inner.inputs:
+            target = inner.inputs[0]
+            alone = [reader.index for reader in flow.consumers(target)] == [inner.index]
+            maker = flow.producer(target)
+            view = maker is None or maker.op in _VIEWS
+            if not alone or view or target in call.inputs or flow.escapes(target):
+                raise ValueError(f"{inner.op} changes a tensor in place that is read elsewhere")
+
+
+def _refuse_stash(flow: Flow, call: Call) -> None:
+    """A tensor that the forward puts into an attribute, a list, a closure: the trace would not."""
+    if any(value in flow.held for inner in flow.calls_in(call) for value in inner.outputs):
+        raise ValueError("something still holds a tensor that it makes")
