@@ -161,6 +161,8 @@ class Recorder:
         """Hooks on every module and both modes, all gone on leaving."""
         handles = []
         for module in self.model.modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # takes no hooks; its operations are seen
             handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
         for tensor in (*self.model.parameters(), *self.model.buffers()):

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map_only
 
 from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, named_leaves, output_name
@@ -148,11 +149,14 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def untouched(model: nn.Module) -> Iterator[None]:
     """Give the model back as it was: buffers (the same objects, the old values), modes, and the random states.
 
-    Compiled parts run eagerly meanwhile: code that Dynamo wrote calls no module, so no hook would see it.
+    Compiled parts run eagerly meanwhile: code that Dynamo wrote calls no module, so no hook would see it. Raises
+    RuntimeError where lazy layers have no shape yet.
     """
     owners = list(model.modules())
     modes = [module.training for module in owners]
     buffers = [dict(module._buffers) for module in owners]
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
     saved = {id(b): (b, b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
     devices = sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})
     with torch.random.fork_rng(devices), _python_random_state(), _eagerly():
@@ -161,7 +165,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
         finally:
             for module, mode, kept in zip(owners, modes, buffers, strict=True):
                 module.training = mode
-                module._buffers.update(kept)
+                for name, buffer in kept.items():  # one by one: a scripted module's buffers are no dict
+                    if module._buffers[name] is not buffer:
+                        module._buffers[name] = buffer
             with torch.no_grad():
                 for buffer, values in saved.values():
                     if not torch.equal(buffer, values):  # torch's batch norm moves no version when it moves a buffer

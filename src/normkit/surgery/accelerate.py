@@ -70,8 +70,13 @@ def accelerate(
     sites = select(model, only, skip)
     before = outputs_in_both_modes(model, example_inputs) if verify else {}
     swaps, fusions = _Undo(), _Undo()
-    built = _swap(model, sites, swaps)
-    fused, unfused = _fuse(model, example_inputs, sites, built, fusions)
+    try:
+        built = _swap(model, sites, swaps)
+        fused, unfused = _fuse(model, example_inputs, sites, built, fusions)
+    except BaseException:
+        fusions.undo()
+        swaps.undo()
+        raise
     errors, failure = check(model, example_inputs, before)
     if failure and fused:
         fusions.undo()

@@ -109,9 +109,15 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     return built
 
 
+_STATE = frozenset(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"))
+
+
 def _refusal(norm: nn.Module, target: str) -> str | None:
     if parametrized(norm):
         return "it has a parametrized weight, which no other layer can take over"
+    own = [name for name in (*norm._parameters, *norm._buffers) if name not in _STATE]
+    if own and not type(norm).__module__.startswith("normkit."):
+        return f"it holds {own[0]} (pruned, or a subclass), which no other layer can take over"
     if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
         return "it is lazy and has no shape yet: run the model once first"
     if norm.__dict__.get("_normkit_takes_residual") and target in ("torch", "layer"):

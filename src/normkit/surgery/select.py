@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+import torch
 from torch import nn
 
+from ..dataflow import NORM_TYPES
 from .families import family
 
 Selector: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool] | Iterable[Selector]"
@@ -34,11 +36,13 @@ class Site:
 def select(model: nn.Module, only: Selector | None, skip: Selector | None) -> list[Site]:
     """Every normalization layer of `model`, each once, in order, with those that `only` and `skip` leave out marked.
 
-    Raises ValueError where nothing is selected: the one refusal that is an exception.
+    Raises ValueError where nothing is selected: the one refusal that is an exception; TypeError for what is no model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a model (a torch.nn.Module), got {model!r}")
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if family(module) is not None:
+        if family(module) is not None or _is_scripted(module):
             names.setdefault(module, []).append(name)
     sites = [Site(module, tuple(found), _refusal(found, module, only, skip)) for module, found in names.items()]
     if not any(site.refused is None for site in sites):
@@ -59,7 +63,17 @@ def matches(selector: Selector, name: str, module: nn.Module) -> bool:
     raise TypeError(f"only= and skip= take a name pattern, a type, a function or a list of these, not {selector!r}")
 
 
+def _is_scripted(module: nn.Module) -> bool:
+    """Whether it was a norm of torch.nn before torch.jit compiled it."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return False
+    kind = getattr(nn, str(module.original_name), None)
+    return isinstance(kind, type) and issubclass(kind, NORM_TYPES)
+
+
 def _refusal(names: list[str], module: nn.Module, only: Selector | None, skip: Selector | None) -> str | None:
+    if _is_scripted(module):
+        return "torch.jit has compiled it: change the model before that"
     if only is not None and not any(matches(only, name, module) for name in names):
         return "not selected by only="
     if skip is not None and any(matches(skip, name, module) for name in names):
@@ -70,6 +84,8 @@ def _refusal(names: list[str], module: nn.Module, only: Selector | None, skip: S
 def _nothing_selected(model: nn.Module, sites: list[Site], only: Selector | None, skip: Selector | None) -> str:
     if not sites:
         return f"expected a model with a normalization layer, got {type(model).__name__} with none"
+    if all(_is_scripted(site.module) for site in sites):
+        return f"all {len(sites)} normalization layers are compiled by torch.jit: change the model before that"
     shown = ", ".join(f"{site.name or '(the model itself)'} ({type(site.module).__name__})" for site in sites[:5])
     return (
         f"only={only!r} and skip={skip!r} select none of the {len(sites)} normalization layers; "

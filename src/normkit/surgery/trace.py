@@ -46,11 +46,15 @@ def trace(module: nn.Module, name: str, flows: list[Flow]) -> fx.Graph:
 
 
 def _refuse_signature(module: nn.Module) -> None:
+    if isinstance(module, fx.GraphModule):
+        raise ValueError("copies of a GraphModule make their forward anew from the graph")
     if "forward" in module.__dict__:
         raise ValueError("its forward was replaced on the instance")
     for parameter in inspect.signature(module.forward).parameters.values():
-        if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD or parameter.default is not parameter.empty:
+        if parameter.default is not parameter.empty:
             raise ValueError(f"its forward has the optional argument {parameter.name}, which a trace would fix")
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ValueError(f"its forward has the variable argument {parameter.name}, which a trace would fix")
 
 
 # -- the trace --------------------------------------------------------------------------------------------------------
