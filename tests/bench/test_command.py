@@ -43,6 +43,22 @@ def test_every_family_gets_its_rows(tiny: None, tmp_path: Path, capsys: pytest.C
     assert "worst" in printed.split("\n\n")[-1]
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "3", "{}"])
+def test_a_file_of_something_else_is_left_alone(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.json"
+    path.write_text(text)
+    assert run("--json", str(path)) == 2
+    assert "measure into a new file" in capsys.readouterr().err
+    assert path.read_text() == text
+
+
+def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "f.json"):
+        assert run("--json", str(path)) == 2
+        assert "--json must be a file that can be written" in capsys.readouterr().err
+
+
 def test_runs_fill_one_file(tiny: None, tmp_path: Path) -> None:
     path = tmp_path / "made" / "f.json"
     assert run("layer_norm", "--json", str(path)) == 0
@@ -55,7 +71,9 @@ REFUSED = {
     "peer": (["--peers", "torch,tensorflow"], "expected a peer out of torch, compile, onednn, jax, got 'tensorflow'"),
     "dtype": (["--dtype", "int8"], "expected a dtype out of float32"),
     "threads": (["--threads", "0"], "--threads must be at least 1, got 0"),
+    "too many threads": (["--threads", "99999999"], "--threads must be at most 1024, got 99999999"),
     "seconds": (["--seconds", "-1"], "--seconds must not be negative, got -1.0"),
+    "no seconds": (["--seconds", "nan"], "--seconds must be finite, got nan"),
 }
 
 

@@ -120,11 +120,13 @@ class Document:
 
     @classmethod
     def from_json(cls, text: str) -> Document:
-        document = json.loads(text)
-        if document.get("format") != FORMAT:
-            raise UsageError(
-                f"expected figures of format {FORMAT}, got {document.get('format')!r}: measure into a new file"
-            )
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = None
+        found = document.get("format") if isinstance(document, dict) else "none"
+        if found != FORMAT:
+            raise UsageError(f"expected figures of format {FORMAT}, got {found!r}: measure into a new file")
         rows = tuple(Row.from_json(row) for row in document["rows"])
         return cls(document["machine"], rows, tuple(map(Network.from_json, document["networks"])))
 
@@ -140,8 +142,15 @@ class Document:
 
 
 def read(path: Path) -> Document | None:
-    """The figures in `path`, None where there is no such file."""
-    return Document.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The figures in `path`, None where there is no such file; UsageError where one cannot be read or written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--json must be a file that can be written: {error}") from error
+    return Document.from_json(text) if text else None
 
 
 def machine() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,6 +22,7 @@ from .tables import machine_line, network_table, row_cells, rows_table, summary_
 
 NETWORK = "network"
 WIDTH, NARROW = 16, 9  # of the growing table's first column, and the least of the others
+MOST_THREADS = 1024  # far beyond, the system refuses them and libgomp ends the process
 SECONDS = {"quick": 0.4, "full": 0.5}
 
 
@@ -46,8 +48,12 @@ class Request:
         _known("dtype", self.dtypes, tuple(DTYPES))
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads must be at least 1, got {self.threads}")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UsageError(f"--threads must be at most {MOST_THREADS}, got {self.threads}")
         if self.seconds is not None and self.seconds < 0:
             raise UsageError(f"--seconds must not be negative, got {self.seconds}")
+        if self.seconds is not None and not math.isfinite(self.seconds):
+            raise UsageError(f"--seconds must be finite, got {self.seconds}")
 
 
 def bench(request: Request, show: Callable[[str], None]) -> Document:
@@ -96,7 +102,7 @@ def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Documen
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     first, *others = zip(cells, widths, strict=True)
-    return first[0].ljust(WIDTH) + "".join(cell.rjust(width) for cell, width in others)
+    return first[0].ljust(WIDTH) + "".join(f" {cell}".rjust(width) for cell, width in others)
 
 
 def _known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
