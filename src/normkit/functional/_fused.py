@@ -213,6 +213,9 @@ def composed_backward(
     if activation.code == IDENTITY:
         dresidual = grad_output
     with torch.enable_grad():
+        # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
+        # weight of a layer called twice), the way between them is no part of this derivative.
+        of = Operands._make(None if tensor is None else tensor.view_as(tensor) for tensor in of)
         y = call.composed(of, activation, stats)
         wanted = [i for i, tensor in enumerate(of) if tensor is not None and needs[i]]
         found = torch.autograd.grad(

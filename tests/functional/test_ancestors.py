@@ -1,0 +1,63 @@
+"""Derivatives with a graph where one operand has been made from another: a layer called twice, a residual block.
+
+The composed path differentiates plain operations; the fused one must count each way once, too.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import normkit as nk
+
+LAYERS = {
+    "batch": lambda **options: nk.BatchNorm2d(3, **options),
+    "batch, evaluation": lambda **options: nk.BatchNorm2d(3, **options).eval(),
+    "sync": lambda **options: nk.SyncBatchNorm(3, **options),
+    "ghost": lambda **options: nk.GhostBatchNorm2d(3, virtual_batch_size=2, **options),
+    "renorm": lambda **options: nk.BatchRenorm2d(3, **options),
+    "group": lambda **options: nk.GroupNorm(3, 3, **options),
+    "instance": lambda **options: nk.InstanceNorm2d(3, affine=True, **options),
+    "layer": lambda **options: nk.LayerNorm(5, **options),
+    "rms": lambda **options: nk.RMSNorm(5, **options),
+}
+CHAINS = {
+    "a layer called twice": lambda layer, x: layer(torch.sin(layer(x))),
+    "a residual that the input is made of": lambda layer, x: layer(torch.sin(x), residual=x),
+    "both": lambda layer, x: layer(torch.sin(y := layer(x, residual=x)), residual=y),
+    "the input itself": lambda layer, x: layer(x, residual=x),
+}
+CASES = [
+    pytest.param(layer, chain, id=f"{name}: {what}")
+    for name, layer in LAYERS.items()
+    for what, chain in CHAINS.items()
+    if "layer called" in what or name not in ("layer", "rms")
+]
+
+
+def derivatives(layer: nn.Module, chain: object, path: str | None) -> list[Tensor]:
+    """First derivatives with a graph, and the derivatives of their squares."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 3, 4, 5, generator=random, dtype=torch.float64).requires_grad_()
+    leaves = [x, *layer.parameters()]
+    if path is None:
+        y = chain(layer, x)
+    else:
+        with nk.backend(path):
+            y = chain(layer, x)
+    first = torch.autograd.grad((y * torch.cos(y)).sum(), leaves, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+    return [derivative.detach() for derivative in (*first, *second)]
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize(("make", "chain"), CASES)
+def test_each_way_is_counted_once(make, chain, activation):
+    torch.manual_seed(0)
+    layer = make(activation=activation).double()
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    found, expected = (derivatives(copy.deepcopy(layer), chain, path) for path in (None, "composed"))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8 * max(1.0, float(theirs.abs().max())))
