@@ -175,9 +175,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def random_state() -> tuple[Any, ...]:
-    """Where the random numbers of torch (on the CPU), Python and NumPy stand; for comparison."""
+    """Where the random numbers of Python and NumPy stand; for comparison."""
     numpy = [part if isinstance(part, (str, int, float)) else part.tobytes() for part in _numpy_state()]
-    return bytes(torch.get_rng_state().tolist()), random.getstate(), *numpy
+    return random.getstate(), *numpy
 
 
 @contextmanager

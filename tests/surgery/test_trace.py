@@ -2,6 +2,7 @@
 
 import inspect
 import random
+import threading
 from dataclasses import dataclass
 
 import numpy
@@ -227,6 +228,38 @@ class Inner(nn.Module):
 def test_a_residual_that_is_changed_later_is_not_kept_for_the_backward(activation, change):
     result = accelerated(Outer(activation, change))
     assert ("fused with the addition" in reasons(result)["block.bn"]) == (activation is F.relu)
+
+
+def test_a_module_made_on_the_spot_is_what_it_computes():
+    result = accelerated(Block(lambda m, x: nn.ReLU()(m.bn(m.conv(x)))))
+    assert reasons(result)["bn"].startswith("fused with relu")
+
+
+def test_other_threads_run_their_models_meanwhile():
+    others, failures, done = randomized(Block(FUSED["relu module"])), [], threading.Event()
+
+    def run():
+        while not done.is_set():
+            try:
+                others(X)
+                nn.functional.dropout(X)
+            except Exception as error:
+                failures.append(error)
+
+    def change():
+        result = accelerate(TwoInputs(), (X, X))
+        fused.append(reasons(result)["bn"].startswith("fused"))
+
+    fused: list[bool] = []
+    background, threads = threading.Thread(target=run), [threading.Thread(target=change) for _ in range(4)]
+    for thread in (background, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    background.join()
+    assert failures == []
+    assert fused == [True] * 4
 
 
 # -- the new forward --------------------------------------------------------------------------------------------------

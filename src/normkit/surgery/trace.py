@@ -12,12 +12,14 @@ A trace holds what is done with tensors and nothing else. Rules:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..dataflow import Call, Flow, random_state, untouched
 
@@ -29,6 +31,8 @@ _VIEWS = frozenset(
 )
 
 
+_one_at_a_time = threading.Lock()  # torch.fx patches classes while it traces
+_RANDOM = "it draws random numbers outside of tensors that it is given, which a trace would fix"
 _AUTOCAST = ("cpu", "cuda")  # whose autocast a forward may turn on or off
 
 
@@ -63,12 +67,16 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.contexts, self.lost = _contexts(), ""
+        self.own, self.contexts, self.lost = set(module.modules()), _contexts(), ""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """torch.fx gets the calls of all modules meanwhile: those made on the spot, and those of other threads."""
+        return super().call_module(m, forward, args, kwargs) if m in self.own else forward(*args, **kwargs)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if _contexts() != self.contexts:
@@ -103,23 +111,36 @@ def _autocast(enabled: bool) -> Iterator[None]:
 
 
 def _traced(module: nn.Module) -> fx.Graph:
-    tracer, attributes, random = _Tracer(), _Attributes(module), random_state()
+    tracer, attributes, random = _Tracer(module), _Attributes(module), random_state()
     try:
-        with _watched_autograd_functions(tracer):
+        with _one_at_a_time, _watched_autograd_functions(tracer), _Draws(tracer):
             graph = tracer.trace(module)
     except Exception as error:
         raise ValueError(tracer.lost or f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
     finally:
         changed = attributes.give_back()
     if random != random_state():
-        raise ValueError("it draws random numbers outside of tensors that it is given, which a trace would fix")
+        tracer.lost = _RANDOM
+    if tracer.lost:
+        raise ValueError(tracer.lost)
     if any("_tensor_constant" in name for name in changed):
         raise ValueError("it makes a tensor of its own, which a trace would fix")
     if changed:
         raise ValueError(f"it changes the attribute {changed[0]}, which a trace would not")
-    if tracer.lost:
-        raise ValueError(tracer.lost)
     return graph
+
+
+class _Draws(TorchDispatchMode):
+    """Sees random numbers that are drawn during the trace, instead of at each call."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.tracer.lost = _RANDOM
+        return func(*args, **(kwargs or {}))
 
 
 def _contexts() -> tuple[Any, ...]:
