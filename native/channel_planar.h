@@ -48,21 +48,42 @@ NK_INLINE void add_wide_rows(LaneSums& to, const T* x, int64_t stride, int64_t l
     to = t;
 }
 
-// The same of four rows, k = 0, added in float32 first.
+// The same of four vectors about zero, added in float32 first: two and two of the terms of S x, four of S x^2.
+NK_INLINE void add_short(vf v0, vf v1, vf v2, vf v3, LaneSums& to) { add_four(v0, v1, v2, v3, to.total0, to.dot0); }
+#if NK_LEVEL == 2
+NK_INLINE void add_short(Pairs v0, Pairs v1, Pairs v2, Pairs v3, LaneSums& to) {
+    add_four(v0.even, v0.odd, v1.even, v1.odd, to.total0, to.dot0);
+    add_four(v2.even, v2.odd, v3.even, v3.odd, to.total1, to.dot1);
+}
+#endif
+
+// The same of four rows.
 template <class T> NK_INLINE void add_short_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, const T* output) {
+    using N = Num<InRow<T>>;
     LaneSums t = to;
     auto column = [&](int64_t i, auto&& read) NK_IN_PLACE {
         auto row = [&](int64_t u) NK_IN_PLACE {
             prefetch(output + u * stride + i);
             return read(x + u * stride + i);
         };
-        const vf v0 = row(0), v1 = row(1), v2 = row(2), v3 = row(3);
-        add_four(v0, v1, v2, v3, t.total0, t.dot0);
+        const auto v0 = row(0), v1 = row(1), v2 = row(2), v3 = row(3);
+        add_short(v0, v1, v2, v3, t);
     };
     int64_t i = 0;
-    for (; i + kLanes <= length; i += kLanes) column(i, [](const T* p) NK_IN_PLACE { return load(p); });
-    if (i < length) column(i, [&](const T* p) NK_IN_PLACE { return load_tail(p, length - i, set1(0.0f)); });
+    for (; i + N::kCount <= length; i += N::kCount) column(i, [](const T* p) NK_IN_PLACE { return N::get(p, 0); });
+    if (i < length) column(i, [&](const T* p) NK_IN_PLACE { return N::get_tail(p, length - i, N::set(0)); });
     to = t;
+}
+
+// The same of what is left of a run: less than four vectors.
+template <class T> NK_INLINE void add_short_rest(LaneSums& to, const T* x, int64_t length) {
+    using N = Num<InRow<T>>;
+    auto read = [&](int64_t i) NK_IN_PLACE {
+        const int64_t left = length - i;
+        return left >= N::kCount ? N::get(x + i, 0) : left > 0 ? N::get_tail(x + i, left, N::set(0)) : N::set(0);
+    };
+    const auto v0 = read(0), v1 = read(N::kCount), v2 = read(2 * N::kCount), v3 = read(3 * N::kCount);
+    add_short(v0, v1, v2, v3, to);
 }
 
 template <int kRows, class T>
@@ -73,15 +94,17 @@ NK_INLINE void add_rows(LaneSums& to, const T* x, int64_t stride, int64_t length
 
 // The same of one run. Long ones as four rows one behind the other: memory sends four streams faster than one.
 template <class T> NK_INLINE void add_run(LaneSums& to, const T* x, int64_t length, double k, const T* output) {
-    constexpr int64_t kStep = kRowsAtOnce * kLanes;
+    constexpr int64_t kVector = Num<InRow<T>>::kCount, kStep = kRowsAtOnce * kVector;
     if (length >= kLongRun) {
-        const int64_t quarter = length / kStep * kLanes;
+        const int64_t quarter = length / kStep * kVector;
         add_rows<kRowsAtOnce>(to, x, quarter, quarter, k, output);
         x += kRowsAtOnce * quarter, output += kRowsAtOnce * quarter, length -= kRowsAtOnce * quarter;
     }
     int64_t i = 0;
-    for (; i + kStep <= length; i += kStep) add_rows<kRowsAtOnce>(to, x + i, kLanes, kLanes, k, output + i);
-    if (i < length) add_rows<1>(to, x + i, 0, length - i, k, output + i);
+    for (; i + kStep <= length; i += kStep) add_rows<kRowsAtOnce>(to, x + i, kVector, kVector, k, output + i);
+    if (i == length) return;
+    if constexpr (kShortSums<T>) add_short_rest(to, x + i, length - i);
+    else add_rows<1>(to, x + i, 0, length - i, k, output + i);
 }
 
 // The same of one run about zero, in double whatever the type: where short sums were out of range.
@@ -104,6 +127,7 @@ template <class T, Act A, bool R> struct PlanarForward {
     using N = Num<T>;
     using Scalar = typename N::Scalar;
     using Stretch = ForwardStretch<T, A, R>;
+    static constexpr int kVector = Stretch::N::kCount;
 
     const ChannelForward& a;
     const Shape& s;
@@ -127,9 +151,9 @@ template <class T, Act A, bool R> struct PlanarForward {
     // `count` rows one behind the other in memory, each with constants of its own.
     void write_rows(const Columns<Scalar>& columns, int64_t row, int64_t count, T* to, bool streaming, Ahead ahead) const {
         Rows at{row * s.s, s.s, row * s.bit_row()};
-        if (!streaming && !(R && a.bits) && kLanes <= s.s && s.s < kShortRow) {
+        if (!streaming && !(R && a.bits) && kVector <= s.s && s.s < kShortRow) {
             const T *xp = x + at.offset, *r = R ? residual + at.offset : xp;
-            return for_flat(
+            return for_flat<kVector>(
                 count, s.s, up_to_aligned(to),
                 [&](int64_t i) NK_IN_PLACE { return Stretch(a.activation, columns, i); },
                 [&](const Stretch& k, int64_t i) NK_IN_PLACE {

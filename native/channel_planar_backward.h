@@ -15,6 +15,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     using Scalar = typename N::Scalar;
     using In = Incoming<T, G, R>;
     using Stretch = BackwardStretch<T, G, R>;
+    using Inputs = PlanarGradientSums<T, G, R>;
+    static constexpr int kVector = Stretch::N::kCount;
 
     const ChannelBackward& a;
     const Shape& s;
@@ -22,7 +24,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     const T *dy, *x, *residual;
     T *dx, *dresidual;
     const bool stream, staged;
-    const PlanarGradientSums<T, G, R> input;
+    const Inputs input;
 
     explicit PlanarBackward(const ChannelBackward& a_)
         : a(a_), s(a_.shape), plan(plan_planar(a_.shape, 2 * sizeof(T))), dy(static_cast<const T*>(a_.dy)),
@@ -34,11 +36,13 @@ template <class T, Gate G, bool R> struct PlanarBackward {
 
     double mean(int64_t c) const { return a.stats[c]; }
     double rstd(int64_t c) const { return a.stats[2 * s.c + c]; }
-    In incoming(int64_t c) const {
-        return In(a.activation, affine<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
+    Affine<Scalar> affine_of(int64_t c) const {
+        return affine<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), a.bias.at(c, 0.0));
     }
-    In incoming(const Columns<Scalar>& k, int64_t i) const {
-        return In(a.activation, Affine<Scalar>{k.m[i], k.scale[i], k.shift[i]});
+    static Affine<Scalar> affine_of(const Columns<Scalar>& k, int64_t i) { return {k.m[i], k.scale[i], k.shift[i]}; }
+    In incoming(const Columns<Scalar>& k, int64_t i) const { return In(a.activation, affine_of(k, i)); }
+    typename Inputs::Constants constants(const Columns<Scalar>& k, int64_t i) const {
+        return {{a.activation, affine_of(k, i)}, Inputs::N::set(k.rstd[i])};
     }
 
     // Where a run's outputs go: null where not wanted.
@@ -50,7 +54,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         return stream && !staged && aligned_for_stream(to.dx ? to.dx : to.dz) && (!to.dz || aligned_for_stream(to.dz));
     }
 
-    Stretch stretch(const Columns<Scalar>& k, int64_t i) const { return {incoming(k, i), k, i}; }
+    Stretch stretch(const Columns<Scalar>& k, int64_t i) const { return {a.activation, k, i}; }
     typename Stretch::Source source(const Rows& at) const {
         return {dy + at.offset, x + at.offset, R ? residual + at.offset : nullptr,
                 In::kReadsBits ? a.bits + at.bit_byte : nullptr};
@@ -65,10 +69,10 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     void write_rows(const Columns<Scalar>& columns, int64_t row, int64_t count, Target to, int64_t next) const {
         Rows at{row * s.s, s.s, row * s.bit_row()};
         if constexpr (!In::kReadsBits)
-            if (to.dx && !to.dz && kLanes <= s.s && s.s < kShortRow && (!stream || staged)) {
+            if (to.dx && !to.dz && kVector <= s.s && s.s < kShortRow && (!stream || staged)) {
                 const typename Stretch::Source from = source(at);
                 T* const into = to.dx;
-                return for_flat(
+                return for_flat<kVector>(
                     count, s.s, up_to_aligned(into), [&](int64_t i) NK_IN_PLACE { return stretch(columns, i); },
                     [&](const Stretch& k, int64_t i) NK_IN_PLACE {
                         k.template vector<false>(from, i, into, nullptr, next);
@@ -91,9 +95,8 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         Rows at{row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
         for (int64_t i = 0; i < count; ++i) {
             LaneSums lanes;
-            const V rstd = N::set(columns.rstd[from + i]);
-            if constexpr (kShortSums<T> && kRows == 1) input.add_run(incoming(columns, from + i), rstd, at, lanes);
-            else input.template add_rows<kRows>(incoming(columns, from + i), rstd, at, lanes);
+            if constexpr (kShortSums<T> && kRows == 1) input.add_run(constants(columns, from + i), at, lanes);
+            else input.template add_rows<kRows>(constants(columns, from + i), at, lanes);
             sums.add<kRows>(i, lanes);
             at.offset += s.s, at.bit_byte += s.bit_row();
         }
@@ -162,9 +165,9 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
 
     Sums segment_sums(int64_t c, int64_t begin, int64_t end) const {
-        const In in = incoming(c);
+        const typename Inputs::Constants k{{a.activation, affine_of(c)}, Inputs::N::set(rstd(c))};
         LaneSums lanes;
-        for (int64_t g = begin; g < end; ++g) input.add_run(in, N::set(rstd(c)), segment_at(s, plan, c, g), lanes);
+        for (int64_t g = begin; g < end; ++g) input.add_run(k, segment_at(s, plan, c, g), lanes);
         Sums sums = lanes.sums();
         if (kShortSums<T>) sums.squares /= double(Scalar(rstd(c)));
         return sums;
@@ -174,7 +177,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     void write_segments(int64_t c, Sums found, int64_t begin, int64_t end, bool record, int64_t next) const {
         const Slope<Scalar> slope = finish_channel(c, found, record);
         if (!dx && !dresidual) return;
-        const Stretch k(incoming(c), rstd(c), slope);
+        const Stretch k(a.activation, affine_of(c), rstd(c), slope);
         for (int64_t g = end - 1; g >= begin; --g) {
             const Rows at = segment_at(s, plan, c, g);
             write_run(k, at, target(at.offset), next);

@@ -19,7 +19,7 @@ const Kernels* choose_kernels(const char* name, const char** problem) {
 #if defined(NK_AVX512)
         {"avx512",
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"),
          avx512_kernels},
 #endif
 #if defined(NK_AVX2)

@@ -61,8 +61,7 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
             else
                 for (int64_t j = begin; j < end; ++j) {
                     LaneSums lanes;
-                    planes.input.add_run(planes.incoming(k.columns, j - first), N::set(k.columns.rstd[j - first]),
-                                         slab_segment(s, plan, j), lanes);
+                    planes.input.add_run(planes.constants(k.columns, j - first), slab_segment(s, plan, j), lanes);
                     block.add<kRowsAtOnce>(j - begin, lanes);
                 }
             block.close(end - begin);

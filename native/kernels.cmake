@@ -33,7 +33,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   endif()
   if(NK_ISAS MATCHES "avx512")
     target_compile_definitions(normkit_kernels PRIVATE NK_AVX512)
-    add_instruction_set(avx512 2 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mavx2 -mprefer-vector-width=512
-                        -Wno-maybe-uninitialized -Wno-uninitialized)  # GCC 12 warns inside its own intrinsics
+    add_instruction_set(avx512 2 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mf16c -mavx2 -mbmi2
+                        -mprefer-vector-width=512 -Wno-maybe-uninitialized -Wno-uninitialized)  # GCC 12 warns inside its own intrinsics
   endif()
 endif()

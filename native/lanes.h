@@ -57,6 +57,7 @@ template <class T> struct NumFloat {
     using V = vf;
     using Scalar = float;
     using Mask = maskf;
+    static constexpr int kCount = kLanes;  // elements of a V
     static NK_INLINE V set(double v) { return set1(float(v)); }
     static NK_INLINE V get_constants(const float* p) { return load(p); }
     static NK_INLINE V get(const T* p, int) { return load(p); }
@@ -81,6 +82,7 @@ template <> struct Num<double> {
     using V = D2;
     using Scalar = double;
     using Mask = M2;
+    static constexpr int kCount = kLanes;
     static NK_INLINE V set(double v) { return {set1(v), set1(v)}; }
     static NK_INLINE V get_constants(const double* p) { return load2(p); }
     static NK_INLINE V get(const double* p, int) { return load2(p); }
@@ -101,26 +103,28 @@ template <> struct Num<double> {
     }
 };
 
-// Sign bits of one vector: kLanes / 8 bytes; of a tail of n elements: (n + 7) / 8 bytes.
-using VectorBits = std::conditional_t<kLanes == 16, uint16_t, uint8_t>;  // lane 0 is the lowest bit of the first byte
-static_assert(kLanes == 8 * sizeof(VectorBits) && (kLanes == 8 || __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__));
-NK_INLINE void put_bits(uint8_t* p, uint32_t bits) {
-    const VectorBits b = VectorBits(bits);
+// Sign bits of one vector: kCount / 8 bytes; of a tail of n elements: (n + 7) / 8 bytes.
+template <int kCount>  // lane 0 is the lowest bit of the first byte
+using VectorBits = std::conditional_t<kCount == 32, uint32_t, std::conditional_t<kCount == 16, uint16_t, uint8_t>>;
+static_assert(kLanes == 8 || __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__);
+template <int kCount = kLanes> NK_INLINE void put_bits(uint8_t* p, uint32_t bits) {
+    const VectorBits<kCount> b = VectorBits<kCount>(bits);
+    static_assert(kCount == 8 * sizeof b);
     std::memcpy(p, &b, sizeof b);
 }
-NK_INLINE void put_bits_tail(uint8_t* p, uint32_t bits, int64_t n) {
+template <int kCount = kLanes> NK_INLINE void put_bits_tail(uint8_t* p, uint32_t bits, int64_t n) {
     bits &= (1u << n) - 1u;
-    for (int i = 0; i < kLanes / 8; ++i)
+    for (int i = 0; i < kCount / 8; ++i)
         if (n > 8 * i) p[i] = uint8_t(bits >> (8 * i));
 }
-NK_INLINE uint32_t get_bits(const uint8_t* p) {
-    VectorBits b;
+template <int kCount = kLanes> NK_INLINE uint32_t get_bits(const uint8_t* p) {
+    VectorBits<kCount> b;
     std::memcpy(&b, p, sizeof b);
     return b;
 }
-NK_INLINE uint32_t get_bits_tail(const uint8_t* p, int64_t n) {
+template <int kCount = kLanes> NK_INLINE uint32_t get_bits_tail(const uint8_t* p, int64_t n) {
     uint32_t bits = 0;
-    for (int i = 0; i < kLanes / 8; ++i)
+    for (int i = 0; i < kCount / 8; ++i)
         if (n > 8 * i) bits |= uint32_t(p[i]) << (8 * i);
     return bits;
 }

@@ -10,6 +10,7 @@
 #include "channel_constants.h"
 #include "channel_plan.h"
 #include "lane_sums.h"
+#include "pairs.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -53,31 +54,31 @@ template <class F, int... U> NK_INLINE void repeat(F&& f, std::integer_sequence<
 // f(0) ... f(count - 1), unrolled at every optimization level: sums stay in registers.
 template <int kCount, class F> NK_INLINE void repeat(F&& f) { repeat(f, std::make_integer_sequence<int, kCount>{}); }
 
-// Whole vectors over `count` rows of `length` >= kLanes elements that lie one behind the other, after the `head` elements
-// that come first: full(k, i) for the vector at i, part(k, i, n) for n < kLanes elements there, with the constants
+// Whole vectors of kCount elements over `count` rows that lie one behind the other, after the `head` elements that come
+// first, `length` >= kCount each: full(k, i) for the vector at i, part(k, i, n) for n < kCount elements there, with the constants
 // k = make(row). Where a vector reaches into the next row, k is mixed: that row's constants in its lanes. Rows of 49 take
 // 3.06 vectors this way instead of 4, and none lies across cache lines where memory is aligned at `head`.
-template <class Make, class Full, class Part>
+template <int kCount, class Make, class Full, class Part>
 NK_INLINE void for_flat(int64_t count, int64_t length, int64_t head, Make&& make, Full&& full, Part&& part) {
     auto k = make(0);
     if (head > 0) part(k, 0, head);
     int64_t i = head, end = length;
     for (int64_t row = 1; row < count; ++row, end += length) {
-        for (; i + kLanes <= end; i += kLanes) full(k, i);
+        for (; i + kCount <= end; i += kCount) full(k, i);
         auto next = make(row);
         if (i < end) {
             full(k.mixed((1u << (end - i)) - 1u, next), i);
-            i += kLanes;
+            i += kCount;
         }
         k = next;
     }
-    for (; i + kLanes <= end; i += kLanes) full(k, i);
+    for (; i + kCount <= end; i += kCount) full(k, i);
     if (i < end) part(k, i, end - i);
 }
 
 // Elements up to the first whole vector of p.
 template <class T> NK_INLINE int64_t up_to_aligned(const T* p) {
-    constexpr uintptr_t kBytes = kLanes * sizeof(T);
+    constexpr uintptr_t kBytes = Num<InRow<T>>::kCount * sizeof(T);
     return int64_t((kBytes - reinterpret_cast<uintptr_t>(p) % kBytes) % kBytes / sizeof(T));
 }
 

@@ -8,9 +8,15 @@ namespace normkit {
 namespace NK_ISA {
 
 template <class T, Gate G, bool R> struct PlanarGradientSums {
-    using N = Num<T>;
+    using N = Num<InRow<T>>;
     using V = typename N::V;
-    using In = Incoming<T, G, R>;
+    using In = Incoming<InRow<T>, G, R>;
+
+    // Of one channel.
+    struct Constants {
+        In in;
+        V rstd;
+    };
 
     const T *dy, *x, *residual;
     const uint8_t* bits;
@@ -18,8 +24,11 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
 
     // Adds S dz and S dz * (x - m) of kRows rows; `stride` and `bit_stride` lie between them. The lines that the second
     // sweep writes are fetched on the way. Exact products: dz may vanish where the sums nearly cancel.
-    template <int kRows> NK_INLINE void add_rows(const In& in, V rstd, const Rows& at, LaneSums& to) const {
-        if constexpr (kShortSums<T>) return add_short_rows<kRows>(in, rstd, at, to);
+    template <int kRows> NK_INLINE void add_rows(const Constants& k, const Rows& at, LaneSums& to) const {
+        if constexpr (kShortSums<T>) return add_short_rows<kRows>(k, at, to);
+        else add_wide_rows<kRows>(k.in, at, to);
+    }
+    template <int kRows> NK_INLINE void add_wide_rows(const In& in, const Rows& at, LaneSums& to) const {
         const V zero = N::set(0);
         const D2 m = widen(in.m);
         const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
@@ -57,53 +66,55 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
     // The same of bfloat16, the rows added in float32 first: S dz and S dz * xhat of `count` elements of each row, `last`
     // of the last one.
     template <int kRows>
-    NK_INLINE void add_short(const In& in, V rstd, const Rows& at, int64_t i, int64_t count, int64_t last,
-                             LaneSums& t) const {
+    NK_INLINE void add_short(const Constants& k, const Rows& at, int64_t i, int64_t count, int64_t last, LaneSums& t) const {
         const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
         const uint8_t* signs_at = In::kReadsBits ? bits + at.bit_byte : nullptr;
-        ShortProducts<kRows> sums;
+        ShortProducts<kRows, InRow<T>> sums;
         repeat<kRows>([&](auto u) NK_IN_PLACE {
             const int64_t from = u * at.stride + i, n = u == kRows - 1 ? last : count;
-            const uint8_t* signs = In::kReadsBits ? signs_at + u * at.bit_stride + i / 8 : nullptr;
-            auto read = [&](const T* p, V fill) NK_IN_PLACE { return n == kLanes ? N::get(p, 0) : N::get_tail(p, n, fill); };
-            const V centered = read(xp + from, in.m) - in.m;
-            sums.template add<u>(in(read(g + from, N::set(0)), centered, R ? read(r + from, N::set(0)) : centered,
-                                    !In::kReadsBits ? 0 : n == kLanes ? get_bits(signs) : get_bits_tail(signs, n)),
-                                 centered * rstd);
+            const bool whole = n == N::kCount;
+            auto read = [&](const T* p, V fill) NK_IN_PLACE { return whole ? N::get(p, 0) : N::get_tail(p, n, fill); };
+            const uint8_t* at_signs = In::kReadsBits ? signs_at + u * at.bit_stride + i / 8 : nullptr;
+            const uint32_t signs = !In::kReadsBits ? 0
+                                   : whole         ? get_bits<N::kCount>(at_signs)
+                                                   : get_bits_tail<N::kCount>(at_signs, n);
+            const V centered = read(xp + from, k.in.m) - k.in.m;
+            const V dz = k.in(read(g + from, N::set(0)), centered, R ? read(r + from, N::set(0)) : centered, signs);
+            sums.template add<u>(dz, centered * k.rstd);
         });
         t.total0 = t.total0 + widen(sums.total());
         t.dot0 = t.dot0 + widen(sums.dot());
     }
-    template <int kRows> NK_INLINE void add_short_rows(const In& in, V rstd, const Rows& at, LaneSums& to) const {
+    template <int kRows> NK_INLINE void add_short_rows(const Constants& k, const Rows& at, LaneSums& to) const {
         const T *output = next_dx + at.offset, *output_dz = next_dz + at.offset;
         LaneSums t = to;
         int64_t i = 0;
-        for (; i + kLanes <= at.length; i += kLanes) {
+        for (; i + N::kCount <= at.length; i += N::kCount) {
             repeat<kRows>([&](auto u) NK_IN_PLACE {
                 prefetch(output + u * at.stride + i);
                 if (R || In::kReadsBits) prefetch(output_dz + u * at.stride + i);
             });
-            add_short<kRows>(in, rstd, at, i, kLanes, kLanes, t);
+            add_short<kRows>(k, at, i, N::kCount, N::kCount, t);
         }
-        if (i < at.length) add_short<kRows>(in, rstd, at, i, at.length - i, at.length - i, t);
+        if (i < at.length) add_short<kRows>(k, at, i, at.length - i, at.length - i, t);
         to = t;
     }
 
     // The same of one run: four vectors at a time, as if they were rows.
-    NK_INLINE void add_run(const In& in, V rstd, const Rows& run, LaneSums& to) const {
-        constexpr int64_t kStep = kRowsAtOnce * kLanes;
+    NK_INLINE void add_run(const Constants& k, const Rows& run, LaneSums& to) const {
+        constexpr int64_t kVector = N::kCount, kStep = kRowsAtOnce * kVector;
         int64_t i = 0;
         for (; i + kStep <= run.length; i += kStep)
-            add_rows<kRowsAtOnce>(in, rstd, {run.offset + i, kLanes, run.bit_byte + i / 8, kLanes, kLanes / 8}, to);
-        const Rows rest{run.offset + i, run.length - i, run.bit_byte + i / 8, kLanes, kLanes / 8};
+            add_rows<kRowsAtOnce>(k, {run.offset + i, kVector, run.bit_byte + i / 8, kVector, kVector / 8}, to);
+        const Rows rest{run.offset + i, run.length - i, run.bit_byte + i / 8, kVector, kVector / 8};
         if constexpr (kShortSums<T>) {
-            switch ((rest.length + kLanes - 1) / kLanes) {
-                case 1: return add_short<1>(in, rstd, rest, 0, kLanes, rest.length, to);
-                case 2: return add_short<2>(in, rstd, rest, 0, kLanes, rest.length - kLanes, to);
-                case 3: return add_short<3>(in, rstd, rest, 0, kLanes, rest.length - 2 * kLanes, to);
-                case 4: return add_short<4>(in, rstd, rest, 0, kLanes, rest.length - 3 * kLanes, to);
+            switch ((rest.length + kVector - 1) / kVector) {
+                case 1: return add_short<1>(k, rest, 0, kVector, rest.length, to);
+                case 2: return add_short<2>(k, rest, 0, kVector, rest.length - kVector, to);
+                case 3: return add_short<3>(k, rest, 0, kVector, rest.length - 2 * kVector, to);
+                case 4: return add_short<4>(k, rest, 0, kVector, rest.length - 3 * kVector, to);
             }
-        } else if (i < run.length) add_rows<1>(in, rstd, rest, to);
+        } else if (i < run.length) add_rows<1>(k, rest, to);
     }
 };
 

@@ -16,7 +16,7 @@
 #pragma once
 #include <type_traits>
 
-#include "lanes.h"
+#include "pairs.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -32,17 +32,18 @@ NK_INLINE void add_four(vf a, vf b, vf c, vf d, D2& sum, D2& squares) {
 }
 
 // S dz and S dz * xhat of up to four terms: even and odd ones apart.
-template <int kTerms> struct ShortProducts {
+template <int kTerms, class E = float> struct ShortProducts {
     static_assert(kTerms <= kShort, "four terms at most");
-    vf total0, total1, dot0, dot1;
-    template <int U> NK_INLINE void add(vf dz, vf xhat) {
+    using V = typename Num<E>::V;
+    V total0, total1, dot0, dot1;
+    template <int U> NK_INLINE void add(V dz, V xhat) {
         if constexpr (U == 0) total0 = dz, dot0 = dz * xhat;
         else if constexpr (U == 1) total1 = dz, dot1 = dz * xhat;
         else if constexpr (U % 2 == 0) total0 = total0 + dz, dot0 = fma(dz, xhat, dot0);
         else total1 = total1 + dz, dot1 = fma(dz, xhat, dot1);
     }
-    NK_INLINE vf total() const { return kTerms == 1 ? total0 : total0 + total1; }
-    NK_INLINE vf dot() const { return kTerms == 1 ? dot0 : dot0 + dot1; }
+    NK_INLINE vf total() const { return folded(kTerms == 1 ? total0 : total0 + total1); }
+    NK_INLINE vf dot() const { return folded(kTerms == 1 ? dot0 : dot0 + dot1); }
 };
 
 // Whether a sum of squares was made within float32's range; NaN is.

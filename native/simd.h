@@ -57,9 +57,11 @@ NK_INLINE maskd mask_of_d(uint32_t bits) { return (maskd)bits; }
 NK_INLINE vf from_bf16(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
 // To nearest even by adding half a step; a NaN, quiet as every result is, is kept as it is.
 NK_INLINE __m256i as_bf16(vf v) {
-    const __m512i u = _mm512_castps_si512(v), odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    const __m512i half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    const __m512i r = _mm512_mask_add_epi32(u, _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q), u, half);
+    const __m512i u = _mm512_castps_si512(v);
+    const __mmask16 number = _mm512_cmp_ps_mask(v, v, _CMP_ORD_Q);
+    const __mmask16 odd = _mm512_mask_test_epi32_mask(number, u, _mm512_set1_epi32(0x10000));
+    __m512i r = _mm512_mask_add_epi32(u, number, u, _mm512_set1_epi32(0x7fff));
+    r = _mm512_mask_add_epi32(r, odd, u, _mm512_set1_epi32(0x8000));
     alignas(64) static constexpr uint16_t upper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
     return _mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_load_si512(upper), r));
 }
