@@ -95,7 +95,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         Rows at{row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
         for (int64_t i = 0; i < count; ++i) {
             LaneSums lanes;
-            if constexpr (kShortSums<T> && kRows == 1) input.add_run(constants(columns, from + i), at, lanes);
+            if constexpr (kShortProducts<T> && kRows == 1) input.add_run(constants(columns, from + i), at, lanes);
             else input.template add_rows<kRows>(constants(columns, from + i), at, lanes);
             sums.add<kRows>(i, lanes);
             at.offset += s.s, at.bit_byte += s.bit_row();
@@ -114,7 +114,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
 
     // S dz * (x - m) from what add_rows made of kLanes channels.
     D2 dots(const Columns<Scalar>& columns, int64_t i, D2 found) const {
-        return kShortSums<T> ? found / load_wide(columns.rstd + i) : found;
+        return kShortProducts<T> ? found / load_wide(columns.rstd + i) : found;
     }
 
     // dweight and dbias of channels [first, last), and the constants of dx, from the sums.
@@ -169,7 +169,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         LaneSums lanes;
         for (int64_t g = begin; g < end; ++g) input.add_run(k, segment_at(s, plan, c, g), lanes);
         Sums sums = lanes.sums();
-        if (kShortSums<T>) sums.squares /= double(Scalar(rstd(c)));
+        if (kShortProducts<T>) sums.squares /= double(Scalar(rstd(c)));
         return sums;
     }
 

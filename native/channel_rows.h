@@ -18,10 +18,13 @@ namespace NK_ISA {
 
 constexpr int kWriteUnroll = 4;
 // A vector of a 16-bit type fills half a cache line: streamed rows side by side keep too many lines half full.
-template <class T> constexpr int kStreamUnroll = sizeof(T) == 2 ? 1 : kWriteUnroll;
+template <class T> constexpr bool kHalfLines = sizeof(T) == 2 && std::is_same_v<InRow<T>, T>;
+template <class T> constexpr int kStreamUnroll = kHalfLines<T> ? 1 : kWriteUnroll;
 // How far ahead sums fetch: a group of rows, for narrow rows this many bytes.
 constexpr int64_t kFetchBytes = 8 * 1024;
 template <class T> NK_INLINE int64_t fetch_distance(int64_t elements) { return std::max(elements, kFetchBytes / int64_t(sizeof(T))); }
+// How far ahead the second sweep fetches at least, in elements: 16-bit types 2 KB (5 to 15 %), others the rows that follow.
+template <class T> constexpr int64_t kWriteAhead = sizeof(T) == 2 ? 1024 : 0;
 constexpr int64_t kTile = 512;  // channels: 12 KB of sums and shifts
 constexpr int64_t kChunkBytes = 64 * 1024;
 constexpr int64_t kMergeChannels = 64;  // channels of one task of the merge
@@ -35,10 +38,11 @@ inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
 // would find there: end to end 1.1 to 1.2 times from 12 MB on, a loss of a fifth at 6 to 8 MB, with and without a residual.
 inline bool outgrows_cache(int64_t bytes) { return bytes >= (int64_t(12) << 20); }
 
-// The vector columns [first, last) of a row: full(j) for each whole vector, tail(j, n) for what is left.
-template <class Full, class Tail> NK_INLINE void for_columns(int64_t first, int64_t last, Full&& full, Tail&& tail) {
+// The columns [first, last) of a row: full(j) for each whole vector of kCount elements, tail(j, n) for what is left.
+template <int kCount = kLanes, class Full, class Tail>
+NK_INLINE void for_columns(int64_t first, int64_t last, Full&& full, Tail&& tail) {
     int64_t j = first;
-    for (; j + kLanes <= last; j += kLanes) full(j);
+    for (; j + kCount <= last; j += kCount) full(j);
     if (j < last) tail(j, last - j);
 }
 template <class Full, class Tail> NK_INLINE void for_columns(int64_t channels, Full&& full, Tail&& tail) {
@@ -134,7 +138,8 @@ template <class T> void rows_shifts(const T* x, int64_t rows, int64_t channels, 
 }
 
 template <class T, Act A, bool R> struct RowsForward {
-    using N = Num<T>;
+    using Row = InRow<T>;
+    using N = Num<Row>;
     using V = typename N::V;
     using Scalar = typename N::Scalar;
 
@@ -154,7 +159,8 @@ template <class T, Act A, bool R> struct RowsForward {
         : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times), wide(padded(channels)),
           bit_row((channels + 7) / 8),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
-          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(y)),
+          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % N::kCount == 0 &&
+                 aligned_for_stream(y)),
           ahead(beyond || a_.mean.data != nullptr) {}
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
@@ -171,29 +177,31 @@ template <class T, Act A, bool R> struct RowsForward {
                 const T *xp = x + at, *rp = R ? residual + at : xp;
                 T* yp = y + at;
                 uint8_t* bits = R && a.bits ? a.bits + r * bit_row + j / 8 : nullptr;
-                const bool fetch = ahead;
+                const bool fetch = ahead || kWriteAhead<T> > 0;
+                const int64_t next = std::max(kWriteUnroll * stride, kWriteAhead<T>);
+                const int64_t next_y = std::max(stride, kWriteAhead<T>);
                 repeat<unroll>([&](auto u) {
-                    const int64_t here = u * stride, next = (u + kWriteUnroll) * stride;
-                    if (fetch) prefetch(xp + next);
-                    if (R) prefetch(rp + next);
-                    if (!Stream) prefetch_to_write(yp + here + stride);  // further ahead costs up to a fifth
+                    const int64_t here = u * stride;
+                    if (fetch) prefetch(xp + here + next);
+                    if (R) prefetch(rp + here + next);
+                    if (!Stream) prefetch_to_write(yp + here + next_y);  // float32: further ahead costs up to a fifth
                     V z = fma(read(xp + here) - m, scale, shift);
                     if (R) z = z + read(rp + here);
-                    if (R && bits) put_signs(bits + u * bit_row, Activate<T>::sign(code, z));
-                    put(yp + here, Activate<T>::template value<A>(a.activation, z));
+                    if (R && bits) put_signs(bits + u * bit_row, Activate<Row>::sign(code, z));
+                    put(yp + here, Activate<Row>::template value<A>(a.activation, z));
                 });
             };
-            for_columns(
+            for_columns<N::kCount>(
                 first, last,
                 [&](int64_t j) {
                     column(j, [](const T* p) { return N::get(p, 0); },
                            [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); },
-                           [](uint8_t* p, uint32_t bits) { put_bits(p, bits); });
+                           [](uint8_t* p, uint32_t bits) { put_bits<N::kCount>(p, bits); });
                 },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
                            [&](T* p, V v) { N::put_tail(p, v, n); },
-                           [&](uint8_t* p, uint32_t bits) { put_bits_tail(p, bits, n); });
+                           [&](uint8_t* p, uint32_t bits) { put_bits_tail<N::kCount>(p, bits, n); });
                 });
         });
     }

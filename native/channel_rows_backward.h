@@ -28,15 +28,14 @@ template <class T, Gate G, bool R> struct RowsBackward {
           bit_row((channels + 7) / 8),
           dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)), dresidual(static_cast<T*>(a_.dresidual)),
-          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % kLanes == 0 && aligned_for_stream(dx) &&
-                 aligned_for_stream(dresidual)),
+          stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) &&
+                 channels % Num<InRow<T>>::kCount == 0 && aligned_for_stream(dx) && aligned_for_stream(dresidual)),
           ahead(beyond) {}
 
-    // Not get_bits itself: a function handed on as a pointer is called, not inlined.
-    static constexpr auto whole_bits = [](const uint8_t* p) { return get_bits(p); };
-
-    In incoming(const Columns<Scalar>& k, int64_t j) const {
-        return In(a.activation, N::get_constants(k.m + j), N::get_constants(k.scale + j), N::get_constants(k.shift + j));
+    // E: as whose vectors the elements are taken.
+    template <class E> Incoming<E, G, R> incoming(const Columns<Scalar>& k, int64_t j) const {
+        return {a.activation, Num<E>::get_constants(k.m + j), Num<E>::get_constants(k.scale + j),
+                Num<E>::get_constants(k.shift + j)};
     }
 
     // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz behind the gate.
@@ -58,7 +57,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
     }
 
     // total[j] = S dz, dot[j] = S dz * (x - m) over rows [begin, end), from exact products: dz may vanish where the sums
-    // nearly cancel. Of bfloat16 four rows are added in float32 first. kWrites: dx = a * dz and dresidual, too.
+    // nearly cancel. Of 16-bit types four rows are added in float32 first. kWrites: dx = a * dz and dresidual, too.
     template <bool kWrites = false>
     void sums(const Columns<Scalar>& k, int64_t begin, int64_t end, double* total, double* dot) const {
         std::fill(total, total + wide, 0.0);
@@ -66,7 +65,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
         for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto rows_) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
                 constexpr int kRows = decltype(rows_)::value;
-                const In in = incoming(k, j);
+                const In in = incoming<T>(k, j);
                 D2 t = load2(total + j), d = load2(dot + j);
                 const V sa = kWrites ? N::get_constants(k.a + j) : in.m;
                 const int64_t stride = channels, at = r * stride + j;
@@ -76,7 +75,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
                     if (to) put(to + here, sa * dz, stride);
                     if (to_dz) put(to_dz + here, dz, stride);
                 };
-                if constexpr (kShortSums<T>) {
+                if constexpr (kShortProducts<T>) {
                     const V rs = N::get_constants(k.rstd + j);
                     ShortProducts<kRows> sums;
                     terms<kRows>(in, r, j, read, read_signs, [&](auto u, V xv, V dz) {
@@ -100,11 +99,12 @@ template <class T, Gate G, bool R> struct RowsBackward {
             for_columns(
                 first, last,
                 [&](int64_t j) {
-                    column(j, [](const T* p) { return N::get(p, 0); }, whole_bits, [&](T* p, V v, int64_t next) {
-                        if (stream) return N::put_stream(p, v);
-                        prefetch_to_write(p + next);
-                        N::put(p, v);
-                    });
+                    column(j, [](const T* p) { return N::get(p, 0); }, [](const uint8_t* p) { return get_bits(p); },
+                           [&](T* p, V v, int64_t next) {
+                               if (stream) return N::put_stream(p, v);
+                               prefetch_to_write(p + next);
+                               N::put(p, v);
+                           });
                 },
                 [&](int64_t j, int64_t n) {
                     column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
@@ -112,7 +112,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
                            [&](T* p, V v, int64_t) { N::put_tail(p, v, n); });
                 });
         });
-        if constexpr (kShortSums<T>)  // they are of xhat
+        if constexpr (kShortProducts<T>)  // they are of xhat
             for (int64_t j = 0; j < wide; j += kLanes) store2(dot + j, load2(dot + j) / load_wide(k.rstd + j));
     }
 
@@ -122,39 +122,44 @@ template <class T, Gate G, bool R> struct RowsBackward {
     }
 
     template <int kTogether, bool Stream> void write_rows(const Columns<Scalar>& k, int64_t begin, int64_t end) const {
+        using W = Num<InRow<T>>;
+        using Wide = typename W::V;
         for_tiles<kTogether>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto unroll) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
-                const In in = incoming(k, j);
-                const V rs = N::get_constants(k.rstd + j), sa = N::get_constants(k.a + j);
-                const V sb = N::get_constants(k.b + j), sc = N::get_constants(k.c + j);
+                const auto in = incoming<InRow<T>>(k, j);
+                const Wide rs = W::get_constants(k.rstd + j), sa = W::get_constants(k.a + j);
+                const Wide sb = W::get_constants(k.b + j), sc = W::get_constants(k.c + j);
                 const int64_t stride = channels, at = r * stride + j, bit_stride = bit_row;
                 const T *xp = x + at, *gp = dy + at, *rp = R ? residual + at : xp;
                 T *to = dx ? dx + at : nullptr, *to_dz = dresidual ? dresidual + at : nullptr;
                 const uint8_t* bits = In::kReadsBits ? a.bits + r * bit_row + j / 8 : nullptr;
-                const bool fetch = ahead;
+                const bool fetch = ahead || kWriteAhead<T> > 0;
+                const int64_t next = std::max(kWriteUnroll * stride, kWriteAhead<T>);
+                const int64_t next_y = std::max(stride, kWriteAhead<T>);
                 repeat<unroll>([&](auto u) {
-                    const int64_t here = u * stride, next = (u + kWriteUnroll) * stride;
-                    if (fetch) prefetch(xp + next);
-                    if (fetch) prefetch(gp + next);
-                    if (!Stream && to) prefetch_to_write(to + here + stride);
-                    if (!Stream && to_dz) prefetch_to_write(to_dz + here + stride);
-                    const V centered = read(xp + here) - in.m;
-                    const V dz = in(read(gp + here), centered, R ? read(rp + here) : centered,
-                                    In::kReadsBits ? read_signs(bits + u * bit_stride) : 0);
+                    const int64_t here = u * stride;
+                    if (fetch) prefetch(xp + here + next);
+                    if (fetch) prefetch(gp + here + next);
+                    if (!Stream && to) prefetch_to_write(to + here + next_y);
+                    if (!Stream && to_dz) prefetch_to_write(to_dz + here + next_y);
+                    const Wide centered = read(xp + here) - in.m;
+                    const Wide dz = in(read(gp + here), centered, R ? read(rp + here) : centered,
+                                       In::kReadsBits ? read_signs(bits + u * bit_stride) : 0);
                     if (to) put(to + here, fma(sb, centered * rs, fma(sa, dz, sc)));
                     if (to_dz) put(to_dz + here, dz);
                 });
             };
-            for_columns(
+            for_columns<W::kCount>(
                 first, last,
                 [&](int64_t j) {
-                    column(j, [](const T* p) { return N::get(p, 0); }, whole_bits,
-                           [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
+                    column(j, [](const T* p) { return W::get(p, 0); },
+                           [](const uint8_t* p) { return get_bits<W::kCount>(p); },
+                           [](T* p, Wide v) { Stream ? W::put_stream(p, v) : W::put(p, v); });
                 },
                 [&](int64_t j, int64_t n) {
-                    column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
-                           [&](const uint8_t* p) { return get_bits_tail(p, n); },
-                           [&](T* p, V v) { N::put_tail(p, v, n); });
+                    column(j, [&](const T* p) { return W::get_tail(p, n, W::set(0)); },
+                           [&](const uint8_t* p) { return get_bits_tail<W::kCount>(p, n); },
+                           [&](T* p, Wide v) { W::put_tail(p, v, n); });
                 });
         });
     }
@@ -198,7 +203,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
             for (Scalar* field : {k.m, k.scale, k.shift, k.rstd, k.a, k.b, k.c}) repeat_columns(field, own, times);
         };
         repeat_all();
-        const bool once = !a.training && !(stream && kStreamUnroll<T> == 1);
+        const bool once = !a.training && !(stream && sizeof(T) == 2);
         if (a.training || a.dweight.data || a.dbias.data) {
             parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t b = begin; b < end; ++b) {

@@ -2,7 +2,7 @@
 //
 // A word of memory is a pair of bfloat16. Shifted up it is the even one as a float, with its lower half cleared the odd
 // one: three instructions for 32 elements, none of which moves lanes, and they are rounded and packed again together.
-// For sweeps whose constants are those of one channel: there the order of the lanes is of no account.
+// Sweeps whose constants are those of one channel do not see the order of the lanes; constants of many are taken apart.
 #pragma once
 #include "lanes.h"
 #include "smooth.h"
@@ -52,6 +52,13 @@ template <> struct Num<Paired> {
     static constexpr __mmask32 kOdd = 0xaaaaaaaau;
     static NK_INLINE __mmask32 first(int64_t n) { return __mmask32(_bzhi_u32(~0u, uint32_t(n))); }
     static NK_INLINE V set(double v) { return {set1(float(v)), set1(float(v))}; }
+    // Of 32 neighbours.
+    static NK_INLINE V get_constants(const float* p) {
+        const vf lower = load(p), upper = load(p + kLanes);
+        const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+        return {_mm512_permutex2var_ps(lower, even, upper), _mm512_permutex2var_ps(lower, odd, upper)};
+    }
     static NK_INLINE V apart(__m512i words) {
         const __m512i upper = _mm512_set1_epi32(int(0xffff0000u));
         return {_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)), _mm512_castsi512_ps(_mm512_and_si512(words, upper))};

@@ -55,9 +55,9 @@ template <class F, int... U> NK_INLINE void repeat(F&& f, std::integer_sequence<
 template <int kCount, class F> NK_INLINE void repeat(F&& f) { repeat(f, std::make_integer_sequence<int, kCount>{}); }
 
 // Whole vectors of kCount elements over `count` rows that lie one behind the other, after the `head` elements that come
-// first, `length` >= kCount each: full(k, i) for the vector at i, part(k, i, n) for n < kCount elements there, with the constants
-// k = make(row). Where a vector reaches into the next row, k is mixed: that row's constants in its lanes. Rows of 49 take
-// 3.06 vectors this way instead of 4, and none lies across cache lines where memory is aligned at `head`.
+// first, `length` >= kCount each: full(k, i) for the vector at i, part(k, i, n) for n < kCount elements there, with the
+// constants k = make(row). Where a vector reaches into the next row, k is mixed: that row's constants in its lanes. Rows of
+// 49 take 3.06 vectors of 16 this way instead of 4, and none lies across cache lines where memory is aligned at `head`.
 template <int kCount, class Make, class Full, class Part>
 NK_INLINE void for_flat(int64_t count, int64_t length, int64_t head, Make&& make, Full&& full, Part&& part) {
     auto k = make(0);

@@ -70,13 +70,13 @@ template <class T, Gate G, bool R> struct PlanarFrozen {
                               !In::kReadsBits ? 0 : whole ? get_bits(signs) : get_bits_tail(signs, count));
             if (to.dx) put(to.dx + here, k.a * dz);
             if (to.dz) put(to.dz + here, dz);
-            if constexpr (kShortSums<T>) return terms.template add<u>(dz, (x - k.in.m) * k.rstd);
+            if constexpr (kShortProducts<T>) return terms.template add<u>(dz, (x - k.in.m) * k.rstd);
             if (!k.sums) return;
             const D2 wide = whole && G == Gate::kOpen ? N::get_wide(from.dy + here) : widen(dz);
             if (count <= kDoubles) return t.template add_low<u>(wide.a, wide.a, widen(x).a - k.m.a);
             t.template add<u>(wide, wide, (whole ? N::get_wide(from.x + here) : widen(x)) - k.m);
         });
-        if constexpr (kShortSums<T>)
+        if constexpr (kShortProducts<T>)
             if (k.sums) t.total0 = t.total0 + widen(terms.total()), t.dot0 = t.dot0 + widen(terms.dot());
     }
 

@@ -25,7 +25,7 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
     // Adds S dz and S dz * (x - m) of kRows rows; `stride` and `bit_stride` lie between them. The lines that the second
     // sweep writes are fetched on the way. Exact products: dz may vanish where the sums nearly cancel.
     template <int kRows> NK_INLINE void add_rows(const Constants& k, const Rows& at, LaneSums& to) const {
-        if constexpr (kShortSums<T>) return add_short_rows<kRows>(k, at, to);
+        if constexpr (kShortProducts<T>) return add_short_rows<kRows>(k, at, to);
         else add_wide_rows<kRows>(k.in, at, to);
     }
     template <int kRows> NK_INLINE void add_wide_rows(const In& in, const Rows& at, LaneSums& to) const {
@@ -63,7 +63,7 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
         to = t;
     }
 
-    // The same of bfloat16, the rows added in float32 first: S dz and S dz * xhat of `count` elements of each row, `last`
+    // The same of 16-bit types, the rows added in float32 first: S dz and S dz * xhat of `count` elements of each row, `last`
     // of the last one.
     template <int kRows>
     NK_INLINE void add_short(const Constants& k, const Rows& at, int64_t i, int64_t count, int64_t last, LaneSums& t) const {
@@ -107,7 +107,7 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
         for (; i + kStep <= run.length; i += kStep)
             add_rows<kRowsAtOnce>(k, {run.offset + i, kVector, run.bit_byte + i / 8, kVector, kVector / 8}, to);
         const Rows rest{run.offset + i, run.length - i, run.bit_byte + i / 8, kVector, kVector / 8};
-        if constexpr (kShortSums<T>) {
+        if constexpr (kShortProducts<T>) {
             switch ((rest.length + kVector - 1) / kVector) {
                 case 1: return add_short<1>(k, rest, 0, kVector, rest.length, to);
                 case 2: return add_short<2>(k, rest, 0, kVector, rest.length - kVector, to);

@@ -1,8 +1,8 @@
-// Sums of bfloat16 values in float32, a few terms at a time, before they are added in double: half the work of widening
+// Sums of 16-bit values in float32, a few terms at a time, before they are added in double: half the work of widening
 // each term.
 //
-// Forward: S x in pairs and S x^2 in fours, about zero, u = 2^-24. A bfloat16 has 8 significant bits, so every x^2 is
-// exact, a pair of x is exact where their magnitudes are within 2^16, and four squares are where the x are within 2^3.
+// Forward, bfloat16 alone: S x in pairs and S x^2 in fours, about zero, u = 2^-24. A bfloat16 has 8 significant bits, so
+// every x^2 is exact, a pair of x is where their magnitudes are within 2^16, and four squares are where the x are within 2^3.
 // So whatever is rounded comes from terms that spread as far as they are large, and needs no shift:
 //   S x:   a pair errs by u |a + b| at most, the mean by u mean|x| <= u sqrt(mean^2 + var) <= 0.85e-7 max(|mean|, std).
 //   S x^2: (a^2 + b^2) + (c^2 + d^2) is rounded three times, the pairs only beyond 2^3.5. With M the largest of the four
@@ -11,8 +11,10 @@
 // Squares of |x| >= 2^62 overflow float32, and those of |x| < 2^-67 lose bits: sums of squares outside [2^-50, inf) are
 // made again in double (in_range).
 //
-// Backward: S dz and S dz * xhat in fours, from xhat = (x - m) * rstd rounded twice: 6 u of the sum of magnitudes, of
-// 16 u that the parameters' gradients may err, and 2^-12 of what dx loses when it is rounded to bfloat16.
+// Two values of float16, of 11 bits, may need 25 for the sum of their squares: up to 15 u of the variance of such a pair.
+//
+// Backward: S dz and S dz * xhat in fours, of pairs in eights, from xhat = (x - m) * rstd rounded twice: 7 u of the sum of
+// magnitudes, of 16 u that the parameters' gradients may err, and 2^-12 (float16: 2^-9) of what dx loses when it is rounded.
 #pragma once
 #include <type_traits>
 
@@ -21,7 +23,8 @@
 namespace normkit {
 namespace NK_ISA {
 
-template <class T> constexpr bool kShortSums = std::is_same_v<T, bf16>;
+template <class T> constexpr bool kShortSums = std::is_same_v<T, bf16>;                    // forward
+template <class T> constexpr bool kShortProducts = kShortSums<T> || std::is_same_v<T, f16>;  // backward
 constexpr int kShort = 4;  // terms
 
 // sum += a + b + c + d, squares += their squares.
@@ -31,7 +34,7 @@ NK_INLINE void add_four(vf a, vf b, vf c, vf d, D2& sum, D2& squares) {
     squares = squares + widen(fma(b, b, a * a) + fma(d, d, c * c));
 }
 
-// S dz and S dz * xhat of up to four terms: even and odd ones apart.
+// S dz and S dz * xhat of up to four terms, vectors of E: even and odd ones apart.
 template <int kTerms, class E = float> struct ShortProducts {
     static_assert(kTerms <= kShort, "four terms at most");
     using V = typename Num<E>::V;
