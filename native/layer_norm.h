@@ -70,6 +70,32 @@ template <class T> struct LayerRows {
         });
         return memory;
     }
+
+    // Two sums of each of `count` rows, a part of a row a task, merged in order: add(i, first, last, put) puts those of row
+    // i's columns, in lanes; finish(i, n, a, b) takes those of rows [i, i + n). partial: (parts, 2, kChunkRows).
+    template <class Add, class Finish>
+    static void sum_chunk(const TilesPlan& plan, int64_t count, int64_t bytes, double* partial, const Parallel& parallel,
+                          Add&& add, Finish&& finish) {
+        constexpr int64_t chunk = TilesPlan::kChunkRows;
+        parallel(count * plan.parts, bytes, [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t) {
+                const int64_t i = t / plan.parts, part = t % plan.parts;
+                double* to = partial + 2 * part * chunk + i;
+                add(i, plan.part(part), plan.part(part + 1), [&](D2 a, D2 b) {
+                    to[0] = sum_lanes(a);
+                    to[chunk] = sum_lanes(b);
+                });
+            }
+        });
+        for (int64_t i = 0; i < count; i += kLanes) {
+            D2 a = load2(partial + i), b = load2(partial + chunk + i);
+            for (int64_t part = 1; part < plan.parts; ++part) {
+                a = a + load2(partial + 2 * part * chunk + i);
+                b = b + load2(partial + (2 * part + 1) * chunk + i);
+            }
+            finish(i, std::min<int64_t>(kLanes, count - i), a, b);
+        }
+    }
 };
 
 template <class T> struct LayerForwardKernel : LayerRows<T> {
@@ -207,25 +233,14 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
         for (int64_t r = 0; r < rows; r += chunk) {
             const int64_t count = std::min(chunk, rows - r), bytes = count * width * int64_t(sizeof(T));
             for (int64_t i = 0; i < count; ++i) shift[i] = shift_of(r + i);
-            parallel(count * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t t = begin; t < end; ++t) {
-                    const int64_t i = t / plan.parts, part = t % plan.parts;
-                    double* to = partial + 2 * part * chunk + i;
-                    sums(x + (r + i) * width, plan.part(part), plan.part(part + 1), shift[i], fetch_distance<T>(0),
-                         [&](D2 s, D2 q) {
-                        to[0] = sum_lanes(s);
-                        to[chunk] = sum_lanes(q);
-                    });
-                }
-            });
-            for (int64_t i = 0; i < count; i += kLanes) {
-                D2 sum = load2(partial + i), squares = load2(partial + chunk + i);
-                for (int64_t part = 1; part < plan.parts; ++part) {
-                    sum = sum + load2(partial + 2 * part * chunk + i);
-                    squares = squares + load2(partial + (2 * part + 1) * chunk + i);
-                }
-                finish_rows(r + i, std::min<int64_t>(kLanes, count - i), sum, squares, load2(shift + i), k, i);
-            }
+            this->sum_chunk(
+                plan, count, bytes, partial, parallel,
+                [&](int64_t i, int64_t first, int64_t last, auto&& put) {
+                    sums(x + (r + i) * width, first, last, shift[i], fetch_distance<T>(0), put);
+                },
+                [&](int64_t i, int64_t n, D2 sum, D2 squares) {
+                    finish_rows(r + i, n, sum, squares, load2(shift + i), k, i);
+                });
             parallel(plan.tiles, bytes, [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) output(r, r + count, k, plan.tile(t), plan.tile(t + 1), w, b);
                 if (stream) stream_fence();

@@ -161,24 +161,12 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
         const Constants k(partial + 2 * plan.parts * chunk, chunk);
         for (int64_t r = 0; r < rows; r += chunk) {
             const int64_t count = std::min(chunk, rows - r);
-            parallel(count * plan.parts, bytes(count), [&](int64_t begin, int64_t end) {
-                for (int64_t t = begin; t < end; ++t) {
-                    const int64_t i = t / plan.parts, part = t % plan.parts;
-                    double* to = partial + 2 * part * chunk + i;
-                    sums(r + i, plan.part(part), plan.part(part + 1), w, fetch_distance<T>(0), [&](D2 total, D2 dot) {
-                        to[0] = sum_lanes(total);
-                        to[chunk] = sum_lanes(dot);
-                    });
-                }
-            });
-            for (int64_t i = 0; i < count; i += kLanes) {
-                D2 total = load2(partial + i), dot = load2(partial + chunk + i);
-                for (int64_t part = 1; part < plan.parts; ++part) {
-                    total = total + load2(partial + 2 * part * chunk + i);
-                    dot = dot + load2(partial + (2 * part + 1) * chunk + i);
-                }
-                finish_rows(r + i, std::min<int64_t>(kLanes, count - i), total, dot, k, i);
-            }
+            this->sum_chunk(
+                plan, count, bytes(count), partial, parallel,
+                [&](int64_t i, int64_t first, int64_t last, auto&& put) {
+                    sums(r + i, first, last, w, fetch_distance<T>(0), put);
+                },
+                [&](int64_t i, int64_t n, D2 total, D2 dot) { finish_rows(r + i, n, total, dot, k, i); });
             parallel(plan.tiles, bytes(count), [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) {
                     const int64_t first = plan.tile(t), last = plan.tile(t + 1), end_of_sums = padded(last);
