@@ -124,7 +124,8 @@ inline ChannelGradients channel_backward(nb::handle dy_, nb::handle input, nb::h
                                          bool training, int code, double activation_param, bool need_input,
                                          bool need_weight, bool need_bias, bool need_residual,
                                          const std::vector<int64_t>& sizes = {}, int64_t count = 0) {
-    const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).resolved().like(x), residual = Tensor(residual_).resolved().like(x);
+    const Tensor x = dense(Tensor(input)), dy = Tensor(dy_).resolved().like(x);
+    const Tensor residual = Tensor(residual_).resolved().like(x);
     const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
     const Tensor sign(bits), statistics(stats);
     ChannelGradients made;

@@ -98,7 +98,8 @@ template <class Scalar> struct Columns {
 
     Columns from(int64_t channel) const {
         Columns later = *this;
-        for (Scalar** field : {&later.m, &later.scale, &later.shift, &later.rstd, &later.a, &later.b, &later.c}) *field += channel;
+        for (Scalar** field : {&later.m, &later.scale, &later.shift, &later.rstd, &later.a, &later.b, &later.c})
+            *field += channel;
         return later;
     }
 

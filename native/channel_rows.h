@@ -22,7 +22,9 @@ template <class T> constexpr bool kHalfLines = sizeof(T) == 2 && std::is_same_v<
 template <class T> constexpr int kStreamUnroll = kHalfLines<T> ? 1 : kWriteUnroll;
 // How far ahead sums fetch: a group of rows, for narrow rows this many bytes.
 constexpr int64_t kFetchBytes = 8 * 1024;
-template <class T> NK_INLINE int64_t fetch_distance(int64_t elements) { return std::max(elements, kFetchBytes / int64_t(sizeof(T))); }
+template <class T> NK_INLINE int64_t fetch_distance(int64_t elements) {
+    return std::max(elements, kFetchBytes / int64_t(sizeof(T)));
+}
 // How far ahead the second sweep fetches at least, in elements: 16-bit types 2 KB (5 to 15 %), others the rows that follow.
 template <class T> constexpr int64_t kWriteAhead = sizeof(T) == 2 ? 1024 : 0;
 constexpr int64_t kTile = 512;  // channels: 12 KB of sums and shifts
@@ -118,9 +120,12 @@ void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const d
             if (in_range(load2(squares + j), n)) return;
             store2(sum + j, zero2());
             store2(squares + j, zero2());
-            for (int64_t r = begin; r < end; ++r) wide_column(x + r * channels + j, j, std::integral_constant<int, 1>{}, read);
+            for (int64_t r = begin; r < end; ++r)
+                wide_column(x + r * channels + j, j, std::integral_constant<int, 1>{}, read);
         };
-        for_columns(channels, [&](int64_t j) { again(j, kLanes, get); }, [&](int64_t j, int64_t n) { again(j, n, get_tail(n)); });
+        for_columns(
+            channels, [&](int64_t j) { again(j, kLanes, get); },
+            [&](int64_t j, int64_t n) { again(j, n, get_tail(n)); });
     }
 }
 
@@ -152,12 +157,12 @@ template <class T, Act A, bool R> struct RowsForward {
 
     explicit RowsForward(const ChannelForward& a_)
         : RowsForward(a_, prefetches(a_.shape.count(), a_.shape.c, sizeof(T)),
-                      rows_in_one(a_.shape.count(), a_.shape.c, a_.bits)) {}
+                      rows_in_one<T>(a_.shape.count(), a_.shape.c, a_.bits)) {}
 
     // beyond: whether the second sweep finds its rows beyond L2.
     RowsForward(const ChannelForward& a_, bool beyond, int64_t times_ = 1)
-        : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times), wide(padded(channels)),
-          bit_row((channels + 7) / 8),
+        : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times),
+          wide(padded(channels)), bit_row((channels + 7) / 8),
           x(static_cast<const T*>(a_.x)), residual(static_cast<const T*>(a_.residual)), y(static_cast<T*>(a_.y)),
           stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && channels % N::kCount == 0 &&
                  aligned_for_stream(y)),

@@ -21,11 +21,11 @@ template <class T, Gate G, bool R> struct RowsBackward {
 
     explicit RowsBackward(const ChannelBackward& a_)
         : RowsBackward(a_, prefetches(a_.shape.count(), a_.shape.c, 2 * sizeof(T)),
-                       rows_in_one(a_.shape.count(), a_.shape.c, a_.bits)) {}
+                       rows_in_one<T>(a_.shape.count(), a_.shape.c, a_.bits)) {}
 
     RowsBackward(const ChannelBackward& a_, bool beyond, int64_t times_ = 1)
-        : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times), wide(padded(channels)),
-          bit_row((channels + 7) / 8),
+        : a(a_), own(a_.shape.c), times(times_), channels(own * times), rows(a_.shape.count() / times),
+          wide(padded(channels)), bit_row((channels + 7) / 8),
           dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
           residual(static_cast<const T*>(a_.residual)), dx(static_cast<T*>(a_.dx)), dresidual(static_cast<T*>(a_.dresidual)),
           stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) &&

@@ -9,7 +9,8 @@
 namespace normkit {
 namespace NK_ISA {
 
-// dx = a_c * dz + b * ((x - m) * rstd) + c with a_c = weight_c * rstd; b and c come from S w dz and S w dz xhat over the slab.
+// dx = a_c * dz + b * ((x - m) * rstd) + c with a_c = weight_c * rstd; b and c come from S w dz and S w dz xhat over the
+// slab.
 template <class Scalar>
 inline Slope<Scalar> group_slope(double mean, double rstd, double weight, GradientSums weighted, int64_t count) {
     const double offset = mean - double(Scalar(mean));

@@ -71,7 +71,8 @@ template <class T, Act A, bool R> struct GroupRowsForward {
     const int64_t wide, width;  // padded columns, channels of a group
 
     explicit GroupRowsForward(const GroupForward& a_)
-        : channels(a_.shape.c), times(rows_in_one(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)), s(a.shape),
+        : channels(a_.shape.c), times(rows_in_one<T>(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)),
+          s(a.shape),
           plan(plan_samples(s, sizeof(T))), rows(a, plan.rows.blocks > 1), wide(padded(s.c)), width(channels / a.groups) {}
 
     // A sample's memory: shifts (wide), sums (blocks, 2, wide), constants.

@@ -16,7 +16,8 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
     const int64_t wide, width;
 
     explicit GroupRowsBackward(const GroupBackward& a_)
-        : channels(a_.shape.c), times(rows_in_one(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)), s(a.shape),
+        : channels(a_.shape.c), times(rows_in_one<T>(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)),
+          s(a.shape),
           plan(plan_samples(s, 2 * sizeof(T))), rows(a, plan.rows.blocks > 1), wide(padded(s.c)),
           width(channels / a.groups) {}
 

@@ -2,6 +2,7 @@
 // channel c; what is known of the channels is repeated, sums are folded back.
 #pragma once
 #include "channel_constants.h"
+#include "pairs.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -10,12 +11,13 @@ constexpr int kUnroll = 8;  // rows that a sweep sums together
 
 // How many of `rows` rows are taken as one: what fills vectors best and leaves rows for a sweep to unroll. Sign bits start
 // at a whole byte with each row.
-inline int64_t rows_in_one(int64_t rows, int64_t channels, bool bits) {
-    constexpr int64_t kFewChannels = 64, kMost = 32;
+template <class T> int64_t rows_in_one(int64_t rows, int64_t channels, bool bits) {
+    constexpr int64_t kFewChannels = 64, kMost = 32, kVector = Num<InRow<T>>::kCount;
+    auto filled = [&](int64_t times) { return (times * channels + kVector - 1) / kVector * kVector; };
     int64_t best = 1;
     if (channels >= kFewChannels || (bits && channels % 8 != 0)) return best;
-    for (int64_t times = 2; times <= std::min(kMost, rows / kUnroll) && padded(best * channels) != best * channels; ++times)
-        if (rows % times == 0 && padded(times * channels) * best < padded(best * channels) * times) best = times;
+    for (int64_t times = 2; times <= std::min(kMost, rows / kUnroll) && filled(best) != best * channels; ++times)
+        if (rows % times == 0 && filled(times) * best < filled(best) * times) best = times;
     return best;
 }
 
