@@ -93,6 +93,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
         if (blocks == 1) {
             parallel(s.n, s.n * sample, [&](int64_t begin, int64_t end) {
                 double* memory = scratch<Scratch::kTask>(per_sample());
+                columns_of(memory).clear(s.c);
                 for (int64_t n = begin; n < end; ++n) {
                     prepare(n, memory);
                     sums(n, 0, memory);
@@ -102,9 +103,10 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
                 if (rows.stream) stream_fence();
             });
         } else {
+            auto of = [&](int64_t i) { return channel + 2 * s.n * wide + i * per_sample(); };
+            for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(of(i)).clear(s.c);
             for (int64_t first = 0; first < s.n; first += plan.together) {
                 const int64_t count = std::min(plan.together, s.n - first);
-                auto of = [&](int64_t i) { return channel + 2 * s.n * wide + i * per_sample(); };
                 for (int64_t i = 0; i < count; ++i) prepare(first + i, of(i));
                 parallel(count * blocks, count * sample, [&](int64_t begin, int64_t end) {
                     for (int64_t t = begin; t < end; ++t) sums(first + t / blocks, t % blocks, of(t / blocks));
