@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import normkit as nk
 
+MASK = torch.rand(4, 4, 5, generator=torch.Generator().manual_seed(1)) < 0.7
 LAYERS = {
     "batch": lambda **options: nk.BatchNorm2d(3, **options),
     "batch, evaluation": lambda **options: nk.BatchNorm2d(3, **options).eval(),
@@ -27,6 +28,7 @@ CHAINS = {
     "a residual that the input is made of": lambda layer, x: layer(torch.sin(x), residual=x),
     "both": lambda layer, x: layer(torch.sin(y := layer(x, residual=x)), residual=y),
     "the input itself": lambda layer, x: layer(x, residual=x),
+    "a residual under a mask": lambda layer, x: layer(torch.sin(x), residual=x, mask=MASK),
 }
 CASES = [
     pytest.param(layer, chain, id=f"{name}: {what}")
@@ -61,3 +63,15 @@ def test_each_way_is_counted_once(make, chain, activation):
     found, expected = (derivatives(copy.deepcopy(layer), chain, path) for path in (None, "composed"))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8 * max(1.0, float(theirs.abs().max())))
+
+
+@pytest.mark.parametrize("with_graph", [False, True])
+@pytest.mark.parametrize("activation", [None, "leaky_relu", "silu"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in ("layer", "rms")])
+def test_a_residual_has_no_gradient_under_the_mask(name, activation, with_graph):
+    residual = torch.randn(4, 3, 4, 5, requires_grad=True)
+    layer = LAYERS[name](activation=activation)
+    y = layer(torch.randn(4, 3, 4, 5), residual=residual, mask=MASK)
+    (dresidual,) = torch.autograd.grad(y, residual, torch.ones_like(y), create_graph=with_graph)
+    assert (dresidual.masked_select(~MASK[:, None]) == 0).all()
+    assert (dresidual.masked_select(MASK[:, None]) != 0).all()

@@ -57,6 +57,10 @@ class Call(ABC):
         """The same under torch.compile; those that `choose` leaves to composed operations there have none."""
         raise NotImplementedError(f"{type(self).__name__} is composed under torch.compile")
 
+    def reaching(self, dy: Tensor) -> Tensor:
+        """What of the output's gradient reaches the sum of norm and residual: under a mask nothing does."""
+        return dy
+
     def again(self, stats: Tensor) -> Call | None:
         """The call that makes this one's output from its statistics and moves none; None: the output has to be kept."""
         return self
@@ -204,7 +208,7 @@ def composed_backward(
     call: Call, grad_output: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs
 ) -> list[Tensor | None]:
     """The first derivative as a graph: the composed forward, differentiated with create_graph."""
-    activation, dresidual = call.activation, None
+    activation, dresidual, grad_output = call.activation, None, call.reaching(grad_output)
     if bits is not None:
         # What is known of the activation's input is its sign, and the slope is locally constant.
         positive = call.kernel.unpack_bits(bits, of.input)

@@ -79,6 +79,10 @@ class MaskedBatchNormCall(Call):
             input, stats[0], stats[1], weight, bias, self.eps, residual=residual, activation=activation, mask=self.mask
         )
 
+    def reaching(self, dy: Tensor) -> Tensor:
+        """What the mask keeps."""
+        return torch.where(self.mask, dy, 0)
+
     def again(self, stats: Tensor) -> Call:
         """In training by the batch again: its moments are made of more values than the mask keeps."""
         return replace(self, running=None if self.training else Running(stats[0], stats[1], None, None))

@@ -162,6 +162,10 @@ class SyncBatchNormCall(Call):
         moments = _attached(own, self._whole(own, of.input), self.group)
         return self._finished(of, wide, moments, self.activation)
 
+    def reaching(self, dy: Tensor) -> Tensor:
+        """What the mask keeps."""
+        return dy if self.mask is None else torch.where(self.mask, dy, 0)
+
     def again(self, stats: Tensor) -> Call | None:
         """By the statistics as given, without a collective."""
         if self.kernel is not native:
