@@ -1,5 +1,9 @@
 """The flow of a run: who feeds a layer, who reads its output, and a model that is given back as it was."""
 
+import random
+from dataclasses import dataclass
+
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,10 +163,49 @@ def test_the_model_is_given_back_as_it_was(fails):
         assert torch.equal(buffer, values[name])
 
 
-@pytest.mark.parametrize("given", [X, (X,), {"input": X}], ids=["tensor", "tuple", "dict"])
+@dataclass(frozen=True)
+class Batch:
+    image: Tensor
+    more: list[Tensor]
+
+
+class InPlace(nn.Module):
+    def forward(self, input):
+        for x in [input.image, *input.more] if isinstance(input, Batch) else [input]:
+            x.neg_()
+        return input
+
+
+GIVEN = {"tensor": X, "tuple": (X,), "dict": {"input": X}, "dataclass": Batch(X, [X]), "nested": (Batch(X, [X, X]),)}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_example_inputs_are_cloned_before_a_forward_works_in_place_on_them(given):
-    model = nn.ReLU(inplace=True)
     before = X.clone()
-    assert torch.equal(call_with(model, given), X)
-    observe(model, given)
+    call_with(InPlace(), given)
+    observe(InPlace(), given)
     assert torch.equal(X, before)
+
+
+def test_random_states_of_python_and_numpy_are_given_back():
+    def draws(net, y):
+        return y * random.random() * numpy.random.rand()
+
+    before = random.getstate(), numpy.random.get_state()[1].tobytes()
+    observe(Net(draws), X)
+    assert (random.getstate(), numpy.random.get_state()[1].tobytes()) == before
+
+
+def test_a_tensor_in_a_dataclass_is_an_input_and_an_output():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, batch):
+            return Batch(self.net(batch.image), [batch.more[0] * 2])
+
+    flow = observe(Wrapped().eval(), Batch(X, [X.clone()]))
+    assert len(flow.inputs) == 2
+    assert flow.output_names == ("output.image", "output.more[0]")
+    assert flow.escapes(flow.calls_of("net.bn")[0].outputs[0]) == "it is an output of the model"

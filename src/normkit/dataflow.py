@@ -9,18 +9,19 @@ Rules:
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_map
 
 from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, named_leaves, output_name
 
@@ -139,10 +140,19 @@ def call_with(model: nn.Module, example_inputs: Any) -> Any:
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    inputs = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_inputs)
+    inputs = tree_map(_cloned, example_inputs)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def _cloned(leaf: Any) -> Any:
+    if is_dataclass(leaf) and not isinstance(leaf, type):
+        twin = copy.copy(leaf)
+        for field in fields(leaf):
+            object.__setattr__(twin, field.name, tree_map(_cloned, getattr(leaf, field.name)))
+        return twin
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 @contextmanager
