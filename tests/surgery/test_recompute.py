@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from normkit.functional import _fused, _recompute
 from normkit.kernels import native
 from normkit.surgery import accelerate, changes, fold
+from normkit.surgery.recompute import add
 
 from .models import close, outputs, randomized, residual_net, state
 from .test_accelerate import gradients
@@ -98,6 +99,33 @@ def test_an_exception_in_the_forward_leaves_nothing_on():
             model(X)
         assert _fused.on_output is None
         assert _recompute._local.recorder is None
+
+
+class Interrupted(nn.Module):
+    """A Ctrl-C in its first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 1:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_an_interrupted_forward_is_left_by_the_next():
+    model = accelerated().train()
+    model.append(Interrupted())
+    outer = nn.Sequential(model)
+    add(outer)
+    with pytest.raises(KeyboardInterrupt):
+        outer(X)
+    outer(X).sum().backward()
+    assert _fused.on_output is None
+    assert _recompute._local.recorder is None
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
 def test_hooks_of_others_win():

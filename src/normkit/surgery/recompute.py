@@ -3,7 +3,7 @@
 Rules: class, names and state_dict stay; the hooks are functions of this module, so the model is copied and saved with
 them; they get the module that runs (a replica of DataParallel, too) and do nothing where hooks on saved tensors are
 refused or useless. A KeyboardInterrupt passes torch's hooks by: the context then stays on in its thread, which
-changes no value.
+changes no value, until the model is called again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,23 @@ _local = _Local()
 def _before(module: nn.Module, arguments: Any) -> None:
     if torch.compiler.is_compiling():
         return
+    _leave_interrupted(module)
     context = None
     if module.training and torch.is_grad_enabled() and _has_way():
         context = recompute_outputs()
         context.__enter__()
     _local.entered.append((module, context))
+
+
+def _leave_interrupted(module: nn.Module) -> None:
+    """Leave the contexts since the forward of this module that has begun and not ended: it was interrupted."""
+    if not any(owner is module for owner, _ in _local.entered):
+        return
+    owner = None
+    while owner is not module:
+        owner, context = _local.entered.pop()
+        if context is not None:
+            context.__exit__(None, None, None)
 
 
 def _after(module: nn.Module, arguments: Any, output: Any) -> None:
