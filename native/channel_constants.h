@@ -103,6 +103,14 @@ template <class Scalar> struct Columns {
         return later;
     }
 
+    // The lanes behind the last channel are computed with, and what an earlier call left there may be subnormal, which takes
+    // a processor a hundred times as long. Vectors of pairs (pairs.h) reach furthest.
+    void clear_behind(int64_t channels) const {
+        constexpr int64_t kVector = sizeof(Scalar) == sizeof(float) ? 2 * kLanes : kLanes;
+        const int64_t end = (channels + kVector - 1) / kVector * kVector;
+        for (Scalar* field : {m, scale, shift, rstd, a, b, c}) std::fill(field + channels, field + end, Scalar(0));
+    }
+
     void set_affine(int64_t i, D2 mean, D2 rstd_, D2 weight, D2 bias) const {
         const D2 factor = weight * rstd_;
         store_as(m + i, mean);

@@ -237,6 +237,7 @@ template <class T, Act A, bool R> struct RowsForward {
         double* k = scratch(wide * (1 + 2 * plan.blocks) + Columns<Scalar>::doubles(channels));
         double* partial = k + wide;  // (blocks, 2, wide)
         const Columns<Scalar> constants(partial + 2 * plan.blocks * wide, channels);
+        constants.clear_behind(channels);
         int64_t merged = 16 * channels;  // bytes that the merge reads
 
         if (a.mean.data == nullptr) {

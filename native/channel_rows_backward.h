@@ -197,6 +197,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
         const int64_t bytes = 2 * rows * channels * int64_t(sizeof(T));
         double* partial = scratch(2 * wide * plan.blocks + Columns<Scalar>::doubles(channels));
         const Columns<Scalar> k(partial + 2 * plan.blocks * wide, channels);
+        k.clear_behind(channels);
         prepare(k, 0, own);
         auto repeat_all = [&] {
             if (times == 1) return;

@@ -41,10 +41,9 @@ template <class Scalar> struct GroupColumns {
     GroupColumns(double* memory, int64_t channels)
         : mean(memory), rstd(memory + padded(channels)), columns(memory + 2 * padded(channels), channels) {}
 
-    // Once, before the first sample: the lanes behind the last channel are computed with, and what an earlier call left
-    // there may be subnormal, which takes a processor a hundred times as long.
-    void clear(int64_t channels) const {
-        if (channels != padded(channels)) std::fill(mean, mean + doubles(channels), 0.0);
+    void clear_behind(int64_t channels) const {  // once, before the first sample
+        for (double* field : {mean, rstd}) std::fill(field + channels, field + padded(channels), 0.0);
+        columns.clear_behind(channels);
     }
     void set_affine(const Param& weight, const Param& bias, int64_t channels, int64_t times) const {
         for (int64_t c = 0; c < channels; c += kLanes) {
@@ -131,7 +130,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
         if (blocks == 1) {
             parallel(s.n, s.n * sample, [&](int64_t begin, int64_t end) {
                 double* memory = scratch<Scratch::kTask>(per_sample());
-                columns_of(memory).clear(s.c);
+                columns_of(memory).clear_behind(s.c);
                 for (int64_t n = begin; n < end; ++n) {
                     shifts(n, memory);
                     sums(n, 0, memory);
@@ -143,7 +142,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
             return;
         }
         double* memory = scratch(plan.together * per_sample());
-        for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(memory + i * per_sample()).clear(s.c);
+        for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(memory + i * per_sample()).clear_behind(s.c);
         for (int64_t first = 0; first < s.n; first += plan.together) {
             const int64_t count = std::min(plan.together, s.n - first);
             auto of = [&](int64_t i) { return memory + i * per_sample(); };

@@ -93,7 +93,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
         if (blocks == 1) {
             parallel(s.n, s.n * sample, [&](int64_t begin, int64_t end) {
                 double* memory = scratch<Scratch::kTask>(per_sample());
-                columns_of(memory).clear(s.c);
+                columns_of(memory).clear_behind(s.c);
                 for (int64_t n = begin; n < end; ++n) {
                     prepare(n, memory);
                     sums(n, 0, memory);
@@ -104,7 +104,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
             });
         } else {
             auto of = [&](int64_t i) { return channel + 2 * s.n * wide + i * per_sample(); };
-            for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(of(i)).clear(s.c);
+            for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(of(i)).clear_behind(s.c);
             for (int64_t first = 0; first < s.n; first += plan.together) {
                 const int64_t count = std::min(plan.together, s.n - first);
                 for (int64_t i = 0; i < count; ++i) prepare(first + i, of(i));

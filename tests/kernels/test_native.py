@@ -38,6 +38,8 @@ SHAPES = {
     "planar_parts": (2, 3, 150, 150),
     "planar_segments": (1, 2, 150, 151),
     "nc_blocks": (1027, 129),
+    "rows_in_one": (8, 3, 64, 64),  # of few channels, channels last; several blocks of such rows
+    "rows_in_one_nc": (1024, 20),
 }
 
 
@@ -95,7 +97,9 @@ def test_odd_sizes_leave_no_element_out(isa: str, layout: str) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("shape", [(8, 32, 28, 28), (2, 3, 150, 150), (1027, 129), (3, 70, 7, 7)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8, 32, 28, 28), (2, 3, 150, 150), (1027, 129), (3, 70, 7, 7), (8, 3, 64, 64)], ids=str
+)
 def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], layout: str) -> None:
     x, weight, bias, dy = tensors(shape, "kappa_1e2", layout)
     before, found = torch.get_num_threads(), []
