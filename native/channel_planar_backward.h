@@ -40,9 +40,11 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         return affine<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), a.bias.at(c, 0.0));
     }
     static Affine<Scalar> affine_of(const Columns<Scalar>& k, int64_t i) { return {k.m[i], k.scale[i], k.shift[i]}; }
-    In incoming(const Columns<Scalar>& k, int64_t i) const { return In(a.activation, affine_of(k, i)); }
-    typename Inputs::Constants constants(const Columns<Scalar>& k, int64_t i) const {
-        return {{a.activation, affine_of(k, i)}, Inputs::N::set(k.rstd[i])};
+    template <class To = In> To incoming(int64_t c) const {
+        return To(a.activation, affine<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
+    }
+    template <class To = In> To incoming(const Columns<Scalar>& k, int64_t i) const {
+        return To(a.activation, affine_of(k, i));
     }
 
     // Where a run's outputs go: null where not wanted.
@@ -95,8 +97,10 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         Rows at{row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
         for (int64_t i = 0; i < count; ++i) {
             LaneSums lanes;
-            if constexpr (kShortProducts<T> && kRows == 1) input.add_run(constants(columns, from + i), at, lanes);
-            else input.template add_rows<kRows>(constants(columns, from + i), at, lanes);
+            const auto in = incoming<typename Inputs::In>(columns, from + i);
+            const auto rstd = Inputs::N::set(columns.rstd[from + i]);
+            if constexpr (kShortProducts<T> && kRows == 1) input.add_run(in, rstd, at, lanes);
+            else input.template add_rows<kRows>(in, rstd, at, lanes);
             sums.add<kRows>(i, lanes);
             at.offset += s.s, at.bit_byte += s.bit_row();
         }
@@ -165,9 +169,9 @@ template <class T, Gate G, bool R> struct PlanarBackward {
     }
 
     Sums segment_sums(int64_t c, int64_t begin, int64_t end) const {
-        const typename Inputs::Constants k{{a.activation, affine_of(c)}, Inputs::N::set(rstd(c))};
+        const auto in = incoming<typename Inputs::In>(c);
         LaneSums lanes;
-        for (int64_t g = begin; g < end; ++g) input.add_run(k, segment_at(s, plan, c, g), lanes);
+        for (int64_t g = begin; g < end; ++g) input.add_run(in, Inputs::N::set(rstd(c)), segment_at(s, plan, c, g), lanes);
         Sums sums = lanes.sums();
         if (kShortProducts<T>) sums.squares /= double(Scalar(rstd(c)));
         return sums;

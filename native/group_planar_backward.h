@@ -62,7 +62,9 @@ template <class T, Gate G, bool R> struct GroupPlanarBackward {
             else
                 for (int64_t j = begin; j < end; ++j) {
                     LaneSums lanes;
-                    planes.input.add_run(planes.constants(k.columns, j - first), slab_segment(s, plan, j), lanes);
+                    using Inputs = typename PlanarBackward<T, G, R>::Inputs;
+                    planes.input.add_run(planes.template incoming<typename Inputs::In>(k.columns, j - first),
+                                         Inputs::N::set(k.columns.rstd[j - first]), slab_segment(s, plan, j), lanes);
                     block.add<kRowsAtOnce>(j - begin, lanes);
                 }
             block.close(end - begin);

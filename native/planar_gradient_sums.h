@@ -12,21 +12,15 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
     using V = typename N::V;
     using In = Incoming<InRow<T>, G, R>;
 
-    // Of one channel.
-    struct Constants {
-        In in;
-        V rstd;
-    };
-
     const T *dy, *x, *residual;
     const uint8_t* bits;
     const T *next_dx, *next_dz;  // whose lines are fetched on the way: those that the second sweep writes
 
     // Adds S dz and S dz * (x - m) of kRows rows; `stride` and `bit_stride` lie between them. The lines that the second
     // sweep writes are fetched on the way. Exact products: dz may vanish where the sums nearly cancel.
-    template <int kRows> NK_INLINE void add_rows(const Constants& k, const Rows& at, LaneSums& to) const {
-        if constexpr (kShortProducts<T>) return add_short_rows<kRows>(k, at, to);
-        else add_wide_rows<kRows>(k.in, at, to);
+    template <int kRows> NK_INLINE void add_rows(const In& in, V rstd, const Rows& at, LaneSums& to) const {
+        if constexpr (kShortProducts<T>) return add_short_rows<kRows>(in, rstd, at, to);
+        else add_wide_rows<kRows>(in, at, to);
     }
     template <int kRows> NK_INLINE void add_wide_rows(const In& in, const Rows& at, LaneSums& to) const {
         const V zero = N::set(0);
@@ -66,7 +60,8 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
     // The same of 16-bit types, the rows added in float32 first: S dz and S dz * xhat of `count` elements of each row, `last`
     // of the last one.
     template <int kRows>
-    NK_INLINE void add_short(const Constants& k, const Rows& at, int64_t i, int64_t count, int64_t last, LaneSums& t) const {
+    NK_INLINE void add_short(const In& in, V rstd, const Rows& at, int64_t i, int64_t count, int64_t last,
+                             LaneSums& t) const {
         const T *g = dy + at.offset, *xp = x + at.offset, *r = R ? residual + at.offset : nullptr;
         const uint8_t* signs_at = In::kReadsBits ? bits + at.bit_byte : nullptr;
         ShortProducts<kRows, InRow<T>> sums;
@@ -78,14 +73,14 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
             const uint32_t signs = !In::kReadsBits ? 0
                                    : whole         ? get_bits<N::kCount>(at_signs)
                                                    : get_bits_tail<N::kCount>(at_signs, n);
-            const V centered = read(xp + from, k.in.m) - k.in.m;
-            const V dz = k.in(read(g + from, N::set(0)), centered, R ? read(r + from, N::set(0)) : centered, signs);
-            sums.template add<u>(dz, centered * k.rstd);
+            const V centered = read(xp + from, in.m) - in.m;
+            const V dz = in(read(g + from, N::set(0)), centered, R ? read(r + from, N::set(0)) : centered, signs);
+            sums.template add<u>(dz, centered * rstd);
         });
         t.total0 = t.total0 + widen(sums.total());
         t.dot0 = t.dot0 + widen(sums.dot());
     }
-    template <int kRows> NK_INLINE void add_short_rows(const Constants& k, const Rows& at, LaneSums& to) const {
+    template <int kRows> NK_INLINE void add_short_rows(const In& in, V rstd, const Rows& at, LaneSums& to) const {
         const T *output = next_dx + at.offset, *output_dz = next_dz + at.offset;
         LaneSums t = to;
         int64_t i = 0;
@@ -94,27 +89,27 @@ template <class T, Gate G, bool R> struct PlanarGradientSums {
                 prefetch(output + u * at.stride + i);
                 if (R || In::kReadsBits) prefetch(output_dz + u * at.stride + i);
             });
-            add_short<kRows>(k, at, i, N::kCount, N::kCount, t);
+            add_short<kRows>(in, rstd, at, i, N::kCount, N::kCount, t);
         }
-        if (i < at.length) add_short<kRows>(k, at, i, at.length - i, at.length - i, t);
+        if (i < at.length) add_short<kRows>(in, rstd, at, i, at.length - i, at.length - i, t);
         to = t;
     }
 
     // The same of one run: four vectors at a time, as if they were rows.
-    NK_INLINE void add_run(const Constants& k, const Rows& run, LaneSums& to) const {
+    NK_INLINE void add_run(const In& in, V rstd, const Rows& run, LaneSums& to) const {
         constexpr int64_t kVector = N::kCount, kStep = kRowsAtOnce * kVector;
         int64_t i = 0;
         for (; i + kStep <= run.length; i += kStep)
-            add_rows<kRowsAtOnce>(k, {run.offset + i, kVector, run.bit_byte + i / 8, kVector, kVector / 8}, to);
+            add_rows<kRowsAtOnce>(in, rstd, {run.offset + i, kVector, run.bit_byte + i / 8, kVector, kVector / 8}, to);
         const Rows rest{run.offset + i, run.length - i, run.bit_byte + i / 8, kVector, kVector / 8};
         if constexpr (kShortProducts<T>) {
             switch ((rest.length + kVector - 1) / kVector) {
-                case 1: return add_short<1>(k, rest, 0, kVector, rest.length, to);
-                case 2: return add_short<2>(k, rest, 0, kVector, rest.length - kVector, to);
-                case 3: return add_short<3>(k, rest, 0, kVector, rest.length - 2 * kVector, to);
-                case 4: return add_short<4>(k, rest, 0, kVector, rest.length - 3 * kVector, to);
+                case 1: return add_short<1>(in, rstd, rest, 0, kVector, rest.length, to);
+                case 2: return add_short<2>(in, rstd, rest, 0, kVector, rest.length - kVector, to);
+                case 3: return add_short<3>(in, rstd, rest, 0, kVector, rest.length - 2 * kVector, to);
+                case 4: return add_short<4>(in, rstd, rest, 0, kVector, rest.length - 3 * kVector, to);
             }
-        } else if (i < run.length) add_rows<1>(k, rest, to);
+        } else if (i < run.length) add_rows<1>(in, rstd, rest, to);
     }
 };
 
