@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .._activation import IDENTITY, NONE, Activation
 from ..kernels import native
@@ -139,6 +140,10 @@ def after(y: Tensor, residual: Tensor | None, activation: Activation) -> Tensor:
     return activation(y if residual is None else y + residual.to(y.dtype))
 
 
+_is_grad_enabled = torch.is_grad_enabled
+_is_batch = torch._C._functorch.is_legacy_batchedtensor  # what `is_grads_batched=True` makes
+_peek_transform = torch._C._functorch.peek_interpreter_stack
+
 # Told of every output and of what made it while some thread is in normkit.recompute_outputs().
 on_output: Callable[..., None] | None = None
 
@@ -161,7 +166,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         (grad_output,) = gradients
-        if torch.is_grad_enabled():
+        if _takes_operations(grad_output):
             return (*_differentiable_backward(ctx, grad_output, ctx.needs_input_grad[:4]), None)
         *tensors, stats, bits = ctx.saved_tensors
         return (*ctx.call.backward(grad_output, Operands(*tensors), stats, bits, ctx.needs_input_grad[:4]), None)
@@ -174,7 +179,7 @@ class FusedChannels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
+        if _takes_operations(gradients[0]):
             return (*_differentiable_backward(ctx, gradients[0], ctx.needs_input_grad[:4]), *(None,) * 7)
         return native.channel_gradients(ctx, gradients[0])
 
@@ -186,7 +191,7 @@ class FusedRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
+        if _takes_operations(gradients[0]):
             needs = (*ctx.needs_input_grad[:3], False)  # rows have no residual
             return (*_differentiable_backward(ctx, gradients[0], needs)[:3], *(None,) * 4)
         return native.layer_gradients(ctx, gradients[0])
@@ -198,8 +203,15 @@ _apply_channels = super(torch.autograd.Function, FusedChannels).apply
 _apply_rows = super(torch.autograd.Function, FusedRows).apply
 
 
+def _takes_operations(grad_output: Tensor) -> bool:
+    """Whether a backward is differentiated in turn, or has a batch of gradients (vmap), which no kernel takes."""
+    return (
+        _is_grad_enabled() or _is_batch(grad_output) or _peek_transform() is not None or forward_ad._current_level >= 0
+    )
+
+
 def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: Needs) -> list[Tensor | None]:
-    """Gradients of input, weight, bias and residual that have a graph of their own."""
+    """Gradients of input, weight, bias and residual by differentiable operations."""
     *tensors, stats, bits = ctx.saved_tensors
     return composed_backward(ctx.call, grad_output, Operands(*tensors), stats, bits, needs)
 
@@ -207,8 +219,9 @@ def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: Needs) -> lis
 def composed_backward(
     call: Call, grad_output: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs
 ) -> list[Tensor | None]:
-    """The first derivative as a graph: the composed forward, differentiated with create_graph."""
+    """The first derivative by operations: the composed forward, differentiated; with a graph where one is wanted."""
     activation, dresidual, grad_output = call.activation, None, call.reaching(grad_output)
+    create_graph = torch.is_grad_enabled()
     if bits is not None:
         # What is known of the activation's input is its sign, and the slope is locally constant.
         positive = call.kernel.unpack_bits(bits, of.input)
@@ -223,7 +236,7 @@ def composed_backward(
         y = call.composed(of, activation, stats)
         wanted = [i for i, tensor in enumerate(of) if tensor is not None and needs[i]]
         found = torch.autograd.grad(
-            y, [tensor for i in wanted if (tensor := of[i]) is not None], grad_output, create_graph=True
+            y, [tensor for i in wanted if (tensor := of[i]) is not None], grad_output, create_graph=create_graph
         ) if wanted else ()  # fmt: skip
     gradients: list[Tensor | None] = [None, None, None, dresidual if needs[3] else None]
     for i, gradient in zip(wanted, found, strict=True):
