@@ -71,8 +71,8 @@ def _not_ready(*arguments: Any) -> int:
 # as much as a small kernel does.
 #
 # ready(input, residual, weight, bias, mean, var): how many values each channel has, where all tensors are as kernels
-#     take them; else 0. They are plain tensors on the CPU: input (N, C, *) not empty, residual of its sizes and dtype, the
-#     others (C,) of fitting dtypes, or None.
+#     take them; else 0. They are plain tensors on the CPU: input (N, C, *) not empty, residual of its sizes and dtype,
+#     the others (C,) of fitting dtypes, or None.
 # rows_ready(input, width, weight, bias): the same for rows of `width` elements, input (*, width): how many rows.
 # channel_function, channel_gradients, layer_function, layer_gradients: the halves of a torch.autograd.Function
 #     (native/autograd.h), for tensors that are ready.
