@@ -40,6 +40,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         return affine<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), a.bias.at(c, 0.0));
     }
     static Affine<Scalar> affine_of(const Columns<Scalar>& k, int64_t i) { return {k.m[i], k.scale[i], k.shift[i]}; }
+    // Not by way of affine_of(c): then GCC 12 orders the loads of float32's sums in another way, 5 to 8 % slower at 56x56.
     template <class To = In> To incoming(int64_t c) const {
         return To(a.activation, affine<Scalar>(mean(c), rstd(c), a.weight.at(c, 1.0), a.bias.at(c, 0.0)));
     }
