@@ -182,8 +182,7 @@ def _composed(
     """By differentiable operations. wide: (N, C, *) in the accumulator's dtype; r, d: (C,)."""
     shape = _shapes.channel_shape(wide.dim(), wide.shape[1])
     xhat = composed.standardize(wide, moments, eps, mask) * r.reshape(shape) + d.reshape(shape)
-    scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-    return composed.finish(xhat, scale, shift, residual, activation, mask, dtype)
+    return composed.finish_channels(xhat, weight, bias, residual, activation, mask, dtype)
 
 
 @dataclass(slots=True, eq=False)

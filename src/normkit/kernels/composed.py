@@ -47,9 +47,7 @@ def by_moments(
 ) -> Tensor:
     """A norm of channels under these moments, in `dtype`. wide: (N, C, *), the tensor that the moments are of, where
     they are the input's own; weight, bias: (C,); mask: (N, 1, *)."""
-    shape = channel_shape(wide.dim(), wide.shape[1])
-    xhat = standardize(wide, moments, eps, mask)
-    return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, dtype)
+    return finish_channels(standardize(wide, moments, eps, mask), weight, bias, residual, activation, mask, dtype)
 
 
 def batch_norm_inference(
@@ -69,7 +67,7 @@ def batch_norm_inference(
     shape = channel_shape(input.dim(), input.shape[1])
     x = input.to(wide) if mask is None else torch.where(mask, input.to(wide), 0)
     xhat = (x - mean.to(wide).reshape(shape)) * torch.rsqrt(var.to(wide).reshape(shape) + eps)
-    return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, input.dtype)
+    return finish_channels(xhat, weight, bias, residual, activation, mask, input.dtype)
 
 
 def normalize(
@@ -112,6 +110,21 @@ def finish(
     return y if mask is None else torch.where(mask, y, 0)
 
 
+def finish_channels(
+    xhat: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: Activation,
+    mask: Tensor | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
+    shape = channel_shape(xhat.dim(), xhat.shape[1])
+    scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
+    return finish(xhat, scale, shift, residual, activation, mask, dtype)
+
+
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -129,8 +142,7 @@ def group_norm(
     inner = None if mask is None else mask.unsqueeze(1)
     moments = Moments.of(wide, tuple(range(2, wide.dim())), inner)
     xhat = standardize(wide, moments, eps, inner).reshape(input.shape)
-    shape = channel_shape(input.dim(), c)
-    return finish(xhat, _lay(weight, shape), _lay(bias, shape), residual, activation, mask, input.dtype)
+    return finish_channels(xhat, weight, bias, residual, activation, mask, input.dtype)
 
 
 def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None) -> Tensor:
@@ -142,7 +154,3 @@ def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None)
     count = beside.count
     values: int | Tensor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
     return (wide - beside.mean) * torch.rsqrt(beside.m2 / values + eps)
-
-
-def _lay(parameter: Tensor | None, shape: list[int]) -> Tensor | None:
-    return None if parameter is None else parameter.reshape(shape)
