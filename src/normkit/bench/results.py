@@ -141,8 +141,8 @@ class Document:
         return replace(self, rows=tuple(rows.values()), networks=tuple(networks.values()))
 
 
-def read(path: Path) -> Document | None:
-    """The figures in `path`, None where there is no such file; UsageError where one cannot be read or written."""
+def prepare(path: Path) -> Document | None:
+    """The figures in `path`, or None and an empty file. UsageError here where none could be written later."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+", encoding="utf-8") as file:

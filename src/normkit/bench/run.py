@@ -16,7 +16,7 @@ from .measure import measure
 from .page import heading
 from .peers import PEERS
 from .problem import DTYPES
-from .results import Document, machine, read
+from .results import Document, machine, prepare
 from .suite import FAMILIES, SUITES, cases
 from .tables import machine_line, network_table, row_cells, rows_table, summary_table
 
@@ -64,7 +64,7 @@ def bench(request: Request, show: Callable[[str], None]) -> Document:
         check.Mismatch: normkit disagrees with float64 on a case.
     """
     document = Document(machine())
-    file = read(request.json) if request.json else None
+    file = prepare(request.json) if request.json else None
     if file is not None:
         file.merged(document)  # refuses now what would be refused after the measuring
     show(machine_line(document))
@@ -72,7 +72,6 @@ def bench(request: Request, show: Callable[[str], None]) -> Document:
         document = document.merged(part)
         if request.json is not None:
             whole = document if file is None else file.merged(document)
-            request.json.parent.mkdir(parents=True, exist_ok=True)
             request.json.write_text(whole.to_json(), encoding="utf-8")
     if document.rows:
         show("\n" + summary_table(document.rows).text())
