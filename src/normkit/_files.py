@@ -77,6 +77,12 @@ def kind(mode: int) -> str:
 
 
 def _verify(path: Path) -> None:
+    _verify_plain(path)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise OSError(errno.EACCES, f"{path.name} is read-only: allow writing or name another place")
+
+
+def _verify_plain(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -84,8 +90,6 @@ def _verify(path: Path) -> None:
     if not stat.S_ISREG(mode):
         text = f"{path.name} is {kind(mode)}, expected a plain file or none: move it away or name another place"
         raise OSError(errno.EINVAL, text)
-    if not os.access(path, os.W_OK):
-        raise OSError(errno.EACCES, f"{path.name} is read-only: allow writing or name another place")
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -156,7 +160,7 @@ def _try(lock: Path) -> IO[bytes] | None:
     try:
         held, made = _opened(lock, os.O_CREAT | os.O_EXCL), True
     except FileExistsError:
-        _verify(lock)
+        _verify_plain(lock)
         if fcntl is None:
             return None
         try:

@@ -10,8 +10,10 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from io import BufferedReader
+from itertools import chain
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -51,19 +53,25 @@ def parse(text: str) -> Any:
         document = json.loads(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
-    pending = [(document, 1)]
-    while pending:
-        value, depth = pending.pop()
-        if isinstance(value, dict | list):
-            if depth > DEEPEST:
-                raise ValueError(_TOO_DEEP)
-            parts = [*value, *value.values()] if isinstance(value, dict) else value
-            pending += [(part, depth + 1) for part in parts]
-        elif isinstance(value, str):
-            value.encode("utf-8")  # half of a surrogate pair can be read from JSON and written nowhere
-        elif not (math.isfinite(value) if isinstance(value, float) else abs(value or 0) < 2**63):
-            raise ValueError(f"expected finite numbers, integers below 2^63, found {value!r:.40}")
+    levels: list[Iterator[Any]] = [iter((document,))]
+    while levels:
+        for value in levels[-1]:
+            if isinstance(value, dict | list):
+                if len(levels) > DEEPEST:
+                    raise ValueError(_TOO_DEEP)
+                levels.append(chain(value, value.values()) if isinstance(value, dict) else iter(value))
+                break
+            _verify_scalar(value)
+        else:
+            levels.pop()
     return document
+
+
+def _verify_scalar(value: str | float | None) -> None:
+    if isinstance(value, str):
+        value.encode("utf-8")  # half of a surrogate pair can be read from JSON and written nowhere
+    elif not (math.isfinite(value) if isinstance(value, float) else abs(value or 0) < 2**63):
+        raise ValueError(f"expected finite numbers, integers below 2^63, found {value!r:.40}")
 
 
 def typed(kind: type[T], value: Any, where: str = "it") -> T:

@@ -90,17 +90,15 @@ def read(archive: zipfile.ZipFile, name: str, header: Header) -> np.ndarray:
     """The array, in the machine's byte order; the archive's checksum is verified."""
     import numpy as np
 
-    values = np.empty(header.bytes, np.uint8)  # the system gives it memory only as it is filled
+    values = bytearray()
     with archive.open(f"{name}.npy") as member:
         member.read(header.start)
-        filled = 0
-        while piece := member.read(min(PIECE, len(values) - filled)):
-            values[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-            filled += len(piece)
-    if filled != len(values):
-        raise EOFError(f"{name} ends after {filled:,} of {len(values):,} bytes")
+        while piece := member.read(min(PIECE, header.bytes - len(values))):
+            values += piece
+    if len(values) != header.bytes:
+        raise EOFError(f"{name} ends after {len(values):,} of {header.bytes:,} bytes")
     dtype = np.dtype(header.dtype)
-    array = values.view(dtype).astype(dtype.newbyteorder("="), copy=False)
+    array = np.frombuffer(values, dtype).astype(dtype.newbyteorder("="), copy=False)
     return array.reshape(header.shape, order="F" if header.columns_first else "C")
 
 
