@@ -187,8 +187,9 @@ def _standardized(
 
     x, t = tensor(train_x), tensor(test_x)
     mean, std = x.mean(), x.std()
-    if not 0 < std < math.inf:
-        what = "are all the same" if std == 0 else "are too large"
-        raise UsageError(f"{name} holds training images that {what} in float32, got a standard deviation of {std:g}")
+    least, most = x.min().item(), x.max().item()
+    if least == most or not math.isfinite(std):
+        what = "all the same" if least == most else "too large"
+        raise UsageError(f"{name} holds training images that are {what} in float32, from {least:g} to {most:g}")
     labels = [torch.tensor(y.astype("int64")) for y in (train_y, test_y)]
     return Images(name, (x - mean) / std, labels[0], (t - mean) / std, labels[1])

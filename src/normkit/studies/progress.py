@@ -95,14 +95,14 @@ def _bars(tasks: Mapping[str, Task], clock: _Clock) -> Iterator[View]:
         """The time that the whole command still takes, on its row alone."""
 
         def render(self, task: Any) -> Text:
-            left = clock.left() if task.id == whole else 0.0
+            left = clock.left() if task.fields.get("whole") else 0.0
             return Text(f"about {duration(left)} left" if left else "", style="progress.remaining")
 
     columns = (TextColumn("{task.description:<34}", markup=False), BarColumn(), MofNCompleteColumn(), Left())
     with Progress(*columns) as progress:
         rows = {k: progress.add_task(t.title, total=t.total, completed=t.done) for k, t in tasks.items()}
         total, done = (sum(getattr(task, name) for task in tasks.values()) for name in ("total", "done"))
-        whole = progress.add_task("all", total=total, completed=done)
+        whole = progress.add_task("all", total=total, completed=done, whole=True)
 
         def move(key: str) -> None:
             progress.advance(rows[key])

@@ -94,18 +94,23 @@ def _keep_finished(futures: Mapping[Future[Run], str], store: Store) -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C is held back in here, and for good in every process that starts in here: the parent ends its workers.
+    """Ctrl-C waits until the end of this block, and never reaches a process that starts in it: its parent ends it.
 
-    A worker that is still importing cannot ignore the signal by itself yet, and would print its traceback.
+    A worker that is still importing could not ignore the signal by itself yet, and would print its traceback.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield  # only the main thread is interrupted; Windows has no mask
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))  # other threads take it too
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what a new process inherits
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker() -> None:
