@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -238,10 +238,10 @@ def test_what_a_killed_writer_left_is_removed_and_its_neighbour_s_is_not(path: P
 
 
 @pytest.fixture(params=[True, False], ids=["with the system's lock", "without"])
-def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+def locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if not request.param:
         monkeypatch.setattr(_files, "fcntl", None)
-    yield request.param
+    return request.param
 
 
 def test_a_writer_waits_for_another_only_so_long(path: Path, locks: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,12 +117,13 @@ def test_any_changed_byte_is_read_or_refused_in_a_line(tmp_path: Path) -> None:
             content[draw.randrange(len(content))] = draw.randrange(256)
         path = tmp_path / f"{number}.npz"
         path.write_bytes(content[: draw.choice((len(content), draw.randrange(len(content))))])
+        complaint = None
         try:
             data.load(str(path))
-            read += 1
         except UsageError as error:
-            assert "\n" not in str(error)
-            assert path.name in str(error)
+            complaint = str(error)
+        assert complaint is None or (path.name in complaint and "\n" not in complaint)
+        read += complaint is None
         path.unlink()
     assert read < 200
 

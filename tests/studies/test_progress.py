@@ -5,7 +5,6 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,10 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(progress, "time", made)
-    yield made
+    return made
 
 
 def test_lines_tell_the_beginning_each_end_and_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

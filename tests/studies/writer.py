@@ -1,8 +1,9 @@
-"""A process that stores runs of a made-up study: `writer.py FOLDER NAME COUNT [PAUSE]`. Imported without torch: it starts
-in a tenth of a second."""
+"""A process that stores runs of a made-up study: `writer.py FOLDER NAME COUNT`.
+
+It imports the store without torch, so that it starts in a tenth of a second.
+"""
 
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -13,7 +14,7 @@ def result(seed: int) -> dict[str, object]:
     return {"value": seed * 0.1, "curve": [seed / (1 + step) for step in range(20)]}
 
 
-def main(folder: str, study: str, count: str, pause: str = "0") -> None:
+def main(folder: str, study: str, count: str) -> None:
     for name, place in (("normkit", SOURCE), ("normkit.studies", SOURCE / "studies")):
         package = types.ModuleType(name)
         package.__path__ = [str(place)]
@@ -25,7 +26,6 @@ def main(folder: str, study: str, count: str, pause: str = "0") -> None:
     print("ready", flush=True)
     for seed in range(int(count)):
         if store.find(study, {"seed": seed}) is None:
-            time.sleep(float(pause))
             store.add(study, Run({"seed": seed}, result(seed), 0.25))
 
 
