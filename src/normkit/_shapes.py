@@ -5,6 +5,7 @@ The texts are torch's wherever torch has one, so that code which matches on them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,12 +26,12 @@ def batch_dims(rank: int) -> tuple[int, ...]:
 
 def values_per_channel(size: Sequence[int]) -> int:
     """How many values each channel of an input (N, C, *) has: N times the positions."""
-    return product(size[:1]) * product(size[2:])
+    return math.prod(size[:1]) * math.prod(size[2:])
 
 
 def verify_more_than_one_position(size: Sequence[int]) -> None:
     """Raise torch's error when instance norm has one single spatial position."""
-    if product(size[2:]) == 1:
+    if math.prod(size[2:]) == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {size}")
 
 
@@ -98,6 +99,11 @@ def channel_mask(mask: Tensor, input: Tensor) -> Tensor:
     return expanded
 
 
+def optional_channel_mask(mask: Tensor | None, input: Tensor) -> Tensor | None:
+    """:func:`channel_mask`, where there is one."""
+    return None if mask is None else channel_mask(mask, input)
+
+
 def leading_mask(mask: Tensor, input: Tensor, axes: int) -> Tensor:
     """A mask of positions, as bool of the input's rank with exactly 1 on each of the last `axes` (normalized) axes.
 
@@ -144,11 +150,3 @@ def verify_normalized_shape(
             f"Given normalized_shape={shape}, expected input with shape {pattern.format(', '.join(map(str, shape)))}, "
             f"but got input of size{list(input.shape)}"
         )
-
-
-def product(sizes: Sequence[int]) -> int:
-    """The product of sizes; 1 for none."""
-    result = 1
-    for size in sizes:
-        result *= size
-    return result

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._activation import NONE, Activation, resolve
-from ..functional._running import Held, Running
+from ..functional.running import Running, Update
 
 SMALL_BATCH = ("error", "running")
 
@@ -59,7 +59,7 @@ class TrackedNorm(Norm):
     momentum: float | None
     track_running_stats: bool
     # what normkit.deferred_statistics holds back, or None
-    _deferred: list[Held] | None = None
+    _deferred: list[Update] | None = None
 
     def _widen_statistics(self) -> None:
         for name, buffer in self._statistics().items():

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.batch_norm import apply
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.road import run
 from ._base import TrackedNorm, verify_small_batch
 
 
@@ -69,18 +70,13 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         self._check_input_dim(input)
+        return run(self._spec(input), input, *self._affine(), residual, mask)
+
+    def _spec(self, input: Tensor) -> BatchNormSpec:
+        """This call but for its tensors; the layers that build on batch norm say theirs here."""
         running = self._running()
-        return apply(
-            input,
-            running,
-            *self._affine(),
-            self.training or running is None,
-            self.eps,
-            residual=residual,
-            activation=self._resolved_activation(),
-            mask=mask,
-            small_batch=self.small_batch,
-        )
+        batch = self.training or running is None
+        return BatchNormSpec(self._resolved_activation(), running, batch, self.eps, self.small_batch)
 
     def extra_repr(self) -> str:
         """torch's arguments, then the extras that are not at their defaults."""

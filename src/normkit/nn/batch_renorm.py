@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.batch_renorm import Limits, Recent, apply, verify_limits
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.batch_renorm import Limits, Recent, corrected, verify_limits
 from ..moments import accumulator_dtype
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
@@ -85,15 +86,9 @@ class _BatchRenorm(_BatchNorm):
         start, r_end, d_end = self.warm_up
         return Limits(1 + (self.r_max - 1) * _ramp(clock, start, r_end), self.d_max * _ramp(clock, start, d_end))
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """input: (N, C, *) -> the same shape, dtype and memory format."""
-        self._check_input_dim(input)
-        running = self._running()
-        return apply(
-            input, running, *self._affine(), self.training or running is None, self.eps,
-            self.limits() if self.training else Limits(1.0, 0.0), self._recent,
-            residual=residual, activation=self._resolved_activation(), mask=mask, small_batch=self.small_batch,
-        )  # fmt: skip
+    def _spec(self, input: Tensor) -> BatchNormSpec:
+        spec = super()._spec(input)
+        return corrected(spec, self.limits(), self._recent) if self.training else spec
 
     def extra_repr(self) -> str:
         """torch's arguments, the extras that are not at their defaults, and the limits."""

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional._running import Running
-from ..functional.batch_norm import apply
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.road import run
+from ..functional.running import Running
 from ._base import TrackedNorm
 
 
@@ -68,10 +69,9 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         self._check_input_dim(input)
-        return apply(
-            input, Running(self.running_mean, self.running_var, None, None), *self._affine(), False, self.eps,
-            residual=residual, activation=self._resolved_activation(), mask=mask,
-        )  # fmt: skip
+        running = Running(self.running_mean, self.running_var, None, None)
+        spec = BatchNormSpec(self._resolved_activation(), running, False, self.eps)
+        return run(spec, input, *self._affine(), residual, mask)
 
     def extra_repr(self) -> str:
         """As torchvision's: the number of features and eps."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..functional.group_norm import apply
+from ..functional.group_norm import GroupNormSpec
+from ..functional.road import run
 from ._base import Norm
 
 
@@ -52,12 +53,5 @@ class GroupNorm(Norm, nn.GroupNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
-        return apply(
-            input,
-            self.num_groups,
-            *self._affine(),
-            self.eps,
-            residual=residual,
-            activation=self._resolved_activation(),
-            mask=mask,
-        )
+        spec = GroupNormSpec(self._resolved_activation(), self.num_groups, self.eps)
+        return run(spec, input, *self._affine(), residual, mask)

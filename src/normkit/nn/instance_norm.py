@@ -7,7 +7,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from ..functional.instance_norm import apply
+from ..functional.instance_norm import InstanceNormSpec
+from ..functional.road import run
 from ._base import TrackedNorm
 
 
@@ -74,16 +75,8 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
     def _normalize(self, input: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
         own = self.training or not self.track_running_stats or self.running_mean is None
         running = self._running() if self.training or not own else None
-        return apply(
-            input,
-            running,
-            *self._affine(),
-            own,
-            self.eps,
-            residual=residual,
-            activation=self._resolved_activation(),
-            mask=mask,
-        )
+        spec = InstanceNormSpec(self._resolved_activation(), running, own, self.eps)
+        return run(spec, input, *self._affine(), residual, mask)
 
     def _check_channels(self, input: Tensor, axis: int) -> None:
         found = input.size(axis)

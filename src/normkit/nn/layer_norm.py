@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional.layer_norm import apply
+from ..functional.layer_norm import LayerNormSpec
+from ..functional.road import run
 from ._base import Norm
 
 
@@ -52,11 +53,7 @@ class LayerNorm(Norm, nn.LayerNorm):
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """input: (*, *normalized_shape) -> the same shape and dtype."""
-        return apply(
-            input,
-            self.normalized_shape,
-            *self._affine(),
-            self.eps,
-            activation=self._resolved_activation(),
-            mask=mask,
-        )
+        return run(self._spec(), input, *self._affine(), mask=mask)
+
+    def _spec(self) -> LayerNormSpec:
+        return LayerNormSpec(self._resolved_activation(), self.normalized_shape, self.eps)

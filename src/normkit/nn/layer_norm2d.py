@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..functional.layer_norm import apply_2d
+from ..functional.layer_norm import over_channels
 from .layer_norm import LayerNorm
 
 
@@ -57,4 +57,4 @@ class LayerNorm2d(LayerNorm):
             raise RuntimeError(
                 f"expected {self.normalized_shape[0]} channels at axis 1, got an input of shape {tuple(input.shape)}"
             )
-        return apply_2d(input, *self._affine(), self.eps, activation=self._resolved_activation(), mask=mask)
+        return over_channels(self._spec(), input, *self._affine(), mask)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional.rms_norm import apply
+from ..functional.rms_norm import RMSNormSpec
+from ..functional.road import run
 from ._base import Norm
 
 
@@ -50,4 +51,5 @@ class RMSNorm(Norm, nn.RMSNorm):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (*, *normalized_shape) -> the same shape and dtype."""
-        return apply(x, self.normalized_shape, self.weight, self.eps, activation=self._resolved_activation(), mask=mask)
+        spec = RMSNormSpec(self._resolved_activation(), self.normalized_shape, self.eps)
+        return run(spec, x, self.weight, mask=mask)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..kernels import native
 from ..moments import Moments
-from ._choose import is_transformed
+from .choose import is_transformed
 
-Held = Union[Moments, "Averages"]  # what a batch moves the running statistics by
+Update = Union[Moments, "Averages"]  # what a batch moves the running statistics by
 
 
 class Averages(NamedTuple):
@@ -59,7 +59,7 @@ class Running(NamedTuple):
     var: Tensor
     batches: Tensor | None
     momentum: float | None
-    deferred: list[Any] | None = None  # of Held; a list of Moments alone is welcome too
+    deferred: list[Any] | None = None  # of Update; a list of Moments alone is welcome too
 
 
 def move(running: Running, moments: Moments) -> None:
@@ -69,7 +69,7 @@ def move(running: Running, moments: Moments) -> None:
     if running.deferred is not None:
         running.deferred.append(moments.detach())
         return
-    move_held(running, moments)
+    apply_update(running, moments)
 
 
 def move_by_average(
@@ -78,37 +78,42 @@ def move_by_average(
     """Move by averages over samples (instance norm). mean, unbiased var: (C,); count: values behind each, 2 or more."""
     if is_recomputation():
         return
-    held = Averages(mean.detach(), var.detach(), count, samples)
+    update = Averages(mean.detach(), var.detach(), count, samples)
     if running.deferred is not None:
-        running.deferred.append(held)
+        running.deferred.append(update)
         return
-    move_held(running, held)
+    apply_update(running, update)
 
 
-def move_held(running: Running, held: Held) -> None:
+def apply_update(running: Running, update: Update) -> None:
     """Move by what a batch, or several merged, left."""
-    if isinstance(held, Averages):
-        _apply(running, held.mean, held.var, held.values, average=True)
+    if isinstance(update, Averages):
+        _apply(running, update.mean, update.var, update.values, average=True)
     else:
-        _apply(running, held.mean.detach(), held.m2.detach(), held.count, average=False)
+        _apply(running, update.mean.detach(), update.m2.detach(), update.count, average=False)
 
 
-def is_finite(held: Held, dtype: torch.dtype) -> bool:
+def is_finite(update: Update, dtype: torch.dtype) -> bool:
     """Whether what a batch left is finite in the buffers' dtype; reads the values."""
-    if isinstance(held, Averages):
-        var = held.var
+    if isinstance(update, Averages):
+        var = update.var
     else:
-        count = torch.as_tensor(held.count, device=held.m2.device)
-        var = held.m2 / (count - 1).clamp(min=1)
-    return bool((held.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
+        count = torch.as_tensor(update.count, device=update.m2.device)
+        var = update.m2 / (count - 1).clamp(min=1)
+    return bool((update.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
 
 
-def move_native(running: Running, stats: Tensor, count: int) -> None:
-    """Move by a native kernel's statistics. stats: (3, C) float64: mean, biased variance, rstd."""
+def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
+    """Move by a kernel's statistics, in one call of the core where it takes these buffers.
+
+    stats: (3, C) float64: mean, biased variance; a last row is not read.
+    """
     if count < 2 or is_recomputation():
         return
     mean, var, batches, momentum, deferred = running
-    moved = None if deferred is not None else native.move_running(stats, count, mean, var, batches, momentum)
+    moved = None
+    if deferred is None and native.available():
+        moved = native.move_running(stats, count, mean, var, batches, momentum)
     if moved is None:
         move(running, Moments(count, stats[0], stats[1] * count))
     elif not moved:

@@ -1,21 +1,30 @@
-"""Which kernel computes a norm: one function from the call to (path, reason).
+"""Which path computes a call of a norm: one function, from the call to (path, reason).
 
-Paths: "native" (the C++ core), "composed" (differentiable torch operations), "aten" (PyTorch's own kernels).
-The reasons are for people: `normkit info` prints them and errors quote them.
+    native      the C++ core; one opaque operator in a compiled graph
+    aten        PyTorch's own kernels, under the same autograd Function
+    composed    differentiable torch operations
+    exported    PyTorch's own operation, in a program that must run without normkit
+
+The reasons are for people: `normkit info` prints them and errors quote them. The road's first look (`is_eager` and the
+norm's `ready`) is the short cut to "native" for the common call; a test holds the two to the same answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from .._activation import Activation
-from ..kernels import aten, native
+from .._operands import Operands
+from ..kernels import native
+
+if TYPE_CHECKING:
+    from .spec import NormSpec
 
 BACKENDS = ("aten", "native", "composed", "triton")
 
@@ -23,11 +32,6 @@ _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 _peek_transform = torch._C._functorch.peek_interpreter_stack
 _count_modes = torch._C._len_torch_dispatch_stack
 _tracing_state = torch._C._get_tracing_state
-# The norms that the native module serves; ghost and synchronised batch norm and batch renorm by batch norm's kernels.
-_NATIVE = frozenset(
-    ["batch_norm", "batch_renorm", "ghost_batch_norm", "group_norm", "layer_norm", "rms_norm", "sync_batch_norm"]
-)
-_NATIVE_MASKED = frozenset({"batch_norm"})  # of these, the ones that take a mask
 
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
 _requested: str | None = None
@@ -53,50 +57,50 @@ def backend(name: str) -> Iterator[None]:
         _requested = before
 
 
-def choose(
-    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...] = ()
-) -> tuple[str, str]:
+def choose(norm: NormSpec, operands: Operands) -> tuple[str, str]:
     """The path for one call, and why.
 
     Args:
-        norm: the kernels' name of the norm, such as "batch_norm".
-        input: the tensor to normalize.
-        activation: what follows the normalization.
-        mask: the mask of real values, or None.
-        others: residual, parameters and buffers of the call.
+        norm: the call but for its tensors.
+        operands: its tensors, verified.
 
     Raises:
         RuntimeError: the backend that was asked for cannot serve this call.
     """
     if _requested is None:
-        return _best(norm, input, activation, mask, others)
+        return _best(norm, operands)
     if _requested == "composed":
         return "composed", "asked for"
-    why_not = {"native": why_not_native, "aten": why_not_aten, "triton": _why_not_triton}[_requested](
-        norm, input, activation, mask, others
-    )
+    path = "exported" if _requested == "aten" and _is_captured() else _requested
+    why_not = _WHY_NOT[path](norm, operands)
     if why_not is not None:
         raise RuntimeError(f"backend {_requested!r} was asked for and cannot serve this call: {why_not}")
-    return _requested, "asked for"
+    return path, "asked for"
 
 
-def _best(
-    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
-) -> tuple[str, str]:
+def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
     if is_exporting():
-        # exported programs must not need normkit
-        return ("aten", "export") if mask is None else ("composed", "export of a masked norm")
-    why_not = why_not_native(norm, input, activation, mask, others)
+        why_not = why_not_exported(norm, operands)
+        return ("exported", "programs must run without normkit") if why_not is None else ("composed", why_not)
+    why_not = why_not_native(norm, operands)
     if why_not is None:
-        return "native", "all conditions hold"
-    if input.device.type == "cuda" and why_not_aten(norm, input, activation, mask, others) is None:
-        return "aten", "PyTorch's own kernels serve CUDA"
+        return "native", "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
+    if operands.input.device.type == "cuda" and why_not_aten(norm, operands) is None:
+        if torch.compiler.is_compiling() and why_not_exported(norm, operands) is None:
+            return "exported", "PyTorch's own operation is left to the compiler on CUDA"
+        if not torch.compiler.is_compiling():
+            return "aten", "PyTorch's own kernels serve CUDA"
     return "composed", why_not
 
 
 def is_exporting() -> bool:
     """Whether a program is being captured that must not need normkit: torch.export, ONNX or jit tracing."""
     return torch.compiler.is_exporting() or _tracing_state() is not None
+
+
+def _is_captured() -> bool:
+    """Whether the operations become a graph, where a kernel that Python calls cannot be part of."""
+    return is_exporting() or torch.compiler.is_compiling()
 
 
 def is_eager() -> bool:
@@ -116,66 +120,65 @@ def is_transformed() -> bool:
     return _peek_transform() is not None or forward_ad._current_level >= 0
 
 
-def why_not_native(
-    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
-) -> str | None:
-    """The first condition that keeps the native kernels from this call, or None.
-
-    Every eager call passes here: each condition is one cheap look, and the text is made only when it fails.
-    """
-    if type(input) is not Tensor and type(input) is not Parameter:
+def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
+    """The first condition that keeps the native kernels from this call, or None."""
+    input = operands.input
+    if not is_plain(input):
         return f"{type(input).__name__} is a tensor subclass"
     if not input.is_cpu:
         return f"the tensor is on {input.device.type}, the native kernels are for the CPU"
     if not native.supports_dtype(input.dtype):
         return native.why_not() or f"no native kernel for {input.dtype}"
-    if norm not in _NATIVE:
-        return f"no native kernel for {norm}"
-    if mask is not None and (norm not in _NATIVE_MASKED or torch.compiler.is_compiling()):
-        return "a mask is given"
     if torch.compiler.is_compiling():
-        return _why_not_opaque(others)
+        return norm.why_not_native(operands) or norm.why_not_operator(operands) or _why_not_opaque(operands)
     if _count_modes():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
-    if _peek_transform() is not None or forward_ad._current_level >= 0:
+    if is_transformed():
         return "a torch.func transform or forward-mode level is active"
     if _tracing_state() is not None:
         return "the call is being traced"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
-    for tensor in (mask, *others):
-        if tensor is not None and ((type(tensor) is not Tensor and type(tensor) is not Parameter) or not tensor.is_cpu):
+    for tensor in (*operands[1:], *norm.buffers()):
+        if tensor is not None and not (is_plain(tensor) and tensor.is_cpu):
             return "a parameter, buffer, residual or mask is not a plain CPU tensor"
-    return None
+    return norm.why_not_native(operands)
 
 
-def _why_not_opaque(others: tuple[Tensor | None, ...]) -> str | None:
-    """Under torch.compile the native kernels are opaque operators, which torch.func transforms cannot see into."""
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is exactly a Tensor or Parameter: a subclass may mean anything by its values."""
+    return type(tensor) is Tensor or type(tensor) is Parameter
+
+
+def _why_not_opaque(operands: Operands) -> str | None:
+    """In a compiled graph the native kernels are opaque operators, which torch.func transforms cannot see into."""
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active in the compiled function"
-    for tensor in others:
-        if tensor is not None and not tensor.is_cpu:
-            return "a parameter, buffer or residual is not on the CPU"
+    if any(tensor is not None and not tensor.is_cpu for tensor in operands):
+        return "a parameter or residual is not on the CPU"
     return None
 
 
-def why_not_aten(
-    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
-) -> str | None:
+def why_not_aten(norm: NormSpec, operands: Operands) -> str | None:
     """The first condition that keeps PyTorch's kernels from this call, or None."""
-    if not hasattr(aten, f"{norm}_forward"):
-        return f"no wrapper of PyTorch's kernel for {norm}"
-    if mask is not None:
+    if not norm.has_aten:
+        return f"PyTorch has no kernel of {norm.name}"
+    if operands.mask is not None:
         return "PyTorch's norms take no mask"
     if _peek_transform() is not None:
         return "a torch.func transform is active, and PyTorch's batch norm moves statistics in place"
     return None
 
 
-def _why_not_triton(
-    norm: str, input: Tensor, activation: Activation, mask: Tensor | None, others: tuple[Tensor | None, ...]
-) -> str | None:
-    return "no Triton kernels are installed"
+def why_not_exported(norm: NormSpec, operands: Operands) -> str | None:
+    """The first condition that keeps PyTorch's own operation from an exported program, or None."""
+    return norm.why_not_exported() if operands.mask is None else "PyTorch's norms take no mask"
 
 
-__all__ = ["BACKENDS", "backend", "choose"]
+def _why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
+    return "normkit has no Triton kernels yet"
+
+
+_WHY_NOT = {
+    "native": why_not_native, "aten": why_not_aten, "exported": why_not_exported, "triton": _why_not_triton,
+}  # fmt: skip
