@@ -52,10 +52,16 @@ def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
             raise RuntimeError(f"{name} should contain {channels} elements not {tensor.numel()}")
 
 
-def verify_residual(residual: Tensor | None, input: Tensor) -> None:
-    """A residual is added element by element: the input's shape, nothing broadcast."""
+def fitting_residual(residual: Tensor | None, input: Tensor) -> Tensor | None:
+    """The residual in the input's dtype, whichever kernel adds it; the errors of :func:`verify_residual`."""
     if residual is None:
-        return
+        return None
+    verify_residual(residual, input)
+    return residual.to(input.dtype)
+
+
+def verify_residual(residual: Tensor, input: Tensor) -> None:
+    """A residual is added element by element: the input's shape, nothing broadcast."""
     if not isinstance(residual, Tensor):
         raise TypeError(f"residual must be a Tensor of shape {tuple(input.shape)}, got {type(residual).__name__}")
     if residual.shape != input.shape:

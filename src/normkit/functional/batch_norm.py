@@ -127,7 +127,8 @@ class BatchNormSpec(NormSpec):
                 raise ValueError(_shapes.ONE_VALUE.format(input.size()))
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
             return given.verified(input, weight, bias, residual, mask)
-        verify(self, input, weight, bias, residual)
+        verify(self, input, weight, bias)
+        residual = _shapes.fitting_residual(residual, input)
         return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
 
     def buffers(self) -> tuple[Tensor, ...]:
@@ -214,15 +215,13 @@ class BatchNormSpec(NormSpec):
         return BatchNormSpec(self.activation, Running(stats[0], stats[1], None, None), False, self.eps)
 
 
-def verify(
-    norm: BatchNormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-) -> None:
+def verify(norm: BatchNormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
     """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
     mean, var = (None, None) if norm.running is None else norm.running[:2]
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
-    _dtypes.verify("batch_norm", input, weight, bias)
-    _shapes.verify_residual(residual, input)
+    _dtypes.verify("batch_norm", input, *((weight, bias) if input.numel() else ()))  # torch computes empty mixtures
+    _dtypes.verify_statistics(mean, var)
 
 
 def is_single(input: Tensor, mask: Tensor | None) -> bool:

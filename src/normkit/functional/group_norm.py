@@ -93,7 +93,8 @@ class GroupNormSpec(NormSpec):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
     ) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
-        _verify(input, self.num_groups, weight, bias, residual)
+        _verify(input, self.num_groups, weight, bias)
+        residual = _shapes.fitting_residual(residual, input)
         mask = _shapes.optional_channel_mask(mask, input)
         return self, Operands(widen("group_norm", input), weight, bias, residual, mask)
 
@@ -125,9 +126,7 @@ class GroupNormSpec(NormSpec):
         return OPERATOR(self.num_groups, self.eps, self.activation, operands)[0]
 
 
-def _verify(
-    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-) -> None:
+def _verify(input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None) -> None:
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups < 1:
@@ -147,7 +146,6 @@ def _verify(
                 f"shape {list(tensor.shape)} and input of shape {list(input.shape)}"
             )
     _dtypes.verify("GroupNormKernelImpl", input, weight, bias)
-    _shapes.verify_residual(residual, input)
 
 
 OPERATOR = Operator(

@@ -105,11 +105,12 @@ class InstanceNormSpec(BatchNormSpec):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
     ) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
-        _verify(input, self.running, weight, bias, residual)
+        _verify(input, self.running, weight, bias)
         if not self.training:
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
             return given.verified(input, weight, bias, residual, mask)
         _shapes.verify_more_than_one_position(input.size())
+        residual = _shapes.fitting_residual(residual, input)
         norm = replace(self, running=None) if input.numel() == 0 else self
         return norm, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
 
@@ -185,9 +186,7 @@ def _move(target: Running, moments: Moments) -> None:
     running.move_by_average(target, mean, var, count.amax(), samples)
 
 
-def _verify(
-    input: Tensor, target: Running | None, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-) -> None:
+def _verify(input: Tensor, target: Running | None, weight: Tensor | None, bias: Tensor | None) -> None:
     if input.dim() < 2:
         raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
     n, c = input.shape[:2]
@@ -197,4 +196,4 @@ def _verify(
             # torch computes on (1, N*C, *) and its text counts so
             raise RuntimeError(f"{name} should contain {n * c} elements not {n * tensor.numel()}")
     _dtypes.verify("batch_norm", input, weight, bias)
-    _shapes.verify_residual(residual, input)
+    _dtypes.verify_statistics(mean, var)

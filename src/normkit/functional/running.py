@@ -88,9 +88,9 @@ def move_by_average(
 def apply_update(running: Running, update: Update) -> None:
     """Move by what a batch, or several merged, left."""
     if isinstance(update, Averages):
-        _apply(running, update.mean, update.var, update.values, average=True)
+        _apply(running, update.mean, update.var, update.values, update.samples)
     else:
-        _apply(running, update.mean.detach(), update.m2.detach(), update.count, average=False)
+        _apply(running, update.mean.detach(), update.m2.detach(), update.count, None)
 
 
 def is_finite(update: Update, dtype: torch.dtype) -> bool:
@@ -126,10 +126,11 @@ def is_recomputation() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, *, average: bool) -> None:
+def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, samples: int | Tensor | None) -> None:
+    """spread: m2 of a batch's moments (samples None), or the unbiased variance averaged over `samples`."""
     if isinstance(count, int) and count < 2:
         return
-    arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, average)
+    arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
         if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
@@ -147,12 +148,12 @@ def _write(
     spread: Tensor,
     count: int | Tensor,
     momentum: float | None,
-    average: bool,
+    samples: int | Tensor | None,
 ) -> Tensor:
     """Write the buffers unless the batch is unfit; returns whether it was finite. Leading axes: a batch of buffers."""
     if isinstance(count, Tensor) and count.dim():
         count = count.amax(-1, keepdim=True)  # the mask does not tell channels apart
-    var = spread if average else spread / (count - 1)
+    var = spread / (count - 1) if samples is None else spread
     finite = (mean.to(running_mean.dtype).isfinite() & var.to(running_var.dtype).isfinite()).all(-1)
     enough = count >= 2 if isinstance(count, Tensor) else torch.ones_like(finite)
     if enough.dim() > finite.dim():
@@ -202,22 +203,25 @@ class _Move(torch.autograd.Function):
                 return value
             return value.expand(size, *value.shape) if axis is None else value.movedim(axis, 0)
 
-        momentum, average = arguments[6], arguments[7]
+        momentum, samples = arguments[6], front(7)
         mean, spread, count = front(3), front(4), front(5)
         if in_dims[0] is not None:
             batches = front(2)
             if isinstance(count, Tensor) and count.dim() == 1:
                 count = count.unsqueeze(-1)
-            return _Move.apply(front(0), front(1), batches, mean, spread, count, momentum, average), 0
-        if average:
-            mean, spread = mean.mean(0), spread.mean(0)
+            return _Move.apply(front(0), front(1), batches, mean, spread, count, momentum, samples), 0
+        if samples is not None:
+            each = torch.as_tensor(samples, device=mean.device).expand(size, *mean.shape[1:]).to(mean.dtype)
+            samples = each.sum(0)
+            share = each / samples.clamp(min=1)  # a sample without a countable value weighs nothing
+            mean, spread = (mean * share).sum(0), (spread * share).sum(0)
             count = count.amax(0) if isinstance(count, Tensor) else count
         else:
             if isinstance(count, Tensor):
                 count = count.reshape(size, *[1] * (mean.dim() - 1))
             merged = Moments(count, mean, spread).merge_along(0)
             mean, spread, count = merged.mean, merged.m2, merged.count
-        return _Move.apply(*arguments[:3], mean, spread, count, momentum, average), None
+        return _Move.apply(*arguments[:3], mean, spread, count, momentum, samples), None
 
 
 def warn_not_finite() -> None:

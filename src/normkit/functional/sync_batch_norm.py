@@ -59,7 +59,8 @@ class SyncBatchNormSpec(BatchNormSpec):
         self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
     ) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""
-        verify(self, input, weight, bias, residual)
+        verify(self, input, weight, bias)
+        residual = _shapes.fitting_residual(residual, input)
         return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
 
     def why_not_native(self, operands: Operands) -> str | None:

@@ -87,8 +87,12 @@ def widened(operands: Operands) -> Tensor:
 
 
 def cleared(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x`, in its memory format, with zeros under the mask."""
-    return x if mask is None else x.masked_fill(~mask, 0)
+    """`x`, in its memory format, with zeros under the mask.
+
+    `torch.where` orders its output as its first operand in memory, and masked_fill always row-major; a mask that is
+    contiguous leaves the axis that it is broadcast along, the channels', where `x` has it.
+    """
+    return x if mask is None else torch.where(mask.contiguous(), x, 0)
 
 
 def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None) -> Tensor:
