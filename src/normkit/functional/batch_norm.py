@@ -118,16 +118,15 @@ class BatchNormSpec(NormSpec):
             activation.param,
         )  # fmt: skip
 
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). A single value per channel may be normalized by the running ones."""
+        input, weight, bias, residual, mask = operands
         if self.training and is_single(input, mask):
             if self.small_batch != "running" or self.running is None:
                 raise ValueError(_shapes.ONE_VALUE.format(input.size()))
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
-            return given.verified(input, weight, bias, residual, mask)
-        verify(self, input, weight, bias)
+            return given.verified(operands)
+        verify(self, operands)
         residual = _shapes.fitting_residual(residual, input)
         return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
 
@@ -215,8 +214,9 @@ class BatchNormSpec(NormSpec):
         return BatchNormSpec(self.activation, Running(stats[0], stats[1], None, None), False, self.eps)
 
 
-def verify(norm: BatchNormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None) -> None:
+def verify(norm: BatchNormSpec, operands: Operands) -> None:
     """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
+    input, weight, bias, *_ = operands
     mean, var = (None, None) if norm.running is None else norm.running[:2]
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)

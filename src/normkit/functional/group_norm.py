@@ -89,11 +89,10 @@ class GroupNormSpec(NormSpec):
             activation.param,
         )  # fmt: skip
 
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
-        _verify(input, self.num_groups, weight, bias)
+        _verify(operands, self.num_groups)
+        input, weight, bias, residual, mask = operands
         residual = _shapes.fitting_residual(residual, input)
         mask = _shapes.optional_channel_mask(mask, input)
         return self, Operands(widen("group_norm", input), weight, bias, residual, mask)
@@ -126,7 +125,8 @@ class GroupNormSpec(NormSpec):
         return OPERATOR(self.num_groups, self.eps, self.activation, operands)[0]
 
 
-def _verify(input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None) -> None:
+def _verify(operands: Operands, num_groups: int) -> None:
+    input, weight, bias, *_ = operands
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups < 1:

@@ -101,14 +101,13 @@ class InstanceNormSpec(BatchNormSpec):
             activation.param,
         )  # fmt: skip
 
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
-        _verify(input, self.running, weight, bias)
+        _verify(operands, self.running)
         if not self.training:
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
-            return given.verified(input, weight, bias, residual, mask)
+            return given.verified(operands)
+        input, weight, bias, residual, mask = operands
         _shapes.verify_more_than_one_position(input.size())
         residual = _shapes.fitting_residual(residual, input)
         norm = replace(self, running=None) if input.numel() == 0 else self
@@ -186,7 +185,8 @@ def _move(target: Running, moments: Moments) -> None:
     running.move_by_average(target, mean, var, count.amax(), samples)
 
 
-def _verify(input: Tensor, target: Running | None, weight: Tensor | None, bias: Tensor | None) -> None:
+def _verify(operands: Operands, target: Running | None) -> None:
+    input, weight, bias, *_ = operands
     if input.dim() < 2:
         raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
     n, c = input.shape[:2]

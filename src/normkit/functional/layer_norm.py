@@ -109,10 +109,9 @@ class LayerNormSpec(NormSpec):
         y = apply_in_core(input, weight, bias, None, self, None, LAYER, width, True, self.eps, NONE.code, 0.0)
         return self.activation(y)
 
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
+        input, weight, bias, _, mask = operands
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, "[*, {}]", weight=weight, bias=bias)
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)

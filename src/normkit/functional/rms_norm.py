@@ -120,10 +120,9 @@ class RMSNormSpec(NormSpec):
             apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
         )
 
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
+        input, weight, _, _, mask = operands
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, "[*{}]", weight=weight)
         _dtypes.verify("rms_norm", input)

@@ -41,7 +41,7 @@ def run(
     """
     if mask is None and is_eager() and norm.ready(input, weight, bias, residual):
         return norm.in_core(input, weight, bias, residual)
-    norm, operands = norm.verified(input, weight, bias, residual, mask)
+    norm, operands = norm.verified(Operands(input, weight, bias, residual, mask))
     path, _ = choose(norm, operands)
     if path == "composed":
         return norm.composed(operands)

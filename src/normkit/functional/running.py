@@ -141,15 +141,9 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
 
 @torch.no_grad()
 def _write(
-    running_mean: Tensor,
-    running_var: Tensor,
-    batches: Tensor | None,
-    mean: Tensor,
-    spread: Tensor,
-    count: int | Tensor,
-    momentum: float | None,
-    samples: int | Tensor | None,
-) -> Tensor:
+    running_mean: Tensor, running_var: Tensor, batches: Tensor | None, mean: Tensor, spread: Tensor,
+    count: int | Tensor, momentum: float | None, samples: int | Tensor | None,
+) -> Tensor:  # fmt: skip
     """Write the buffers unless the batch is unfit; returns whether it was finite. Leading axes: a batch of buffers."""
     if isinstance(count, Tensor) and count.dim():
         count = count.amax(-1, keepdim=True)  # the mask does not tell channels apart

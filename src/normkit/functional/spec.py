@@ -43,10 +43,8 @@ class NormSpec(ABC):
         raise NotImplementedError(f"{type(self).__name__} is never ready")
 
     @abstractmethod
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
-        """The operands, checked, and the norm that serves them: where a batch allows no other, a simpler one."""
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked and made ready, and the norm that serves them: for some batches a simpler one."""
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The buffers that a call reads or writes."""

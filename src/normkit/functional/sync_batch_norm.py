@@ -55,11 +55,10 @@ class SyncBatchNormSpec(BatchNormSpec):
         """The core's one call knows no other ranks."""
         return False
 
-    def verified(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None
-    ) -> tuple[NormSpec, Operands]:
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""
-        verify(self, input, weight, bias)
+        verify(self, operands)
+        input, weight, bias, residual, mask = operands
         residual = _shapes.fitting_residual(residual, input)
         return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
 

@@ -19,6 +19,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .. import _shapes
 from .._activation import NONE, Activation
+from .._operands import Operands
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.choose import choose
 from ..functional.road import run
@@ -103,7 +104,7 @@ def by_own_statistics(
     weight, bias = layer.weight, layer.bias
     activation = layer._resolved_activation() if isinstance(layer, TrackedNorm) else NONE
     norm = BatchNormSpec(activation, None, True, layer.eps)
-    _, operands = norm.verified(input, weight, bias, residual, None)
+    _, operands = norm.verified(Operands(input, weight, bias, residual))
     if choose(norm, operands)[0] != "native":
         y, moments = _by_any_path(layer, input, residual, activation)
         return y, Sample.of(moments)
