@@ -109,27 +109,26 @@ def _compiled(calls: Sequence[_Call]) -> list[Answer]:
 
 
 def _exported(calls: Sequence[_Call]) -> list[Answer]:
-    probe = _Probe(calls)
-    torch.export.export(probe, (torch.empty(1),), strict=False)
-    return probe.answers
+    seen: list[list[Answer]] = []
+    torch.export.export(_Probe(calls, seen), (torch.empty(1),), strict=False)
+    return seen[0]
 
 
 def _transformed(calls: Sequence[_Call]) -> list[Answer]:
-    probe = _Probe(calls)
-    torch.func.vmap(probe)(torch.empty(1))
-    return probe.answers
+    seen: list[list[Answer]] = []
+    torch.func.vmap(_Probe(calls, seen))(torch.empty(1))
+    return seen[0]
 
 
 class _Probe(nn.Module):
     """Asks in its forward, wherever that runs."""
 
-    def __init__(self, calls: Sequence[_Call]) -> None:
+    def __init__(self, calls: Sequence[_Call], seen: list[list[Answer]]) -> None:
         super().__init__()
-        self.calls = calls
-        self.answers: list[Answer] = []
+        self.ask = lambda: seen.append(_eager(calls))
 
     def forward(self, x: Tensor) -> Tensor:
-        self.answers = _eager(self.calls)
+        self.ask()
         return x + 1
 
 
