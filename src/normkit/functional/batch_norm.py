@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
 from ..moments import Moments
@@ -24,6 +25,7 @@ from .running import Running
 from .spec import NormSpec
 
 
+@traceable
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
@@ -41,6 +42,7 @@ class Limits(NamedTuple):
 NO_CORRECTION = Limits(1.0, 0.0)
 
 
+@traceable
 def batch_renorm(
     input: Tensor,
     running_mean: Tensor | None,

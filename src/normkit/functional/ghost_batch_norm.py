@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
@@ -27,6 +28,7 @@ from .road import run
 from .spec import NormSpec
 
 
+@traceable
 def ghost_batch_norm(
     input: Tensor,
     running_mean: Tensor | None,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native
 from . import _dtypes
@@ -21,6 +22,7 @@ from .road import run
 from .spec import NormSpec
 
 
+@traceable
 def group_norm(
     input: Tensor,
     num_groups: int,

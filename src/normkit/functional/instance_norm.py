@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native
 from ..moments import Moments
@@ -25,6 +26,7 @@ from .running import Running
 from .spec import NormSpec
 
 
+@traceable
 def instance_norm(
     input: Tensor,
     running_mean: Tensor | None = None,

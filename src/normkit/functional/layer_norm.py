@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE, resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native
 from . import _dtypes
@@ -23,6 +24,7 @@ from .road import run
 from .spec import NormSpec
 
 
+@traceable
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -62,6 +64,7 @@ def layer_norm(
     return run(LayerNormSpec(resolve(activation), tuple(normalized_shape), eps), input, weight, bias, mask=mask)
 
 
+@traceable
 def add_layer_norm(
     input: Tensor,
     residual: Tensor,

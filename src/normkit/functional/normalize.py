@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._activation import NONE
+from .._fx import traceable
 from .._operands import Operands
 from ..kernels import composed
 from ..moments import Moments
 
 
+@traceable
 def normalize(
     input: Tensor, moments: Moments, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:

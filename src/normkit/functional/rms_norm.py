@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE, resolve
+from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native
 from . import _dtypes
@@ -26,6 +27,7 @@ from .spec import NormSpec
 _EPS = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps  # the default, by whether the input is float64
 
 
+@traceable
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -64,6 +66,7 @@ def rms_norm(
     return run(RMSNormSpec(resolve(activation), tuple(normalized_shape), eps), input, weight, mask=mask)
 
 
+@traceable
 def add_rms_norm(
     input: Tensor,
     residual: Tensor,

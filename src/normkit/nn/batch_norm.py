@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
 from ._base import TrackedNorm, verify_small_batch
@@ -69,6 +70,8 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask)
         self._check_input_dim(input)
         return run(self._spec(input), input, *self._affine(), residual, mask)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
 from ..functional.running import Running
@@ -68,6 +69,8 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask)
         self._check_input_dim(input)
         running = Running(self.running_mean, self.running_var, None, None)
         spec = BatchNormSpec(self._resolved_activation(), running, False, self.eps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.group_norm import GroupNormSpec
 from ..functional.road import run
 from ._base import Norm
@@ -53,5 +54,7 @@ class GroupNorm(Norm, nn.GroupNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask)
         spec = GroupNormSpec(self._resolved_activation(), self.num_groups, self.eps)
         return run(spec, input, *self._affine(), residual, mask)

@@ -7,6 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.instance_norm import InstanceNormSpec
 from ..functional.road import run
 from ._base import TrackedNorm
@@ -64,6 +65,8 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
 
     def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, *) or (C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask)
         self._check_input_dim(input)
         unbatched = input.dim() == self._get_no_batch_dim()
         self._check_channels(input, 0 if unbatched else 1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.layer_norm import LayerNormSpec
 from ..functional.road import run
 from ._base import Norm
@@ -53,6 +54,8 @@ class LayerNorm(Norm, nn.LayerNorm):
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """input: (*, *normalized_shape) -> the same shape and dtype."""
+        if is_proxy(input):
+            return module_node(self, input, mask=mask)
         return run(self._spec(), input, *self._affine(), mask=mask)
 
     def _spec(self) -> LayerNormSpec:

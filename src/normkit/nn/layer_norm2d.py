@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.layer_norm import over_channels
 from .layer_norm import LayerNorm
 
@@ -51,6 +52,8 @@ class LayerNorm2d(LayerNorm):
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """input: (N, C, H, W) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, mask=mask)
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if input.shape[1] != self.normalized_shape[0]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._fx import is_proxy, module_node
 from ..functional.rms_norm import RMSNormSpec
 from ..functional.road import run
 from ._base import Norm
@@ -51,5 +52,7 @@ class RMSNorm(Norm, nn.RMSNorm):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x: (*, *normalized_shape) -> the same shape and dtype."""
+        if is_proxy(x):
+            return module_node(self, x, mask=mask)
         spec = RMSNormSpec(self._resolved_activation(), self.normalized_shape, self.eps)
         return run(spec, x, self.weight, mask=mask)
