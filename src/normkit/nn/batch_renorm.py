@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.batch_renorm import Limits, Recent, corrected, verify_limits
 from ..moments import accumulator_dtype
+from ._base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
 # Ioffe 2017, section 4: batch norm for 5k steps, then r_max relaxed to its limit at 40k and d_max to its own at 25k.
@@ -36,8 +37,8 @@ class _BatchRenorm(_BatchNorm):
         warm_up: (start, r_end, d_end) in batches counted: until `start` it is batch norm, r_max is reached at `r_end`
             and d_max at `d_end`; the paper's (5000, 40000, 25000). (0, 0, 0): the limits hold from the first batch.
 
-    Call: ``bn(x, residual=None, mask=None)``, as :class:`normkit.BatchNorm2d`. An activation checkpoint's
-    recomputation uses r and d of its original forward, up to 16 forwards back.
+    Call: ``bn(x, residual=None, mask=None, *, activation=None)``, as :class:`normkit.BatchNorm2d`. An activation
+    checkpoint's recomputation uses r and d of its original forward, up to 16 forwards back.
 
     Raises:
         ValueError: limits or warm_up out of range, track_running_stats=False; the rank is wrong; one value per channel.
@@ -86,8 +87,8 @@ class _BatchRenorm(_BatchNorm):
         start, r_end, d_end = self.warm_up
         return Limits(1 + (self.r_max - 1) * _ramp(clock, start, r_end), self.d_max * _ramp(clock, start, d_end))
 
-    def _spec(self, input: Tensor) -> BatchNormSpec:
-        spec = super()._spec(input)
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        spec = super()._spec(input, activation)
         return corrected(spec, self.limits(), self._recent) if self.training else spec
 
     def extra_repr(self) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.ghost_batch_norm import sliced
+from ._base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
 
@@ -27,8 +28,8 @@ class _GhostBatchNorm(_BatchNorm):
             :class:`normkit.BatchNorm2d`.
         virtual_batch_size: the longest slice, in samples.
 
-    Call: ``bn(x, residual=None, mask=None)``, as :class:`normkit.BatchNorm2d`. Without running statistics evaluation
-    slices too.
+    Call: ``bn(x, residual=None, mask=None, *, activation=None)``, as :class:`normkit.BatchNorm2d`. Without running
+    statistics evaluation slices too.
 
     Raises:
         ValueError: virtual_batch_size below 1; the rank is wrong; a channel has one value in training.
@@ -59,8 +60,8 @@ class _GhostBatchNorm(_BatchNorm):
         )  # fmt: skip
         self.virtual_batch_size = virtual_batch_size
 
-    def _spec(self, input: Tensor) -> BatchNormSpec:
-        return sliced(super()._spec(input), input, self.virtual_batch_size)
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        return sliced(super()._spec(input, activation), input, self.virtual_batch_size)
 
     def extra_repr(self) -> str:
         """torch's arguments, the extras that are not at their defaults, and the virtual batch size."""

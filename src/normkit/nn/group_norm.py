@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.group_norm import GroupNormSpec
 from ..functional.road import run
-from ._base import Norm
+from ._base import Given, Norm
 
 
 class GroupNorm(Norm, nn.GroupNorm):
@@ -27,9 +27,9 @@ class GroupNorm(Norm, nn.GroupNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``gn(x, residual=None, mask=None)``. x: (N, C, *). residual: x's shape, added before the activation. mask:
-    bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its real values, outputs
-    elsewhere are zero.
+    Call: ``gn(x, residual=None, mask=None, *, activation=None)``. x: (N, C, *). residual: x's shape, added before the
+    activation. mask: bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its real
+    values, outputs elsewhere are zero. activation: for this call, in place of the layer's own.
 
     Raises:
         ValueError: num_channels is not divisible by num_groups; torch's text.
@@ -52,9 +52,11 @@ class GroupNorm(Norm, nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self._set_activation(activation)
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Given = None
+    ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):
-            return module_node(self, input, residual=residual, mask=mask)
-        spec = GroupNormSpec(self._resolved_activation(), self.num_groups, self.eps)
+            return module_node(self, input, residual=residual, mask=mask, activation=activation)
+        spec = GroupNormSpec(self._resolved_activation(activation), self.num_groups, self.eps)
         return run(spec, input, *self._affine(), residual, mask)

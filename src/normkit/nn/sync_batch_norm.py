@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..distributed import is_distributed
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.sync_batch_norm import synchronised
+from ._base import Given
 from .batch_norm import _BatchNorm
 
 
@@ -30,7 +31,7 @@ class SyncBatchNorm(_BatchNorm):
             the statistics of all.
         process_group: who shares statistics; None: all processes.
 
-    Call: ``bn(x, residual=None, mask=None)``. x: (N, C) or (N, C, *).
+    Call: ``bn(x, residual=None, mask=None, *, activation=None)``. x: (N, C) or (N, C, *).
 
     Differences from torch.nn: works on the CPU and with gloo; an empty batch on one rank is fine; derivatives of every
     order. It is an instance of torch's _BatchNorm but not of torch's SyncBatchNorm, because
@@ -65,8 +66,8 @@ class SyncBatchNorm(_BatchNorm):
         )  # fmt: skip
         self.process_group = process_group
 
-    def _spec(self, input: Tensor) -> BatchNormSpec:
-        spec = super()._spec(input)
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        spec = super()._spec(input, activation)
         if not (self.training and is_distributed(self.process_group)):
             return spec
         return synchronised(spec, self.process_group)
