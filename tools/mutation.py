@@ -55,7 +55,8 @@ class Bug:
 BUGS: dict[str, Bug] = {
     "biased_running_variance": Bug(
         "the running variance averages the biased variance", "functional/running.py",
-        "var = spread / (count - 1) if samples is None else spread", "var = spread / count if samples is None else spread", RUNNING),
+        "var = spread / (count - 1) if samples is None else spread",
+        "var = spread / count if samples is None else spread", RUNNING),
     "native_move_forgets_the_count": Bug(
         "a batch that the core could not move by is taken for one of another size", "functional/batch_norm.py",
         "input.numel() // max(1, input.shape[1])", "input.numel()", DEFERRED),
@@ -131,8 +132,9 @@ BUGS: dict[str, Bug] = {
         "        super()._load_from_state_dict(*arguments)", RUNNING),
     "second_derivative_by_the_core": Bug(
         "create_graph=True gets gradients without a graph", "functional/_autograd.py",
-        "            return (*composed_backward(ctx.norm, native, gradients[0], operands, saved, needs), *(None,) * 8)\n",
-        "            pass\n", DERIVATIVES),
+        "            needs = Needs(*ctx.needs_input_grad[:4])\n            return (*composed_backward(",
+        "            return native.fused_backward(ctx, gradients[0])\n            return (*composed_backward(",
+        DERIVATIVES),
     "double_backward_by_fixed_statistics": Bug(
         "second derivatives hold mean and variance fixed", "functional/batch_norm.py",
         "        if not self.training:\n            mean, var = self.given() if stats is None else stats[:2]\n",
@@ -143,7 +145,7 @@ BUGS: dict[str, Bug] = {
         "torch.where(positive, activation.param * dy, dy)", DERIVATIVES),
     "small_batch_moves": Bug(
         "a batch of one value is normalized by itself", "functional/batch_norm.py",
-        "            return given.verified(input, weight, bias, residual, mask)\n", "", RUNNING),
+        "            return given.verified(operands)\n", "", RUNNING),
     "ghost_slice_of_one": Bug(
         "a ghost slice of a single sample", "functional/ghost_batch_norm.py", "num_samples // 2)", "num_samples)",
         GHOST),

@@ -94,3 +94,19 @@ def test_shared_buffers_under_vmap_weigh_each_slice_by_its_countable_samples() -
 
     for found, expected in zip(moved("vmap", x, mask), moved("flat", x.flatten(0, 1), mask.flatten(0, 1)), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", ["LayerNorm", "RMSNorm"])
+def test_nested_tensors_are_computed_as_torch_computes_them(name: str) -> None:
+    rows = [torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in (3, 2)]
+    x = torch.nested.nested_tensor(rows, layout=torch.jagged, requires_grad=True)
+    y, expected = getattr(nk, name)(5, eps=3e-4)(x), getattr(torch.nn, name)(5, eps=3e-4)(x)
+    assert torch.equal(y.values(), expected.values())
+    y.values().square().sum().backward()
+    assert x.grad is not None
+
+
+def test_a_complex_rms_norm_is_torchs() -> None:
+    x = torch.randn(4, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(nk.RMSNorm(5, eps=3e-4)(x), torch.nn.RMSNorm(5, eps=3e-4)(x))

@@ -36,6 +36,8 @@ def verify(kernel: str, input: Tensor, *tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is None or tensor.dtype == dtype or (dtype in _HALF and tensor.dtype == torch.float32):
             continue
+        if kernel == "batch_norm" and input.numel() == 0:
+            continue  # torch mixes dtypes where there is nothing to compute
         if dtype == torch.float64:
             raise RuntimeError("mixed dtype (CPU): all inputs must share same datatype.")
         expected = _NAMES[torch.float32]

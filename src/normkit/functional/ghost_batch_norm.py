@@ -150,6 +150,7 @@ def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:
     """
     if virtual_batch_size < 1:
         raise ValueError(f"virtual_batch_size must be 1 or more, got {virtual_batch_size}")
+    num_samples = int(num_samples)  # a traced program's size is symbolic, and its slices are part of the program
     slices = max(1, min(-(-num_samples // virtual_batch_size), num_samples // 2))
     size, longer = divmod(num_samples, slices)
     return [size + 1] * longer + [size] * (slices - longer)
@@ -165,8 +166,8 @@ def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Momen
         kept = None if mask is None else mask[start:stop].unflatten(0, (slices, size))
         part = Moments.of(rows, (1, *range(3, rows.dim())), kept)
         count = part.count
-        if not isinstance(count, Tensor):
-            count = torch.full((slices, 1), count, device=x.device)
+        if mask is None or not isinstance(count, Tensor):
+            count = torch.full((slices, 1), int(count), device=x.device)
         parts.append(Moments(count[:, :1], part.mean, part.m2))
         start = stop
     count, mean, m2 = (torch.cat([getattr(part, name) for part in parts]) for name in ("count", "mean", "m2"))
@@ -175,11 +176,7 @@ def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Momen
 
 def _per_sample(slices: Moments, sizes: Sequence[int], rank: int) -> Moments:
     """The moments of each sample's slice: (N, C), laid beside an input (N, C, *)."""
-    if not isinstance(slices.count, Tensor):
-        raise AssertionError("slice_moments counts in a tensor")
-    repeats = torch.tensor(sizes, device=slices.mean.device)
-    total = sum(sizes)
-    count, mean, m2 = (
-        value.repeat_interleave(repeats, 0, output_size=total) for value in (slices.count, slices.mean, slices.m2)
-    )
-    return Moments(count, mean, m2, tuple(range(2, rank)))
+    assert isinstance(slices.count, Tensor)  # slice_moments counts in a tensor
+    slice_of = [number for number, size in enumerate(sizes) for _ in range(size)]
+    rows = torch.tensor(slice_of, device=slices.mean.device)
+    return Moments(slices.count[rows], slices.mean[rows], slices.m2[rows], tuple(range(2, rank)))

@@ -55,7 +55,8 @@ def rms_norm(
         The input's shape and dtype, whatever the weight's dtype. Saved for the backward: the input and one number a
         position.
 
-    Differences from torch: accumulation in float64 (the square of 1e30 does not overflow); complex input is refused.
+    Differences from torch: accumulation in float64 (the square of 1e30 does not overflow); a complex or nested input is
+    computed by torch itself.
 
     Raises:
         RuntimeError, NotImplementedError: as torch.nn.functional.rms_norm, with its texts.
@@ -128,7 +129,8 @@ class RMSNormSpec(NormSpec):
         input, weight, _, _, mask = operands
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, "[*{}]", weight=weight)
-        _dtypes.verify("rms_norm", input)
+        if not input.is_complex():
+            _dtypes.verify("rms_norm", input)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
         return norm, Operands(widen("rms_norm", input), weight, None, None, mask)

@@ -34,7 +34,7 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
         small_batch: what one value per channel gets in training: "error" as in torch, or "running" (it is normalized
             with the running statistics, which do not move).
 
-    Call: ``bn(x, residual=None, mask=None, *, activation=None)``. residual: x's shape, added before the activation.
+    Call: ``bn(x, residual=None, mask=None, activation=None)``. residual: x's shape, added before the activation.
     mask: bool, (N, *) or (N, 1, *), True = a real value: statistics are those of the real values, outputs elsewhere are
     zero. activation: for this call, in place of the layer's own.
 
@@ -70,7 +70,7 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
         self._widen_statistics()
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Given = None
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
     ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):

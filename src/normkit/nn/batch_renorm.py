@@ -37,7 +37,7 @@ class _BatchRenorm(_BatchNorm):
         warm_up: (start, r_end, d_end) in batches counted: until `start` it is batch norm, r_max is reached at `r_end`
             and d_max at `d_end`; the paper's (5000, 40000, 25000). (0, 0, 0): the limits hold from the first batch.
 
-    Call: ``bn(x, residual=None, mask=None, *, activation=None)``, as :class:`normkit.BatchNorm2d`. An activation
+    Call: ``bn(x, residual=None, mask=None, activation=None)``, as :class:`normkit.BatchNorm2d`. An activation
     checkpoint's recomputation uses r and d of its original forward, up to 16 forwards back.
 
     Raises:

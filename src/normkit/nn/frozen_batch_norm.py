@@ -32,7 +32,7 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         eps: added to the variance, inside the square root.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``bn(x, residual=None, mask=None, *, activation=None)``. residual: x's shape, added before the activation.
+    Call: ``bn(x, residual=None, mask=None, activation=None)``. residual: x's shape, added before the activation.
     mask: bool, (N, *) or (N, 1, *), True = a real value: outputs elsewhere are zero. activation: for this call, in
     place of the layer's own.
 
@@ -69,7 +69,7 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         self._widen_statistics()
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Given = None
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
     ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):

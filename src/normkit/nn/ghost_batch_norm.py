@@ -28,7 +28,7 @@ class _GhostBatchNorm(_BatchNorm):
             :class:`normkit.BatchNorm2d`.
         virtual_batch_size: the longest slice, in samples.
 
-    Call: ``bn(x, residual=None, mask=None, *, activation=None)``, as :class:`normkit.BatchNorm2d`. Without running
+    Call: ``bn(x, residual=None, mask=None, activation=None)``, as :class:`normkit.BatchNorm2d`. Without running
     statistics evaluation slices too.
 
     Raises:

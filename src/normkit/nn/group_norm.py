@@ -27,7 +27,7 @@ class GroupNorm(Norm, nn.GroupNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``gn(x, residual=None, mask=None, *, activation=None)``. x: (N, C, *). residual: x's shape, added before the
+    Call: ``gn(x, residual=None, mask=None, activation=None)``. x: (N, C, *). residual: x's shape, added before the
     activation. mask: bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its real
     values, outputs elsewhere are zero. activation: for this call, in place of the layer's own.
 
@@ -53,7 +53,7 @@ class GroupNorm(Norm, nn.GroupNorm):
         self._set_activation(activation)
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Given = None
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
     ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):

@@ -32,7 +32,7 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``norm(x, residual=None, mask=None, *, activation=None)``. x: with or without the batch axis. residual: x's
+    Call: ``norm(x, residual=None, mask=None, activation=None)``. x: with or without the batch axis. residual: x's
     shape, added before the activation. mask: bool, x's shape without its channel axis (or with 1 there), True = a real
     value: a sample's statistics are those of its real values, outputs elsewhere are zero. activation: for this call, in
     place of the layer's own.
@@ -65,7 +65,7 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
         self._widen_statistics()
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, *, activation: Given = None
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
     ) -> Tensor:
         """input: (N, C, *) or (C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):

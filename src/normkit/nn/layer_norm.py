@@ -28,7 +28,7 @@ class LayerNorm(Norm, nn.LayerNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("gelu"), or a module; applied last.
 
-    Call: ``ln(x, mask=None, *, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
+    Call: ``ln(x, mask=None, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
     real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds before layer
     norm (:func:`normkit.functional.add_layer_norm`). activation: for this call, in place of the layer's own.
 
@@ -52,7 +52,7 @@ class LayerNorm(Norm, nn.LayerNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None, *, activation: Given = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
         """input: (*, *normalized_shape) -> the same shape and dtype."""
         if is_proxy(input):
             return module_node(self, input, mask=mask, activation=activation)

@@ -28,7 +28,7 @@ class LayerNorm2d(LayerNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("gelu"), or a module; applied last.
 
-    Call: ``ln(x, mask=None, *, activation=None)``. x: (N, C, H, W). mask: bool, (N, H, W) or (N, 1, H, W), True = a
+    Call: ``ln(x, mask=None, activation=None)``. x: (N, C, H, W). mask: bool, (N, H, W) or (N, 1, H, W), True = a
     real pixel: outputs elsewhere are zero. Training and evaluation are the same. activation: for this call, in place of
     the layer's own.
 
@@ -52,7 +52,7 @@ class LayerNorm2d(LayerNorm):
     ) -> None:
         super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype, activation=activation)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None, *, activation: Given = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
         """input: (N, C, H, W) -> the same shape, dtype and memory format."""
         if is_proxy(input):
             return module_node(self, input, mask=mask, activation=activation)

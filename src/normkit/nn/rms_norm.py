@@ -27,7 +27,7 @@ class RMSNorm(Norm, nn.RMSNorm):
         elementwise_affine: whether to learn weight, of normalized_shape.
         activation: None, a name in torch.nn.functional, or a module; applied last.
 
-    Call: ``rms(x, mask=None, *, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
+    Call: ``rms(x, mask=None, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
     real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds before the norm
     (:func:`normkit.functional.add_rms_norm`). activation: for this call, in place of the layer's own.
 
@@ -50,7 +50,7 @@ class RMSNorm(Norm, nn.RMSNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, *, activation: Given = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
         """x: (*, *normalized_shape) -> the same shape and dtype."""
         if is_proxy(x):
             return module_node(self, x, mask=mask, activation=activation)
