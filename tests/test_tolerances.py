@@ -9,18 +9,16 @@ import torch
 from torch import Tensor
 
 from normkit import reference
-from tests.cases import DTYPES, LAYOUTS, SHAPES, VALUES, Shape, gaussian, generator, random_mask
-from tests.tolerances import (
-    assert_equal64,
-    assert_same,
-    assert_statistics,
-    assert_within,
+from normkit.contract import (
     input_gradient_bound,
+    mean_over,
     output_bound,
     parameter_gradient_bound,
     underflow,
     unit_roundoff,
 )
+from tests.cases import DTYPES, LAYOUTS, SHAPES, VALUES, Shape, gaussian, generator, random_mask
+from tests.tolerances import assert_equal64, assert_same, assert_statistics, assert_within
 
 ONES = torch.ones(3, dtype=torch.float64)
 NAN_AT_1 = torch.tensor([1.0, float("nan"), 1.0], dtype=torch.float64)
@@ -69,7 +67,7 @@ def test_bounds_are_those_of_the_contract() -> None:
     weight, bias, rstd, u = 1 + gaussian((3,), g).abs(), gaussian((3,), g), torch.tensor([0.5, 2.0, 1.0]), 2.0**-24
     assert_equal64(output_bound(xhat, weight, bias, u), 8 * u * ((xhat * weight).abs() + bias.abs()), factor=1e-3)
     expected = 16 * u * weight * rstd * (dy.abs() + dy.mean(0).abs() + (xhat * (dy * xhat).mean(0)).abs())
-    assert_equal64(input_gradient_bound(dy * weight, xhat, rstd, (0,), u), expected, factor=1e-3)
+    assert_equal64(input_gradient_bound(dy * weight, xhat, rstd, mean_over((0,)), u), expected, factor=1e-3)
     assert_equal64(parameter_gradient_bound(dy, (0,), u), 16 * u * dy.abs().sum(0), factor=1e-3)
 
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normkit.contract import unit_roundoff
 from normkit.kernels import native
 from tests import cases
 from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_same, assert_within, unit_roundoff
+from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
 EPS = 1e-5

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from normkit import _activation as act
+from normkit.contract import roundings_bound, underflow, unit_roundoff
 from normkit.kernels import native
 from normkit.surgery import activations
 from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_within, roundings_bound, underflow, unit_roundoff
+from tests.tolerances import assert_within
 
 pytestmark = needs_native
 Function = Callable[[Tensor], Tensor]

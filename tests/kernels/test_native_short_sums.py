@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from normkit.contract import parameter_gradient_bound, unit_roundoff
 from normkit.kernels import native
 from normkit.reference.batch_norm import batch_norm, batch_norm_backward
 from tests import cases
 from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_same, assert_statistics, assert_within, parameter_gradient_bound, unit_roundoff
+from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
 EPS = 1e-5

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
+from normkit.contract import output_bound, unit_roundoff
 from normkit.functional.ghost_batch_norm import slice_sizes
 from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
 from tests.functional.norms import assert_layout_kept
 from tests.kernels.native_isa import needs_native
-from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
+from tests.tolerances import assert_equal64, assert_same, assert_within
 
 EPS = 1e-5
 BATCHES = {"even": (8, 4), "two_lengths": (11, 4), "odd_pairs": (5, 2), "smaller": (3, 32), "of_one": (4, 1)}
