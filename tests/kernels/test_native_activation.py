@@ -10,7 +10,7 @@ from torch import Tensor
 from normkit.contract import unit_roundoff
 from normkit.kernels import native
 from tests import cases
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
+from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
@@ -55,7 +55,7 @@ def run(x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, dy: Tensor, code: int
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("code", ACTIVATIONS)
-def test_fused_equals_one_after_the_other(isa: str, code: int, residual: bool, family: str) -> None:  # noqa: F811
+def test_fused_equals_one_after_the_other(isa: str, code: int, residual: bool, family: str) -> None:
     groups = FAMILIES[family]
     for layout, shape in (("contiguous", (3, 6, 5, 7)), ("channels_last", (3, 6, 5, 7)), ("contiguous", (2, 6, 37, 9))):
         for dtype in (torch.float32, torch.float64):
@@ -75,7 +75,7 @@ def test_fused_equals_one_after_the_other(isa: str, code: int, residual: bool, f
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", [(3, 19, 5, 7), (4, 13), (2, 3, 17)], ids=str)
-def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...], layout: str) -> None:  # noqa: F811
+def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...], layout: str) -> None:
     g = cases.generator(3)
     x, r = (cases.LAYOUTS[layout](cases.gaussian(shape, g).float()) for _ in range(2))
     w, b = (t.float() for t in cases.affine(shape[1], g))
@@ -84,7 +84,7 @@ def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...]
     assert torch.equal(native.unpack_bits(bits, x), y > 0)
 
 
-def test_relu_lets_nan_through_and_keeps_infinite_gradients_out(isa: str) -> None:  # noqa: F811
+def test_relu_lets_nan_through_and_keeps_infinite_gradients_out(isa: str) -> None:
     x, w, b = torch.tensor([[-1.0], [1.0], [3.0]]), torch.ones(1), torch.zeros(1)
     y, stats, _ = native.batch_norm_forward(x, w, b, None, 1, 0.0, EPS, save_for_backward=True)
     dy = torch.tensor([[float("inf")], [1.0], [1.0]])  # behind a closed gate

@@ -12,7 +12,7 @@ from normkit.reference.batch_norm import batch_norm, batch_norm_backward, channe
 from normkit.reference.group_norm import group_norm
 from normkit.reference.layer_norm import layer_norm, layer_norm_backward
 from tests import cases
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
+from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
@@ -29,7 +29,7 @@ def test_four_dtypes_are_served() -> None:
 
 @each_layout
 @each_dtype
-def test_batch_norm_meets_the_contract_in_its_dtype(isa: str, dtype: torch.dtype, layout: str) -> None:  # noqa: F811
+def test_batch_norm_meets_the_contract_in_its_dtype(isa: str, dtype: torch.dtype, layout: str) -> None:
     u, axes = unit_roundoff(dtype), (0, 2, 3)
     for shape in ((4, 19, 5, 7), (2, 3, 17, 33), (3, 16, 8, 8)):
         g = cases.generator()
@@ -60,7 +60,7 @@ def test_batch_norm_meets_the_contract_in_its_dtype(isa: str, dtype: torch.dtype
 
 @each_layout
 @each_dtype
-def test_row_norms_round_once(isa: str, dtype: torch.dtype, layout: str) -> None:  # noqa: F811
+def test_row_norms_round_once(isa: str, dtype: torch.dtype, layout: str) -> None:
     g, u = cases.generator(), unit_roundoff(dtype)
     x = cases.LAYOUTS[layout](cases.gaussian((3, 18, 5, 7), g, 3.0).to(dtype))
     w, b = (t.to(dtype) for t in cases.affine(18, g))
@@ -98,7 +98,7 @@ def through(x: Tensor, weight: float) -> Tensor:
 
 @pytest.mark.parametrize("weight", [1.0, 1.0 + 2.0**-9, 0.3333333, 2.0**-12, 3.0e4])
 @pytest.mark.parametrize("dtype", HALVES.values(), ids=HALVES)
-def test_all_65536_halves_convert_and_round_as_in_torch(isa: str, dtype: torch.dtype, weight: float) -> None:  # noqa: F811
+def test_all_65536_halves_convert_and_round_as_in_torch(isa: str, dtype: torch.dtype, weight: float) -> None:
     every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     for x in (every.view(1, 4, -1), every.view(-1, 256), every[:-7].view(1, 3, -1)):  # planes, rows, and with tails
         y, expected = through(x, weight), (x.float() * weight).to(dtype)
