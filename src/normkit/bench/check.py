@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import contract
+from .contender import Contender, Results
 from .op import Op, Truth
-from .peers import Contender, Results
 from .problem import Problem
 
 PEER_SLACK = 64.0  # torch's NHWC statistics are sums in float32: 20 to 80 times outside the contract
