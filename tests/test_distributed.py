@@ -17,8 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import normkit as nk
-from normkit.distributed import gather, is_distributed, merge_across_ranks
-from normkit.moments import Moments
+from normkit.distributed import gather, is_distributed
 from tests.statistics.nets import data, net
 
 RANKS = 2
@@ -60,9 +59,6 @@ class CountsCollectives:
 def scenarios(rank: int) -> dict[str, Any]:
     """Everything that needs two ranks; runs in each of them."""
     found: dict[str, Any] = {"gathered": gather([torch.full((2,), float(rank)), torch.tensor(rank)])}
-    mine = torch.cat(shards(rank)) + 1000
-    sets = [Moments.of(mine, (0, 2, 3)), Moments.of(mine[: 0 if rank else 3], 0)]
-    found["merged"] = [(m.count, m.mean, m.m2) for m in merge_across_ranks(sets)]
     for name, norm in (("torch", nn.BatchNorm2d), ("sync", nk.SyncBatchNorm), ("torch_sync", nn.SyncBatchNorm)):
         model = net(norm)
         with CountsCollectives() as collectives:
@@ -180,17 +176,6 @@ def test_a_failing_rank_ends_the_others_and_no_model_changes(results):
     assert failed_kept
 
 
-def test_moments_merge_as_of_one_set(results):
-    x = torch.cat([*shards(0), *shards(1)]).double() + 1000
-    for found in results:
-        count, mean, m2 = found["merged"][0]
-        assert count == 19 * 36
-        torch.testing.assert_close(mean, x.mean((0, 2, 3)), rtol=1e-7, atol=0)  # each shard was rounded to float32
-        torch.testing.assert_close(m2 / (count - 1), x.var((0, 2, 3)), rtol=1e-4, atol=0)
-        assert torch.equal(mean, results[0]["merged"][0][1])
-        assert found["merged"][1][0] == 3  # rank 1 had none
-
-
 def test_gathered_tensors_keep_shape_and_dtype(results):
     for found in results:
         for rank, (vector, number) in enumerate(found["gathered"]):
@@ -199,10 +184,9 @@ def test_gathered_tensors_keep_shape_and_dtype(results):
 
 
 def test_without_torch_distributed_it_is_the_only_rank():
-    moments = Moments.of(torch.arange(6.0).view(3, 2), 0)
+    mine = torch.arange(6.0).view(3, 2)
     assert not is_distributed()
-    (merged,) = merge_across_ranks([moments])
-    assert torch.equal(merged.mean, moments.mean)
-    assert merged.count == 3
+    ((alone,),) = gather([mine])
+    assert torch.equal(alone, mine)
     with pytest.raises(RuntimeError, match=r"torch\.distributed is not initialized"):
         nk.recalibrate(net(), data(), distributed=True)
