@@ -9,7 +9,7 @@ NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake nativ
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-nocore nightly lint format bench docs docs-check sanitize browser clean
 
-help:  ## show the habits
+help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # torch comes first and pinned: an unpinned torch pulls gigabytes of CUDA.

@@ -83,9 +83,8 @@ def markdown(table: list[Row]) -> str:
 
     lines = ["| computed | float64 | normkit | torch | reported |", "|---|---:|---:|---:|---|"]
     for r in table:
-        wrong = "–" if r.missing else "✗"
-        marks = "✓" if r.normkit_right else "✗", "✓" if r.torch_right else wrong
-        answers = f"{number(r.truth, 5)} | {marks[0]} {value(r.normkit, 5)} | {marks[1]} {value(r.torch, 5)}"
+        marks = "✓ " if r.normkit_right else "✗ ", "✓ " if r.torch_right else "" if r.missing else "✗ "
+        answers = f"{number(r.truth, 5)} | {marks[0]}{value(r.normkit, 5)} | {marks[1]}{value(r.torch, 5)}"
         threads = ", ".join(thread(t) for t in r.threads)
         lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} | {threads} |")
     return "\n".join(lines) + "\n"
