@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"normkit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("normkit: interrupted; finished runs are kept, and the same command continues", file=sys.stderr)
+        print("normkit: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--shapes", default="quick", choices=("quick", "full"), help="default: %(default)s, a minute")
     bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
-    bench.add_argument("--seconds", type=float, metavar="S", help="how long to time each case; a network takes ten times that")
+    bench.add_argument("--seconds", type=float, metavar="S", help="time per case; a network takes ten times that")
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 
