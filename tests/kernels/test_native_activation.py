@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,9 @@ def near_a_kink(x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, groups: int |
     return torch.stack([(z - kink).abs() < 1e-5 for kink in (0.0, 3.0, -3.0, 6.0)]).any(0)
 
 
-def run(x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, dy: Tensor, code: int, groups: int | None):  # type: ignore[no-untyped-def]  # a tuple of tensors, spelled out below
+def run(
+    x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, dy: Tensor, code: int, groups: int | None
+) -> tuple[Tensor, Tensor | None, tuple[Any, ...]]:
     needs = (True, True, True, r is not None)
     if groups is None:
         y, stats, bits = native.batch_norm_forward(x, w, b, r, code, 0.1, EPS, save_for_backward=True)
