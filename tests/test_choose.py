@@ -19,9 +19,9 @@ from normkit.functional.choose import choose
 from normkit.functional.group_norm import GroupNormSpec
 from normkit.functional.spec import NormSpec
 from normkit.kernels import native
+from tests.kernels.native_isa import needs_native
 
 X = torch.ones(4, 3)
-needs_native = pytest.mark.skipif(not native.available(), reason="the native core is not built here")
 # forward mode warns about torch's own use of torch.jit.script on first use
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
@@ -96,7 +96,6 @@ def test_a_transform_or_a_forward_mode_level_is_composed() -> None:
     assert seen == [("composed", "a torch.func transform or forward-mode level is active")] * 3
 
 
-@needs_native
 def test_without_the_native_core_the_reason_is_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "supports_dtype", lambda dtype: False)
     monkeypatch.setattr(native, "why_not", lambda: "the native core is not built (no compiler)")
@@ -128,14 +127,12 @@ def test_tracing_needs_no_normkit_in_the_result() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("native", "a mask is given"),
+        pytest.param("native", "a mask is given", marks=needs_native),
         ("aten", "PyTorch's norms take no mask"),
         ("triton", "normkit has no Triton kernels yet"),
     ],
 )
 def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> None:
-    if name == "native" and not native.available():
-        pytest.skip("the native core is not built here")
     mask = torch.ones(4, dtype=torch.bool)
     with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
         nk.functional.group_norm(X, 1, mask=mask)

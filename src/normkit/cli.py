@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("names", nargs="*", metavar="NAME", help="studies to run (default: all)")
     study.add_argument("--quick", action="store_true", help="the short preset of the demo")
     study.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds a setting (default: 10, quick 5; fewer than 5 decide nothing)"
+        "--seeds", type=int, metavar="N", help="seeds per setting (default: 10, quick 5; fewer than 5 decide nothing)"
     )
     study.add_argument(
         "--data", metavar="DATASET|PATH", help="digits, mnist5k, fashion-mnist or a .npz of images and labels"
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--shapes", default="quick", choices=("quick", "full"), help="default: %(default)s, a minute")
     bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
-    bench.add_argument("--seconds", type=float, metavar="S", help="of timing a case; a network takes ten times that")
+    bench.add_argument("--seconds", type=float, metavar="S", help="time per case; a network takes ten times that")
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 

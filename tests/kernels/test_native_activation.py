@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from normkit.contract import unit_roundoff
 from normkit.kernels import native
 from tests import cases
 from tests.kernels import flat
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_same, assert_within, unit_roundoff
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
 EPS = 1e-5
@@ -39,7 +42,9 @@ def near_a_kink(x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, groups: int |
     return torch.stack([(z - kink).abs() < 1e-5 for kink in (0.0, 3.0, -3.0, 6.0)]).any(0)
 
 
-def run(x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, dy: Tensor, code: int, groups: int | None):  # type: ignore[no-untyped-def]  # a tuple of tensors, spelled out below
+def run(
+    x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, dy: Tensor, code: int, groups: int | None
+) -> tuple[Tensor, Tensor | None, tuple[Any, ...]]:
     needs = (True, True, True, r is not None)
     if groups is None:
         y, stats, bits = flat.batch_norm_forward(x, w, b, r, code, 0.1, EPS, save_for_backward=True)
@@ -55,7 +60,7 @@ def run(x: Tensor, w: Tensor, b: Tensor, r: Tensor | None, dy: Tensor, code: int
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("code", ACTIVATIONS)
-def test_fused_equals_one_after_the_other(isa: str, code: int, residual: bool, family: str) -> None:  # noqa: F811
+def test_fused_equals_one_after_the_other(isa: str, code: int, residual: bool, family: str) -> None:
     groups = FAMILIES[family]
     for layout, shape in (("contiguous", (3, 6, 5, 7)), ("channels_last", (3, 6, 5, 7)), ("contiguous", (2, 6, 37, 9))):
         for dtype in (torch.float32, torch.float64):
@@ -75,7 +80,7 @@ def test_fused_equals_one_after_the_other(isa: str, code: int, residual: bool, f
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", [(3, 19, 5, 7), (4, 13), (2, 3, 17)], ids=str)
-def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...], layout: str) -> None:  # noqa: F811
+def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...], layout: str) -> None:
     g = cases.generator(3)
     x, r = (cases.LAYOUTS[layout](cases.gaussian(shape, g).float()) for _ in range(2))
     w, b = (t.float() for t in cases.affine(shape[1], g))
@@ -84,7 +89,7 @@ def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...]
     assert torch.equal(native.unpack_bits(bits, x), y > 0)
 
 
-def test_relu_lets_nan_through_and_keeps_infinite_gradients_out(isa: str) -> None:  # noqa: F811
+def test_relu_lets_nan_through_and_keeps_infinite_gradients_out(isa: str) -> None:
     x, w, b = torch.tensor([[-1.0], [1.0], [3.0]]), torch.ones(1), torch.zeros(1)
     y, stats, _ = flat.batch_norm_forward(x, w, b, None, 1, 0.0, EPS, save_for_backward=True)
     dy = torch.tensor([[float("inf")], [1.0], [1.0]])  # behind a closed gate

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from normkit.contract import parameter_gradient_bound, unit_roundoff
 from normkit.reference.batch_norm import channel_axes, per_channel
 from tests import cases
 from tests.kernels import flat
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_same, assert_within, parameter_gradient_bound, unit_roundoff
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
 EPS = 1e-5
@@ -60,20 +61,20 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, code: int, with_residual: 
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_gradients_of_all_shapes(isa: str, shape: tuple[int, ...]) -> None:  # noqa: F811
+def test_gradients_of_all_shapes(isa: str, shape: tuple[int, ...]) -> None:
     check(shape, torch.float32, RELU, True)
     check(shape, torch.bfloat16, 0, False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gradients_behind_activations(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+def test_gradients_behind_activations(isa: str, dtype: torch.dtype) -> None:
     for code in SLOPES:
         for with_residual in (False, True):
             check((7, 21, 5, 9), dtype, code, with_residual)
 
 
 @pytest.mark.parametrize("code", [0, RELU, SILU])
-def test_what_is_not_wanted_changes_nothing_else(isa: str, code: int) -> None:  # noqa: F811
+def test_what_is_not_wanted_changes_nothing_else(isa: str, code: int) -> None:
     x, residual, dy, weight, bias, mean, var = given((6, 35, 7, 7), torch.float32)
     _, stats, bits = flat.batch_norm_inference(
         x, mean, var, weight, bias, residual, code, 0.0, EPS, save_for_backward=True

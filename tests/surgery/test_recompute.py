@@ -11,9 +11,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from normkit.functional import _autograd, recompute
-from normkit.kernels import native
 from normkit.surgery import accelerate, changes, fold
 from normkit.surgery.recompute import add
+from tests.kernels.native_isa import needs_native
 
 from .models import close, outputs, randomized, residual_net, state
 from .test_accelerate import gradients
@@ -51,7 +51,7 @@ def recomputes(model, x=X):
     return gone
 
 
-@pytest.mark.skipif(not native.available(), reason="the choice of paths takes fused kernels only if built")
+@needs_native
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_training_forward_keeps_recipes(way):
     model = way(accelerated()).train()
