@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +23,8 @@ from torch.autograd import forward_ad
 from .._activation import IDENTITY, NONE
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import native
-
-if TYPE_CHECKING:
-    from .running import Running
-    from .spec import NormSpec
+from .running import Running
+from .spec import NormSpec
 
 BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,9 +21,7 @@ from torch.nn import Parameter
 
 from .._operands import Operands
 from ..kernels import native
-
-if TYPE_CHECKING:
-    from .spec import NormSpec
+from .spec import NormSpec
 
 BACKENDS = ("aten", "native", "composed", "triton")
 
