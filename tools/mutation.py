@@ -113,7 +113,7 @@ BUGS: dict[str, Bug] = {
         "torch.arange(max_length, device=lengths.device) < lengths", "torch.arange(max_length) <= lengths", MASK),
     "checkpoint_counts_twice": Bug(
         "a recomputation moves the running statistics", "functional/running.py",
-        "return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1", "return False",
+        "return not torch.compiler.is_compiling() and core.is_recomputation()", "return False",
         CHECKPOINT),
     "poisoned_by_one_inf": Bug(
         "a batch that is not finite moves the statistics", "functional/running.py",

@@ -5,8 +5,9 @@ gradient that is no plain tensor, the composed operations are differentiated ins
 right. Saved: the operands, the statistics, and for a residual either one bit per element (activations whose slope
 depends on the sign alone) or the residual itself (smooth activations).
 
-Rule: statistics go through autograd as their bits, int64. Hooks on saved tensors may compress floating-point values (to
-bfloat16, say), and then inputs lose digits; statistics read as another type would be memory read wrongly.
+Rule: statistics go through autograd as their bytes, uint8. Hooks on saved tensors may compress floating-point values
+(to bfloat16, say), and then inputs lose digits; statistics read as another type would be memory read wrongly. Bytes
+come back whole from any dtype that a hook may choose.
 """
 
 from __future__ import annotations
@@ -32,9 +33,7 @@ BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core comp
 output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
 
 _is_grad_enabled = torch.is_grad_enabled
-_is_batch = torch._C._functorch.is_legacy_batchedtensor  # what `is_grads_batched=True` makes
 _peek_transform = torch._C._functorch.peek_interpreter_stack
-_count_modes = torch._C._len_torch_dispatch_stack
 
 
 class Fused(torch.autograd.Function):
@@ -47,9 +46,10 @@ class Fused(torch.autograd.Function):
         y, saved = norm.forward(kernel, operands, True)
         assert saved is not None
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
-        stats = saved.stats.view(torch.int64)
+        stats = saved.stats.view(torch.uint8)
         ctx.save_for_backward(*operands._replace(residual=kept), stats, saved.bits)
         ctx.norm, ctx.kernel = norm, kernel
+        ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
         if output_listener is not None:
             output_listener(norm, kernel, y, stats, operands)
         return y
@@ -57,7 +57,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
-        operands, saved = _unpacked(ctx.saved_tensors)
+        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last)
         if _takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
@@ -71,11 +71,12 @@ class InCore(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        if _takes_operations(gradients[0]):
-            operands, saved = _unpacked(ctx.saved_tensors)
-            needs = Needs(*ctx.needs_input_grad[:4])
-            return (*composed_backward(ctx.norm, native, gradients[0], operands, saved, needs), *(None,) * 8)
-        return native.fused_backward(ctx, gradients[0])
+        (dy,) = gradients
+        if not _takes_operations(dy):
+            return native.fused_backward(ctx, dy)
+        needs, channels_last = Needs(*ctx.needs_input_grad[:4]), ctx.plan[5]
+        operands, saved = _unpacked(ctx.saved_tensors, dy, channels_last)
+        return (*composed_backward(ctx.norm, native, dy, operands, saved, needs), *(None,) * 8)
 
 
 # Function.apply first asks whether a torch.func transform is active; no kernel is chosen under one.
@@ -115,30 +116,37 @@ def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, resi
     )
 
 
-def _unpacked(tensors: tuple[Any, ...]) -> tuple[Operands, Saved]:
-    """The operands, and what was saved beside them."""
-    *operands, stats, bits = tensors
-    if stats.dtype != torch.int64:
+def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tuple[Operands, Saved]:
+    """The operands as the forward saw them, and what was saved beside them, whatever hooks made of them meanwhile.
+
+    The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
+    """
+    input, weight, bias, residual, mask, stats, bits = tensors
+    input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
+    if channels_last:
+        input = input.movedim(1, -1).contiguous().movedim(-1, 1)
+    whole = stats.to(torch.uint8)
+    if whole.dtype != stats.dtype and not torch.equal(whole.to(stats.dtype), stats):
         raise RuntimeError(
-            f"a hook on saved tensors gave a norm's statistics back as {stats.dtype}: they are saved as torch.int64, "
-            "the bits of float64, and have to come back so; let the hook leave integers alone"
+            f"a hook on saved tensors gave a norm's statistics back as other values, in {stats.dtype}: unpack has to "
+            "give back what was packed"
         )
-    return Operands(*operands), Saved(stats.view(torch.float64), bits)
+    saved = Saved(whole.contiguous().view(torch.float64), None if bits is None else bits.to(torch.uint8))
+    return Operands(input, weight, bias, residual, mask), saved
+
+
+def is_channels_last(input: Tensor) -> bool:
+    """Whether the channels are innermost in memory."""
+    return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
 
 
 def _takes_operations(dy: Tensor) -> bool:
-    """Whether a backward is differentiated in turn, or its gradient is nothing that a kernel takes.
-
-    A batch of gradients (vmap), a subclass, a dispatch mode that has tensors without memory, torch's tensor of zeros.
-    """
+    """Whether a backward is differentiated in turn, or has a gradient that no kernel takes (a subclass, a batch)."""
     return (
         _is_grad_enabled()
-        or type(dy) is not Tensor
-        or _is_batch(dy)
+        or not native.plain_gradient(dy)
         or _peek_transform() is not None
         or forward_ad._current_level >= 0
-        or _count_modes() > 0
-        or dy._is_zerotensor()
     )
 
 

@@ -93,7 +93,7 @@ class _Kept:
 
 
 class _Recipe:
-    """How one norm's output is made. sources: the operands, stats: int64 (3, *): as they are kept.
+    """How one norm's output is made. sources: the operands, stats: bytes: as they are kept.
 
     An output that is made on the way to another, or for one of several layers behind it, stays until the last layer
     that waits for it has it: each is made once a backward, while the layers after it have given up what they kept.
@@ -135,7 +135,7 @@ class _Recipe:
         return self.make(operands)  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
-        """The statistics as autograd keeps them: the bits of float64."""
+        """The statistics as autograd keeps them: their bytes."""
         return self.stats
 
 
@@ -168,7 +168,7 @@ class _Recorder:
         self.kept: WeakValueDictionary[int, _Kept] = outer.kept if outer else WeakValueDictionary()
 
     def record(self, norm: NormSpec, kernel: ModuleType, output: Tensor, stats: Tensor, operands: Operands) -> None:
-        """Make the recipe of a norm's output, unless it would save nothing. stats: as autograd keeps them, int64."""
+        """Make the recipe of a norm's output, unless it would save nothing. stats: their bytes, as they are kept."""
         again = norm.for_recompute(kernel, operands, stats.view(torch.float64))
         if again is None:
             return

@@ -65,6 +65,10 @@ def _not_ready(*arguments: Any) -> int:
     return 0
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
 # as much as a small kernel does.
 #
@@ -72,9 +76,12 @@ def _not_ready(*arguments: Any) -> int:
 #     take them; else 0. They are plain tensors on the CPU: input (N, C, *) not empty, residual of its sizes and dtype,
 #     the others (C,) of fitting dtypes, or None.
 # rows_ready(input, width, weight, bias): the same for rows of `width` elements, input (*, width): how many rows.
+# plain_gradient(dy): whether it is a plain tensor with memory and no torch-dispatch mode is active; any other takes
+#     torch's operations.
 # fused_forward, fused_backward: the halves of a torch.autograd.Function (native/autograd.h), for what is ready.
-ready: Callable[..., int] = getattr(_core, "channel_ready", _not_ready)  # TEMP
+ready: Callable[..., int] = getattr(_core, "channel_ready", _not_ready)
 rows_ready: Callable[..., int] = getattr(_core, "rows_ready", _not_ready)
+plain_gradient: Callable[..., bool] = getattr(_core, "plain_gradient", _is_plain)
 fused_forward: Callable[..., Tensor] = getattr(_core, "fused_forward", _absent)
 fused_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "fused_backward", _absent)
 _channel_forward: Callable[..., Any] = getattr(_core, "channel_forward", _absent)
@@ -83,8 +90,6 @@ _channel_statistics: Callable[..., Tensor] = getattr(_core, "channel_statistics"
 _layer_forward: Callable[..., Any] = getattr(_core, "layer_forward", _absent)
 _layer_backward: Callable[..., Any] = getattr(_core, "layer_backward", _absent)
 _move_running: Callable[..., bool | None] = getattr(_core, "move_running", _absent)
-if not hasattr(_core, "fused_forward"):  # TEMP
-    ready = rows_ready = _not_ready  # TEMP
 
 
 def batch_norm_forward(
