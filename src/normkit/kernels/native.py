@@ -67,6 +67,10 @@ def _not_ready(*arguments: Any) -> int:
     return 0
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
 # as much as a small kernel does.
 #
@@ -74,14 +78,14 @@ def _not_ready(*arguments: Any) -> int:
 #     take them; else 0. They are plain tensors on the CPU: input (N, C, *) not empty, residual of its sizes and dtype,
 #     the others (C,) of fitting dtypes, or None.
 # rows_ready(input, width, weight, bias): the same for rows of `width` elements, input (*, width): how many rows.
-# channel_function, channel_gradients, layer_function, layer_gradients: the halves of a torch.autograd.Function
-#     (native/autograd.h), for tensors that are ready.
+# plain_gradient(grad_output): whether it is a plain tensor with memory and no torch-dispatch mode is active; any other
+#     takes torch's operations.
+# fused_forward, fused_backward: the halves of a torch.autograd.Function (native/autograd.h).
 ready: Callable[..., int] = getattr(_core, "channel_ready", _not_ready)
 rows_ready: Callable[..., int] = getattr(_core, "rows_ready", _not_ready)
-channel_function: Callable[..., Tensor] = getattr(_core, "channel_function", _absent)
-channel_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "channel_gradients", _absent)
-layer_function: Callable[..., Tensor] = getattr(_core, "layer_function", _absent)
-layer_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "layer_gradients", _absent)
+plain_gradient: Callable[..., bool] = getattr(_core, "plain_gradient", _is_plain)
+fused_forward: Callable[..., Tensor] = getattr(_core, "fused_forward", _absent)
+fused_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "fused_backward", _absent)
 
 
 def batch_norm_forward(
