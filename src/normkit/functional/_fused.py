@@ -109,10 +109,11 @@ def run_channels(
     activation = call.activation
     if activation.code not in native.FUSED_ACTIVATIONS or on_output is not None:
         return run(call, input, weight, bias, residual)
-    arguments = (input, weight, bias, residual, call, running, groups, training, eps, activation.code, activation.param)
+    kind, code, param = int(groups > 0), activation.code, activation.param
+    arguments = (input, weight, bias, residual, call, running, kind, groups, training, eps, code, param)
     if _needs_graph(input, weight, bias, residual):
-        return _apply_channels(*arguments)
-    return native.channel_function(None, *arguments)
+        return _apply_core(*arguments)
+    return native.fused_forward(None, *arguments)
 
 
 def run_rows(
@@ -121,9 +122,10 @@ def run_rows(
     """The same for rows of `width` elements."""
     if on_output is not None:
         return run(call, input, weight, bias, None)
+    arguments = (input, weight, bias, None, call, None, 2 + rms, width, True, eps, 0, 0.0)
     if _needs_graph(input, weight, bias, None):
-        return _apply_rows(input, weight, bias, call, width, rms, eps)
-    return native.layer_function(None, input, weight, bias, call, width, rms, eps)
+        return _apply_core(*arguments)
+    return native.fused_forward(None, *arguments)
 
 
 def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
@@ -141,7 +143,6 @@ def after(y: Tensor, residual: Tensor | None, activation: Activation) -> Tensor:
 
 
 _is_grad_enabled = torch.is_grad_enabled
-_is_batch = torch._C._functorch.is_legacy_batchedtensor  # what `is_grads_batched=True` makes
 _peek_transform = torch._C._functorch.peek_interpreter_stack
 
 # Told of every output and of what made it while some thread is in normkit.recompute_outputs().
@@ -157,10 +158,13 @@ class Fused(torch.autograd.Function):
         input, weight, bias, residual = of = Operands(*tensors)
         y, stats, bits = call.forward(of, True)
         kept = residual if bits is None and call.activation.code != IDENTITY else None
-        ctx.save_for_backward(input, weight, bias, kept, stats, bits)
+        saved = None if stats is None else stats.view(torch.uint8)
+        ctx.save_for_backward(input, weight, bias, kept, saved, bits)
         ctx.call = call
         if on_output is not None:
             on_output(call, y, stats, *of)
+            if saved is not None:
+                saved.__dict__["statistics"] = stats  # which own the output's recipe
         return y
 
     @staticmethod
@@ -169,51 +173,55 @@ class Fused(torch.autograd.Function):
         if _takes_operations(grad_output):
             return (*_differentiable_backward(ctx, grad_output, ctx.needs_input_grad[:4]), None)
         *tensors, stats, bits = ctx.saved_tensors
-        return (*ctx.call.backward(grad_output, Operands(*tensors), stats, bits, ctx.needs_input_grad[:4]), None)
+        of, needs = Operands(*tensors), ctx.needs_input_grad[:4]
+        return (*ctx.call.backward(grad_output, of, _doubles(stats), bits, needs), None)
 
 
-class FusedChannels(torch.autograd.Function):
-    """The same for the native core's norms of channels: each half is one call of it."""
+class FusedCore(torch.autograd.Function):
+    """The same for tensors that the native core takes as they are: each half is one call of it."""
 
-    forward = staticmethod(native.channel_function)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        if _takes_operations(gradients[0]):
-            return (*_differentiable_backward(ctx, gradients[0], ctx.needs_input_grad[:4]), *(None,) * 7)
-        return native.channel_gradients(ctx, gradients[0])
-
-
-class FusedRows(torch.autograd.Function):
-    """The same for its norms of rows."""
-
-    forward = staticmethod(native.layer_function)
+    forward = staticmethod(native.fused_forward)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        if _takes_operations(gradients[0]):
-            needs = (*ctx.needs_input_grad[:3], False)  # rows have no residual
-            return (*_differentiable_backward(ctx, gradients[0], needs)[:3], *(None,) * 4)
-        return native.layer_gradients(ctx, gradients[0])
+        (grad_output,) = gradients
+        if _takes_operations(grad_output):
+            kind, last, needs = ctx.plan[0], ctx.plan[5], ctx.needs_input_grad[:4]
+            input, *others, _, stats, bits = ctx.saved_tensors
+            if kind < 2 and last:  # the order of the bits, whatever a hook made of the strides
+                input = input.movedim(1, -1).contiguous().movedim(-1, 1)
+            of = Operands(input, *others)
+            return (*composed_backward(ctx.norm, grad_output, of, _doubles(stats), bits, needs), *(None,) * 8)
+        return native.fused_backward(ctx, grad_output)
+
+
+def _doubles(saved: Tensor) -> Tensor:
+    """Statistics (3, *) float64 from their bytes, which a hook on saved tensors may have kept in another dtype."""
+    whole = saved.to(torch.uint8)
+    if whole.dtype != saved.dtype and not torch.equal(whole.to(saved.dtype), saved):
+        raise RuntimeError("a hook on saved tensors changed the statistics: unpack has to give back what was packed")
+    return whole.contiguous().view(torch.float64)
 
 
 # Function.apply first asks whether a torch.func transform is active; no fused kernel is chosen under one.
 _apply = super(torch.autograd.Function, Fused).apply
-_apply_channels = super(torch.autograd.Function, FusedChannels).apply
-_apply_rows = super(torch.autograd.Function, FusedRows).apply
+_apply_core = super(torch.autograd.Function, FusedCore).apply
 
 
 def _takes_operations(grad_output: Tensor) -> bool:
-    """Whether a backward is differentiated in turn, or has a batch of gradients (vmap), which no kernel takes."""
+    """Whether a backward is differentiated in turn, or has a gradient that no kernel takes (a batch, a subclass)."""
     return (
-        _is_grad_enabled() or _is_batch(grad_output) or _peek_transform() is not None or forward_ad._current_level >= 0
+        _is_grad_enabled()
+        or not native.plain_gradient(grad_output)
+        or _peek_transform() is not None
+        or forward_ad._current_level >= 0
     )
 
 
 def _differentiable_backward(ctx: Any, grad_output: Tensor, needs: Needs) -> list[Tensor | None]:
     """Gradients of input, weight, bias and residual by differentiable operations."""
     *tensors, stats, bits = ctx.saved_tensors
-    return composed_backward(ctx.call, grad_output, Operands(*tensors), stats, bits, needs)
+    return composed_backward(ctx.call, grad_output, Operands(*tensors), _doubles(stats), bits, needs)
 
 
 def composed_backward(

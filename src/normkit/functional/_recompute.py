@@ -130,8 +130,8 @@ class _Recipe:
         return call.forward(_fused.Operands(input, *others), False)[0]  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
-        """The statistics, (3, *)."""
-        return self.stats
+        """The statistics' bytes."""
+        return self.stats.view(torch.uint8)
 
 
 class _Output:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Union
 import torch
 from torch import Tensor
 
-from ..kernels import native
+from ..kernels import core, native
 from ..moments import Moments
 from ._choose import is_transformed
 
@@ -118,7 +118,7 @@ def move_native(running: Running, stats: Tensor, count: int) -> None:
 def is_recomputation() -> bool:
     """Whether this forward runs inside a backward, as an activation checkpoint's recomputation does."""
     # Dynamo rejects the call; compiled checkpointing updates once already.
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and core.is_recomputation()
 
 
 def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, *, average: bool) -> None:
