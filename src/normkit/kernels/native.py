@@ -43,7 +43,6 @@ def isa() -> str:
 
 def keep_memory(limit: int) -> None:
     """Let freed large outputs keep at most `limit` bytes for the next ones; 0 keeps none, and torch allocates."""
-    assert _core is not None
     _core.keep_memory(limit)
 
 
