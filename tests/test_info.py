@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from normkit.functional._choose import BACKENDS
 
 import normkit as nk
-from normkit.functional._choose import BACKENDS
 from normkit.info import collect
 
 

@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
-from normkit.functional import _fused, _recompute
+from normkit.functional import _autograd, recompute
 from normkit.kernels import native
 from tests.cases import DTYPES, gaussian, generator
 from tests.kernels.native_isa import needs_native
@@ -32,8 +32,8 @@ FUSED = needs_native  # without the core the choice of paths takes composed oper
 @pytest.fixture(autouse=True)
 def nothing_stays_on() -> Iterator[None]:
     yield
-    assert _fused.on_output is None
-    assert _recompute._local.recorder is None
+    assert _autograd.output_listener is None
+    assert recompute._local.recorder is None
 
 
 def memory(tensor: Tensor) -> StorageWeakRef:
@@ -157,8 +157,8 @@ def test_a_step_is_the_same_step(make: Callable[..., nn.Module], dtype: torch.dt
 def test_each_output_is_made_once_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that two layers wait for, and one that is a residual on the way to another."""
     made: list[Any] = []
-    original = _recompute._Recipe._make
-    monkeypatch.setattr(_recompute._Recipe, "_make", lambda self: made.append(self) or original(self))
+    original = recompute._Recipe._make
+    monkeypatch.setattr(recompute._Recipe, "_make", lambda self: made.append(self) or original(self))
     net = Block(NETS["batch"])
     with nk.recompute_outputs(depth=9):
         loss = net(torch.randn(4, 3, 6, 6)).sum()
@@ -282,7 +282,7 @@ def test_nothing_outlives_the_graph() -> None:
         with nk.recompute_outputs():
             references, loss = graph()
             assert [reference.expired() for reference in references] == [False, True, True]
-            recorder = _recompute._local.recorder
+            recorder = recompute._local.recorder
             assert recorder is not None
             assert len(recorder.recipes) == 1
             del loss

@@ -12,6 +12,7 @@ from torch import Tensor
 from normkit.contract import unit_roundoff
 from normkit.kernels import native
 from tests import cases
+from tests.kernels import flat
 from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_within
 
@@ -46,13 +47,13 @@ def run(
 ) -> tuple[Tensor, Tensor | None, tuple[Any, ...]]:
     needs = (True, True, True, r is not None)
     if groups is None:
-        y, stats, bits = native.batch_norm_forward(x, w, b, r, code, 0.1, EPS, save_for_backward=True)
+        y, stats, bits = flat.batch_norm_forward(x, w, b, r, code, 0.1, EPS, save_for_backward=True)
         kept = None if bits is not None else r
-        found = native.batch_norm_backward(dy, x, w, b, kept, bits, stats, code, 0.1, training=True, needs=needs)
+        found = flat.batch_norm_backward(dy, x, w, b, kept, bits, stats, code, 0.1, training=True, needs=needs)
     else:
-        y, stats, bits = native.group_norm_forward(x, groups, w, b, r, code, 0.1, EPS, save_for_backward=True)
+        y, stats, bits = flat.group_norm_forward(x, groups, w, b, r, code, 0.1, EPS, save_for_backward=True)
         kept = None if bits is not None else r
-        found = native.group_norm_backward(dy, x, groups, w, b, kept, bits, stats, code, 0.1, needs=needs)
+        found = flat.group_norm_backward(dy, x, groups, w, b, kept, bits, stats, code, 0.1, needs=needs)
     return y, bits, found
 
 
@@ -83,31 +84,31 @@ def test_bits_tell_where_the_activation_is_open(isa: str, shape: tuple[int, ...]
     g = cases.generator(3)
     x, r = (cases.LAYOUTS[layout](cases.gaussian(shape, g).float()) for _ in range(2))
     w, b = (t.float() for t in cases.affine(shape[1], g))
-    y, _, bits = native.batch_norm_forward(x, w, b, r, 1, 0.0, EPS, save_for_backward=True)
+    y, _, bits = flat.batch_norm_forward(x, w, b, r, 1, 0.0, EPS, save_for_backward=True)
     assert bits is not None
     assert torch.equal(native.unpack_bits(bits, x), y > 0)
 
 
 def test_relu_lets_nan_through_and_keeps_infinite_gradients_out(isa: str) -> None:
     x, w, b = torch.tensor([[-1.0], [1.0], [3.0]]), torch.ones(1), torch.zeros(1)
-    y, stats, _ = native.batch_norm_forward(x, w, b, None, 1, 0.0, EPS, save_for_backward=True)
+    y, stats, _ = flat.batch_norm_forward(x, w, b, None, 1, 0.0, EPS, save_for_backward=True)
     dy = torch.tensor([[float("inf")], [1.0], [1.0]])  # behind a closed gate
-    dx = native.batch_norm_backward(
+    dx = flat.batch_norm_backward(
         dy, x, w, b, None, None, stats, 1, 0.0, training=True, needs=(True, False, False, False)
     )[0]
     assert dx is not None
     assert dx.isfinite().all()
     bad = torch.tensor([[float("nan")], [1.0], [3.0]])
-    y, _, _ = native.batch_norm_forward(bad, w, b, None, 1, 0.0, EPS, save_for_backward=True)
+    y, _, _ = flat.batch_norm_forward(bad, w, b, None, 1, 0.0, EPS, save_for_backward=True)
     assert y.isnan().all()
 
 
 def test_identity_with_residual_passes_the_gradient_on() -> None:
     g = cases.generator()
     x, r, dy = (cases.gaussian((3, 4, 5), g).float() for _ in range(3))
-    _, stats, bits = native.batch_norm_forward(x, None, None, r, 0, 0.0, EPS, save_for_backward=True)
+    _, stats, bits = flat.batch_norm_forward(x, None, None, r, 0, 0.0, EPS, save_for_backward=True)
     assert bits is None
     needs = (True, False, False, True)
-    dresidual = native.batch_norm_backward(dy, x, None, None, None, None, stats, 0, 0.0, training=True, needs=needs)[3]
+    dresidual = flat.batch_norm_backward(dy, x, None, None, None, None, stats, 0, 0.0, training=True, needs=needs)[3]
     assert dresidual is not None
     assert_same(dresidual, dy)

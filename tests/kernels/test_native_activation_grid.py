@@ -16,6 +16,7 @@ from normkit import _activation as act
 from normkit.contract import roundings_bound, underflow, unit_roundoff
 from normkit.kernels import native
 from normkit.surgery import activations
+from tests.kernels import flat
 from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_within
 
@@ -108,13 +109,13 @@ def run(z: Tensor, code: int, layout: str, residual: bool) -> tuple[Tensor, Tens
     c = x.shape[1]
     x, r = (torch.zeros_like(x), x) if residual else (x, None)
     param = act.resolve(CASES[code][0]).param
-    y, stats, bits = native.batch_norm_inference(
+    y, stats, bits = flat.batch_norm_inference(
         x, torch.zeros(c), torch.ones(c), None, None, r, code, param, 0.0, save_for_backward=True
     )
     assert stats is not None
     kept = None if bits is not None else r
     needs = (True, False, False, residual)
-    dx, _, _, dr = native.batch_norm_backward(
+    dx, _, _, dr = flat.batch_norm_backward(
         torch.ones_like(x), x, None, None, kept, bits, stats, code, param, training=False, needs=needs
     )
     assert dx is not None

@@ -12,6 +12,7 @@ from normkit.reference.batch_norm import batch_norm, batch_norm_backward, channe
 from normkit.reference.group_norm import group_norm
 from normkit.reference.layer_norm import layer_norm, layer_norm_backward
 from tests import cases
+from tests.kernels import flat
 from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_statistics, assert_within
 
@@ -36,8 +37,8 @@ def test_batch_norm_meets_the_contract_in_its_dtype(isa: str, dtype: torch.dtype
         # Parameters are float32 beside halves, as in mixed precision, and of the input's dtype beside float64.
         w, b = (t.to(torch.promote_types(dtype, torch.float32)) for t in cases.affine(shape[1], g))
         x, dy = (cases.LAYOUTS[layout](cases.gaussian(shape, g, 3.0).to(dtype)) for _ in range(2))
-        y, stats, _ = native.batch_norm_forward(x, w, b, None, 0, 0.0, EPS, save_for_backward=True)
-        found = native.batch_norm_backward(
+        y, stats, _ = flat.batch_norm_forward(x, w, b, None, 0, 0.0, EPS, save_for_backward=True)
+        found = flat.batch_norm_backward(
             dy, x, w, b, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
         )
         x64, w64, b64, dy64 = (t.double() for t in (x, w, b, dy))
@@ -64,19 +65,19 @@ def test_row_norms_round_once(isa: str, dtype: torch.dtype, layout: str) -> None
     g, u = cases.generator(), unit_roundoff(dtype)
     x = cases.LAYOUTS[layout](cases.gaussian((3, 18, 5, 7), g, 3.0).to(dtype))
     w, b = (t.to(dtype) for t in cases.affine(18, g))
-    y, _, _ = native.group_norm_forward(x, 6, w, b, None, 0, 0.0, EPS, save_for_backward=True)
+    y, _, _ = flat.group_norm_forward(x, 6, w, b, None, 0, 0.0, EPS, save_for_backward=True)
     xhat, _, _ = group_norm(x.double(), 6, None, None, EPS)
     w64, b64 = per_channel(w.double(), x, 1), per_channel(b.double(), x, 0)
     assert_within(y, xhat * w64 + b64, output_bound(spread(xhat, 3, dtype), w64, b64, u), "group norm")
     rows, dy = (cases.gaussian((37, 50), g, 3.0).to(dtype) for _ in range(2))
     w, b = (t.to(dtype) for t in cases.affine(50, g))
-    y, stats = native.layer_norm_forward(rows, 50, w, b, EPS)
+    y, stats = flat.layer_norm_forward(rows, 50, w, b, EPS)
     assert stats is not None
     xhat, _, var64 = layer_norm(rows.double(), (50,), None, None, EPS)
     assert_within(
         y, xhat * w.double() + b.double(), output_bound(spread(xhat, 3, dtype), w.double(), b.double(), u), "layer norm"
     )
-    dx = native.layer_norm_backward(dy, rows, 50, w, b, stats, needs=(True, False, False))[0]
+    dx = flat.layer_norm_backward(dy, rows, 50, w, b, stats, needs=(True, False, False))[0]
     dx64 = layer_norm_backward(dy.double(), rows.double(), (50,), w.double(), EPS)[0]
     rstd = 1 / (var64 + EPS).sqrt().unsqueeze(-1)
     assert dx is not None
@@ -93,7 +94,7 @@ def through(x: Tensor, weight: float) -> Tensor:
     """weight * x, by a batch norm whose statistics are constants: one product in float32, one rounding."""
     channels = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
     scale = torch.full((x.shape[1],), weight)
-    return native.batch_norm_inference(x, *channels, scale, None, None, 0, 0.0, 0.0, save_for_backward=False)[0]
+    return flat.batch_norm_inference(x, *channels, scale, None, None, 0, 0.0, 0.0, save_for_backward=False)[0]
 
 
 @pytest.mark.parametrize("weight", [1.0, 1.0 + 2.0**-9, 0.3333333, 2.0**-12, 3.0e4])
@@ -112,11 +113,11 @@ def test_parameters_and_their_gradients_may_be_halves(dtype: torch.dtype) -> Non
     g = cases.generator()
     x, dy = (cases.gaussian((6, 5, 4), g).to(dtype) for _ in range(2))
     w, b = (t.to(dtype) for t in cases.affine(5, g))
-    wide = native.batch_norm_forward(x, w.float(), b.float(), None, 1, 0.0, EPS, save_for_backward=True)
-    narrow = native.batch_norm_forward(x, w, b, None, 1, 0.0, EPS, save_for_backward=True)
+    wide = flat.batch_norm_forward(x, w.float(), b.float(), None, 1, 0.0, EPS, save_for_backward=True)
+    narrow = flat.batch_norm_forward(x, w, b, None, 1, 0.0, EPS, save_for_backward=True)
     assert_same(narrow[0], wide[0])
     gradients = [
-        native.batch_norm_backward(
+        flat.batch_norm_backward(
             dy, x, p, q, None, None, wide[1], 1, 0.0, training=True, needs=(True, True, True, False)
         )
         for p, q in ((w, b), (w.float(), b.float()))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .._activation import NONE, Activation, resolve
-from ..functional._running import Held, Running
+from ..functional.running import Running, Update
 
 SMALL_BATCH = ("error", "running")
+Given: TypeAlias = "str | nn.Module | Activation | None"  # an activation given to one call
 
 
 class Norm(nn.Module):
@@ -31,7 +32,10 @@ class Norm(nn.Module):
             return own["weight"], own["bias"]
         return self.weight, self.bias  # parametrized, pruned, or set as plain attributes
 
-    def _resolved_activation(self) -> Activation:
+    def _resolved_activation(self, given: Given = None) -> Activation:
+        """The activation of a call: the one given to it, else the layer's own."""
+        if given is not None:
+            return resolve(given)
         return NONE if self.activation is None else resolve(self.activation)
 
     def extra_repr(self) -> str:
@@ -59,7 +63,7 @@ class TrackedNorm(Norm):
     momentum: float | None
     track_running_stats: bool
     # what normkit.deferred_statistics holds back, or None
-    _deferred: list[Held] | None = None
+    _deferred: list[Update] | None = None
 
     def _widen_statistics(self) -> None:
         for name, buffer in self._statistics().items():

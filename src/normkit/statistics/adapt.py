@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _shapes
-from ..functional._running import is_recomputation
+from ..functional.running import is_recomputation
 from ..moments import accumulator_dtype
 from ..surgery.select import Selector
 from .measure import Sample, measure

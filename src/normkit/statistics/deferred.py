@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from ..functional import _running
-from ..functional._running import Held, Running
+from ..functional import running as _running
+from ..functional.running import Running, Update
 from ..nn._base import TrackedNorm
 
 
@@ -43,7 +43,7 @@ def deferred_statistics(model: nn.Module) -> Iterator[None]:
     layers = [layer for layer in _tracked(model) if layer._deferred is None]
     for layer in layers:
         layer._deferred = []
-    held: list[tuple[TrackedNorm, list[Held]]] = []
+    held: list[tuple[TrackedNorm, list[Update]]] = []
     try:
         yield
         held = [(layer, layer._deferred or []) for layer in layers]
@@ -73,7 +73,7 @@ def _tracked(model: nn.Module) -> list[TrackedNorm]:
     return found
 
 
-def _move(layer: TrackedNorm, batches: list[Held]) -> None:
+def _move(layer: TrackedNorm, batches: list[Update]) -> None:
     mean, var = layer.running_mean, layer.running_var
     if mean is None or var is None or not batches:
         return
@@ -87,4 +87,4 @@ def _move(layer: TrackedNorm, batches: list[Held]) -> None:
     for batch in finite[1:]:
         merged = merged.merge(batch)
     running = Running(mean, var, layer.num_batches_tracked, layer.momentum)
-    _running.move_held(running, merged)
+    _running.apply_update(running, merged)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from .. import _shapes
 from .._activation import NONE
-from ..functional._choose import choose
+from .._operands import Operands
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.choose import choose
 from ..kernels import native
 from ..moments import Moments
 
@@ -48,10 +50,9 @@ def measure_batch(x: Tensor, mask: Tensor | None = None) -> Sample:
     if mask is not None:
         x = real_values(x, mask)
     count = _shapes.values_per_channel(x.shape)
-    if choose("batch_norm", x, NONE, None)[0] != "native" or count == 0:
+    if count == 0 or choose(BatchNormSpec(NONE, None, True, 1.0), Operands(x))[0] != "native":
         return Sample.of(Moments.of(x, _shapes.batch_dims(x.dim())))
-    _, stats, _ = native.batch_norm_forward(x, None, None, None, NONE.code, 0.0, 1.0, save_for_backward=False)
-    return Sample(count, stats)
+    return Sample(count, native.batch_norm_statistics(x))
 
 
 def measure_instances(x: Tensor, mask: Tensor | None = None) -> Sample:

@@ -19,11 +19,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .. import _shapes
 from .._activation import NONE, Activation
-from ..functional._choose import choose
-from ..functional._fused import after
-from ..functional._running import Running
-from ..functional.batch_norm import apply, verify
-from ..kernels import native
+from .._operands import Operands
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.choose import choose
+from ..functional.road import run
+from ..functional.running import Running
+from ..kernels import composed, native
 from ..moments import Moments
 from ..nn._base import TrackedNorm
 from .measure import Sample
@@ -102,16 +103,16 @@ def by_own_statistics(
     layer._check_input_dim(input)
     weight, bias = layer.weight, layer.bias
     activation = layer._resolved_activation() if isinstance(layer, TrackedNorm) else NONE
-    verify(input, None, weight, bias, True, layer.eps, residual)
-    if choose("batch_norm", input, activation, None, (residual, weight, bias))[0] != "native":
+    norm = BatchNormSpec(activation, None, True, layer.eps)
+    _, operands = norm.verified(Operands(input, weight, bias, residual))
+    if choose(norm, operands)[0] != "native":
         y, moments = _by_any_path(layer, input, residual, activation)
         return y, Sample.of(moments)
-    fused = activation.code in native.FUSED_ACTIVATIONS
-    y, stats, _ = native.batch_norm_forward(
-        input, weight, bias, residual if fused else None, activation.code if fused else NONE.code, activation.param,
-        layer.eps, save_for_backward=False,
-    )  # fmt: skip
-    return y if fused else after(y, residual, activation), Sample(_shapes.values_per_channel(input.shape), stats)
+    fused = norm.is_fused(native, operands)
+    given = operands if fused else operands._replace(residual=None)
+    y, saved = native.batch_norm_forward(given, activation if fused else NONE, layer.eps, save=False)
+    y = y if fused else composed.add_and_activate(y, operands, activation)
+    return y, Sample(_shapes.values_per_channel(input.shape), saved.stats)
 
 
 def _by_any_path(
@@ -119,7 +120,7 @@ def _by_any_path(
 ) -> tuple[Tensor, Moments]:
     seen: list[Moments] = []
     running = Running(*statistics(layer), None, layer.momentum, seen)
-    y = apply(input, running, layer.weight, layer.bias, True, layer.eps, residual=residual, activation=activation)
+    y = run(BatchNormSpec(activation, running, True, layer.eps), input, layer.weight, layer.bias, residual)
     return y, seen[0] if seen else Moments.of(input, _shapes.batch_dims(input.dim()))
 
 

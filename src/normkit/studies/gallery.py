@@ -45,7 +45,7 @@ class Row:
 def folder() -> Path:
     """Where the scripts lie: beside the installed package, or in the source tree this package runs from."""
     package = Path(__file__).resolve().parents[1]
-    places = [package / "defects", package.parents[1] / "examples" / "defects", Path("examples/defects")]
+    places = [package / "defects", package.parents[1] / "examples" / "defects"]  # never the current folder: it is run
     for place in places:
         if any(place.glob("[0-9]*.py")):
             return place

@@ -37,7 +37,7 @@ def plan(preset: Preset) -> list[Params]:
     return [
         {"batch": batch, "steps": steps, "rate": RATE, "seed": seed, "data": preset.data}
         for batch in BATCHES
-        for seed in range(preset.seeds)
+        for seed in preset.seed_range()
     ]
 
 
@@ -202,6 +202,7 @@ STUDY = Study(
     "farther from sequential ones when measured in batches of 2 than in batches of 500; sequential ones do not depend "
     "on it (to 1e-4 standard deviations).",
     papers=("Wu & Johnson 2021, arXiv:2105.07576", "Ioffe & Szegedy 2015, arXiv:1502.03167"),
+    seconds=(2.5, 10.0),
     plan=plan,
     run=run,
     judge=judge,

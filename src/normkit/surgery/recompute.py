@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..functional._choose import is_exporting, is_transformed
-from ..functional._recompute import recompute_outputs
+from ..functional.choose import is_exporting, is_transformed
+from ..functional.recompute import recompute_outputs
 
 _HANDLES = "_normkit_recompute"
 

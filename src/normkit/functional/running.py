@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..kernels import native
 from ..moments import Moments
-from ._choose import is_transformed
+from .choose import is_transformed
 
-Held = Union[Moments, "Averages"]  # what a batch moves the running statistics by
+Update = Union[Moments, "Averages"]  # what a batch moves the running statistics by
 
 
 class Averages(NamedTuple):
@@ -59,7 +59,7 @@ class Running(NamedTuple):
     var: Tensor
     batches: Tensor | None
     momentum: float | None
-    deferred: list[Any] | None = None  # of Held; a list of Moments alone is welcome too
+    deferred: list[Any] | None = None  # of Update; a list of Moments alone is welcome too
 
 
 def move(running: Running, moments: Moments) -> None:
@@ -69,7 +69,7 @@ def move(running: Running, moments: Moments) -> None:
     if running.deferred is not None:
         running.deferred.append(moments.detach())
         return
-    move_held(running, moments)
+    apply_update(running, moments)
 
 
 def move_by_average(
@@ -78,37 +78,42 @@ def move_by_average(
     """Move by averages over samples (instance norm). mean, unbiased var: (C,); count: values behind each, 2 or more."""
     if is_recomputation():
         return
-    held = Averages(mean.detach(), var.detach(), count, samples)
+    update = Averages(mean.detach(), var.detach(), count, samples)
     if running.deferred is not None:
-        running.deferred.append(held)
+        running.deferred.append(update)
         return
-    move_held(running, held)
+    apply_update(running, update)
 
 
-def move_held(running: Running, held: Held) -> None:
+def apply_update(running: Running, update: Update) -> None:
     """Move by what a batch, or several merged, left."""
-    if isinstance(held, Averages):
-        _apply(running, held.mean, held.var, held.values, average=True)
+    if isinstance(update, Averages):
+        _apply(running, update.mean, update.var, update.values, update.samples)
     else:
-        _apply(running, held.mean.detach(), held.m2.detach(), held.count, average=False)
+        _apply(running, update.mean.detach(), update.m2.detach(), update.count, None)
 
 
-def is_finite(held: Held, dtype: torch.dtype) -> bool:
+def is_finite(update: Update, dtype: torch.dtype) -> bool:
     """Whether what a batch left is finite in the buffers' dtype; reads the values."""
-    if isinstance(held, Averages):
-        var = held.var
+    if isinstance(update, Averages):
+        var = update.var
     else:
-        count = torch.as_tensor(held.count, device=held.m2.device)
-        var = held.m2 / (count - 1).clamp(min=1)
-    return bool((held.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
+        count = torch.as_tensor(update.count, device=update.m2.device)
+        var = update.m2 / (count - 1).clamp(min=1)
+    return bool((update.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
 
 
-def move_native(running: Running, stats: Tensor, count: int) -> None:
-    """Move by a native kernel's statistics. stats: (3, C) float64: mean, biased variance, rstd."""
+def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
+    """Move by a kernel's statistics, in one call of the core where it takes these buffers.
+
+    stats: (3, C) float64: mean, biased variance; a last row is not read.
+    """
     if count < 2 or is_recomputation():
         return
     mean, var, batches, momentum, deferred = running
-    moved = None if deferred is not None else native.move_running(stats, count, mean, var, batches, momentum)
+    moved = None
+    if deferred is None and native.available():
+        moved = native.move_running(stats, count, mean, var, batches, momentum)
     if moved is None:
         move(running, Moments(count, stats[0], stats[1] * count))
     elif not moved:
@@ -121,10 +126,11 @@ def is_recomputation() -> bool:
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, *, average: bool) -> None:
+def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, samples: int | Tensor | None) -> None:
+    """spread: m2 of a batch's moments (samples None), or the unbiased variance averaged over `samples`."""
     if isinstance(count, int) and count < 2:
         return
-    arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, average)
+    arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
         if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
@@ -135,19 +141,13 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
 
 @torch.no_grad()
 def _write(
-    running_mean: Tensor,
-    running_var: Tensor,
-    batches: Tensor | None,
-    mean: Tensor,
-    spread: Tensor,
-    count: int | Tensor,
-    momentum: float | None,
-    average: bool,
-) -> Tensor:
+    running_mean: Tensor, running_var: Tensor, batches: Tensor | None, mean: Tensor, spread: Tensor,
+    count: int | Tensor, momentum: float | None, samples: int | Tensor | None,
+) -> Tensor:  # fmt: skip
     """Write the buffers unless the batch is unfit; returns whether it was finite. Leading axes: a batch of buffers."""
     if isinstance(count, Tensor) and count.dim():
         count = count.amax(-1, keepdim=True)  # the mask does not tell channels apart
-    var = spread if average else spread / (count - 1)
+    var = spread / (count - 1) if samples is None else spread
     finite = (mean.to(running_mean.dtype).isfinite() & var.to(running_var.dtype).isfinite()).all(-1)
     enough = count >= 2 if isinstance(count, Tensor) else torch.ones_like(finite)
     if enough.dim() > finite.dim():
@@ -197,22 +197,25 @@ class _Move(torch.autograd.Function):
                 return value
             return value.expand(size, *value.shape) if axis is None else value.movedim(axis, 0)
 
-        momentum, average = arguments[6], arguments[7]
+        momentum, samples = arguments[6], front(7)
         mean, spread, count = front(3), front(4), front(5)
         if in_dims[0] is not None:
             batches = front(2)
             if isinstance(count, Tensor) and count.dim() == 1:
                 count = count.unsqueeze(-1)
-            return _Move.apply(front(0), front(1), batches, mean, spread, count, momentum, average), 0
-        if average:
-            mean, spread = mean.mean(0), spread.mean(0)
+            return _Move.apply(front(0), front(1), batches, mean, spread, count, momentum, samples), 0
+        if samples is not None:
+            each = torch.as_tensor(samples, device=mean.device).expand(size, *mean.shape[1:]).to(mean.dtype)
+            samples = each.sum(0)
+            share = each / samples.clamp(min=1)  # a sample without a countable value weighs nothing
+            mean, spread = (mean * share).sum(0), (spread * share).sum(0)
             count = count.amax(0) if isinstance(count, Tensor) else count
         else:
             if isinstance(count, Tensor):
                 count = count.reshape(size, *[1] * (mean.dim() - 1))
             merged = Moments(count, mean, spread).merge_along(0)
             mean, spread, count = merged.mean, merged.m2, merged.count
-        return _Move.apply(*arguments[:3], mean, spread, count, momentum, average), None
+        return _Move.apply(*arguments[:3], mean, spread, count, momentum, samples), None
 
 
 def warn_not_finite() -> None:

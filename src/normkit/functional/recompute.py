@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 from weakref import WeakValueDictionary, ref
 
@@ -26,9 +27,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
-from . import _fused
+from .._operands import Operands
+from . import _autograd
+from .spec import NormSpec
 
-Held = Callable[[], Tensor]  # what autograd keeps: calling it gives the tensor
+Keeper = Callable[[], Tensor]  # what autograd keeps: calling it gives the tensor
 
 _MODIFIED = (
     "one of the variables needed for gradient computation has been modified by an inplace operation: "
@@ -90,18 +93,23 @@ class _Kept:
 
 
 class _Recipe:
-    """How one norm's output is made. sources: input, weight, bias and residual, as they are held; stats: (3, *).
+    """How one norm's output is made. sources: the operands, stats: int64 (3, *): as they are kept.
 
     An output that is made on the way to another, or for one of several layers behind it, stays until the last layer
     that waits for it has it: each is made once a backward, while the layers after it have given up what they kept.
     """
 
-    __slots__ = ("__weakref__", "address", "call", "depth", "made", "output", "sources", "stats", "version", "waiting")
+    __slots__ = ("__weakref__", "address", "depth", "made", "make", "output", "sources", "stats", "version", "waiting")
 
     def __init__(
-        self, call: _fused.Call, output: Tensor, stats: Tensor, sources: tuple[Held | None, ...], depth: int
+        self,
+        make: Callable[[Operands], Tensor],
+        output: Tensor,
+        stats: Tensor,
+        sources: list[Keeper | None],
+        depth: int,
     ) -> None:
-        self.call, self.stats, self.sources, self.depth = call, stats.detach(), sources, depth
+        self.make, self.stats, self.sources, self.depth = make, stats.detach(), sources, depth
         self.output, self.version, self.address = ref(output), output._version, _address(output)
         self.waiting = 0  # what is kept of this output and was not asked for yet
         self.made: Tensor | None = None
@@ -123,14 +131,11 @@ class _Recipe:
         return output
 
     def _make(self) -> Tensor:
-        input, *others = (None if source is None else source() for source in self.sources)
-        call = self.call.again(self.stats)
-        assert input is not None
-        assert call is not None
-        return call.forward(_fused.Operands(input, *others), False)[0]  # all detached: no graph is made
+        operands = Operands._make(None if source is None else source() for source in self.sources)
+        return self.make(operands)  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
-        """The statistics, (3, *)."""
+        """The statistics as autograd keeps them: the bits of float64."""
         return self.stats
 
 
@@ -162,13 +167,12 @@ class _Recorder:
         self.recipes: WeakValueDictionary[int, _Recipe] = outer.recipes if outer else WeakValueDictionary()
         self.kept: WeakValueDictionary[int, _Kept] = outer.kept if outer else WeakValueDictionary()
 
-    def record(
-        self, call: _fused.Call, output: Tensor, stats: Tensor, input: Tensor, weight: Tensor | None,
-        bias: Tensor | None, residual: Tensor | None,
-    ) -> None:  # fmt: skip
-        """Make the recipe of a norm's output, unless it would save nothing."""
-        if call.again(stats) is None:
+    def record(self, norm: NormSpec, kernel: ModuleType, output: Tensor, stats: Tensor, operands: Operands) -> None:
+        """Make the recipe of a norm's output, unless it would save nothing. stats: as autograd keeps them, int64."""
+        again = norm.for_recompute(kernel, operands, stats.view(torch.float64))
+        if again is None:
             return
+        input, residual = operands.input, operands.residual
         of_input = self._recipe_of(input)
         of_residual = None if residual is None else self._recipe_of(residual)
         if residual is not None and of_residual is None and not self._is_kept(residual):
@@ -176,12 +180,13 @@ class _Recorder:
         depth = 1 + max(0 if found is None else found.depth for found in (of_input, of_residual))
         if depth > self.depth or not _address(output):
             return
-        sources = (_source(input, of_input), _source(weight), _source(bias), _source(residual, of_residual))
-        recipe = _Recipe(call, output, stats, sources, depth)
+        recipes = (of_input, None, None, of_residual, None)  # of the operands
+        sources = [_source(tensor, recipe) for tensor, recipe in zip(operands, recipes, strict=True)]
+        recipe = _Recipe(lambda given: again.forward(kernel, given, False)[0], output, stats, sources, depth)
         # the statistics own it until they are kept; nobody does if that never happens
         stats.__dict__["recipe"], self.newest = recipe, ref(recipe)
 
-    def pack(self, tensor: Tensor) -> Held:
+    def pack(self, tensor: Tensor) -> Keeper:
         """What autograd keeps for `tensor`."""
         if tensor.is_leaf:  # parameters, statistics, bits
             newest = None if self.newest is None else self.newest()
@@ -207,7 +212,7 @@ class _Recorder:
         return kept is not None and kept.version == kept.tensor._version == tensor._version
 
 
-def _source(tensor: Tensor | None, recipe: _Recipe | None = None) -> Held | None:
+def _source(tensor: Tensor | None, recipe: _Recipe | None) -> Keeper | None:
     """How a recipe holds one of its tensors."""
     if tensor is None or recipe is None:
         return None if tensor is None else _Kept(tensor)
@@ -226,7 +231,7 @@ def _place(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], int]:
     return tensor.size(), tensor.stride(), int(tensor.storage_offset())
 
 
-def _unpack(held: Held) -> Tensor:
+def _unpack(held: Keeper) -> Tensor:
     return held()
 
 
@@ -246,7 +251,7 @@ def _listen(more: int) -> None:
     global _listeners
     with _lock:
         _listeners += more
-        _fused.on_output = _record if _listeners else None
+        _autograd.output_listener = _record if _listeners else None
 
 
 def _record(*arguments: Any) -> None:

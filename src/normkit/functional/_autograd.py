@@ -1,0 +1,171 @@
+"""The autograd of fused kernels.
+
+A kernel's backward serves first derivatives. Where a backward is differentiated in turn, transformed, or given a
+gradient that is no plain tensor, the composed operations are differentiated instead, so derivatives of every order are
+right. Saved: the operands, the statistics, and for a residual either one bit per element (activations whose slope
+depends on the sign alone) or the residual itself (smooth activations).
+
+Rule: statistics go through autograd as their bits, int64. Hooks on saved tensors may compress floating-point values (to
+bfloat16, say), and then inputs lose digits; statistics read as another type would be memory read wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._activation import IDENTITY, NONE
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import native
+from .running import Running
+from .spec import NormSpec
+
+BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
+
+# Told of every output and of what made it while some thread is in normkit.recompute_outputs().
+output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
+
+_is_grad_enabled = torch.is_grad_enabled
+_is_batch = torch._C._functorch.is_legacy_batchedtensor  # what `is_grads_batched=True` makes
+_peek_transform = torch._C._functorch.peek_interpreter_stack
+_count_modes = torch._C._len_torch_dispatch_stack
+
+
+class Fused(torch.autograd.Function):
+    """A kernel's two halves, called from Python: for every kernel and norm."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, norm, kernel = arguments
+        operands = Operands(*tensors)
+        y, saved = norm.forward(kernel, operands, True)
+        assert saved is not None
+        kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
+        stats = saved.stats.view(torch.int64)
+        ctx.save_for_backward(*operands._replace(residual=kept), stats, saved.bits)
+        ctx.norm, ctx.kernel = norm, kernel
+        if output_listener is not None:
+            output_listener(norm, kernel, y, stats, operands)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
+        operands, saved = _unpacked(ctx.saved_tensors)
+        if _takes_operations(dy):
+            return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
+        return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
+
+
+class InCore(torch.autograd.Function):
+    """The same for calls that are ready, each half one call of the core: through `Fused` a small norm takes half as
+    long again ((16, 8), forward and backward: 40 us against 52)."""
+
+    forward = staticmethod(native.fused_forward)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        if _takes_operations(gradients[0]):
+            operands, saved = _unpacked(ctx.saved_tensors)
+            needs = Needs(*ctx.needs_input_grad[:4])
+            return (*composed_backward(ctx.norm, native, gradients[0], operands, saved, needs), *(None,) * 8)
+        return native.fused_backward(ctx, gradients[0])
+
+
+# Function.apply first asks whether a torch.func transform is active; no kernel is chosen under one.
+_apply = super(torch.autograd.Function, Fused).apply
+_apply_in_core = super(torch.autograd.Function, InCore).apply
+
+
+def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+    """The norm on a kernel, under autograd where a gradient is wanted."""
+    if _needs_graph(*operands[:4]):
+        return _apply(*operands, norm, kernel)
+    return norm.forward(kernel, operands, False)[0]
+
+
+def apply_in_core(  # flat: twelve arguments, those of the core's one call; to pack them would cost a microsecond
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, norm: NormSpec,
+    running: Running | None, kind: int, size: int, training: bool, eps: float, code: int, param: float,
+) -> Tensor:  # fmt: skip
+    """The same for a call that is ready. size: the number of groups, or the width of the rows."""
+    arguments = (input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
+    if _needs_graph(input, weight, bias, residual):
+        return _apply_in_core(*arguments)
+    return native.fused_forward(None, *arguments)
+
+
+def is_listening() -> bool:
+    """Whether outputs have to be told of, which only `Fused` does."""
+    return output_listener is not None
+
+
+def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    return _is_grad_enabled() and (
+        input.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    )
+
+
+def _unpacked(tensors: tuple[Any, ...]) -> tuple[Operands, Saved]:
+    """The operands, and what was saved beside them."""
+    *operands, stats, bits = tensors
+    if stats.dtype != torch.int64:
+        raise RuntimeError(
+            f"a hook on saved tensors gave a norm's statistics back as {stats.dtype}: they are saved as torch.int64, "
+            "the bits of float64, and have to come back so; let the hook leave integers alone"
+        )
+    return Operands(*operands), Saved(stats.view(torch.float64), bits)
+
+
+def _takes_operations(dy: Tensor) -> bool:
+    """Whether a backward is differentiated in turn, or its gradient is nothing that a kernel takes.
+
+    A batch of gradients (vmap), a subclass, a dispatch mode that has tensors without memory, torch's tensor of zeros.
+    """
+    return (
+        _is_grad_enabled()
+        or type(dy) is not Tensor
+        or _is_batch(dy)
+        or _peek_transform() is not None
+        or forward_ad._current_level >= 0
+        or _count_modes() > 0
+        or dy._is_zerotensor()
+    )
+
+
+def composed_backward(
+    norm: NormSpec, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs
+) -> Gradients:
+    """The first derivative by operations: the composed forward, differentiated; with a graph where one is wanted."""
+    activation, dresidual, create_graph = norm.activation, None, torch.is_grad_enabled()
+    if operands.mask is not None:
+        dy = torch.where(operands.mask, dy, 0)
+    if saved.bits is not None:
+        # What is known of the activation's input is its sign, and the slope is locally constant.
+        positive = kernel.unpack_bits(saved.bits, operands.input)
+        dy = torch.where(positive, dy, activation.param * dy)
+        norm = replace(norm, activation=NONE)
+    if norm.activation.code == IDENTITY:
+        dresidual = dy
+    with torch.enable_grad():
+        # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
+        # weight of a layer called twice), the way between them is no part of this derivative.
+        operands = Operands._make(None if tensor is None else tensor.view_as(tensor) for tensor in operands)
+        y = norm.composed(operands, saved.stats)
+        wanted = [i for i, needed in enumerate(needs) if needed and operands[i] is not None]
+        found = torch.autograd.grad(
+            y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
+        ) if wanted else ()  # fmt: skip
+    gradients: list[Tensor | None] = [None, None, None, dresidual if needs.residual else None]
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    return Gradients(*gradients)
