@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from normkit.functional._choose import BACKENDS
+from normkit.functional.choose import BACKENDS
 
 import normkit as nk
 from normkit.info import collect
