@@ -12,11 +12,12 @@ NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake nativ
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# torch comes first and pinned: an unpinned torch pulls gigabytes of CUDA.
-$(VENV)/.torch: constraints.txt
+# Everything but torch is checked against its hash; what comes after finds it installed. pip takes no hashes in
+# constraints beside an editable install. torch is pinned: an unpinned torch pulls gigabytes of CUDA.
+$(VENV)/.torch: constraints.txt requirements-hashed.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 \
-	    scikit-build-core nanobind ninja cmake
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-hashed.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)

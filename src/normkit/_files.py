@@ -47,6 +47,7 @@ def update(path: Path, make: Callable[[], str]) -> None:
         UsageError: it cannot be written, and still holds what it held.
     """
     try:
+        _verify(path)
         with _locked(path):
             _verify(path)
             content = make().encode()
@@ -62,8 +63,9 @@ def update(path: Path, make: Callable[[], str]) -> None:
 def prepare(path: Path) -> None:
     """Make the folder of `path`. OSError now where `update` would fail later."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _verify(path)
     with _locked(path):
-        _verify(path)
+        pass
 
 
 def reason(error: OSError) -> str:
@@ -88,7 +90,7 @@ def _verify_plain(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        text = f"{path.name} is {kind(mode)}, expected a plain file or none: move it away or name another place"
+        text = f"{path.name or path} is {kind(mode)}, expected a plain file or none: move it away or name another place"
         raise OSError(errno.EINVAL, text)
 
 

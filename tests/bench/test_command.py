@@ -57,7 +57,7 @@ def test_a_file_of_something_else_is_left_alone(text: str, tmp_path: Path, capsy
 
 def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "f.json"):
+    for path in (tmp_path, tmp_path / "file" / "f.json", "", ".", "..", "/"):
         assert run("--json", str(path)) == 2
         assert "--json must be a file that can be written" in capsys.readouterr().err
 
