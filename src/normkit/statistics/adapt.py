@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from ..functional._running import is_recomputation
+from ..model.select import Selector
 from ..moments import accumulator_dtype
-from ..surgery.select import Selector
 from .measure import Sample, measure
 from .observe import arguments, replaced, under
 from .tally import Tally

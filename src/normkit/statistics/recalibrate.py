@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
-from ..surgery.select import Selector
+from ..model.select import Selector
 from . import batches as feeding
 from .distance import distance
 from .passes import Job, layer_by_layer, one_pass

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..surgery.select import Selector, matches
+from ..model.select import Selector, matches
 
 IN_EVAL_MODE = "in eval mode while the model is in train mode"
 

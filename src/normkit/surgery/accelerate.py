@@ -15,18 +15,18 @@ from typing import Any
 
 from torch import nn
 
-from ..dataflow import Flow, observe
+from ..model.dataflow import Flow, observe
+from ..model.families import BATCH_FAMILIES, family
+from ..model.select import Selector, Site, select
+from ..model.swap import hooked, kind, put, working_copy
 from . import activations
 from .block import Block
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
-from .families import BATCH_FAMILIES, family
 from .modes import in_both_modes
 from .pattern import Pattern, only_follows, pattern_of
 from .recompute import add as add_recomputation
-from .select import Selector, Site, select
-from .swap import hooked, kind, put, working_copy
 from .verify import check, outputs_in_both_modes
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}

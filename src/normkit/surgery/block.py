@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..dataflow import Flow
+from ..model.dataflow import Flow
+from ..model.swap import hooked
 from . import activations
 from .addition import norm_and_add
 from .pattern import Pattern
-from .swap import hooked
 from .trace import trace
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import nn as layers
-from .families import BATCH_FAMILIES
+from ..model.families import BATCH_FAMILIES
+from ..model.swap import kind, take_over
 from .source import Source
-from .swap import kind, take_over
 
 Built = tuple[nn.Module, str] | str
 

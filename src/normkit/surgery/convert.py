@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..model.families import family, has_convolution, model_rank
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, parametrized, put, working_copy
 from .build import TARGETS, Built, build
 from .changes import Change, record
-from .families import family, has_convolution, model_rank
 from .probe import structure
-from .select import Selector, Site, select
 from .source import source_of
-from .swap import kind, parametrized, put, working_copy
 from .thaw import remember, thawed
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from ..dataflow import observe
+from ..model.dataflow import observe
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, working_copy
 from .changes import Change, OutputError, record
 from .fold_plan import Plan
-from .select import Selector, Site, select
-from .swap import kind, working_copy
 from .verify import compare, outputs_of
 
 _TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..dataflow import Call, Flow
+from ..model.dataflow import Flow
+from ..model.families import BATCH_FAMILIES, family
+from ..model.recorder import RecordedCall
+from ..model.select import Site
+from ..model.swap import hooked, kind, parametrized, put
 from .affine import Affine, affine_of, border, fold_after, fold_before
-from .families import BATCH_FAMILIES, family
 from .fold_flow import FoldedFlow
 from .probe import Structure, structure, takes_affine
 from .remainder import remainder
-from .select import Site
-from .swap import hooked, kind, parametrized, put
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -81,7 +82,7 @@ class Plan:
         self,
         site: Site,
         shape: Structure,
-        calls: list[Call],
+        calls: list[RecordedCall],
         layers: dict[str, Affine],
         change: Callable[[nn.Module, Affine], None],
         where: str,
@@ -100,7 +101,7 @@ class Plan:
         return kind(rest), f"folded into {', '.join(layers)} {where}"
 
     # -- neighbours -----------------------------------------------------------------------------------------------
-    def _layers_in_front(self, site: Site, calls: list[Call]) -> tuple[list[str], str]:
+    def _layers_in_front(self, site: Site, calls: list[RecordedCall]) -> tuple[list[str], str]:
         found: dict[str, None] = {}
         for call in calls:
             path, producer = self.flow.path_back(call.inputs[0])
@@ -118,7 +119,7 @@ class Plan:
                 return [], f"{name} is shared: another of its outputs goes elsewhere"
         return list(found), ""
 
-    def _fits_after(self, producer: Call, path: list[int]) -> str | None:
+    def _fits_after(self, producer: RecordedCall, path: list[int]) -> str | None:
         name = str(producer.module)
         layer = self.modules[name]
         shapes = [self.flow.value(value).shape for value in path]
@@ -133,7 +134,7 @@ class Plan:
         return takes_affine(layer, self.flow.value(producer.inputs[0]).shape, shapes[0][1], after=True)
 
     def _layers_behind(
-        self, site: Site, shape: Structure, calls: list[Call], affine: Affine
+        self, site: Site, shape: Structure, calls: list[RecordedCall], affine: Affine
     ) -> tuple[dict[str, Affine], str]:
         if shape.activation is not None or any(len(call.inputs) > 1 for call in calls):
             return {}, "the norm has an activation or a residual of its own"
@@ -172,7 +173,7 @@ class Plan:
         reason = takes_affine(layer, seen, int(fitted.scale.numel()), after=False)
         return f"{name}: {at_border}" if at_border else reason or fitted
 
-    def _neighbour_refusal(self, call: Call | None, how: str, value: int) -> str | None:
+    def _neighbour_refusal(self, call: RecordedCall | None, how: str, value: int) -> str | None:
         if call is None:
             return f"{how} an input of the model"
         if call.module is None:
@@ -222,7 +223,7 @@ class Plan:
         return None
 
 
-def _calls_refusal(calls: list[Call]) -> str | None:
+def _calls_refusal(calls: list[RecordedCall]) -> str | None:
     if not calls:
         return "the example inputs do not reach it"
     for call in calls:

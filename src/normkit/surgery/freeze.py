@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..model.families import family
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, put, working_copy
 from .changes import Change, record
 from .convert import Surroundings, apply, successor
-from .families import family
-from .select import Selector, Site, select
-from .swap import kind, put, working_copy
 from .thaw import remembered, thawed
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..model.families import BATCH_FAMILIES, family, rank
 from .affine import Affine, fold_after, fold_before
-from .families import BATCH_FAMILIES, family, rank
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
 _TOLERANCE = 1e-4

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .families import BATCH_FAMILIES, family, rank
+from ..model.families import BATCH_FAMILIES, family, rank
 from .probe import Structure
 
 

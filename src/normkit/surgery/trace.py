@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..dataflow import Call, Flow, random_state, untouched
+from ..model.dataflow import Flow, random_state, untouched
+from ..model.recorder import RecordedCall
 
 # What may hand out the memory of its input.
 _VIEWS = frozenset(
@@ -215,7 +216,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 # -- the trace and the runs -------------------------------------------------------------------------------------------
-def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
+def _compare(flow: Flow, call: RecordedCall, graph: fx.Graph, name: str) -> None:
     """The module calls of the trace must be those of the run, in the same order."""
     seen = [str(c.module) for c in flow.calls_in(call) if c.module is not None]
     prefix = f"{name}." if name else ""
@@ -224,7 +225,7 @@ def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
         raise ValueError("the trace calls other modules than the run")
 
 
-def _refuse_mutation(flow: Flow, call: Call) -> None:
+def _refuse_mutation(flow: Flow, call: RecordedCall) -> None:
     for inner in flow.calls_in(call):
         if inner.module is None and inner.op.endswith("_") and not inner.op.endswith("__") and inner.inputs:
             target = inner.inputs[0]
@@ -235,7 +236,7 @@ def _refuse_mutation(flow: Flow, call: Call) -> None:
                 raise ValueError(f"{inner.op} changes a tensor in place that is read elsewhere")
 
 
-def _refuse_stash(flow: Flow, call: Call) -> None:
+def _refuse_stash(flow: Flow, call: RecordedCall) -> None:
     """A tensor that the forward puts into an attribute, a list, a closure: the trace would not."""
     if any(value in flow.held for inner in flow.calls_in(call) for value in inner.outputs):
         raise ValueError("something still holds a tensor that it makes")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dataflow import call_with, named_leaves, output_name, untouched
+from ..model.dataflow import call_with, untouched
+from ..model.recorder import named_leaves, output_name
 from .changes import OutputError
 from .modes import in_both_modes
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normkit.dataflow import call_with, observe
+from normkit.model.dataflow import call_with, observe
 
 
 class Net(nn.Module):

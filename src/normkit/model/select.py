@@ -14,8 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from ..dataflow import NORM_TYPES
-from .families import family
+from .families import NORM_TYPES, family
 
 Selector: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool] | Iterable[Selector]"
 

@@ -23,21 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
-from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, named_leaves, output_name
-
-__all__ = [
-    "NORM_TYPES",
-    "Call",
-    "Flow",
-    "Value",
-    "call_with",
-    "is_atom",
-    "named_leaves",
-    "observe",
-    "output_name",
-    "random_state",
-    "untouched",
-]
+from .recorder import RecordedCall, Recorder, Value
 
 
 @dataclass(frozen=True)
@@ -49,46 +35,46 @@ class Flow:
     `readers`: value -> functions that read it; `tensors`: id(parameter or buffer) -> its value.
     """
 
-    calls: tuple[Call, ...]
+    calls: tuple[RecordedCall, ...]
     values: tuple[Value, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     output_names: tuple[str, ...]
     held: frozenset[int]
-    readers: Mapping[int, list[Call]]
+    readers: Mapping[int, list[RecordedCall]]
     tensors: Mapping[int, int]
 
-    def atom_of(self, call: Call) -> Call:
+    def atom_of(self, call: RecordedCall) -> RecordedCall:
         """The outermost atom around `call`, or `call` itself."""
         return next((self.calls[index] for index in call.enclosing if self.calls[index].atom), call)
 
-    def calls_in(self, call: Call) -> list[Call]:
+    def calls_in(self, call: RecordedCall) -> list[RecordedCall]:
         """The calls that the forward of a module call makes itself, in order."""
         return [inner for inner in self.calls if inner.enclosing and inner.enclosing[-1] == call.index]
 
-    def calls_of(self, module: str) -> list[Call]:
+    def calls_of(self, module: str) -> list[RecordedCall]:
         """Every call of the module whose first qualified name this is, in order."""
         return self._by_module.get(module, [])
 
     @cached_property
-    def _by_module(self) -> dict[str, list[Call]]:
-        found: dict[str, list[Call]] = {}
+    def _by_module(self) -> dict[str, list[RecordedCall]]:
+        found: dict[str, list[RecordedCall]] = {}
         for call in self.calls:
             if call.module is not None:
                 found.setdefault(call.module, []).append(call)
         return found
 
-    def producer(self, value: int) -> Call | None:
+    def producer(self, value: int) -> RecordedCall | None:
         """The atom or function that made `value`; None for an input of the model, a parameter or a constant."""
         producer = self.values[value].producer
         return None if producer is None else self.atom_of(self.calls[producer])
 
-    def consumers(self, value: int) -> list[Call]:
+    def consumers(self, value: int) -> list[RecordedCall]:
         """The atoms and functions that read `value`, each once, in order."""
         atoms = (self.atom_of(call) for call in self.readers.get(value, ()))
         return list({atom.index: atom for atom in atoms}.values())
 
-    def parameter_consumers(self, parameter: Tensor) -> list[Call]:
+    def parameter_consumers(self, parameter: Tensor) -> list[RecordedCall]:
         """The atoms and functions that read a parameter or buffer of the model."""
         value = self.tensors.get(id(parameter))
         return [] if value is None else self.consumers(value)
@@ -99,7 +85,7 @@ class Flow:
             return "it is an output of the model"
         return "something still holds it after the forward" if value in self.held else None
 
-    def scope(self, call: Call) -> str | None:
+    def scope(self, call: RecordedCall) -> str | None:
         """The qualified name of the module whose forward made the call ("" for the root); None for the root itself."""
         return self.calls[call.enclosing[-1]].module if call.enclosing else None
 

@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import GetAttrKey, tree_flatten_with_path
 from torch.utils.weak import WeakTensorKeyDictionary
 
-NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+from .families import NORM_TYPES
+
 _ATOM_TYPES: tuple[type[nn.Module], ...] = (*NORM_TYPES, nn.modules.conv._ConvNd, nn.Linear)
 
 # Methods that read facts about a tensor and none of its values.
@@ -51,7 +52,7 @@ class Value:
 
 
 @dataclass
-class Call:
+class RecordedCall:
     """One call of a module (`module` is its qualified name) or of a function (`module` is None).
 
     `enclosing`: the module calls around it, outermost first. `inputs`, `outputs`: values. `labels`: the argument names
@@ -78,16 +79,16 @@ def is_atom(module: nn.Module) -> bool:
 
 
 class Recorder:
-    """Turns tensors into values and calls into `Call`s while the model runs."""
+    """Turns tensors into values and calls into `RecordedCall`s while the model runs."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.names: dict[int, str] = {}  # id(module) -> its first qualified name
         for name, module in model.named_modules():
             self.names[id(module)] = name
-        self.calls: list[Call] = []
+        self.calls: list[RecordedCall] = []
         self.values: list[Value] = []
-        self.readers: dict[int, list[Call]] = {}  # value -> the functions that read it
+        self.readers: dict[int, list[RecordedCall]] = {}  # value -> the functions that read it
         self.tensors: dict[int, int] = {}  # id(parameter or buffer) -> its value when the run began
         self.inputs: tuple[int, ...] = ()
         self.outputs: tuple[int, ...] = ()
@@ -140,7 +141,7 @@ class Recorder:
             self.readers.setdefault(value, []).append(call)
         return output
 
-    def _begin(self, op: str, module: nn.Module | None, arguments: Any) -> Call:
+    def _begin(self, op: str, module: nn.Module | None, arguments: Any) -> RecordedCall:
         labels, inputs = [], []
         for path, leaf in named_leaves(arguments):
             if isinstance(leaf, Tensor):
@@ -148,11 +149,11 @@ class Recorder:
                 inputs.append(self.value_of(leaf))
         name = None if module is None else self._name(module)
         atom = module is not None and module is not self.model and is_atom(module)
-        call = Call(len(self.calls), op, name, tuple(self._stack), tuple(inputs), tuple(labels), atom=atom)
+        call = RecordedCall(len(self.calls), op, name, tuple(self._stack), tuple(inputs), tuple(labels), atom=atom)
         self.calls.append(call)
         return call
 
-    def _end(self, call: Call, output: Any) -> None:
+    def _end(self, call: RecordedCall, output: Any) -> None:
         call.outputs = tuple(self.value_of(tensor, call.index) for tensor in _tensors(output))
 
     # -- the run --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import re
 
 from torch import nn
 
-from ..dataflow import NORM_TYPES
+NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 # Families that normalize a channel with statistics over the batch, and so keep running statistics.
 BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
