@@ -4,26 +4,23 @@ Rules:
 - Nothing is guessed from the source: a branch that the run did not take is not in the flow.
 - Questions are answered in atoms (modules without children, convolutions, linears, normalization layers) and in the
   functions outside of them; containers are looked through.
-- The model is given back as it was: buffers, modes, hooks, the random state, also when the run raises.
+- The model is given back as it was (see `restore`), also when the run raises.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
 from .recorder import RecordedCall, Recorder, Value
+from .restore import Restored
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,16 @@ def observe(model: nn.Module, example_inputs: Any) -> Flow:
 
     `example_inputs`: a tensor, a tuple of positional or a dict of keyword arguments; they are cloned first.
     """
+    refuse_lazy(model)
+    with Restored(model) as restored, restored:
+        return flow_of(model, example_inputs)
+
+
+def flow_of(model: nn.Module, example_inputs: Any) -> Flow:
+    """`observe` without giving the model back: the hooks of the recorder stay on it."""
     recorder = Recorder(model)
-    with untouched(model), torch.no_grad():
-        _watched_run(recorder, model, example_inputs)
-        held = recorder.held_after_the_run()
+    _recorded_run(recorder, example_inputs)
+    held = recorder.held_after_the_run()
     return Flow(
         calls=tuple(recorder.calls),
         values=tuple(recorder.values),
@@ -111,18 +114,22 @@ def observe(model: nn.Module, example_inputs: Any) -> Flow:
     )
 
 
-def _watched_run(recorder: Recorder, model: nn.Module, example_inputs: Any) -> None:
+def _recorded_run(recorder: Recorder, example_inputs: Any) -> None:
     """Its own function, so that inputs and outputs are gone when it returns."""
     args, kwargs = _arguments(example_inputs)
-    with recorder.watching():
-        recorder.enter_model((args, kwargs))
-        recorder.leave_model(model(*args, **kwargs))
+    recorder.run(args, kwargs)
 
 
 def call_with(model: nn.Module, example_inputs: Any) -> Any:
     """The model's result on a clone of the example inputs (a forward may work in place on what it is given)."""
     args, kwargs = _arguments(example_inputs)
     return model(*args, **kwargs)
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise RuntimeError where layers have no shape yet: a run would give them one for good."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -139,61 +146,3 @@ def _cloned(leaf: Any) -> Any:
             object.__setattr__(twin, field.name, tree_map(_cloned, getattr(leaf, field.name)))
         return twin
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was: buffers (the same objects, the old values), modes, and the random states.
-
-    Compiled parts run eagerly meanwhile: code that Dynamo wrote calls no module, so no hook would see it. Raises
-    RuntimeError where lazy layers have no shape yet.
-    """
-    owners = list(model.modules())
-    modes = [module.training for module in owners]
-    buffers = [dict(module._buffers) for module in owners]
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
-    saved = {id(b): (b, b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
-    devices = sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})
-    with torch.random.fork_rng(devices), _python_random_state(), _eagerly():
-        try:
-            yield
-        finally:
-            for module, mode, kept in zip(owners, modes, buffers, strict=True):
-                module.training = mode
-                for name, buffer in kept.items():  # one by one: a scripted module's buffers are no dict
-                    if module._buffers[name] is not buffer:
-                        module._buffers[name] = buffer
-            with torch.no_grad():
-                for buffer, values in saved.values():
-                    if not torch.equal(buffer, values):  # torch's batch norm moves no version when it moves a buffer
-                        buffer.copy_(values)
-
-
-def random_state() -> tuple[Any, ...]:
-    """Where the random numbers of Python and NumPy stand; for comparison."""
-    numpy = [part if isinstance(part, (str, int, float)) else part.tobytes() for part in _numpy_state()]
-    return random.getstate(), *numpy
-
-
-@contextmanager
-def _python_random_state() -> Iterator[None]:
-    """Some models draw random numbers from Python or NumPy."""
-    python, numpy = random.getstate(), _numpy_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        if numpy:
-            sys.modules["numpy"].random.set_state(numpy)
-
-
-def _numpy_state() -> tuple[Any, ...]:
-    """Empty where NumPy is not loaded: no model draws from it."""
-    numpy = sys.modules.get("numpy")
-    return () if numpy is None else numpy.random.get_state()
-
-
-def _eagerly() -> AbstractContextManager[Any]:
-    """Without loading Dynamo, where nothing has yet."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -11,8 +11,7 @@ Rules:
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -157,28 +156,20 @@ class Recorder:
         call.outputs = tuple(self.value_of(tensor, call.index) for tensor in _tensors(output))
 
     # -- the run --------------------------------------------------------------------------------------------------
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Hooks on every module and both modes, all gone on leaving."""
-        handles = []
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the model once under hooks on every module, and both modes. Who calls this takes the hooks off again."""
         for module in self.model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks; its operations are seen
-            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+            module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            module.register_forward_hook(self._leave, with_kwargs=True)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             self.tensors[id(tensor)] = self.value_of(tensor)
-        try:
-            with _Dispatches(self), _Functions(self):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with _Dispatches(self), _Functions(self):
+            self.inputs = tuple(self.value_of(tensor) for tensor in _tensors((args, kwargs)))
+            self._note_outputs(self.model(*args, **kwargs))
 
-    def enter_model(self, inputs: Any) -> None:
-        self.inputs = tuple(self.value_of(tensor) for tensor in _tensors(inputs))
-
-    def leave_model(self, output: Any) -> None:
+    def _note_outputs(self, output: Any) -> None:
         leaves = named_leaves(output)
         named = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
         self._opaque = [leaf for _, leaf in leaves if not isinstance(leaf, Tensor)]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
+from ..model.restore import Restored
 from ..model.select import Selector
 from . import batches as feeding
 from .distance import distance
 from .passes import Job, layer_by_layer, one_pass
-from .preserve import preserved
 from .report import LayerReport, Recalibration
 from .tally import NEVER, Tally
 from .targets import Target, find, statistics
@@ -107,7 +107,7 @@ def recalibrate(
     tallies: dict[nn.Module, Tally] = {}
     seen = 0
     if measured:
-        with preserved(model):
+        with Restored(model, evaluating=True) as restored, restored:
             tallies, seen = (layer_by_layer if sequential else one_pass)(job, measured)
     entries = tuple(_write(target, tallies.get(target.layer)) for target in targets)
     _warn_of_skipped(entries)

@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from ..model.dataflow import Flow, observe
+from ..model.dataflow import Flow, flow_of, refuse_lazy
 from ..model.families import BATCH_FAMILIES, family
+from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
 from ..model.swap import hooked, kind, put, working_copy
 from . import activations
@@ -24,7 +25,6 @@ from .block import Block
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
-from .modes import in_both_modes
 from .pattern import Pattern, only_follows, pattern_of
 from .recompute import add as add_recomputation
 from .verify import check, outputs_in_both_modes
@@ -150,8 +150,9 @@ def _fuse(
 
 def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
     """A run in evaluation, and one in training if the model can, be it that a channel has one value only."""
+    refuse_lazy(model)
     with _any_batch(model):
-        return list(in_both_modes(model, lambda: observe(model, example_inputs)).values())
+        return list(in_both_modes(model, lambda: flow_of(model, example_inputs)).values())
 
 
 @contextmanager
