@@ -98,7 +98,7 @@ class Kept:
         """Values too of these tensors, which are about to be written."""
         for tensor in tensors:
             if tensor is not None:
-                self._tensors[id(tensor)] = _Tensor(tensor, True)
+                self._tensors.setdefault(id(tensor), _Tensor(tensor, False)).keep_values()
 
     def give_back(self) -> None:
         errors: list[Exception] = []
@@ -129,8 +129,8 @@ class Kept:
             value = waiting.pop()
             if isinstance(value, Tensor):
                 if id(value) not in self._tensors and not is_lazy(value):
-                    self._tensors[id(value)] = _Tensor(value, values)
-                    waiting.append(self._tensors[id(value)].grad)
+                    self._tensors[id(value)] = kept = _Tensor(value, values)
+                    waiting.append(kept.grad)
             elif (
                 isinstance(value, (*_CONTAINERS, tuple)) and id(value) not in self._containers and id(value) not in seen
             ):
@@ -199,7 +199,13 @@ class _Tensor:
         self.tensor, self.memory, self.version = tensor, tensor.detach(), _version(tensor)
         self.nbytes = tensor.untyped_storage().nbytes() if _is_plain(tensor) else 0
         self.requires_grad, self.grad = tensor.requires_grad, tensor.grad if tensor.is_leaf else None
-        self.values = self.memory.clone() if values and not _is_freed(tensor) else None
+        self.values: Tensor | None = None
+        if values:
+            self.keep_values()
+
+    def keep_values(self) -> None:
+        if self.values is None and not _is_freed(self.tensor):
+            self.values = self.memory.clone()
 
     def give_back(self) -> None:
         tensor = self.tensor

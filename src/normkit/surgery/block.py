@@ -31,10 +31,6 @@ class RewrittenForward:
         """Give the owner this forward, and its replicas of nn.DataParallel, which copy attributes, one of their own."""
         self.owner.__dict__.update(forward=self, _replicate_for_data_parallel=self._replicate)
 
-    def remove(self) -> None:
-        """Give the owner its class's forward back."""
-        del self.owner.__dict__["forward"], self.owner.__dict__["_replicate_for_data_parallel"]
-
     def _replicate(self) -> nn.Module:
         replica = type(self.owner)._replicate_for_data_parallel(self.owner)
         RewrittenForward(replica, self.source, self.names).install()
@@ -160,13 +156,11 @@ class Block:
             raise ValueError(f"the trace calls {relative} {len(nodes)} times")
         return nodes[0]
 
-    def install(self) -> RewrittenForward:
+    def install(self) -> None:
         """Give the module its new forward."""
         self.graph.lint()
         code = self.graph.python_code("self")
-        forward = RewrittenForward(self.module, code.src, dict(code.globals))
-        forward.install()
-        return forward
+        RewrittenForward(self.module, code.src, dict(code.globals)).install()
 
 
 def _idle(module: nn.Module) -> bool:

@@ -15,11 +15,12 @@ from torch.nn.parameter import is_lazy
 from ..model.families import family, has_convolution, model_rank
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, parametrized, put, working_copy
+from ..model.transaction import Transaction
 from .build import TARGETS, Built, build
 from .changes import Change, record
 from .probe import structure
 from .source import source_of
-from .thaw import remember, thawed
+from .thaw import put_away, remember, thawed, waiting_layers
 
 
 def convert(
@@ -62,22 +63,31 @@ def apply(
     """What `convert` and `freeze` have in common."""
     select(model, only, skip)
     model = working_copy(model, inplace)
-    sites = select(model, only, skip)
-    surroundings = Surroundings.of(model)
-    entries = []
-    root: nn.Module = model
-    for site in sites:
-        built = site.refused or successor(site, target, surroundings)
-        if not isinstance(built, str) and site.name == "":
-            if inplace:
-                built = "it is the model itself, which cannot be replaced in place"
-            else:
-                root = built[0]
-        elif not isinstance(built, str):
-            put(model, site.names, built[0])
-        entries.append(entry(operation, site, built))
-    record(root, entries)
-    return root
+    with Transaction(model, *waiting_layers(model)) as change, change:
+        surroundings = Surroundings.of(model)
+        built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip)}
+        change.commit(lambda: _put(model, built, operation))
+    return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
+
+
+def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -> Built:
+    built = site.refused or successor(site, target, surroundings)
+    if inplace and site.name == "" and not isinstance(built, str):
+        return "it is the model itself, which cannot be replaced in place"
+    return built
+
+
+def _put(model: nn.Module, built: dict[Site, Built], operation: str) -> None:
+    root = model
+    for site, new in built.items():
+        if isinstance(new, str):
+            continue
+        if site.name == "":
+            root = new[0]
+        else:
+            put(model, site.names, new[0])
+        put_away(new[0])
+    record(root, [entry(operation, site, new) for site, new in built.items()])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..model.families import BATCH_FAMILIES, family, rank
-from .affine import Affine, fold_after, fold_before
+from .affine import Affine, Weights, fold_after, fold_before
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
 _TOLERANCE = 1e-4
@@ -136,7 +136,7 @@ def _folds(layer: nn.Module, shape: tuple[int, ...], channels: int, after: bool)
         parameter.data.copy_(torch.randn(parameter.shape, generator=random))
     folded = copy.deepcopy(plain)
     affine = Affine(*(torch.rand(channels, generator=random, dtype=torch.float64) + 0.5 for _ in range(2)))
-    (fold_after if after else fold_before)(folded, affine)
+    (fold_after if after else fold_before)(folded, Weights.of(folded), affine).write(folded)
     x = torch.randn(shape, generator=random, dtype=torch.float64)
     with torch.no_grad():
         expected = apply(affine, plain.forward(x)) if after else plain.forward(apply(affine, x))
