@@ -28,13 +28,13 @@ class HeldBack:
     Masking would not do: the kernel gives a signal to any thread of the process, and torch has some.
     """
 
-    def __init__(self) -> None:
-        self._entered = False
+    def __init__(self, holds: bool = True) -> None:
+        self._holds, self._entered = holds and threading.current_thread() is threading.main_thread(), False
         self._handlers: dict[int, Any] = {}
         self._waiting: list[int] = []
 
     def __enter__(self) -> HeldBack:
-        if self._entered and threading.current_thread() is threading.main_thread():
+        if self._entered and self._holds:
             for number in signal.valid_signals():
                 handler = signal.getsignal(number)
                 if callable(handler):
@@ -60,13 +60,14 @@ class Guard:
     `give_back` may be cut short and run again from its start.
     """
 
+    holds_signals = True
     _entries = 0
     _over = False
 
     def __enter__(self: G) -> G:
         self._entries += 1
         if self._entries == 2:
-            with HeldBack() as held, held:
+            with HeldBack(self.holds_signals) as held, held:
                 self.begin()
         return self
 
@@ -74,7 +75,7 @@ class Guard:
         assert self._entries == 2 or error[0] is not None, f"{type(self).__name__} has to be entered twice"
         if self._over:
             return
-        with HeldBack() as held, held:
+        with HeldBack(self.holds_signals) as held, held:
             self.give_back()
             self._over = True
 

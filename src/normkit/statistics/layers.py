@@ -20,20 +20,20 @@ IN_EVAL_MODE = "in eval mode while the model is in train mode"
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
-    """A layer that normalizes by channel, its first qualified name, and why it is left alone (None: it is not)."""
+class Layer:
+    """A layer that normalizes by channel: its first qualified name, and why it is left alone (None: it is not)."""
 
     name: str
-    layer: nn.Module
+    module: nn.Module
     left_alone: str | None
 
     @property
     def per_instance(self) -> bool:
         """Whether the layer averages the statistics of single samples (instance norm)."""
-        return isinstance(self.layer, _InstanceNorm)
+        return isinstance(self.module, _InstanceNorm)
 
 
-def find(model: nn.Module, only: Selector | None = None) -> list[Target]:
+def find(model: nn.Module, only: Selector | None = None) -> list[Layer]:
     """Every batch or instance norm of `model`, each once.
 
     Raises ValueError where `only` selects none of them.
@@ -53,12 +53,12 @@ def find(model: nn.Module, only: Selector | None = None) -> list[Target]:
         )
     trains = _inside_wrappers(model).training
     return [
-        Target(found[0], module, _fixed(module, trains) if chosen[module] else "not selected by only=")
+        Layer(found[0], module, _fixed(module, trains) if chosen[module] else "not selected by only=")
         for module, found in names.items()
     ]
 
 
-def statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def running_statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """(running_mean, running_var) of a layer that has both; (C,) each."""
     mean, var = layer._buffers["running_mean"], layer._buffers["running_var"]
     assert mean is not None
