@@ -14,6 +14,7 @@ from torch import nn
 from ..functional import _running
 from ..functional._running import Held, Running
 from ..model.interrupts import UserBlock
+from ..model.restore import Kept
 from ..model.transaction import Transaction
 from ..nn._base import TrackedNorm
 
@@ -50,18 +51,19 @@ class Deferral(UserBlock, ContextDecorator):
         super().__init__()
         self.model = model
         self._layers: list[TrackedNorm] = []
+        self._kept = Kept()
 
     def begin(self) -> None:
         """Give each layer a list to put its batches on."""
         self._layers = [layer for layer in _tracked(self.model) if layer._deferred is None]
+        self._kept = Kept(*self._layers, only=("_deferred",))
         self.push(self._move)  # runs first on leaving
         for layer in self._layers:
             layer._deferred = []
 
     def leave(self) -> None:
         """Take the lists away."""
-        for layer in self._layers:
-            layer._deferred = None
+        self._kept.give_back()
 
     def _move(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         """Move the statistics of all layers, or of none."""
