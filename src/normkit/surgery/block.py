@@ -12,7 +12,7 @@ from torch import fx, nn
 from ..model.dataflow import Flow
 from ..model.swap import hooked
 from . import activations
-from .addition import norm_and_add
+from .norm_and_add import norm_and_add
 from .pattern import Pattern
 from .trace import trace
 

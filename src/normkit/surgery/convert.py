@@ -18,8 +18,8 @@ from ..model.swap import kind, parametrized, put, working_copy
 from ..model.transaction import Transaction
 from .build import TARGETS, Built, build
 from .changes import Change, record
+from .layer_facts import facts_of
 from .probe import structure
-from .source import source_of
 from .thaw import put_away, remember, thawed, waiting_layers
 
 
@@ -113,7 +113,7 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     shape = structure(norm)
     if isinstance(shape, str):
         return shape
-    built = build(source_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
+    built = build(facts_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
     if not isinstance(built, str) and target == "frozen":
         remember(built[0], norm, surroundings.model)
     return built

@@ -15,8 +15,8 @@ from ..model.swap import hooked, kind, parametrized, put
 from ..model.transaction import Transaction
 from .affine import Affine, Weights, affine_of, border, fold_after, fold_before
 from .fold_flow import FoldedFlow
+from .folded_rest import folded_rest
 from .probe import Structure, structure, takes_affine
-from .remainder import remainder
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
@@ -96,7 +96,7 @@ class Plan:
         for name, affine in layers.items():
             layer = self.modules[name]
             self._weights[name] = fold(layer, self._weights.get(name) or Weights.of(layer), affine)
-        rest = remainder(shape.activation, residual=any(len(call.inputs) > 1 for call in calls))
+        rest = folded_rest(shape.activation, residual=any(len(call.inputs) > 1 for call in calls))
         rest.train(site.module.training)
         self._rests.append((site, rest))
         if isinstance(rest, nn.Identity):

@@ -12,7 +12,7 @@ from .probe import Structure
 
 
 @dataclass(frozen=True)
-class Source:
+class LayerFacts:
     """channels: C. spatial: dimensions after (N, C), None where neither class nor model says. weight, bias: (C,) or
     None."""
 
@@ -46,10 +46,10 @@ class Source:
         return self.family not in ("layer", "rms")
 
 
-def source_of(module: Any, structure: Structure, model_rank: int | None) -> Source:
+def facts_of(module: Any, structure: Structure, model_rank: int | None) -> LayerFacts:
     """Read the layer. model_rank: what the rest of the model suggests where the class is silent (sync, group norm)."""
     kind = str(family(module))
-    return Source(
+    return LayerFacts(
         module=module,
         family=kind,
         channels=_channels(module),
