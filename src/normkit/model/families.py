@@ -11,6 +11,8 @@ import re
 
 from torch import nn
 
+from ..nn._base import Norm
+
 NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 # Families that normalize a channel with statistics over the batch, and so keep running statistics.
@@ -30,6 +32,22 @@ _BY_TYPE: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.LayerNorm, "layer"),
     (nn.RMSNorm, "rms"),
 )
+
+
+def is_ours(module: nn.Module) -> bool:
+    """Whether it is a layer of normkit, or of a subclass."""
+    return isinstance(module, Norm)
+
+
+def author(kind: type) -> str:
+    """Who wrote a class: "normkit", "torch" (torch.nn), or "" for anybody else, whatever it derives from."""
+    where = kind.__module__
+    return "normkit" if where.startswith("normkit.") else "torch" if where.startswith("torch.nn.") else ""
+
+
+def author_of_forward(module: nn.Module) -> str:
+    """Who wrote the forward that the module's class has: "normkit", "torch", or "" for anybody else."""
+    return author(next(base for base in type(module).__mro__ if "forward" in base.__dict__))
 
 
 def family(module: nn.Module) -> str | None:

@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import GetAttrKey, tree_flatten_with_path
+from torch.utils._pytree import SUPPORTED_NODES, GetAttrKey, MappingKey, SequenceKey, _get_node_type
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .families import NORM_TYPES
@@ -224,14 +224,24 @@ def output_name(path: tuple[Any, ...]) -> str:
 
 def named_leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
     """The leaves of a tree of containers, dataclasses among them, and their places."""
-    found: list[tuple[tuple[Any, ...], Any]] = []
-    for path, leaf in tree_flatten_with_path(tree)[0]:
-        if is_dataclass(leaf) and not isinstance(leaf, type):
-            inside = {GetAttrKey(field.name): getattr(leaf, field.name) for field in fields(leaf)}
-            found += [((*path, key, *rest), inner) for key in inside for rest, inner in named_leaves(inside[key])]
-        else:
-            found.append((path, leaf))
-    return found
+    children = _children(tree)
+    if children is None:
+        return [((), tree)]
+    return [((key, *path), leaf) for key, child in children for path, leaf in named_leaves(child)]
+
+
+def _children(tree: Any) -> list[tuple[Any, Any]] | None:
+    """(key, child) of a container; None for a leaf."""
+    handler = SUPPORTED_NODES.get(_get_node_type(tree))
+    if handler is not None and handler.flatten_with_keys_fn is not None:
+        return list(handler.flatten_with_keys_fn(tree)[0])
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return [(GetAttrKey(field.name), getattr(tree, field.name)) for field in fields(tree)]
+    if handler is None:
+        return None
+    parts = handler.flatten_fn(tree)[0]  # registered without keys: a mapping has its own
+    keys = [MappingKey(key) for key in tree] if isinstance(tree, Mapping) else map(SequenceKey, range(len(parts)))
+    return list(zip(keys, parts, strict=True))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -12,6 +12,7 @@ from ..functional._fused import after
 from ..functional._running import Running
 from ..functional.batch_norm import apply, verify
 from ..kernels import native
+from ..model.families import author_of_forward
 from ..moments import Moments
 from ..nn._base import TrackedNorm
 from .layers import running_statistics
@@ -20,11 +21,9 @@ from .sample import Sample
 
 def is_known(layer: nn.Module) -> bool:
     """Whether the layer's forward is torch's or normkit's own batch norm, so that `by_own_statistics` stands for it."""
-    forward = type(layer).forward
     if not isinstance(layer, _BatchNorm) or "forward" in layer.__dict__ or not layer.eps > 0:
         return False
-    torchs = forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-    return torchs or (isinstance(layer, TrackedNorm) and forward.__module__.startswith("normkit.nn."))
+    return author_of_forward(layer) == ("normkit" if isinstance(layer, TrackedNorm) else "torch")
 
 
 def by_own_statistics(

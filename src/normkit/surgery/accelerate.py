@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ..model.dataflow import Flow, flow_of, refuse_lazy
-from ..model.families import BATCH_FAMILIES, family
+from ..model.families import BATCH_FAMILIES, author_of_forward, family, is_ours
 from ..model.restore import Kept, in_both_modes
 from ..model.select import Selector, Site, select
 from ..model.swap import hooked, kind, put, working_copy
@@ -131,7 +131,9 @@ def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
 
     def run() -> Flow:
         for norm in model.modules():
-            if hasattr(norm, "small_batch"):  # ours take one value a channel, as a batch of one image may have
+            if is_ours(norm) and hasattr(
+                norm, "small_batch"
+            ):  # they take one value a channel, as a batch of one image may have
                 norm.__dict__["small_batch"] = "running"
         return flow_of(model, example_inputs)
 
@@ -139,7 +141,7 @@ def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
 
 
 def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
-    if site.refused or not type(norm).__module__.startswith("normkit."):
+    if site.refused or not is_ours(norm) or author_of_forward(norm) != "normkit":
         return "it was not replaced"
     if getattr(norm, "activation", None) is not None:
         return "its activation is in it already"
@@ -226,7 +228,7 @@ def _shown(activation: str | nn.Module | None) -> str:
 
 # -- the record --------------------------------------------------------------------------------------------------------
 def _recomputing(model: nn.Module) -> Change:
-    if not any(type(module).__module__.startswith("normkit.") for module in model.modules()):
+    if not any(map(is_ours, model.modules())):
         return Change(
             "accelerate", "", "kept", kind(model), kind(model), "no output to compute again: no norm is normkit's"
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..model.families import family, has_convolution, model_rank
+from ..model.families import author, family, has_convolution, model_rank
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, parametrized, put, working_copy
 from ..model.transaction import Transaction
@@ -126,16 +126,16 @@ def _refusal(norm: nn.Module, target: str) -> str | None:
     if parametrized(norm):
         return "it has a parametrized weight, which no other layer can take over"
     own = [name for name in (*norm._parameters, *norm._buffers) if name not in _STATE]
-    if own and not type(norm).__module__.startswith("normkit."):
+    if own and author(type(norm)) != "normkit":
         return f"it holds {own[0]} (pruned, or a subclass), which no other layer can take over"
     if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
         return "it is lazy and has no shape yet: run the model once first"
     if norm.__dict__.get("_normkit_takes_residual") and target in ("torch", "layer"):
         return "a rewritten forward gives it a residual, which the target's layer does not take"
-    library = "torch.nn" if target == "torch" else "normkit."
+    library = "torch" if target == "torch" else "normkit"
     families = {"layer": ("layer", "layer2d")}.get(target, (target,))
     same = family(norm) in families or (target == "torch" and family(norm) != "sync")
-    return "it is that already" if same and type(norm).__module__.startswith(library) else None
+    return "it is that already" if same and author(type(norm)) == library else None
 
 
 def entry(operation: str, site: Site, built: Built) -> Change:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.families import BATCH_FAMILIES, family, rank
+from ..model.families import BATCH_FAMILIES, author_of_forward, family, rank
 from .affine import Affine, Weights, fold_after, fold_before
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
@@ -33,12 +33,11 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
 
     modes: the values of `training` for which it must hold.
     """
-    defined_in = next(base for base in type(norm).__mro__ if "forward" in base.__dict__).__module__
     if "forward" in norm.__dict__:
         return "its forward was replaced on the instance"
-    if defined_in.startswith("normkit."):
+    if author_of_forward(norm) == "normkit":
         return Structure(norm.activation)  # type: ignore[arg-type]  # every layer of normkit.nn has it
-    if defined_in.startswith("torch.nn."):
+    if author_of_forward(norm) == "torch":
         return Structure(None)
     try:
         return _probed(norm, modes)
