@@ -8,6 +8,7 @@ that the model gave it. Frozen batch norms, ours and foreign, hold four buffers 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -69,6 +70,16 @@ def rank(module: nn.Module) -> int | None:
         if found:
             return int(found.group(1))
     return None
+
+
+def channels(module: Any) -> int:
+    """How many channels a normalization layer has, C; of a layer over several axes the last one's size."""
+    for name in ("num_features", "num_channels"):
+        if hasattr(module, name):
+            return int(getattr(module, name))
+    if hasattr(module, "normalized_shape"):
+        return int(module.normalized_shape[-1])
+    return int(module.running_mean.numel())
 
 
 def model_rank(model: nn.Module) -> int | None:

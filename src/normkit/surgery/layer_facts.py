@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..model.families import BATCH_FAMILIES, family, rank
+from ..model.families import BATCH_FAMILIES, channels, family, rank
 from .probe import Structure
 
 
@@ -52,7 +52,7 @@ def facts_of(module: Any, structure: Structure, model_rank: int | None) -> Layer
     return LayerFacts(
         module=module,
         family=kind,
-        channels=_channels(module),
+        channels=channels(module),
         spatial=module.__dict__.get("_normkit_spatial") or rank(module) or model_rank,
         eps=module.eps,
         momentum=module.momentum if kind in BATCH_FAMILIES - {"frozen"} else 0.1,
@@ -60,12 +60,3 @@ def facts_of(module: Any, structure: Structure, model_rank: int | None) -> Layer
         bias=getattr(module, "bias", None),
         activation=structure.activation,
     )
-
-
-def _channels(module: Any) -> int:
-    for name in ("num_features", "num_channels"):
-        if hasattr(module, name):
-            return int(getattr(module, name))
-    if hasattr(module, "normalized_shape"):
-        return int(module.normalized_shape[-1])
-    return int(module.running_mean.numel())

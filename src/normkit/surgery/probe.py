@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.families import BATCH_FAMILIES, author_of_forward, family, rank
+from ..model.families import BATCH_FAMILIES, author_of_forward, channels, family, rank
 from .affine import Affine, Weights, fold_after, fold_before
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
@@ -68,8 +68,8 @@ def _prepared(norm: nn.Module, training: bool) -> tuple[Any, Tensor]:
         if tensor.is_floating_point():
             tensor.data.copy_(torch.rand(tensor.shape, generator=random) + 0.5)
     spatial = 2 if rank(norm) is None else rank(norm)
-    channels = next(t.numel() for t in (*probe.parameters(recurse=False), *probe.buffers(recurse=False)))
-    shape = (4, 3, channels) if family(norm) in ("layer", "rms") else (4, channels, *[3] * (spatial or 0))
+    across = family(norm) in ("layer", "rms")
+    shape = (4, 3, *probe.normalized_shape) if across else (4, channels(probe), *[3] * (spatial or 0))
     return probe, torch.randn(shape, generator=random)
 
 
