@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import SUPPORTED_NODES, GetAttrKey, MappingKey, SequenceKey, _get_node_type
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .families import NORM_TYPES
+from .families import NORM_TYPES, is_frozen
 
 _ATOM_TYPES: tuple[type[nn.Module], ...] = (*NORM_TYPES, nn.modules.conv._ConvNd, nn.Linear)
 
@@ -72,9 +72,8 @@ class RecordedCall:
 
 def is_atom(module: nn.Module) -> bool:
     """Whether the module is one step of the flow: no children, or a convolution, linear or normalization layer."""
-    if type(module).__name__.startswith("FrozenBatchNorm"):  # derives from no norm, in any library
-        return True
-    return isinstance(module, _ATOM_TYPES) or next(module.children(), None) is None
+    plain = isinstance(module, _ATOM_TYPES) or next(module.children(), None) is None
+    return plain or is_frozen(module)  # which derives from no norm, in any library
 
 
 class Recorder:

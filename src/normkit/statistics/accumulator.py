@@ -33,6 +33,7 @@ class Accumulator:
     skipped: int | Tensor = 0
     first: int = NEVER  # the layer's place in the order in which layers were first called
     pending: list[Sample] = field(default_factory=list)
+    refusal: str | None = None  # why nothing was taken
 
     @staticmethod
     def empty(channels: int, device: torch.device, average: bool) -> Accumulator:

@@ -19,9 +19,11 @@ from ..model.restore import MODES, Kept
 from ..model.select import Selector
 from ..moments import accumulator_dtype
 from .accumulator import Accumulator
+from .axis import AxisCheck
 from .layers import IN_EVAL_MODE, Layer, find, running_statistics
+from .lent import Lent
 from .sample import Sample, sample
-from .stand_in import FORWARD, Forward, Lent, arguments, put_in
+from .stand_in import FORWARD, Forward, arguments, put_in
 
 
 def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: Selector | None = None) -> Adaptation:
@@ -49,9 +51,9 @@ def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: S
     Returns:
         An :class:`Adaptation`, which can be called like the model.
 
-    Frozen layers are left alone. Samples that a mask hides wholly do not count in n, values under a mask do not count
-    at all. A batch with NaN or Inf, or empty, is normalized by what is known without it. For instance norms t is the
-    average over the samples.
+    Frozen layers are left alone, and modules that share the names of the buffers but do not normalize axis 1. Samples
+    that a mask hides wholly do not count in n, values under a mask do not count at all. A batch with NaN or Inf, or
+    empty, is normalized by what is known without it. For instance norms t is the average over the samples.
 
     Raises:
         ValueError: prior is negative or NaN, `only` selects nothing; with prior=0 one single value per channel.
@@ -111,12 +113,14 @@ class Adaptation(UserBlock):
 
     def _forward(self, layer: Layer) -> Forward:
         """The stand-in of one layer: its own forward under the mixture."""
-        module, own = layer.module, layer.module.forward
+        module, own, check = layer.module, layer.module.forward, AxisCheck(layer.module)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if math.isinf(self.prior):
                 return own(*args, **kwargs)
             x, mask = arguments(module, args, kwargs)
+            if check.refuses(own, x, args, kwargs):
+                return own(*args, **kwargs)
             mean, var = self._mixture(layer, x, mask)
             with Lent(module, mean, var) as lent, lent:
                 return own(*args, **kwargs)

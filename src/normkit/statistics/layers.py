@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ..model.families import is_frozen
 from ..model.select import Selector, matches
 
 IN_EVAL_MODE = "in eval mode while the model is in train mode"
@@ -81,13 +82,15 @@ def _normalizes_channels(module: nn.Module) -> bool:
 
 def _fixed(layer: nn.Module, root_trains: bool) -> str | None:
     """Why a layer's statistics must not move, or None."""
-    if any(base.__name__.startswith(("FrozenBatchNorm", "_FrozenBatchNorm")) for base in type(layer).__mro__):
+    if is_frozen(layer):
         return "frozen"
     mean, var = layer._buffers.get("running_mean"), layer._buffers.get("running_var")
     if mean is None or var is None:
         return "keeps no running statistics"
     if nn.parameter.is_lazy(mean):
         return "not initialized: a lazy layer learns its size from its first forward"
+    if mean.dim() != 1 or mean.shape != var.shape:
+        return f"its running_mean of shape {tuple(mean.shape)} is not one value per channel"
     if getattr(layer, "track_running_stats", True) is False:
         return "track_running_stats is False"
     if root_trains and not layer.training:

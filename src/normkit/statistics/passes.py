@@ -99,6 +99,7 @@ def _merge(job: Job, found: Accumulators, seen: int, failure: BaseException | No
         total = Accumulator.from_tensor(by_rank[0][i], own.average)
         for parts in by_rank[1:]:
             total = total.merge(Accumulator.from_tensor(parts[i], own.average))
+        total.refusal = own.refusal
         merged[module] = total
     return merged, sum(int(parts[0][0]) for parts in by_rank)
 

@@ -155,6 +155,8 @@ def _result(layer: Layer, accumulator: Accumulator | None) -> _Result:
     assert accumulator is not None
     counts = {"values": accumulator.values, "calls": accumulator.calls, "skipped": int(accumulator.skipped)}
     found = accumulator.read()
+    if accumulator.refusal is not None:
+        return _Result(LayerReport(layer.name, kind, "left alone", accumulator.refusal, **counts))
     if accumulator.first == NEVER:
         return _Result(LayerReport(layer.name, kind, "left alone", "not reached by any batch", **counts))
     if found is None:

@@ -1,9 +1,7 @@
 """Stand in for a layer's forward: see its input, and let it normalize by statistics other than its own.
 
 `put_in` puts stand-ins where layers' `forward` is; nothing else of a layer is touched, no hook, no counter, no buffer,
-and who puts them in gives `FORWARD` back (see `model.restore.Kept`). `Lent` lends a layer statistics for one call by
-exchanging the entries of its buffers, so any forward that reads `self.running_mean` and `self.running_var` in
-evaluation works, whoever wrote it.
+and who puts them in gives `FORWARD` back (see `model.restore.Kept`).
 """
 
 from __future__ import annotations
@@ -11,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..model.interrupts import Guard
 from ..nn._base import TrackedNorm
 from .accumulator import Accumulator
+from .axis import AxisCheck
 from .layers import Layer, running_statistics
+from .lent import Lent
 from .own_statistics import by_own_statistics, is_known
 from .sample import Sample, sample
 
@@ -41,52 +39,18 @@ def put_in(forwards: Mapping[nn.Module, Forward]) -> None:
         module.__dict__["forward"] = forward
 
 
-class Lent(Guard):
-    """Inside, the layer is in eval mode and its statistics are these, in the buffers' dtype. Entered twice.
-
-    None, None: it has no statistics, so it normalizes by its input's own and moves nothing.
-    """
-
-    holds_signals = False  # once a call, and what comes back are four assignments
-
-    def __init__(self, module: nn.Module, mean: Tensor | None, var: Tensor | None) -> None:
-        self.module, self.mean, self.var = module, mean, var
-        self.own = module._buffers["running_mean"], module._buffers["running_var"]
-        self.training, self.tracks = module.training, getattr(module, "track_running_stats", None)
-
-    def begin(self) -> None:
-        buffers = self.module._buffers
-        buffers["running_mean"] = self._like(self.mean, self.own[0])
-        buffers["running_var"] = self._like(self.var, self.own[1])
-        self._switch(False, False if self.mean is None else self.tracks)
-
-    def give_back(self) -> None:
-        buffers = self.module._buffers
-        buffers["running_mean"], buffers["running_var"] = self.own
-        self._switch(self.training, self.tracks)
-
-    def _switch(self, training: bool, tracks: Any) -> None:
-        if self.module.training != training:
-            self.module.training = training
-        if self.tracks is not None and self.module.track_running_stats != tracks:
-            self.module.track_running_stats = tracks
-
-    def _like(self, new: Tensor | None, own: Tensor | None) -> Tensor | None:
-        """normkit's kernels take statistics in float64; other forwards get the dtype that they know."""
-        if new is None or own is None:
-            return None
-        return new if isinstance(self.module, TrackedNorm) and new.dtype == torch.float64 else new.to(own)
-
-
 def sampling(layer: Layer, accumulator: Accumulator, order: list[nn.Module]) -> Forward:
     """A stand-in for the layer's forward: under its input's own statistics, which it takes in."""
     module, own = layer.module, layer.module.forward
-    known = is_known(module)
+    known, check = is_known(module), AxisCheck(module)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        x, mask = arguments(module, args, kwargs)
+        if check.refuses(own, x, args, kwargs):
+            accumulator.refusal = check.refusal
+            return own(*args, **kwargs)
         if accumulator.calls == 0:
             order.append(module)
-        x, mask = arguments(module, args, kwargs)
         if layer.per_instance:
             accumulator.add(sample(x, mask, True))
             with Lent(module, None, None) as lent, lent:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.families import eps
+
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd
 _CONVOLUTION = nn.modules.conv._ConvNd
 
@@ -58,7 +60,7 @@ class Weights:
 def affine_of(norm: Any) -> Affine:
     """scale = weight / sqrt(running_var + eps), shift = bias - running_mean * scale."""
     mean, var = wide(norm.running_mean), wide(norm.running_var)
-    scale = (var + norm.eps).rsqrt()
+    scale = (var + eps(norm)).rsqrt()
     if norm.weight is not None:
         scale = scale * wide(norm.weight)
     shift = -mean * scale

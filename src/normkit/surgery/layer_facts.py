@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..model.families import BATCH_FAMILIES, channels, family, rank
+from ..model.families import BATCH_FAMILIES, channels, eps, family, rank
 from .probe import Structure
 
 
@@ -54,7 +54,7 @@ def facts_of(module: Any, structure: Structure, model_rank: int | None) -> Layer
         family=kind,
         channels=channels(module),
         spatial=module.__dict__.get("_normkit_spatial") or rank(module) or model_rank,
-        eps=module.eps,
+        eps=eps(module),
         momentum=module.momentum if kind in BATCH_FAMILIES - {"frozen"} else 0.1,
         weight=module.weight,
         bias=getattr(module, "bias", None),

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.families import BATCH_FAMILIES, author_of_forward, channels, family, rank
+from ..model.families import BATCH_FAMILIES, author_of_forward, channels, eps, family, rank
 from .affine import Affine, Weights, fold_after, fold_before
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
@@ -78,7 +78,8 @@ def _reference(norm: Any, x: Tensor) -> Tensor:
     weight, bias = norm.weight, getattr(norm, "bias", None)
     if kind in BATCH_FAMILIES:
         batch = norm.training and kind != "frozen"
-        return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), weight, bias, batch, 0.1, norm.eps)
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+        return F.batch_norm(x, mean, var, weight, bias, batch, 0.1, eps(norm))
     if kind == "group":
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
     if kind == "layer2d":
