@@ -12,7 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("cli",),
-    ("studies", "bench"),
+    ("studies",),
+    ("bench",),
     ("surgery", "statistics"),
     ("model",),
     ("info", "paths"),
@@ -76,7 +77,7 @@ def test_imports_go_down_only() -> None:
             if other is None or target == "normkit":
                 continue
             same_package = name.split(".")[1:2] == target.split(".")[1:2]
-            if own is None and name != "normkit":
+            if own is None and name != "normkit" and other < len(FLOORS) - 1:
                 wrong.append(f"{name}, a leaf, imports {target}")
             elif own is not None and (own > other or (own == other and not same_package)):
                 wrong.append(f"{name} imports {target}, which is not below it")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
-from ._base import Given, TrackedNorm, verify_small_batch
+from .base import Given, TrackedNorm, verify_small_batch
 
 
 class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):

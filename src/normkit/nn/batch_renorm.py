@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.batch_renorm import Limits, Recent, corrected, verify_limits
 from ..moments import accumulator_dtype
-from ._base import Given
+from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
 # Ioffe 2017, section 4: batch norm for 5k steps, then r_max relaxed to its limit at 40k and d_max to its own at 25k.

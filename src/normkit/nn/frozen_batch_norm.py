@@ -11,7 +11,7 @@ from .._fx import is_proxy, module_node
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
 from ..functional.running import Running
-from ._base import Given, TrackedNorm
+from .base import Given, TrackedNorm
 
 
 class _FrozenBatchNorm(TrackedNorm, nn.Module):

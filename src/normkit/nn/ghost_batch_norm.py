@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.ghost_batch_norm import sliced
-from ._base import Given
+from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.group_norm import GroupNormSpec
 from ..functional.road import run
-from ._base import Given, Norm
+from .base import Given, Norm
 
 
 class GroupNorm(Norm, nn.GroupNorm):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.instance_norm import InstanceNormSpec
 from ..functional.road import run
-from ._base import Given, TrackedNorm
+from .base import Given, TrackedNorm
 
 
 class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):

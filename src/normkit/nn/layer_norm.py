@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.layer_norm import LayerNormSpec
 from ..functional.road import run
-from ._base import Given, Norm
+from .base import Given, Norm
 
 
 class LayerNorm(Norm, nn.LayerNorm):

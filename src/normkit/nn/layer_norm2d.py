@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
 from ..functional.layer_norm import over_channels
-from ._base import Given
+from .base import Given
 from .layer_norm import LayerNorm
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.rms_norm import RMSNormSpec
 from ..functional.road import run
-from ._base import Given, Norm
+from .base import Given, Norm
 
 
 class RMSNorm(Norm, nn.RMSNorm):

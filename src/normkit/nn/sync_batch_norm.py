@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..distributed import is_distributed
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.sync_batch_norm import synchronised
-from ._base import Given
+from .base import Given
 from .batch_norm import _BatchNorm
 
 

@@ -26,7 +26,7 @@ class AddActivation(nn.Module):
         return f"activation={self.activation!r}" if isinstance(self.activation, str) else ""
 
 
-def remainder(activation: str | nn.Module | None, *, residual: bool) -> nn.Module:
+def folded_rest(activation: str | nn.Module | None, *, residual: bool) -> nn.Module:
     """The plainest module that does the rest."""
     if residual or isinstance(activation, str):
         return AddActivation(activation)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .families import BATCH_FAMILIES, family, rank
+from ..model.families import BATCH_FAMILIES, channels, eps, family, rank
 from .probe import Structure
 
 
 @dataclass(frozen=True)
-class Source:
+class LayerFacts:
     """channels: C. spatial: dimensions after (N, C), None where neither class nor model says. weight, bias: (C,) or
     None."""
 
@@ -46,26 +46,17 @@ class Source:
         return self.family not in ("layer", "rms")
 
 
-def source_of(module: Any, structure: Structure, model_rank: int | None) -> Source:
+def facts_of(module: Any, structure: Structure, model_rank: int | None) -> LayerFacts:
     """Read the layer. model_rank: what the rest of the model suggests where the class is silent (sync, group norm)."""
     kind = str(family(module))
-    return Source(
+    return LayerFacts(
         module=module,
         family=kind,
-        channels=_channels(module),
+        channels=channels(module),
         spatial=module.__dict__.get("_normkit_spatial") or rank(module) or model_rank,
-        eps=module.eps,
+        eps=eps(module),
         momentum=module.momentum if kind in BATCH_FAMILIES - {"frozen"} else 0.1,
         weight=module.weight,
         bias=getattr(module, "bias", None),
         activation=structure.activation,
     )
-
-
-def _channels(module: Any) -> int:
-    for name in ("num_features", "num_channels"):
-        if hasattr(module, name):
-            return int(getattr(module, name))
-    if hasattr(module, "normalized_shape"):
-        return int(module.normalized_shape[-1])
-    return int(module.running_mean.numel())

@@ -11,8 +11,7 @@ Rules:
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -20,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import GetAttrKey, tree_flatten_with_path
+from torch.utils._pytree import SUPPORTED_NODES, GetAttrKey, MappingKey, SequenceKey, _get_node_type
 from torch.utils.weak import WeakTensorKeyDictionary
 
-NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+from .families import NORM_TYPES, is_frozen
+
 _ATOM_TYPES: tuple[type[nn.Module], ...] = (*NORM_TYPES, nn.modules.conv._ConvNd, nn.Linear)
 
 # Methods that read facts about a tensor and none of its values.
@@ -51,7 +51,7 @@ class Value:
 
 
 @dataclass
-class Call:
+class RecordedCall:
     """One call of a module (`module` is its qualified name) or of a function (`module` is None).
 
     `enclosing`: the module calls around it, outermost first. `inputs`, `outputs`: values. `labels`: the argument names
@@ -72,22 +72,21 @@ class Call:
 
 def is_atom(module: nn.Module) -> bool:
     """Whether the module is one step of the flow: no children, or a convolution, linear or normalization layer."""
-    if type(module).__name__.startswith("FrozenBatchNorm"):  # derives from no norm, in any library
-        return True
-    return isinstance(module, _ATOM_TYPES) or next(module.children(), None) is None
+    plain = isinstance(module, _ATOM_TYPES) or next(module.children(), None) is None
+    return plain or is_frozen(module)  # which derives from no norm, in any library
 
 
 class Recorder:
-    """Turns tensors into values and calls into `Call`s while the model runs."""
+    """Turns tensors into values and calls into `RecordedCall`s while the model runs."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.names: dict[int, str] = {}  # id(module) -> its first qualified name
         for name, module in model.named_modules():
             self.names[id(module)] = name
-        self.calls: list[Call] = []
+        self.calls: list[RecordedCall] = []
         self.values: list[Value] = []
-        self.readers: dict[int, list[Call]] = {}  # value -> the functions that read it
+        self.readers: dict[int, list[RecordedCall]] = {}  # value -> the functions that read it
         self.tensors: dict[int, int] = {}  # id(parameter or buffer) -> its value when the run began
         self.inputs: tuple[int, ...] = ()
         self.outputs: tuple[int, ...] = ()
@@ -140,7 +139,7 @@ class Recorder:
             self.readers.setdefault(value, []).append(call)
         return output
 
-    def _begin(self, op: str, module: nn.Module | None, arguments: Any) -> Call:
+    def _begin(self, op: str, module: nn.Module | None, arguments: Any) -> RecordedCall:
         labels, inputs = [], []
         for path, leaf in named_leaves(arguments):
             if isinstance(leaf, Tensor):
@@ -148,36 +147,28 @@ class Recorder:
                 inputs.append(self.value_of(leaf))
         name = None if module is None else self._name(module)
         atom = module is not None and module is not self.model and is_atom(module)
-        call = Call(len(self.calls), op, name, tuple(self._stack), tuple(inputs), tuple(labels), atom=atom)
+        call = RecordedCall(len(self.calls), op, name, tuple(self._stack), tuple(inputs), tuple(labels), atom=atom)
         self.calls.append(call)
         return call
 
-    def _end(self, call: Call, output: Any) -> None:
+    def _end(self, call: RecordedCall, output: Any) -> None:
         call.outputs = tuple(self.value_of(tensor, call.index) for tensor in _tensors(output))
 
     # -- the run --------------------------------------------------------------------------------------------------
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Hooks on every module and both modes, all gone on leaving."""
-        handles = []
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the model once under hooks on every module, and both modes. Who calls this takes the hooks off again."""
         for module in self.model.modules():
             if isinstance(module, torch.jit.ScriptModule):
                 continue  # takes no hooks; its operations are seen
-            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+            module.register_forward_pre_hook(self._enter, with_kwargs=True)
+            module.register_forward_hook(self._leave, with_kwargs=True)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             self.tensors[id(tensor)] = self.value_of(tensor)
-        try:
-            with _Dispatches(self), _Functions(self):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with _Dispatches(self), _Functions(self):
+            self.inputs = tuple(self.value_of(tensor) for tensor in _tensors((args, kwargs)))
+            self._note_outputs(self.model(*args, **kwargs))
 
-    def enter_model(self, inputs: Any) -> None:
-        self.inputs = tuple(self.value_of(tensor) for tensor in _tensors(inputs))
-
-    def leave_model(self, output: Any) -> None:
+    def _note_outputs(self, output: Any) -> None:
         leaves = named_leaves(output)
         named = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
         self._opaque = [leaf for _, leaf in leaves if not isinstance(leaf, Tensor)]
@@ -232,14 +223,24 @@ def output_name(path: tuple[Any, ...]) -> str:
 
 def named_leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
     """The leaves of a tree of containers, dataclasses among them, and their places."""
-    found: list[tuple[tuple[Any, ...], Any]] = []
-    for path, leaf in tree_flatten_with_path(tree)[0]:
-        if is_dataclass(leaf) and not isinstance(leaf, type):
-            inside = {GetAttrKey(field.name): getattr(leaf, field.name) for field in fields(leaf)}
-            found += [((*path, key, *rest), inner) for key in inside for rest, inner in named_leaves(inside[key])]
-        else:
-            found.append((path, leaf))
-    return found
+    children = _children(tree)
+    if children is None:
+        return [((), tree)]
+    return [((key, *path), leaf) for key, child in children for path, leaf in named_leaves(child)]
+
+
+def _children(tree: Any) -> list[tuple[Any, Any]] | None:
+    """(key, child) of a container; None for a leaf."""
+    handler = SUPPORTED_NODES.get(_get_node_type(tree))
+    if handler is not None and handler.flatten_with_keys_fn is not None:
+        return list(handler.flatten_with_keys_fn(tree)[0])
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return [(GetAttrKey(field.name), getattr(tree, field.name)) for field in fields(tree)]
+    if handler is None:
+        return None
+    parts = handler.flatten_fn(tree)[0]  # registered without keys: a mapping has its own
+    keys = [MappingKey(key) for key in tree] if isinstance(tree, Mapping) else map(SequenceKey, range(len(parts)))
+    return list(zip(keys, parts, strict=True))
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -31,12 +31,23 @@ def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
     if inplace:
         return model
     try:
-        return copy.deepcopy(model)
+        twin = copy.deepcopy(model)
     except Exception as error:
         raise RuntimeError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
             "pass inplace=True to change the model itself"
         ) from error
+    _give_modes(twin, model)
+    return twin
+
+
+def _give_modes(twin: nn.Module, model: nn.Module) -> None:
+    """Each copied module the mode of its original: a graph module's copy is made anew, in training mode."""
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in twin.named_modules(remove_duplicate=False):  # from the outside in: train() goes down
+        mode = modes.get(name, module.training)
+        if module.training != mode:
+            module.train(mode)  # and not the flag alone: some have another graph for each mode
 
 
 def put(model: nn.Module, names: Iterable[str], new: nn.Module) -> None:

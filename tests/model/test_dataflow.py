@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import SUPPORTED_NODES, register_pytree_node
 
-from normkit.dataflow import call_with, observe
+from normkit.model.dataflow import call_with, observe
 
 
 class Net(nn.Module):
@@ -209,3 +210,42 @@ def test_a_tensor_in_a_dataclass_is_an_input_and_an_output():
     assert len(flow.inputs) == 2
     assert flow.output_names == ("output.image", "output.more[0]")
     assert flow.escapes(flow.calls_of("net.bn")[0].outputs[0]) == "it is an output of the model"
+
+
+class Keyless(dict):
+    """As the outputs of model libraries are: a mapping that was registered as a pytree node without keys."""
+
+
+class KeylessPair(list):
+    """No mapping either."""
+
+
+def registered(kind):
+    def flatten(tree):
+        return (list(tree.values()), list(tree)) if isinstance(tree, dict) else (list(tree), None)
+
+    def unflatten(values, keys):
+        return kind(values) if keys is None else kind(zip(keys, values, strict=True))
+
+    if kind not in SUPPORTED_NODES:
+        register_pytree_node(kind, flatten, unflatten)
+    return kind
+
+
+def test_nodes_that_were_registered_without_keys_are_looked_into():
+    mapping, pair = registered(Keyless), registered(KeylessPair)
+
+    class Outputs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, batch):
+            y = self.net(batch["image"])
+            return mapping(sample=y, more=pair([y * 2, None]))
+
+    flow = observe(Outputs().eval(), {"batch": mapping(image=X)})
+    assert flow.output_names == ("output['sample']", "output['more'][0]")
+    assert len(flow.inputs) == 1
+    assert flow.escapes(flow.calls_of("net.bn")[0].outputs[0]) == "it is an output of the model"
+    assert torch.equal(X, torch.ones_like(X))

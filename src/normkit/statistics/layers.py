@@ -14,26 +14,27 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from ..surgery.select import Selector, matches
+from ..model.families import is_frozen
+from ..model.select import Selector, matches
 
 IN_EVAL_MODE = "in eval mode while the model is in train mode"
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
-    """A layer that normalizes by channel, its first qualified name, and why it is left alone (None: it is not)."""
+class Layer:
+    """A layer that normalizes by channel: its first qualified name, and why it is left alone (None: it is not)."""
 
     name: str
-    layer: nn.Module
+    module: nn.Module
     left_alone: str | None
 
     @property
     def per_instance(self) -> bool:
         """Whether the layer averages the statistics of single samples (instance norm)."""
-        return isinstance(self.layer, _InstanceNorm)
+        return isinstance(self.module, _InstanceNorm)
 
 
-def find(model: nn.Module, only: Selector | None = None) -> list[Target]:
+def find(model: nn.Module, only: Selector | None = None) -> list[Layer]:
     """Every batch or instance norm of `model`, each once.
 
     Raises ValueError where `only` selects none of them.
@@ -53,12 +54,12 @@ def find(model: nn.Module, only: Selector | None = None) -> list[Target]:
         )
     trains = _inside_wrappers(model).training
     return [
-        Target(found[0], module, _fixed(module, trains) if chosen[module] else "not selected by only=")
+        Layer(found[0], module, _fixed(module, trains) if chosen[module] else "not selected by only=")
         for module, found in names.items()
     ]
 
 
-def statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def running_statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
     """(running_mean, running_var) of a layer that has both; (C,) each."""
     mean, var = layer._buffers["running_mean"], layer._buffers["running_var"]
     assert mean is not None
@@ -81,13 +82,15 @@ def _normalizes_channels(module: nn.Module) -> bool:
 
 def _fixed(layer: nn.Module, root_trains: bool) -> str | None:
     """Why a layer's statistics must not move, or None."""
-    if any(base.__name__.startswith(("FrozenBatchNorm", "_FrozenBatchNorm")) for base in type(layer).__mro__):
+    if is_frozen(layer):
         return "frozen"
     mean, var = layer._buffers.get("running_mean"), layer._buffers.get("running_var")
     if mean is None or var is None:
         return "keeps no running statistics"
     if nn.parameter.is_lazy(mean):
         return "not initialized: a lazy layer learns its size from its first forward"
+    if mean.dim() != 1 or mean.shape != var.shape:
+        return f"its running_mean of shape {tuple(mean.shape)} is not one value per channel"
     if getattr(layer, "track_running_stats", True) is False:
         return "track_running_stats is False"
     if root_trains and not layer.training:

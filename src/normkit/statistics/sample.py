@@ -40,22 +40,22 @@ class Sample(NamedTuple):
         return Sample(_one(count), torch.stack([moments.mean, var, var]))
 
 
-def measure(x: Tensor, mask: Tensor | None, per_instance: bool) -> Sample:
+def sample(x: Tensor, mask: Tensor | None, per_instance: bool) -> Sample:
     """What one call shows. x: (N, C, *); mask: bool, (N, *) or (N, 1, *), True = a real value."""
-    return measure_instances(x.detach(), mask) if per_instance else measure_batch(x.detach(), mask)
+    return _of_instances(x.detach(), mask) if per_instance else _of_batch(x.detach(), mask)
 
 
-def measure_batch(x: Tensor, mask: Tensor | None = None) -> Sample:
+def _of_batch(x: Tensor, mask: Tensor | None = None) -> Sample:
     """The statistics of each channel of x: (N, C, *)."""
     if mask is not None:
-        x = real_values(x, mask)
+        x = _real_values(x, mask)
     count = _shapes.values_per_channel(x.shape)
     if count == 0 or choose(BatchNormSpec(NONE, None, True, 1.0), Operands(x))[0] != "native":
         return Sample.of(Moments.of(x, _shapes.batch_dims(x.dim())))
     return Sample(count, native.batch_norm_statistics(x))
 
 
-def measure_instances(x: Tensor, mask: Tensor | None = None) -> Sample:
+def _of_instances(x: Tensor, mask: Tensor | None = None) -> Sample:
     """The averages over the N samples of x: (N, C, *) of each one's mean and unbiased variance.
 
     A sample with fewer than two positions has no variance: it is not counted, like in torch, which refuses it in
@@ -72,7 +72,7 @@ def measure_instances(x: Tensor, mask: Tensor | None = None) -> Sample:
     return Sample(n, torch.stack([mean, spread, spread]), variances.sum(0))
 
 
-def real_values(x: Tensor, mask: Tensor) -> Tensor:
+def _real_values(x: Tensor, mask: Tensor) -> Tensor:
     """The values of x: (N, C, *) that the mask keeps, as (m, C)."""
     kept = _shapes.channel_mask(mask, x).squeeze(1).expand(x.shape[0], *x.shape[2:])
     return x.movedim(1, -1)[kept]

@@ -4,40 +4,23 @@ Rules:
 - Nothing is guessed from the source: a branch that the run did not take is not in the flow.
 - Questions are answered in atoms (modules without children, convolutions, linears, normalization layers) and in the
   functions outside of them; containers are looked through.
-- The model is given back as it was: buffers, modes, hooks, the random state, also when the run raises.
+- The model is given back as it was (see `restore`), also when the run raises.
 """
 
 from __future__ import annotations
 
 import copy
-import random
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_map
 
-from ._recorder import NORM_TYPES, Call, Recorder, Value, is_atom, named_leaves, output_name
-
-__all__ = [
-    "NORM_TYPES",
-    "Call",
-    "Flow",
-    "Value",
-    "call_with",
-    "is_atom",
-    "named_leaves",
-    "observe",
-    "output_name",
-    "random_state",
-    "untouched",
-]
+from .recorder import RecordedCall, Recorder, Value
+from .restore import Restored
 
 
 @dataclass(frozen=True)
@@ -49,46 +32,46 @@ class Flow:
     `readers`: value -> functions that read it; `tensors`: id(parameter or buffer) -> its value.
     """
 
-    calls: tuple[Call, ...]
+    calls: tuple[RecordedCall, ...]
     values: tuple[Value, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     output_names: tuple[str, ...]
     held: frozenset[int]
-    readers: Mapping[int, list[Call]]
+    readers: Mapping[int, list[RecordedCall]]
     tensors: Mapping[int, int]
 
-    def atom_of(self, call: Call) -> Call:
+    def atom_of(self, call: RecordedCall) -> RecordedCall:
         """The outermost atom around `call`, or `call` itself."""
         return next((self.calls[index] for index in call.enclosing if self.calls[index].atom), call)
 
-    def calls_in(self, call: Call) -> list[Call]:
+    def calls_in(self, call: RecordedCall) -> list[RecordedCall]:
         """The calls that the forward of a module call makes itself, in order."""
         return [inner for inner in self.calls if inner.enclosing and inner.enclosing[-1] == call.index]
 
-    def calls_of(self, module: str) -> list[Call]:
+    def calls_of(self, module: str) -> list[RecordedCall]:
         """Every call of the module whose first qualified name this is, in order."""
         return self._by_module.get(module, [])
 
     @cached_property
-    def _by_module(self) -> dict[str, list[Call]]:
-        found: dict[str, list[Call]] = {}
+    def _by_module(self) -> dict[str, list[RecordedCall]]:
+        found: dict[str, list[RecordedCall]] = {}
         for call in self.calls:
             if call.module is not None:
                 found.setdefault(call.module, []).append(call)
         return found
 
-    def producer(self, value: int) -> Call | None:
+    def producer(self, value: int) -> RecordedCall | None:
         """The atom or function that made `value`; None for an input of the model, a parameter or a constant."""
         producer = self.values[value].producer
         return None if producer is None else self.atom_of(self.calls[producer])
 
-    def consumers(self, value: int) -> list[Call]:
+    def consumers(self, value: int) -> list[RecordedCall]:
         """The atoms and functions that read `value`, each once, in order."""
         atoms = (self.atom_of(call) for call in self.readers.get(value, ()))
         return list({atom.index: atom for atom in atoms}.values())
 
-    def parameter_consumers(self, parameter: Tensor) -> list[Call]:
+    def parameter_consumers(self, parameter: Tensor) -> list[RecordedCall]:
         """The atoms and functions that read a parameter or buffer of the model."""
         value = self.tensors.get(id(parameter))
         return [] if value is None else self.consumers(value)
@@ -99,7 +82,7 @@ class Flow:
             return "it is an output of the model"
         return "something still holds it after the forward" if value in self.held else None
 
-    def scope(self, call: Call) -> str | None:
+    def scope(self, call: RecordedCall) -> str | None:
         """The qualified name of the module whose forward made the call ("" for the root); None for the root itself."""
         return self.calls[call.enclosing[-1]].module if call.enclosing else None
 
@@ -109,10 +92,16 @@ def observe(model: nn.Module, example_inputs: Any) -> Flow:
 
     `example_inputs`: a tensor, a tuple of positional or a dict of keyword arguments; they are cloned first.
     """
+    refuse_lazy(model)
+    with Restored(model) as restored, restored:
+        return flow_of(model, example_inputs)
+
+
+def flow_of(model: nn.Module, example_inputs: Any) -> Flow:
+    """`observe` without giving the model back: the hooks of the recorder stay on it."""
     recorder = Recorder(model)
-    with untouched(model), torch.no_grad():
-        _watched_run(recorder, model, example_inputs)
-        held = recorder.held_after_the_run()
+    _recorded_run(recorder, example_inputs)
+    held = recorder.held_after_the_run()
     return Flow(
         calls=tuple(recorder.calls),
         values=tuple(recorder.values),
@@ -125,18 +114,22 @@ def observe(model: nn.Module, example_inputs: Any) -> Flow:
     )
 
 
-def _watched_run(recorder: Recorder, model: nn.Module, example_inputs: Any) -> None:
+def _recorded_run(recorder: Recorder, example_inputs: Any) -> None:
     """Its own function, so that inputs and outputs are gone when it returns."""
     args, kwargs = _arguments(example_inputs)
-    with recorder.watching():
-        recorder.enter_model((args, kwargs))
-        recorder.leave_model(model(*args, **kwargs))
+    recorder.run(args, kwargs)
 
 
 def call_with(model: nn.Module, example_inputs: Any) -> Any:
     """The model's result on a clone of the example inputs (a forward may work in place on what it is given)."""
     args, kwargs = _arguments(example_inputs)
     return model(*args, **kwargs)
+
+
+def refuse_lazy(model: nn.Module) -> None:
+    """Raise RuntimeError where layers have no shape yet: a run would give them one for good."""
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -153,61 +146,3 @@ def _cloned(leaf: Any) -> Any:
             object.__setattr__(twin, field.name, tree_map(_cloned, getattr(leaf, field.name)))
         return twin
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
-
-
-@contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Give the model back as it was: buffers (the same objects, the old values), modes, and the random states.
-
-    Compiled parts run eagerly meanwhile: code that Dynamo wrote calls no module, so no hook would see it. Raises
-    RuntimeError where lazy layers have no shape yet.
-    """
-    owners = list(model.modules())
-    modes = [module.training for module in owners]
-    buffers = [dict(module._buffers) for module in owners]
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
-    saved = {id(b): (b, b.detach().clone()) for kept in buffers for b in kept.values() if b is not None}
-    devices = sorted({b.device.index for b, _ in saved.values() if b.device.type == "cuda"})
-    with torch.random.fork_rng(devices), _python_random_state(), _eagerly():
-        try:
-            yield
-        finally:
-            for module, mode, kept in zip(owners, modes, buffers, strict=True):
-                module.training = mode
-                for name, buffer in kept.items():  # one by one: a scripted module's buffers are no dict
-                    if module._buffers[name] is not buffer:
-                        module._buffers[name] = buffer
-            with torch.no_grad():
-                for buffer, values in saved.values():
-                    if not torch.equal(buffer, values):  # torch's batch norm moves no version when it moves a buffer
-                        buffer.copy_(values)
-
-
-def random_state() -> tuple[Any, ...]:
-    """Where the random numbers of Python and NumPy stand; for comparison."""
-    numpy = [part if isinstance(part, (str, int, float)) else part.tobytes() for part in _numpy_state()]
-    return random.getstate(), *numpy
-
-
-@contextmanager
-def _python_random_state() -> Iterator[None]:
-    """Some models draw random numbers from Python or NumPy."""
-    python, numpy = random.getstate(), _numpy_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        if numpy:
-            sys.modules["numpy"].random.set_state(numpy)
-
-
-def _numpy_state() -> tuple[Any, ...]:
-    """Empty where NumPy is not loaded: no model draws from it."""
-    numpy = sys.modules.get("numpy")
-    return () if numpy is None else numpy.random.get_state()
-
-
-def _eagerly() -> AbstractContextManager[Any]:
-    """Without loading Dynamo, where nothing has yet."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ..moments import Moments
-from .measure import Sample
+from .sample import Sample
 
 TOGETHER = 16  # calls merged at once: a merge is a dozen small operations, dearer than the numbers in it
 NEVER = 2**53  # the place in the order of calls of a layer that was never called; exact in float64
 
 
 @dataclass
-class Tally:
+class Accumulator:
     """Statistics of all calls so far. mean, m2, within: (C,) float64; calls and skipped count forward calls."""
 
     moments: Moments
@@ -33,12 +33,13 @@ class Tally:
     skipped: int | Tensor = 0
     first: int = NEVER  # the layer's place in the order in which layers were first called
     pending: list[Sample] = field(default_factory=list)
+    refusal: str | None = None  # why nothing was taken
 
     @staticmethod
-    def empty(channels: int, device: torch.device, average: bool) -> Tally:
+    def empty(channels: int, device: torch.device, average: bool) -> Accumulator:
         """Nothing seen yet."""
         zero = torch.zeros(channels, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        return Tally(Moments(0, zero, zero), zero, average)
+        return Accumulator(Moments(0, zero, zero), zero, average)
 
     def add(self, sample: Sample) -> None:
         """Take one call; it is merged with others when there are enough of them, or when something is read."""
@@ -47,8 +48,8 @@ class Tally:
         if len(self.pending) == TOGETHER:
             self.flush()
 
-    def flush(self) -> Tally:
-        """Merge what is pending; returns the tally itself."""
+    def flush(self) -> Accumulator:
+        """Merge what is pending; returns the accumulator itself."""
         if not self.pending:
             return self
         samples, self.pending = self.pending, []
@@ -67,10 +68,10 @@ class Tally:
         self.skipped += _number((~finite).sum())
         return self
 
-    def merge(self, other: Tally) -> Tally:
+    def merge(self, other: Accumulator) -> Accumulator:
         """Both together; the earlier of the two first calls is kept."""
         self.flush(), other.flush()
-        return Tally(
+        return Accumulator(
             self.moments.merge(other.moments),
             self.within + other.within,
             self.average,
@@ -93,7 +94,7 @@ class Tally:
         return int(self.flush().moments.count)
 
     def to_tensor(self) -> Tensor:
-        """(5 + 3 C,): the form in which tallies travel between ranks."""
+        """(5 + 3 C,): the form in which accumulators travel between ranks."""
         self.flush()
         mean = self.moments.mean
         head = [self.moments.count, self.freedom, self.calls, self.skipped, self.first]
@@ -101,11 +102,11 @@ class Tally:
         return torch.cat([counts, mean, self.moments.m2, self.within])
 
     @staticmethod
-    def from_tensor(packed: Tensor, average: bool) -> Tally:
+    def from_tensor(packed: Tensor, average: bool) -> Accumulator:
         """The inverse of `to_tensor`."""
         count, freedom, calls, skipped, first = (int(value) for value in packed[:5].tolist())
         mean, m2, within = packed[5:].view(3, -1)
-        return Tally(Moments(count, mean, m2), within, average, freedom, calls, skipped, first)
+        return Accumulator(Moments(count, mean, m2), within, average, freedom, calls, skipped, first)
 
 
 def _column(numbers: list[int | Tensor], like: Tensor) -> Tensor:

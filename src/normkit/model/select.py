@@ -14,8 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from ..dataflow import NORM_TYPES
-from .families import family
+from .families import NORM_TYPES, family, is_like_norm
 
 Selector: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool] | Iterable[Selector]"
 
@@ -42,7 +41,7 @@ def select(model: nn.Module, only: Selector | None, skip: Selector | None) -> li
         raise TypeError(f"expected a model (a torch.nn.Module), got {model!r}")
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if family(module) is not None or _is_scripted(module):
+        if family(module) is not None or is_like_norm(module) or _is_scripted(module):
             names.setdefault(module, []).append(name)
     sites = [Site(module, tuple(found), _refusal(found, module, only, skip)) for module, found in names.items()]
     if not any(site.refused is None for site in sites):
@@ -74,6 +73,8 @@ def _is_scripted(module: nn.Module) -> bool:
 def _refusal(names: list[str], module: nn.Module, only: Selector | None, skip: Selector | None) -> str | None:
     if _is_scripted(module):
         return "torch.jit has compiled it: change the model before that"
+    if family(module) is None:
+        return f"{type(module).__name__} is a class of its own, and what it computes is not known"
     if only is not None and not any(matches(only, name, module) for name in names):
         return "not selected by only="
     if skip is not None and any(matches(skip, name, module) for name in names):
@@ -86,6 +87,10 @@ def _nothing_selected(model: nn.Module, sites: list[Site], only: Selector | None
         return f"expected a model with a normalization layer, got {type(model).__name__} with none"
     if all(_is_scripted(site.module) for site in sites):
         return f"all {len(sites)} normalization layers are compiled by torch.jit: change the model before that"
+    unknown = [site for site in sites if family(site.module) is None]
+    if len(unknown) == len(sites):
+        first = f"{unknown[0].name or '(the model itself)'} ({type(unknown[0].module).__name__})"
+        return f"expected a model with a normalization layer, got {len(sites)} of unknown classes, as {first}"
     shown = ", ".join(f"{site.name or '(the model itself)'} ({type(site.module).__name__})" for site in sites[:5])
     return (
         f"only={only!r} and skip={skip!r} select none of the {len(sites)} normalization layers; "
