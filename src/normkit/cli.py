@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--list", action="store_true", help="name the studies, what each claims and how long it takes")
     study.add_argument("--quick", action="store_true", help="the short preset of the demo")
     study.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds a setting (default: 10, quick 5; fewer than 5 decide nothing)"
+        "--seeds", type=int, metavar="N", help="seeds per setting (default: 10, quick 5; fewer than 5 decide nothing)"
     )
     study.add_argument(
         "--first-seed", type=int, default=0, metavar="N", help="the seeds begin at N (default: 0): for a fresh sample"
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--shapes", default="quick", choices=("quick", "full"), help="default: %(default)s, a minute")
     bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
-    bench.add_argument("--seconds", type=float, metavar="S", help="of timing a case; a network takes ten times that")
+    bench.add_argument("--seconds", type=float, metavar="S", help="time per case; a network takes ten times that")
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 

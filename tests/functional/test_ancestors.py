@@ -3,7 +3,11 @@
 The composed path differentiates plain operations; the fused one must count each way once, too.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +59,7 @@ def derivatives(layer: nn.Module, chain: object, path: str | None) -> list[Tenso
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
 @pytest.mark.parametrize(("make", "chain"), CASES)
-def test_each_way_is_counted_once(make, chain, activation):
+def test_each_way_is_counted_once(make: Callable[..., Any], chain: Callable[..., Any], activation: str | None) -> None:
     torch.manual_seed(0)
     layer = make(activation=activation).double()
     for parameter in layer.parameters():
@@ -68,7 +72,7 @@ def test_each_way_is_counted_once(make, chain, activation):
 @pytest.mark.parametrize("with_graph", [False, True])
 @pytest.mark.parametrize("activation", [None, "leaky_relu", "silu"])
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in ("layer", "rms")])
-def test_a_residual_has_no_gradient_under_the_mask(name, activation, with_graph):
+def test_a_residual_has_no_gradient_under_the_mask(name: str, activation: str | None, with_graph: bool) -> None:
     residual = torch.randn(4, 3, 4, 5, requires_grad=True)
     layer = LAYERS[name](activation=activation)
     y = layer(torch.randn(4, 3, 4, 5), residual=residual, mask=MASK)

@@ -1,7 +1,13 @@
 """A backward over a batch of gradients, or inside of a transform that began after the forward."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import normkit as nk
@@ -28,12 +34,12 @@ CALLS = {
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
-def vectors(y):
+def vectors(y: Tensor) -> Tensor:
     return torch.stack([torch.ones_like(y), torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)])
 
 
 @each_call
-def test_a_batch_of_gradients_gives_the_gradients_of_each(call):
+def test_a_batch_of_gradients_gives_the_gradients_of_each(call: Callable[..., Any] | nn.Module) -> None:
     x = X.clone().requires_grad_()
     y = call(x)
     (found,) = torch.autograd.grad(y, x, vectors(y), is_grads_batched=True, retain_graph=True)
@@ -43,7 +49,7 @@ def test_a_batch_of_gradients_gives_the_gradients_of_each(call):
 
 
 @each_call
-def test_vmap_over_the_gradients_of_a_graph_that_is_there(call):
+def test_vmap_over_the_gradients_of_a_graph_that_is_there(call: Callable[..., Any] | nn.Module) -> None:
     x = X.clone().requires_grad_()
     y = call(x)
     found = torch.func.vmap(lambda dy: torch.autograd.grad(y, x, dy, retain_graph=True)[0])(vectors(y))
@@ -53,7 +59,7 @@ def test_vmap_over_the_gradients_of_a_graph_that_is_there(call):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # forward mode loads scripted formulas
 @each_call
-def test_a_tangent_passes_through_the_backward(call):
+def test_a_tangent_passes_through_the_backward(call: Callable[..., Any] | nn.Module) -> None:
     """The backward is linear in the gradient: its derivative along another gradient is that one's backward."""
     x = X.clone().requires_grad_()
     y = call(x)

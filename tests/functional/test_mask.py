@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
+from normkit.contract import output_bound, unit_roundoff
 from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
 from tests.kernels.native_isa import needs_native
-from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
+from tests.tolerances import assert_equal64, assert_same, assert_within
 
 EPS = 1e-5
 SHAPES = {"sequences": (4, 6, 9), "images": (3, 6, 4, 5), "volumes": (2, 6, 3, 2, 4)}

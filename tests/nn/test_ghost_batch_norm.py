@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
+from normkit.contract import output_bound, unit_roundoff
 from normkit.functional.ghost_batch_norm import slice_sizes
 from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
 from tests.functional.norms import assert_layout_kept
 from tests.kernels.native_isa import needs_native
-from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
+from tests.tolerances import assert_equal64, assert_same, assert_within
 
 EPS = 1e-5
 BATCHES = {"even": (8, 4), "two_lengths": (11, 4), "odd_pairs": (5, 2), "smaller": (3, 32), "of_one": (4, 1)}
@@ -135,8 +136,12 @@ def test_what_it_refuses_and_how_it_shows_itself() -> None:
         nk.GhostBatchNorm1d(3, virtual_batch_size=0)
     with pytest.raises(ValueError, match=r"expected 4D input \(got 2D input\)"):
         nk.GhostBatchNorm2d(3)(torch.zeros(2, 3))
-    with pytest.raises(RuntimeError, match="cannot serve this call: a mask is given"), nk.backend("native"):
-        nk.GhostBatchNorm1d(3, virtual_batch_size=2)(torch.randn(4, 3), mask=torch.tensor([True] * 3 + [False]))
     layer = nk.GhostBatchNorm1d(3, virtual_batch_size=16, activation="relu")
     assert repr(layer).endswith("activation='relu', virtual_batch_size=16)")
     assert pickle.loads(pickle.dumps(layer)).virtual_batch_size == 16
+
+
+@needs_native
+def test_no_native_kernel_takes_its_mask() -> None:
+    with pytest.raises(RuntimeError, match="cannot serve this call: a mask is given"), nk.backend("native"):
+        nk.GhostBatchNorm1d(3, virtual_batch_size=2)(torch.randn(4, 3), mask=torch.tensor([True] * 3 + [False]))

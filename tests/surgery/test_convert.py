@@ -309,3 +309,30 @@ def test_a_converted_model_can_be_copied_saved_and_loaded():
     loaded = torch.load(file, weights_only=False)
     same_state(loaded, state(result))
     assert changes(loaded) == changes(result)
+
+
+class OwnInstanceNorm(nn.InstanceNorm2d):
+    def forward(self, x):
+        return super().forward(x)
+
+
+class OwnLayerNorm(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.float()).type(x.dtype)
+
+
+WITHOUT_TENSORS = {
+    "instance": (OwnInstanceNorm(4), "InstanceNorm2d"),
+    "layer": (OwnLayerNorm(6, elementwise_affine=False), "LayerNorm"),
+    "layer over two axes": (OwnLayerNorm((4, 6)), "LayerNorm"),
+}
+
+
+@pytest.mark.parametrize(("norm", "name"), WITHOUT_TENSORS.values(), ids=WITHOUT_TENSORS)
+def test_a_subclass_is_probed_by_its_arguments_where_it_has_no_tensors(norm, name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm)
+    target = "instance" if name.startswith("Instance") else "layer"
+    result = convert(model, target)
+    assert (type(result[1]).__name__, changes(result)["1"].action) == (name, "replaced")
+    x = torch.randn(2, 3, 4, 6)
+    close(outputs(result, x), outputs(model, x), 2e-6)

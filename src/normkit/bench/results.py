@@ -59,7 +59,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
     """A changed model against the plain one: the paired ratios of the steps' times with quartiles, above 1 where it is
     faster, and its memory in bytes."""
 
@@ -90,7 +90,7 @@ class Network:
     free: float = 1.0
     held: int = 0
     peak: int = 0
-    contenders: dict[str, Contender] = field(default_factory=dict)
+    contenders: dict[str, Variant] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, str, str, int]:
@@ -106,7 +106,9 @@ class Document:
     networks: tuple[Network, ...] = ()
 
     def to_json(self) -> str:
-        return json.dumps(_rounded({"format": FORMAT, **asdict(self)}), indent=1, allow_nan=False) + "\n"
+        """JSON with a line per row and network: the file stays short, and a diff shows what was measured anew."""
+        parts = {key: _rounded(value) for key, value in {"format": FORMAT, **asdict(self)}.items()}
+        return "{\n" + ",\n".join(f'"{key}": {_lines(value)}' for key, value in parts.items()) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Document:
@@ -182,6 +184,13 @@ def machine() -> dict[str, str]:
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _lines(value: Any) -> str:
+    """JSON of one part of the document; a list with one line per entry."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(json.dumps(entry, allow_nan=False) for entry in value) + "\n]"
 
 
 def _rounded(value: Any) -> Any:

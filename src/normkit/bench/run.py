@@ -30,7 +30,7 @@ SECONDS = {"quick": 0.4, "full": 0.5}
 class Request:
     """What was asked for, checked.
 
-    families: empty = all but the network; seconds: of timing a case, None = the preset's (ten times that a network).
+    families: empty = all but the network; seconds: time per case, None = the preset's; a network takes ten times that.
     """
 
     families: Sequence[str] = ()

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional._running import Running
-from ..functional.batch_norm import apply
-from ._base import TrackedNorm
+from .._fx import is_proxy, module_node
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.road import run
+from ..functional.running import Running
+from .base import Given, TrackedNorm
 
 
 class _FrozenBatchNorm(TrackedNorm, nn.Module):
@@ -30,8 +32,9 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         eps: added to the variance, inside the square root.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``bn(x, residual=None, mask=None)``. residual: x's shape, added before the activation. mask: bool, (N, *) or
-    (N, 1, *), True = a real value: outputs elsewhere are zero.
+    Call: ``bn(x, residual=None, mask=None, activation=None)``. residual: x's shape, added before the activation.
+    mask: bool, (N, *) or (N, 1, *), True = a real value: outputs elsewhere are zero. activation: for this call, in
+    place of the layer's own.
 
     Differences from torchvision: statistics stay float32 in half-precision modules; 1-d and 3-d exist; the rank of
     the input is checked.
@@ -65,13 +68,16 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         self._set_activation(activation)
         self._widen_statistics()
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
+    ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask, activation=activation)
         self._check_input_dim(input)
-        return apply(
-            input, Running(self.running_mean, self.running_var, None, None), *self._affine(), False, self.eps,
-            residual=residual, activation=self._resolved_activation(), mask=mask,
-        )  # fmt: skip
+        running = Running(self.running_mean, self.running_var, None, None)
+        spec = BatchNormSpec(self._resolved_activation(activation), running, False, self.eps)
+        return run(spec, input, *self._affine(), residual, mask)
 
     def extra_repr(self) -> str:
         """As torchvision's: the number of features and eps."""

@@ -1,6 +1,6 @@
 """Making a model of torch's norms run on ours, with additions and activations fused: `nk.accelerate`.
 
-Rules: three steps, each with its way back. (1) every norm becomes the same norm of normkit; (2) an activation module
+Rules: three steps, in one transaction. (1) every norm becomes the same norm of normkit; (2) an activation module
 that follows only that norm moves into it; (3) where an activation is shared or a function, or a residual is added, the
 forward of the smallest block that does it is rewritten. The changed model must give what the original gave, or the
 steps are undone.
@@ -8,25 +8,24 @@ steps are undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from torch import nn
 
-from ..dataflow import Flow, observe
+from ..model.dataflow import Flow, flow_of, refuse_lazy
+from ..model.families import BATCH_FAMILIES, author_of_forward, family, is_ours
+from ..model.restore import Kept, in_both_modes
+from ..model.select import Selector, Site, select
+from ..model.swap import hooked, kind, put, working_copy
+from ..model.transaction import Transaction
 from . import activations
 from .block import Block
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
-from .families import BATCH_FAMILIES, family
-from .modes import in_both_modes
 from .pattern import Pattern, only_follows, pattern_of
 from .recompute import add as add_recomputation
-from .select import Selector, Site, select
-from .swap import hooked, kind, put, working_copy
+from .thaw import waiting_layers
 from .verify import check, outputs_in_both_modes
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
@@ -67,49 +66,28 @@ def accelerate(
     """
     select(model, only, skip)
     model = working_copy(model, inplace)
-    sites = select(model, only, skip)
-    before = outputs_in_both_modes(model, example_inputs) if verify else {}
-    swaps, fusions = _Undo(), _Undo()
-    try:
-        built = _swap(model, sites, swaps)
-        fused, unfused = _fuse(model, example_inputs, sites, built, fusions)
-    except BaseException:
-        fusions.undo()
-        swaps.undo()
-        raise
-    errors, failure = check(model, example_inputs, before)
-    if failure and fused:
-        fusions.undo()
-        unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
-        fused = {}
+    with Transaction(model, *waiting_layers(model)) as change, change:
+        sites = select(model, only, skip)
+        before = outputs_in_both_modes(model, example_inputs) if verify else {}
+        built = _swap(model, sites)
+        swapped = Kept(model)
+        fused, unfused = _fuse(model, example_inputs, sites, built)
         errors, failure = check(model, example_inputs, before)
-    if failure:
-        fusions.undo()
-        swaps.undo()
-        built = dict.fromkeys(built, f"undone: {failure}")
-    entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
-    if recompute:
-        entries.append(_recomputing(model))
-    record(model, entries, errors)
+        if failure and fused:
+            swapped.give_back()
+            unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
+            fused = {}
+            errors, failure = check(model, example_inputs, before)
+        if failure:
+            change.undo()
+            built = dict.fromkeys(built, f"undone: {failure}")
+        entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
+        change.commit(lambda: record(model, [*entries, *([_recomputing(model)] if recompute else [])], errors))
     return model
 
 
-class _Undo:
-    """Steps back, to be taken in reverse."""
-
-    def __init__(self) -> None:
-        self.steps: list[Callable[[], Any]] = []
-
-    def add(self, step: Callable[..., Any], *arguments: Any) -> None:
-        self.steps.append(partial(step, *arguments))
-
-    def undo(self) -> None:
-        while self.steps:
-            self.steps.pop()()
-
-
 # -- step 1 -----------------------------------------------------------------------------------------------------------
-def _swap(model: nn.Module, sites: list[Site], undo: _Undo) -> dict[str, Built]:
+def _swap(model: nn.Module, sites: list[Site]) -> dict[str, Built]:
     surroundings = Surroundings.of(model)
     built: dict[str, Built] = {}
     for site in sites:
@@ -120,13 +98,12 @@ def _swap(model: nn.Module, sites: list[Site], undo: _Undo) -> dict[str, Built]:
         built[site.name] = new
         if not isinstance(new, str):
             put(model, site.names, new[0])
-            undo.add(put, model, site.names, site.module)
     return built
 
 
 # -- steps 2 and 3 ----------------------------------------------------------------------------------------------------
 def _fuse(
-    model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built], undo: _Undo
+    model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """name -> what was fused, name -> why not."""
     flows = _flows(model, example_inputs)
@@ -140,36 +117,31 @@ def _fuse(
         if isinstance(pattern, str):
             unfused[site.name] = pattern
         elif _movable(site.name, pattern, modules, flows):
-            fused[site.name] = _move(model, site.name, pattern, modules, flows, undo)
+            fused[site.name] = _move(model, site.name, pattern, modules, flows)
         else:
             by_scope.setdefault(pattern.scope, {})[site.name] = pattern
     for scope, patterns in by_scope.items():
-        _rewrite(modules, scope, patterns, flows, fused, unfused, undo)
+        _rewrite(modules, scope, patterns, flows, fused, unfused)
     return fused, unfused
 
 
 def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
     """A run in evaluation, and one in training if the model can, be it that a channel has one value only."""
-    with _any_batch(model):
-        return list(in_both_modes(model, lambda: observe(model, example_inputs)).values())
+    refuse_lazy(model)
 
+    def run() -> Flow:
+        for norm in model.modules():
+            if is_ours(norm) and hasattr(
+                norm, "small_batch"
+            ):  # they take one value a channel, as a batch of one image may have
+                norm.__dict__["small_batch"] = "running"
+        return flow_of(model, example_inputs)
 
-@contextmanager
-def _any_batch(model: nn.Module) -> Iterator[None]:
-    """Our batch norms take one value a channel, as a batch of one image may have."""
-    norms: list[Any] = [m for m in model.modules() if type(m).__module__.startswith("normkit.")]
-    before = {norm: norm.small_batch for norm in norms if hasattr(norm, "small_batch")}
-    try:
-        for norm in before:
-            norm.small_batch = "running"
-        yield
-    finally:
-        for norm, policy in before.items():
-            norm.small_batch = policy
+    return list(in_both_modes(model, run).values())
 
 
 def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
-    if site.refused or not type(norm).__module__.startswith("normkit."):
+    if site.refused or not is_ours(norm) or author_of_forward(norm) != "normkit":
         return "it was not replaced"
     if getattr(norm, "activation", None) is not None:
         return "its activation is in it already"
@@ -202,9 +174,7 @@ def _place(pattern: Pattern, modules: dict[str, nn.Module]) -> str | None:
     return None
 
 
-def _move(
-    model: nn.Module, name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow], undo: _Undo
-) -> str:
+def _move(model: nn.Module, name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow]) -> str:
     name_of_activation = str(pattern.activation)
     module = modules[name_of_activation]
     activation = activations.of_module(module)
@@ -212,8 +182,7 @@ def _move(
     everywhere = tuple(n for n, other in model.named_modules(remove_duplicate=False) if other is module)
     places = everywhere if alone else (str(_place(pattern, modules)),)
     put(model, places, nn.Identity().train(module.training))
-    undo.add(put, model, places, module)
-    _set_activation(modules[name], activation, undo)
+    _set_activation(modules[name], activation)
     return f"fused with {_shown(activation)} ({name_of_activation})"
 
 
@@ -224,7 +193,6 @@ def _rewrite(
     flows: list[Flow],
     fused: dict[str, str],
     unfused: dict[str, str],
-    undo: _Undo,
 ) -> None:
     module = modules[scope]
     where = f"the forward of {scope or 'the model'} ({kind(module)})"
@@ -238,21 +206,20 @@ def _rewrite(
                 unfused[name] = f"{where} stays: {error}"
         if not found:
             return
-        undo.add(block.install().remove)
+        block.install()
     except ValueError as error:
         unfused.update(dict.fromkeys(patterns, f"{where} stays: {error}"))
         return
     for name, activation in found.items():
-        _set_activation(modules[name], activation, undo)
+        _set_activation(modules[name], activation)
         modules[name].__dict__["_normkit_takes_residual"] = patterns[name].adds
         parts = [*(["the addition"] if patterns[name].adds else []), *([_shown(activation)] if activation else [])]
         fused[name] = f"fused with {' and '.join(parts)}; {where} was rewritten"
 
 
-def _set_activation(norm: Any, activation: str | nn.Module | None, undo: _Undo) -> None:
+def _set_activation(norm: Any, activation: str | nn.Module | None) -> None:
     if activation is not None:
         norm._set_activation(activation)
-        undo.add(norm._set_activation, None)
 
 
 def _shown(activation: str | nn.Module | None) -> str:
@@ -261,7 +228,7 @@ def _shown(activation: str | nn.Module | None) -> str:
 
 # -- the record --------------------------------------------------------------------------------------------------------
 def _recomputing(model: nn.Module) -> Change:
-    if not any(type(module).__module__.startswith("normkit.") for module in model.modules()):
+    if not any(map(is_ours, model.modules())):
         return Change(
             "accelerate", "", "kept", kind(model), kind(model), "no output to compute again: no norm is normkit's"
         )

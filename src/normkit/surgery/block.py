@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from ..dataflow import Flow
+from ..model.dataflow import Flow
+from ..model.swap import hooked
 from . import activations
-from .addition import norm_and_add
+from .norm_and_add import norm_and_add
 from .pattern import Pattern
-from .swap import hooked
 from .trace import trace
 
 
@@ -30,10 +30,6 @@ class RewrittenForward:
     def install(self) -> None:
         """Give the owner this forward, and its replicas of nn.DataParallel, which copy attributes, one of their own."""
         self.owner.__dict__.update(forward=self, _replicate_for_data_parallel=self._replicate)
-
-    def remove(self) -> None:
-        """Give the owner its class's forward back."""
-        del self.owner.__dict__["forward"], self.owner.__dict__["_replicate_for_data_parallel"]
 
     def _replicate(self) -> nn.Module:
         replica = type(self.owner)._replicate_for_data_parallel(self.owner)
@@ -160,13 +156,11 @@ class Block:
             raise ValueError(f"the trace calls {relative} {len(nodes)} times")
         return nodes[0]
 
-    def install(self) -> RewrittenForward:
+    def install(self) -> None:
         """Give the module its new forward."""
         self.graph.lint()
         code = self.graph.python_code("self")
-        forward = RewrittenForward(self.module, code.src, dict(code.globals))
-        forward.install()
-        return forward
+        RewrittenForward(self.module, code.src, dict(code.globals)).install()
 
 
 def _idle(module: nn.Module) -> bool:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..model.families import author, family, has_convolution, model_rank
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, parametrized, put, working_copy
+from ..model.transaction import Transaction
 from .build import TARGETS, Built, build
 from .changes import Change, record
-from .families import family, has_convolution, model_rank
+from .layer_facts import facts_of
 from .probe import structure
-from .select import Selector, Site, select
-from .source import source_of
-from .swap import kind, parametrized, put, working_copy
-from .thaw import remember, thawed
+from .thaw import put_away, remember, thawed, waiting_layers
 
 
 def convert(
@@ -62,22 +63,31 @@ def apply(
     """What `convert` and `freeze` have in common."""
     select(model, only, skip)
     model = working_copy(model, inplace)
-    sites = select(model, only, skip)
-    surroundings = Surroundings.of(model)
-    entries = []
-    root: nn.Module = model
-    for site in sites:
-        built = site.refused or successor(site, target, surroundings)
-        if not isinstance(built, str) and site.name == "":
-            if inplace:
-                built = "it is the model itself, which cannot be replaced in place"
-            else:
-                root = built[0]
-        elif not isinstance(built, str):
-            put(model, site.names, built[0])
-        entries.append(entry(operation, site, built))
-    record(root, entries)
-    return root
+    with Transaction(model, *waiting_layers(model)) as change, change:
+        surroundings = Surroundings.of(model)
+        built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip)}
+        change.commit(lambda: _put(model, built, operation))
+    return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
+
+
+def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -> Built:
+    built = site.refused or successor(site, target, surroundings)
+    if inplace and site.name == "" and not isinstance(built, str):
+        return "it is the model itself, which cannot be replaced in place"
+    return built
+
+
+def _put(model: nn.Module, built: dict[Site, Built], operation: str) -> None:
+    root = model
+    for site, new in built.items():
+        if isinstance(new, str):
+            continue
+        if site.name == "":
+            root = new[0]
+        else:
+            put(model, site.names, new[0])
+        put_away(new[0])
+    record(root, [entry(operation, site, new) for site, new in built.items()])
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     shape = structure(norm)
     if isinstance(shape, str):
         return shape
-    built = build(source_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
+    built = build(facts_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
     if not isinstance(built, str) and target == "frozen":
         remember(built[0], norm, surroundings.model)
     return built
@@ -116,16 +126,16 @@ def _refusal(norm: nn.Module, target: str) -> str | None:
     if parametrized(norm):
         return "it has a parametrized weight, which no other layer can take over"
     own = [name for name in (*norm._parameters, *norm._buffers) if name not in _STATE]
-    if own and not type(norm).__module__.startswith("normkit."):
+    if own and author(type(norm)) != "normkit":
         return f"it holds {own[0]} (pruned, or a subclass), which no other layer can take over"
     if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
         return "it is lazy and has no shape yet: run the model once first"
     if norm.__dict__.get("_normkit_takes_residual") and target in ("torch", "layer"):
         return "a rewritten forward gives it a residual, which the target's layer does not take"
-    library = "torch.nn" if target == "torch" else "normkit."
+    library = "torch" if target == "torch" else "normkit"
     families = {"layer": ("layer", "layer2d")}.get(target, (target,))
     same = family(norm) in families or (target == "torch" and family(norm) != "sync")
-    return "it is that already" if same and type(norm).__module__.startswith(library) else None
+    return "it is that already" if same and author(type(norm)) == library else None
 
 
 def entry(operation: str, site: Site, built: Built) -> Change:

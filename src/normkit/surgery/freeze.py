@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..model.families import family
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, put, working_copy
+from ..model.transaction import Transaction
 from .changes import Change, record
 from .convert import Surroundings, apply, successor
-from .families import family
-from .select import Selector, Site, select
-from .swap import kind, put, working_copy
-from .thaw import remembered, thawed
+from .thaw import remembered, thawed, waiting_layers
 
 
 def freeze(
@@ -45,20 +46,25 @@ def unfreeze(
     """
     select(model, only, skip)
     model = working_copy(model, inplace)
-    surroundings = Surroundings.of(model)
-    entries = []
-    for site in select(model, only, skip):
-        back = site.refused or _unfrozen(model, site, surroundings)
-        if isinstance(back, str):
-            entries.append(Change("unfreeze", site.name, "kept", kind(site.module), kind(site.module), back))
+    with Transaction(model, *waiting_layers(model)) as change, change:
+        surroundings = Surroundings.of(model)
+        back = {site: site.refused or _unfrozen(model, site, surroundings) for site in select(model, only, skip)}
+        change.commit(lambda: _put(model, back))
+    return next((new for site, new in back.items() if site.name == "" and not isinstance(new, str)), model)
+
+
+def _put(model: nn.Module, back: dict[Site, nn.Module | str]) -> None:
+    root, entries = model, []
+    for site, new in back.items():
+        if isinstance(new, str):
+            entries.append(Change("unfreeze", site.name, "kept", kind(site.module), kind(site.module), new))
             continue
-        entries.append(Change("unfreeze", site.name, "replaced", kind(site.module), kind(back)))
+        entries.append(Change("unfreeze", site.name, "replaced", kind(site.module), kind(new)))
         if site.name == "":
-            model = back
+            root = new
         else:
-            put(model, site.names, back)
-    record(model, entries)
-    return model
+            put(model, site.names, new)
+    record(root, entries)
 
 
 def _unfrozen(model: nn.Module, site: Site, surroundings: Surroundings) -> nn.Module | str:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .affine import Affine, fold_after, fold_before
-from .families import BATCH_FAMILIES, family, rank
+from ..model.families import BATCH_FAMILIES, author_of_forward, channels, eps, family, rank
+from .affine import Affine, Weights, fold_after, fold_before
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
 _TOLERANCE = 1e-4
@@ -33,12 +33,11 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
 
     modes: the values of `training` for which it must hold.
     """
-    defined_in = next(base for base in type(norm).__mro__ if "forward" in base.__dict__).__module__
     if "forward" in norm.__dict__:
         return "its forward was replaced on the instance"
-    if defined_in.startswith("normkit."):
+    if author_of_forward(norm) == "normkit":
         return Structure(norm.activation)  # type: ignore[arg-type]  # every layer of normkit.nn has it
-    if defined_in.startswith("torch.nn."):
+    if author_of_forward(norm) == "torch":
         return Structure(None)
     try:
         return _probed(norm, modes)
@@ -69,8 +68,8 @@ def _prepared(norm: nn.Module, training: bool) -> tuple[Any, Tensor]:
         if tensor.is_floating_point():
             tensor.data.copy_(torch.rand(tensor.shape, generator=random) + 0.5)
     spatial = 2 if rank(norm) is None else rank(norm)
-    channels = next(t.numel() for t in (*probe.parameters(recurse=False), *probe.buffers(recurse=False)))
-    shape = (4, 3, channels) if family(norm) in ("layer", "rms") else (4, channels, *[3] * (spatial or 0))
+    across = family(norm) in ("layer", "rms")
+    shape = (4, 3, *probe.normalized_shape) if across else (4, channels(probe), *[3] * (spatial or 0))
     return probe, torch.randn(shape, generator=random)
 
 
@@ -79,7 +78,8 @@ def _reference(norm: Any, x: Tensor) -> Tensor:
     weight, bias = norm.weight, getattr(norm, "bias", None)
     if kind in BATCH_FAMILIES:
         batch = norm.training and kind != "frozen"
-        return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), weight, bias, batch, 0.1, norm.eps)
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+        return F.batch_norm(x, mean, var, weight, bias, batch, 0.1, eps(norm))
     if kind == "group":
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
     if kind == "layer2d":
@@ -136,7 +136,7 @@ def _folds(layer: nn.Module, shape: tuple[int, ...], channels: int, after: bool)
         parameter.data.copy_(torch.randn(parameter.shape, generator=random))
     folded = copy.deepcopy(plain)
     affine = Affine(*(torch.rand(channels, generator=random, dtype=torch.float64) + 0.5 for _ in range(2)))
-    (fold_after if after else fold_before)(folded, affine)
+    (fold_after if after else fold_before)(folded, Weights.of(folded), affine).write(folded)
     x = torch.randn(shape, generator=random, dtype=torch.float64)
     with torch.no_grad():
         expected = apply(affine, plain.forward(x)) if after else plain.forward(apply(affine, x))

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..dataflow import Call, Flow, random_state, untouched
+from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
+from ..model.dataflow import Flow
+from ..model.interrupts import Guard
+from ..model.recorder import RecordedCall
+from ..model.restore import Kept, Restored
 
 # What may hand out the memory of its input.
 _VIEWS = frozenset(
@@ -33,13 +36,12 @@ _VIEWS = frozenset(
 
 _one_at_a_time = threading.Lock()  # torch.fx patches classes while it traces
 _RANDOM = "it draws random numbers outside of tensors that it is given, which a trace would fix"
-_AUTOCAST = ("cpu", "cuda")  # whose autocast a forward may turn on or off
 
 
 def trace(module: nn.Module, name: str, flows: list[Flow]) -> fx.Graph:
     """The graph of the module's forward; ValueError says why a trace cannot stand for it."""
     _refuse_signature(module)
-    with untouched(module):
+    with Restored(module) as restored, restored:
         graph = _traced_in_all_modes(module)
     for flow in flows:
         for call in flow.calls_of(name):
@@ -90,36 +92,26 @@ def _traced_in_all_modes(module: nn.Module) -> fx.Graph:
         for child in module.modules():
             child.training = training
         for surrounded in (True, False):
-            with torch.set_grad_enabled(surrounded), _autocast(surrounded):
-                graphs.append(_traced(module))
+            torch.set_grad_enabled(surrounded)
+            set_autocasts(surrounded)  # a part that turns it off shows only where it is on
+            graphs.append(_traced(module))
     if any(str(graph) != str(graphs[-1]) for graph in graphs):
         raise ValueError("its forward is another one in training than in evaluation, or by gradient mode or autocast")
     return graphs[-1]
 
 
-@contextmanager
-def _autocast(enabled: bool) -> Iterator[None]:
-    """A part that turns it off shows only where it is on."""
-    before = [(kind, torch.is_autocast_enabled(kind)) for kind in _AUTOCAST]
-    try:
-        for kind in _AUTOCAST:
-            torch.set_autocast_enabled(kind, enabled)
-        yield
-    finally:
-        for kind, was in before:
-            torch.set_autocast_enabled(kind, was)
-
-
 def _traced(module: nn.Module) -> fx.Graph:
-    tracer, attributes, random = _Tracer(module), _Attributes(module), random_state()
+    tracer, before, random = _Tracer(module), Kept(module), drawn_outside_torch()
+    functions = _AutogradFunctions(tracer)
     try:
-        with _one_at_a_time, _watched_autograd_functions(tracer), _Draws(tracer):
+        with _one_at_a_time, functions, functions, _Draws(tracer):
             graph = tracer.trace(module)
     except Exception as error:
         raise ValueError(tracer.lost or f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
     finally:
-        changed = attributes.give_back()
-    if random != random_state():
+        changed = before.changed()
+        before.give_back()
+    if random != drawn_outside_torch():
         tracer.lost = _RANDOM
     if tracer.lost:
         raise ValueError(tracer.lost)
@@ -145,77 +137,35 @@ class _Draws(TorchDispatchMode):
 
 def _contexts() -> tuple[Any, ...]:
     """What surrounds an operation and is no part of a trace."""
-    autocast = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST]
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, hooks
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocasts(), hooks
 
 
-@contextmanager
-def _watched_autograd_functions(tracer: _Tracer) -> Iterator[None]:
+class _AutogradFunctions(Guard):
     """An autograd function runs its forward on what stands for tensors without a word: its backward would be lost."""
-    function: Any = torch.autograd.Function
-    original = function.__dict__["apply"]
 
-    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(argument, fx.Proxy) and argument.tracer is tracer for argument in (*args, *kwargs.values())):
-            tracer.lost = f"it calls the autograd function {cls.__name__}, whose backward a trace does not hold"
-        return original.__get__(None, cls)(*args, **kwargs)
+    def __init__(self, tracer: _Tracer) -> None:
+        self.tracer = tracer
+        self.function: Any = torch.autograd.Function
+        self.original = self.function.__dict__["apply"]
 
-    function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        function.apply = original
+    def begin(self) -> None:
+        tracer, original = self.tracer, self.original
 
+        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+            given = (*args, *kwargs.values())
+            if any(isinstance(argument, fx.Proxy) and argument.tracer is tracer for argument in given):
+                tracer.lost = f"it calls the autograd function {cls.__name__}, whose backward a trace does not hold"
+            return original.__get__(None, cls)(*args, **kwargs)
 
-class _Attributes:
-    """What the module and its children hold in attributes, and in lists, sets and dicts there."""
+        self.function.apply = classmethod(apply)
 
-    def __init__(self, module: nn.Module) -> None:
-        self.owners = [(name, child, dict(child.__dict__)) for name, child in module.named_modules()]
-        self.contents = {id(value): _content(value) for _, _, held in self.owners for value in held.values()}
-
-    def give_back(self) -> list[str]:
-        """Put everything back; returns the names of what was changed."""
-        changed = []
-        for owner, child, before in self.owners:
-            after = child.__dict__
-            for name in [*before, *(name for name in after if name not in before)]:
-                old, new = before.get(name), after.get(name)
-                if not _same(old, new) or (name in before and not self._kept(old)):
-                    changed.append(f"{owner}.{name}".lstrip("."))
-            after.clear()
-            after.update(before)
-        return changed
-
-    def _kept(self, value: Any) -> bool:
-        """Whether a container or tensor is as it was; a container is put back."""
-        before, after = self.contents[id(value)], _content(value)
-        kept = len(before) == len(after) and all(map(_same, before, after))
-        if not kept and isinstance(value, list):
-            value[:] = before
-        elif not kept and isinstance(value, (dict, set)):
-            value.clear()
-            value.update(before)
-        return kept
-
-
-def _content(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, (list, set)):
-        return list(value)
-    return [value._version] if isinstance(value, Tensor) and not value.is_inference() else []
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b)
+    def give_back(self) -> None:
+        self.function.apply = self.original
 
 
 # -- the trace and the runs -------------------------------------------------------------------------------------------
-def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
+def _compare(flow: Flow, call: RecordedCall, graph: fx.Graph, name: str) -> None:
     """The module calls of the trace must be those of the run, in the same order."""
     seen = [str(c.module) for c in flow.calls_in(call) if c.module is not None]
     prefix = f"{name}." if name else ""
@@ -224,7 +174,7 @@ def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
         raise ValueError("the trace calls other modules than the run")
 
 
-def _refuse_mutation(flow: Flow, call: Call) -> None:
+def _refuse_mutation(flow: Flow, call: RecordedCall) -> None:
     for inner in flow.calls_in(call):
         if inner.module is None and inner.op.endswith("_") and not inner.op.endswith("__") and inner.inputs:
             target = inner.inputs[0]
@@ -235,7 +185,7 @@ def _refuse_mutation(flow: Flow, call: Call) -> None:
                 raise ValueError(f"{inner.op} changes a tensor in place that is read elsewhere")
 
 
-def _refuse_stash(flow: Flow, call: Call) -> None:
+def _refuse_stash(flow: Flow, call: RecordedCall) -> None:
     """A tensor that the forward puts into an attribute, a list, a closure: the trace would not."""
     if any(value in flow.held for inner in flow.calls_in(call) for value in inner.outputs):
         raise ValueError("something still holds a tensor that it makes")

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..dataflow import call_with, named_leaves, output_name, untouched
+from ..model.dataflow import call_with, refuse_lazy
+from ..model.recorder import named_leaves, output_name
+from ..model.restore import Restored, in_both_modes
 from .changes import OutputError
-from .modes import in_both_modes
 
 # Some hundred layers, each adding a few roundings of what its neighbour amplifies.
 _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
@@ -22,8 +23,13 @@ _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Every tensor of the model's result by its place ("output['out']"), without touching the model."""
-    with untouched(model), torch.no_grad():
-        leaves = named_leaves(call_with(model, example_inputs))
+    refuse_lazy(model)
+    with Restored(model) as restored, restored:
+        return _outputs(model, example_inputs)
+
+
+def _outputs(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
+    leaves = named_leaves(call_with(model, example_inputs))
     return {output_name(path): leaf.clone() for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
@@ -34,7 +40,8 @@ def compare(operation: str, before: dict[str, Tensor], after: dict[str, Tensor])
 
 def outputs_in_both_modes(model: nn.Module, example_inputs: Any) -> dict[bool, dict[str, Tensor]]:
     """mode -> outputs; training only where the model can."""
-    return in_both_modes(model, lambda: outputs_of(model, example_inputs))
+    refuse_lazy(model)
+    return in_both_modes(model, lambda: _outputs(model, example_inputs))
 
 
 def check(
