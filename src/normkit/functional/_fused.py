@@ -186,11 +186,11 @@ class FusedCore(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         (grad_output,) = gradients
         if _takes_operations(grad_output):
-            kind, last, needs = ctx.plan[0], ctx.plan[5], ctx.needs_input_grad[:4]
             input, *others, _, stats, bits = ctx.saved_tensors
-            if kind < 2 and last:  # the order of the bits, whatever a hook made of the strides
-                input = input.movedim(1, -1).contiguous().movedim(-1, 1)
-            of = Operands(input, *others)
+            if bits is not None:  # their memory order is the forward's, whatever a hook made of the strides
+                last = ctx.plan[5]
+                input = input.movedim(1, -1).contiguous().movedim(-1, 1) if last else input.contiguous()
+            of, needs = Operands(input, *others), ctx.needs_input_grad[:4]
             return (*composed_backward(ctx.norm, grad_output, of, _doubles(stats), bits, needs), *(None,) * 8)
         return native.fused_backward(ctx, grad_output)
 
