@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from normkit.functional.choose import BACKENDS
 
 import normkit as nk
+from normkit.functional.choose import BACKENDS
 from normkit.info import collect
 
 
