@@ -35,8 +35,9 @@ def test_one_value_that_is_not_finite_stays_visible(value: float) -> None:
         x, dy = torch.ones(4, 1), torch.ones(4, 1)
         {"x": x, "dy": dy}[of][2] = value
         (dx,) = torch.autograd.grad(F.layer_norm(x.requires_grad_(), (1,)), x, dy)
-        expected = torch.tensor([[0.0], [0.0], [float("nan")], [0.0]])
-        torch.testing.assert_close(dx, expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            dx, torch.tensor([[0.0], [0.0], [float("nan")], [0.0]]), rtol=0, atol=0, equal_nan=True
+        )
 
 
 def channels_last(tensor: Tensor) -> Tensor:

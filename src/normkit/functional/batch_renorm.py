@@ -140,8 +140,8 @@ class Recent:
         same = distance[nearest] <= SAME
         if same.device.type == "cpu" and not same:
             warnings.warn(
-                f"an activation checkpoint recomputes a batch that is none of the last {IN_FLIGHT} of this layer: its r "
-                "and d come from the running statistics as they are now, so its gradient is not exact",
+                f"an activation checkpoint recomputes a batch that is none of the last {IN_FLIGHT} of this layer: its "
+                "r and d come from the running statistics as they are now, so its gradient is not exact",
                 RuntimeWarning,
                 stacklevel=2,
             )
