@@ -14,7 +14,7 @@ from torch import nn
 from ..functional import _running
 from ..functional._running import Held, Running
 from ..model.interrupts import UserBlock
-from ..model.restore import Kept
+from ..model.kept import Kept
 from ..model.transaction import Transaction
 from ..nn._base import TrackedNorm
 
