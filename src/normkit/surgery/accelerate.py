@@ -14,7 +14,8 @@ from torch import nn
 
 from ..model.dataflow import Flow, flow_of, refuse_lazy
 from ..model.families import BATCH_FAMILIES, author_of_forward, family, is_ours
-from ..model.restore import Kept, in_both_modes
+from ..model.kept import Kept
+from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
 from ..model.swap import hooked, kind, put, working_copy
 from ..model.transaction import Transaction

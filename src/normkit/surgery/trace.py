@@ -23,8 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
+from ..model.kept import Kept
 from ..model.recorder import RecordedCall
-from ..model.restore import Kept, Restored
+from ..model.restore import Restored
 
 # What may hand out the memory of its input.
 _VIEWS = frozenset(
