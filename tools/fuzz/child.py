@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from .case import Case
-from .judge import Finding
+from .finding import Finding
 
 Run = Callable[[Case, Callable[[str], None]], Finding | None]
+Work = Callable[[], tuple[Run, Run]]
 
 STAGES = ("idle", "make", "normkit", "torch", "truth", "judge")
 RENEW = 400  # cases, then a new process: what one leaves behind cannot pile up
@@ -30,29 +31,38 @@ _context.set_forkserver_preload(["tools.fuzz.work"])
 
 
 class Child:
-    """One process at a time. limit: seconds for a case. work: a picklable function that gives what runs a case."""
+    """One process at a time. limit: seconds for a case. work: as `work.prepare`, which it replaces."""
 
-    def __init__(self, limit: float, work: Callable[[], Run] | None = None) -> None:
+    def __init__(self, limit: float, work: Work | None = None) -> None:
         self._limit, self._work = limit, work
         self._process: Any = None
         self._ran = 0
         self.torch_crashes = 0
 
-    def run(self, case: Case) -> Finding | None:
+    def kills_torch(self, case: Case) -> bool:
+        """Whether torch's own program of the case dies."""
+        before = self.torch_crashes
+        self.run(case, torch_alone=True)
+        return self.torch_crashes > before
+
+    def run(self, case: Case, torch_alone: bool = False) -> Finding | None:
         """What running the case in the child finds; its death or its silence is a finding too."""
         if self._process is None or not self._process.is_alive() or self._ran >= RENEW:
             self._start()
         self._ran += 1
         try:
-            self._pipe.send(case)
+            self._pipe.send((case, torch_alone))
             if not self._pipe.poll(self._limit):
                 return self._end("hang", f"no answer within {self._limit:g} s")
-            answer = self._pipe.recv()
+            answer, is_last = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
             return self._end("crash", _cause(self._process.exitcode))
         if isinstance(answer, str):
+            self.close()
             raise RuntimeError(f"the fuzzer itself failed on {case}:\n{answer}")
+        if is_last:
+            self.close()
         return answer
 
     def close(self) -> None:
@@ -99,27 +109,31 @@ def _place(text: str) -> str:
     return "; ".join([*said[:2], *(f"{file}:{line} {name}" for file, line, name in frames[:2])]) or "no trace"
 
 
-def _serve(pipe: Any, stage: Any, log: str, work: Callable[[], Run] | None) -> None:
+def _serve(pipe: Any, stage: Any, log: str, work: Work | None) -> None:
     """The child: takes cases, gives findings."""
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     faulthandler.enable(handle)
+    from .run import is_lost
     from .work import prepare
 
-    run = prepare() if work is None else work()
+    both = prepare() if work is None else work()
 
     def tell(name: str) -> None:
         stage.value = STAGES.index(name)
 
     while True:
         try:
-            case = pipe.recv()
+            case, torch_alone = pipe.recv()
         except EOFError:
             return
         try:
-            answer: Any = run(case, tell)
+            answer: Any = both[torch_alone](case, tell)
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"
         stage.value = 0
-        pipe.send(answer)
+        is_last = is_lost()
+        pipe.send((answer, is_last))
+        if is_last:
+            return

@@ -7,13 +7,13 @@ import threading
 from dataclasses import dataclass
 
 from .case import Case, features
-from .judge import Finding
+from .finding import Finding
 
-MOST = 8  # shrunk cases of one key; more of it are counted only
+MOST = 30  # shrunk cases of one key; more of it are counted only
 
 
 def key(finding: Finding) -> tuple[str, str]:
-    """What two findings have in common when they may be one fault."""
+    """What two findings have in common when they may be one fault: no numbers, no sizes, no dtypes."""
     what = re.sub(r"\[[^\]]*\]|\([^)]*\)", "[]", finding.what)
     what = re.sub(r"\b(Complex)?(Float|Double|Half|BFloat16|Long|Int|Byte|Bool)\b", "T", what)
     return finding.kind, re.sub(r"\d+(\.\d+)?", "#", what)
@@ -21,14 +21,18 @@ def key(finding: Finding) -> tuple[str, str]:
 
 @dataclass
 class Kind:
-    """One fault: its first case by number, what became of it, and how often it was seen."""
+    """One fault: what it was found as, the number of that case, and the case and finding that were left of it."""
 
+    found: Finding
     number: int
     case: Case
     finding: Finding
     alone: bool = True  # whether it fails in a process of its own
     seen: int = 1
-    norms: frozenset[str] = frozenset()
+
+    def explains(self, case: Case) -> bool:
+        """Whether a case has all that is unusual about this one; norms fail alike."""
+        return features(self.case) - {f"norm={self.case.norm}"} <= features(case)
 
 
 class Findings:
@@ -43,11 +47,10 @@ class Findings:
         """Count a finding; whether it is of a kind that is known."""
         with self._lock:
             self.total += 1
-            alike = [kind for kind in self.kinds if key(kind.finding) == key(finding)]
+            alike = [kind for kind in self.kinds if key(kind.found) == key(finding)]
             for kind in alike:
-                if features(kind.case) - {"norm=" + kind.case.norm} <= features(case) or len(alike) >= MOST:
+                if kind.explains(case) or len(alike) >= MOST:
                     kind.seen += 1
-                    kind.norms |= {case.norm}
                     return True
             return False
 

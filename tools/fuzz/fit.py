@@ -100,10 +100,15 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(transform="")
     if case.transform in ("grad", "vmap_grad", "jacrev", "jacfwd", "grad_grad", "jvp", "dual", "vjp"):
         case = case.but(after="")
-    if case.transform in ("jacrev", "jacfwd") and math.prod(case.shape) > _FEW:
-        case = case.but(transform="vjp")
+    if case.transform in ("jacrev", "jacfwd"):
+        if math.prod(case.shape) > _FEW:
+            case = case.but(transform="vjp")
+        elif case.tensors["dy"].values in ("nan", "inf"):  # which a product with a Jacobian spreads
+            case = case.tensor("dy", values="normal")
     if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
+    if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
+        case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
     if case.edit:

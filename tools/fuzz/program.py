@@ -8,7 +8,7 @@ running_mean, running_var, batches.
 from __future__ import annotations
 
 from .case import Array, Case
-from .norms import NORMS, channels, filled, leading, parameter_shape
+from .norms import NORMS, channels, filled, is_unbatched, leading, parameter_shape
 
 # What torch.func and others make of `norm`, a function of x: the lines, and what they find.
 TRANSFORMS: dict[str, tuple[str, ...]] = {
@@ -180,8 +180,10 @@ def _mask_lines(case: Case) -> list[str]:
     wrong = tuple(s + 1 for s in shape)
     text = _MASKS[case.mask].format(shape=shape, count=count, one=one, first=first, side=side, wrong=wrong)
     lines = ["    g = torch.Generator().manual_seed(9)", f"    mask = {text}"]
-    axes = 1 if NORMS[case.norm].channels else case.part
-    lay = "mask.unsqueeze(1)" if NORMS[case.norm].channels else f"mask.reshape(*mask.shape, *[1] * {axes})"
+    if NORMS[case.norm].channels:
+        lay = f"mask.unsqueeze({0 if is_unbatched(case) else 1})"
+    else:
+        lay = f"mask.reshape(*mask.shape, *[1] * {case.part})"
     if case.mask == "full_rank":
         lines.append(f"    mask = {lay}")
     if case.mask == "poisoned":

@@ -18,7 +18,8 @@ import normkit as nk
 
 from . import calls, tricks, values
 from .case import Case
-from .judge import Finding, Outcome, judge
+from .finding import Finding, Outcome
+from .judge import judge
 from .program import render, render_make
 from .truth import Truth, compute
 
@@ -39,6 +40,8 @@ def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
     ours = _outcome(render(case, "normkit"), "with_normkit", make)
     assert ours is not None
     broken = restore()
+    if is_lost():
+        return None if "INTERNAL ASSERT" in str(ours.error) else _LOST
     stage("torch")
     theirs = _outcome(render(case, "torch"), "with_torch", make)
     restore()
@@ -50,6 +53,12 @@ def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
         truth = _truth(case, make)
     stage("judge")
     return judge(case, ours, theirs, truth)
+
+
+def run_torch(case: Case, stage: Stage) -> None:
+    """Run torch's program alone, to learn whether it dies of the case."""
+    stage("torch")
+    _outcome(render(case, "torch"), "with_torch", _function(render_make(case), "make"))
 
 
 def _function(text: str, name: str) -> Callable[..., Any]:
@@ -80,6 +89,19 @@ def _truth(case: Case, make: Callable[[], dict[str, Any]]) -> Truth | None:
         return compute(case, tensors)
     except Exception:
         return None
+
+
+_LOST = Finding("state", "dispatch keys", "torch's autograd stays switched off after the call", 4)
+
+
+def is_lost() -> bool:
+    """Whether the thread's dispatch keys are no longer what they were, for which there is no remedy."""
+    excluded, keys = torch._C._dispatch_tls_is_dispatch_key_excluded, torch._C.DispatchKey
+    return (
+        excluded(keys.AutogradCPU)
+        or excluded(keys.ADInplaceOrView)
+        or not torch.zeros(1).requires_grad_().neg().requires_grad
+    )
 
 
 def restore() -> str:

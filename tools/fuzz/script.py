@@ -9,7 +9,7 @@ from types import ModuleType
 
 from . import calls, tricks, values
 from .case import Case, features
-from .judge import Finding
+from .finding import Finding
 from .program import render, render_make
 
 _IMPORTS = """\

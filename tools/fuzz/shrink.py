@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Iterator
 
 from .case import SIMPLEST, Array, Case, features, usual
+from .finding import Finding
 from .findings import key
 from .fit import fit
-from .judge import Finding
 
 _NORMS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm")
 _FIELDS = ("transform", "after", "hook", "edit", "alias", "threads", "mask", "activation", "momentum", "eps", "layer")
@@ -20,7 +20,7 @@ def shrink(
 ) -> tuple[Case, Finding]:
     """The simplest case found within `most` runs that fails in the same way, and its finding."""
     tried = {repr(case)}
-    left = most
+    left = most if finding.kind != "hang" else 12
     while left > 0:
         for candidate in _simpler(case):
             candidate = fit(candidate)

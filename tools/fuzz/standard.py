@@ -168,5 +168,6 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
         expected = (1 - factor) * old[name] + factor * value
         u = c.unit_roundoff(dtypes[name])
         parts = abs(1 - factor) * old[name].abs() + abs(factor) * value.abs()
-        found[name] = expected, abs(factor) * error[name] + 4 * u * parts
+        rest = 4 * c.unit_roundoff(torch.float64) * old[name].abs()  # old + factor * (new - old), in float64
+        found[name] = expected, abs(factor) * error[name] + 4 * u * parts + rest
     return found

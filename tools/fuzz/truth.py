@@ -7,6 +7,7 @@ and to its slope is seen by evaluating g at z and one bound to each side, so kin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -52,6 +53,7 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     y = f.g(f.z)
     low, high = f.g((f.z - f.step).detach()), f.g((f.z + f.step).detach())
     truth = Truth()
+    # z - tanh(z), z * (1 + erf(z)): off by roundings of z, not of the result
     cancels = 4 * f.u * f.z.abs() if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")) else 0
     truth.results["y"] = y, torch.maximum((low - y).abs(), (high - y).abs()) + _rounding(case, f) * y.abs() + cancels
     if case.norm.startswith("add_"):
@@ -159,7 +161,7 @@ def _rounding(case: Case, f: Forward) -> float:
 
 def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str, Tensor]) -> None:
     """First derivatives with their bounds; directional and second ones, which are compared loosely."""
-    s, x, c = f.standard, f.leaves["x"], contract()
+    s, c = f.standard, contract()
     names = list(f.leaves)
     # the slope of a kinked function at NaN is what its author wrote
     slopes = torch.where(f.z.isfinite(), slope(f.g, f.z), torch.nan)
@@ -167,8 +169,8 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
     unsure = torch.maximum(*((slope(f.g, f.z + d) - slopes).abs() for d in (-f.step, f.step))) * f.dy.detach().abs()
     truth.sharp = not dz.numel() or bool((unsure <= 1e-2 * dz.abs().max()).all())
     unsure = unsure + _rounding(case, f) * dz.abs()
-    if "tanhshrink" in case.activation:
-        unsure = unsure + 4 * f.u * f.dy.detach().abs()  # 1 - 1 / cosh(z)^2
+    if case.activation and "relu" not in case.activation.lower():  # slopes are differences from 1
+        unsure = unsure + 4 * f.u * f.dy.detach().abs()
     through = f.u * 8 * f.dy.detach().abs() if case.after in ("join", "reuse") or case.alias == "residual_is_x" else 0
     found = torch.autograd.grad(y, [f.leaves[n] for n in names], f.dy, create_graph=True, allow_unused=True)
     d = {n: torch.zeros_like(f.leaves[n]) if v is None else v for n, v in zip(names, found, strict=True)}
@@ -189,18 +191,26 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
     elif "residual" in d:
         u = max(f.u, c.unit_roundoff(tensors["residual"].dtype))
         truth.results["dresidual"] = torch.where(slopes.isnan(), slopes, d["residual"]), 8 * u * dz.abs() + unsure
-    axes = (0, *range(2, x.dim())) if NORMS[case.norm].channels else tuple(range(x.dim() - case.part))
     for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
         if name in d:
-            narrow = torch.float64 if tensors["x"].dtype == torch.float64 else torch.float32
-            u = max(c.unit_roundoff(tensors[name].dtype), f.u if narrow == torch.float64 else c.unit_roundoff(narrow))
-            tiny = c.underflow(tensors[name].dtype) * 4 * (1 + _largest(s.scale))
-            terms = (dz * factor).expand(x.shape)
-            bound = c.parameter_gradient_bound(terms, axes, u) if axes else 16 * u * terms.abs()
-            doubt = (unsure * factor).expand(x.shape)
-            bound = tiny + bound + (doubt.sum(axes) if axes else doubt)
-            truth.results[f"d{name}"] = d[name], bound.reshape(d[name].shape)
+            truth.results[f"d{name}"] = d[name], _parameter_bound(case, f, tensors, name, dz, unsure, factor)
     _higher(case, truth, f, d["x"], y)
+
+
+def _parameter_bound(
+    case: Case, f: Forward, tensors: dict[str, Tensor], name: str, dz: Tensor, unsure: Tensor, factor: Tensor
+) -> Tensor:
+    """The bound of a sum of dz * factor over the positions. Its terms are rounded as x is, the sum as the parameter."""
+    c, s, shape = contract(), f.standard, f.leaves["x"].shape
+    axes = (0, *range(2, len(shape))) if NORMS[case.norm].channels else tuple(range(len(shape) - case.part))
+    total = (lambda v: v.expand(shape).sum(axes)) if axes else (lambda v: v.expand(shape))
+    dtypes, double = (tensors["x"].dtype, tensors[name].dtype), tensors["x"].dtype == torch.float64
+    u = max(c.unit_roundoff(dtypes[1]), f.u if double else c.unit_roundoff(torch.float32))
+    bound = c.parameter_gradient_bound((dz * factor).expand(shape), axes, u) if axes else 16 * u * (dz * factor).abs()
+    bound = bound + total(unsure * factor + (8 * f.u * dz.abs() if double else 0))  # xhat is off by roundings of x
+    terms = max(1, math.prod(shape) // max(1, bound.numel()))
+    tiny = max(c.underflow(d) for d in dtypes) * 4 * (1 + _largest(s.scale) + _largest(factor) * terms)
+    return (bound + tiny).reshape(f.leaves[name].shape)
 
 
 def _higher(case: Case, truth: Truth, f: Forward, dx: Tensor, y: Tensor) -> None:

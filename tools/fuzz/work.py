@@ -33,12 +33,12 @@ import torch._inductor  # noqa: E402
 import torch.utils._device  # noqa: E402
 
 from .bounds import contract  # noqa: E402
-from .run import run  # noqa: E402  # imports normkit
+from .run import run, run_torch  # noqa: E402  # imports normkit
 
 contract()
 
 
-def prepare() -> Callable[..., object]:
-    """One thread a child: there is a child for each processor."""
+def prepare() -> tuple[Callable[..., object], Callable[..., object]]:
+    """What runs a case, and torch's half of it. One thread a child: there is a child for each processor."""
     torch.set_num_threads(1)
-    return run
+    return run, run_torch
