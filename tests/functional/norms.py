@@ -13,10 +13,9 @@ import normkit as nk
 from normkit import reference
 from normkit.contract import input_gradient_bound, mean_over, output_bound, parameter_gradient_bound, unit_roundoff
 from normkit.kernels import native
-from tests.cases import Shape, affine, gaussian, generator
+from tests.cases import EPS, Shape, affine, gaussian, generator
 from tests.tolerances import assert_within
 
-EPS = 1e-5
 EXACT_BACKENDS = ["native", "composed"] if native.available() else ["composed"]  # the paths the contract holds for
 BACKENDS = [*EXACT_BACKENDS, "aten"]
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from normkit.contract import input_gradient_bound, mean_over, output_bound, parameter_gradient_bound, unit_roundoff
 from tests.tolerances import assert_within
 
-EPS = 1e-5
 Norm = Callable[..., Tensor]
 Truth = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 import normkit as nk
 from normkit import reference
 from normkit.contract import output_bound, unit_roundoff
-from tests.cases import DTYPES, LARGE_SHAPES, LAYOUTS, SHAPES, VALUES, Shape, gaussian, generator
-from tests.functional.norms import BACKENDS, EPS, EXACT_BACKENDS, assert_right, problem, threads, training
+from tests.cases import DTYPES, EPS, LARGE_SHAPES, LAYOUTS, SHAPES, VALUES, Shape, gaussian, generator
+from tests.functional.norms import BACKENDS, EXACT_BACKENDS, assert_right, problem, threads, training
 from tests.tolerances import assert_same, assert_statistics, assert_within
 
 Layout = Callable[[Tensor], Tensor]

@@ -11,16 +11,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
-from tests.cases import gaussian, generator
+from tests.cases import EPS, MOMENTUM, gaussian, generator
 from tests.tolerances import assert_same
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "batch": lambda: nk.BatchNorm1d(3),
-    "batch_cumulative": lambda: nk.BatchNorm1d(3, momentum=None),
-    "batch_relu": lambda: nk.BatchNorm1d(3, activation="relu"),
-    "ghost": lambda: nk.GhostBatchNorm1d(3, virtual_batch_size=2),
-    "renorm": lambda: nk.BatchRenorm1d(3, warm_up=(0, 0, 0)),
-    "sync": lambda: nk.SyncBatchNorm(3),
+    "batch": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM),
+    "batch_cumulative": lambda: nk.BatchNorm1d(3, EPS, None),
+    "batch_relu": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM, activation="relu"),
+    "ghost": lambda: nk.GhostBatchNorm1d(3, EPS, MOMENTUM, virtual_batch_size=2),
+    "instance": lambda: nk.InstanceNorm1d(3, EPS, MOMENTUM, affine=True, track_running_stats=True),
+    "instance_cumulative": lambda: nk.InstanceNorm1d(3, EPS, None, track_running_stats=True),
+    "renorm": lambda: nk.BatchRenorm1d(3, EPS, MOMENTUM, warm_up=(0, 0, 0)),
+    "sync": lambda: nk.SyncBatchNorm(3, EPS, MOMENTUM),
 }
 
 

@@ -9,13 +9,14 @@ from torch import Tensor
 from normkit._activation import by_code
 from normkit._operands import Needs, Operands, Saved
 from normkit.kernels import native
+from tests.cases import EPS
 
 Found = tuple[Tensor | None, ...]
 
 
 def batch_norm_forward(
     x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, residual: Tensor | None = None,
-    code: int = 0, param: float = 0.0, eps: float = 1e-5, *, save_for_backward: bool = True,
+    code: int = 0, param: float = 0.0, eps: float = EPS, *, save_for_backward: bool = True,
     sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """(output, stats, bits)."""

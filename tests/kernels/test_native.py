@@ -23,7 +23,7 @@ from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 U = unit_roundoff(torch.float32)
 LAYOUTS = {"contiguous", "channels_last", "strided", "offset", "transposed"}
 ALL = (True, True, True, True)

@@ -17,7 +17,7 @@ from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 ACTIVATIONS = {
     0: lambda z: z,
     1: F.relu,

@@ -17,7 +17,7 @@ from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 DTYPES = {name: dtype for name, dtype in cases.DTYPES.items() if native.supports_dtype(dtype)}
 HALVES = {name: dtype for name, dtype in DTYPES.items() if dtype.itemsize == 2}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)

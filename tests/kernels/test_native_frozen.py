@@ -14,7 +14,7 @@ from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 SHAPES = {
     "tiny_rows": (9, 5, 3),
     "samples_together": (39, 33, 4, 4),

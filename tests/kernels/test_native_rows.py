@@ -17,7 +17,7 @@ from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 U = unit_roundoff(torch.float32)
 # Beside the shared table: a slab cut into parts, segments of a row, samples cut into blocks of rows.
 GROUPS = {

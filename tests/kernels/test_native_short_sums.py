@@ -14,7 +14,7 @@ from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 ROWS, CHANNELS = 1024, 37
 
 # A pattern repeats down the rows, so that every four rows that are added together look like it.
