@@ -100,7 +100,11 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(transform="")
     if case.transform in ("grad", "vmap_grad", "jacrev", "jacfwd", "grad_grad", "jvp", "dual", "vjp"):
         case = case.but(after="")
+    if case.norm == "batch_renorm" and case.transform.startswith("checkpoint"):
+        case = case.but(layer=True, part=max(1, len(case.shape) - 2))  # the function remembers no forward
     if case.transform in ("jacrev", "jacfwd"):
+        if case.tensors["x"].layout in ("expanded", "scalar", "overlapping"):  # elements that share a derivative
+            case = case.tensor("x", layout="contiguous")
         if math.prod(case.shape) > _FEW:
             case = case.but(transform="vjp")
         elif case.tensors["dy"].values in ("nan", "inf"):  # which a product with a Jacobian spreads

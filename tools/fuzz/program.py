@@ -167,7 +167,7 @@ def render_make(case: Case) -> str:
 def _made(array: Array, shape: tuple[int, ...], seed: int) -> str:
     kind = "zeros" if array.trick == "zerotensor" else array.values
     text = f"values({kind!r}, {shape}, torch.{array.dtype}, {seed})"
-    return text if array.layout == "contiguous" else f"{array.layout}({text})"
+    return text if array.layout == "contiguous" or not shape else f"{array.layout}({text})"
 
 
 def _mask_lines(case: Case) -> list[str]:

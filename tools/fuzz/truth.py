@@ -170,7 +170,7 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
     truth.sharp = not dz.numel() or bool((unsure <= 1e-2 * dz.abs().max()).all())
     unsure = unsure + _rounding(case, f) * dz.abs()
     if case.activation and "relu" not in case.activation.lower():  # slopes are differences from 1
-        unsure = unsure + 4 * f.u * f.dy.detach().abs()
+        unsure = unsure + 8 * f.u * f.dy.detach().abs()
     through = f.u * 8 * f.dy.detach().abs() if case.after in ("join", "reuse") or case.alias == "residual_is_x" else 0
     found = torch.autograd.grad(y, [f.leaves[n] for n in names], f.dy, create_graph=True, allow_unused=True)
     d = {n: torch.zeros_like(f.leaves[n]) if v is None else v for n, v in zip(names, found, strict=True)}
@@ -216,6 +216,8 @@ def _parameter_bound(
 def _higher(case: Case, truth: Truth, f: Forward, dx: Tensor, y: Tensor) -> None:
     scale = _largest(f.standard.scale) * max(1.0, _largest(f.weight)) * max(1.0, _largest(f.dy))
     truth.scale["dx"] = max(scale, _largest(dx))
+    if case.norm.startswith("add_"):
+        truth.scale["dresidual"] = truth.scale["dx"]
     if case.plan != "double" and case.transform not in ("grad_grad", "jvp", "dual"):
         return
     x, nothing = f.leaves["x"], torch.zeros((), dtype=torch.float64)
