@@ -1,4 +1,4 @@
-"""What else uses the children of an accelerated model computes what it did; `convert(model, "torch")` is the way back."""
+"""What else uses children of an accelerated model computes what it did; `convert(model, "torch")` is the way back."""
 
 import copy
 

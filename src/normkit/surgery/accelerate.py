@@ -75,7 +75,12 @@ def accelerate(
         before = outputs_in_both_modes(model, example_inputs) if verify else {}
         built = _swap(model, sites)
         swapped = Kept(model)
-        fused, unfused = _fuse(model, example_inputs, sites, built)
+        try:
+            fused, unfused = _fuse(model, example_inputs, sites, built)
+        except Exception:
+            if not before:
+                raise
+            fused, unfused = {}, {}  # the check says what is wrong with the model by now
         errors, failure = check(model, example_inputs, before)
         if failure and fused:
             swapped.give_back()
