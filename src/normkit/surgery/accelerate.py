@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..model.dataflow import Flow, flow_of, refuse_lazy
-from ..model.families import BATCH_FAMILIES, author_of_forward, family, is_ours
+from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours
 from ..model.kept import Kept
 from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
@@ -29,6 +29,7 @@ from .fused_call import FusedSequential, children_steps, ending
 from .pattern import Pattern, pattern_of
 from .recompute import add as add_recomputation
 from .thaw import waiting_layers
+from .undo import remember, standing_aside
 from .verify import check, outputs_in_both_modes
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
@@ -70,12 +71,17 @@ def accelerate(
     """
     select(model, only, skip)
     model = working_copy(model, inplace)
-    with Transaction(model, *waiting_layers(model)) as change, change:
+    with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip)
         before = outputs_in_both_modes(model, example_inputs) if verify else {}
         built = _swap(model, sites)
         swapped = Kept(model)
-        fused, unfused = _fuse(model, example_inputs, sites, built)
+        try:
+            fused, unfused = _fuse(model, example_inputs, sites, built)
+        except Exception:
+            if not before:
+                raise
+            fused, unfused = {}, {}  # the check says what is wrong with the model by now
         errors, failure = check(model, example_inputs, before)
         if failure and fused:
             swapped.give_back()
@@ -102,6 +108,8 @@ def _swap(model: nn.Module, sites: list[Site]) -> dict[str, Built]:
         built[site.name] = new
         if not isinstance(new, str):
             put(model, site.names, new[0])
+            if not author(type(site.module)):
+                remember(new[0], site.module)
     return built
 
 
