@@ -43,8 +43,8 @@ inline nb::handle item(nb::handle tuple, Py_ssize_t i) { return PyTuple_GET_ITEM
 inline nb::handle entries(nb::handle given, Py_ssize_t count, const char* name) {
     if (!PyTuple_Check(given.ptr())) refuse_argument(name, "tuple", given);
     if (PyTuple_GET_SIZE(given.ptr()) < count)
-        raise(PyExc_ValueError, std::string("argument '") + name + "' must have " + std::to_string(count) + " entries, not " +
-                                    std::to_string(PyTuple_GET_SIZE(given.ptr())));
+        raise(PyExc_ValueError, std::string("argument '") + name + "' must have " + std::to_string(count) +
+                                    " entries, not " + std::to_string(PyTuple_GET_SIZE(given.ptr())));
     return given;
 }
 

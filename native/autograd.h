@@ -1,7 +1,7 @@
-// The two halves of a torch.autograd.Function as one call each: all that an eager forward or backward needs happens here.
+// The two halves of a torch.autograd.Function as one call each: all that an eager forward or backward needs is here.
 //
-// `norm` is the norm as Python describes it; it is asked to `move` what cannot be moved here. `plan` is what the backward
-// wants to know beside the saved tensors: input, weight, bias, residual, mask (of Python's calls alone), stats, bits.
+// `norm` is the norm as Python describes it; it is asked to `move` what cannot be moved here. Saved are input, weight,
+// bias, residual, mask (never set here), stats and bits; `plan` is what the backward has to know besides.
 #pragma once
 #include "channel_calls.h"
 #include "layer_calls.h"
@@ -18,14 +18,15 @@ enum Kind : int64_t {
 };
 
 inline Kind kind_of(int64_t value) {
-    if (value < kBatch || value > kRms) raise(PyExc_ValueError, "argument 'kind' must be 0, 1, 2 or 3, not " + std::to_string(value));
+    if (value < kBatch || value > kRms)
+        raise(PyExc_ValueError, "argument 'kind' must be 0, 1, 2 or 3, not " + std::to_string(value));
     return Kind(value);
 }
 
 // Names that a Function's context is handled with, looked up once.
 struct Names {
     nb::object to_save = nb::str("to_save"), saved_tensors = nb::str("saved_tensors"), norm = nb::str("norm"),
-               plan = nb::str("plan"), needs = nb::str("needs_input_grad"), move = nb::str("move"), view = nb::str("view");
+               plan = nb::str("plan"), needs = nb::str("needs_input_grad"), move = nb::str("move");
 };
 
 inline const Names& names() {
@@ -37,7 +38,9 @@ inline void set(nb::handle object, const nb::object& name, nb::handle value) {
     if (PyObject_SetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) nb::raise_python_error();
 }
 
-inline nb::object get(nb::handle object, const nb::object& name) { return owned(PyObject_GetAttr(object.ptr(), name.ptr())); }
+inline nb::object get(nb::handle object, const nb::object& name) {
+    return owned(PyObject_GetAttr(object.ptr(), name.ptr()));
+}
 
 inline void save(nb::handle ctx, nb::handle norm, const nb::tuple& tensors, const nb::tuple& plan) {
     set(ctx, names().to_save, tensors);
@@ -45,26 +48,27 @@ inline void save(nb::handle ctx, nb::handle norm, const nb::tuple& tensors, cons
     set(ctx, names().plan, plan);
 }
 
-// Moves the running statistics by those of the batch, here where that is one plain step. stats: (3, sets), or its bytes.
+// Moves the running statistics by those of the batch, here where that is one plain step. stats: (3, sets), or bytes.
 inline void track(nb::handle norm, const Running& running, const Tensor& stats, bool as_bytes, nb::handle input,
                   const Shape& shape, bool per_channel) {
     const int64_t c = shape.c, count = shape.count();
     // An activation checkpoint's second forward moves no statistics; which forward is one, Python decides.
     if (per_channel && running.deferred.is_none() && count > 1 &&
         owned(PyObject_CallNoArgs(torch()->is_recomputation.ptr())).ptr() == Py_False &&
-        move_running_statistics(Edge(), stats.data<const double>(), c, count, running.mean, running.var, running.batches,
-                                running.momentum).value_or(false))
+        move_running_statistics(Edge(), stats.data<const double>(), c, count, running.mean, running.var,
+                                running.batches, running.momentum)
+            .value_or(false))
         return;
     const nb::object doubles = as_bytes ? stats.object().attr("view")(torch()->float64) : stats.object();
     PyObject* arguments[] = {norm.ptr(), doubles.ptr(), input.ptr()};
     owned(PyObject_VectorcallMethod(names().move.ptr(), arguments, 3, nullptr));
 }
 
-// The output. ctx: the Function's context, or None where nothing is saved. running: as above, or None; where there are no
-// groups and no training, its mean and var are the statistics.
-inline nb::object channels_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
-                                   nb::handle norm, nb::handle running_, Kind kind, int64_t groups, bool training, double eps,
-                                   ActivationSpec activation) {
+// The output. ctx: the Function's context, or None where nothing is saved. running: as above, or None; where there are
+// no groups and no training, its mean and var are the statistics.
+inline nb::object channels_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                                   nb::handle residual, nb::handle norm, nb::handle running_, Kind kind, int64_t groups,
+                                   bool training, double eps, ActivationSpec activation) {
     const Edge edge;
     const bool saves = !ctx.is_none(), given = kind == kBatch && !training;
     std::optional<Running> running;
@@ -81,18 +85,21 @@ inline nb::object channels_forward(nb::handle ctx, nb::handle input, nb::handle 
     if (saves) {
         const bool keeps = activation.code != kIdentity && !made.bits;
         const nb::object none = nb::none();
-        save(ctx, norm,
-             nb::make_tuple(input, weight, bias, keeps ? residual : nb::handle(none), none, made.stats.object(), made.bits.object()),
-             nb::make_tuple(int64_t(kind), groups, training, activation.code, activation.param, of.shape.channels_last));
+        const auto tensors = nb::make_tuple(input, weight, bias, keeps ? residual : nb::handle(none), none,
+                                            made.stats.object(), made.bits.object());
+        const bool last = of.shape.channels_last;
+        save(ctx, norm, tensors,
+             nb::make_tuple(int64_t(kind), groups, training, activation.code, activation.param, last));
     }
     return made.y.object();
 }
 
-inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle norm, Kind kind,
-                               int64_t width, double eps) {
+inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle norm,
+                               Kind kind, int64_t width, double eps) {
     const Edge edge;
     const bool saves = !ctx.is_none();
-    const LayerOutput made = layer_forward({edge, edge.real(input, "input"), width, kind == kRms, weight, bias}, eps, saves, saves);
+    const LayerOutput made =
+        layer_forward({edge, edge.real(input, "input"), width, kind == kRms, weight, bias}, eps, saves, saves);
     if (saves) {
         const nb::object none = nb::none();
         save(ctx, norm, nb::make_tuple(input, weight, bias, none, none, made.stats.object(), none),
@@ -101,14 +108,16 @@ inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weig
     return made.y.object();
 }
 
-inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
-                                nb::handle norm, nb::handle running, nb::handle kind_, nb::handle size_, nb::handle training_,
-                                nb::handle eps, nb::handle code, nb::handle param) {
+inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                                nb::handle residual, nb::handle norm, nb::handle running, nb::handle kind_,
+                                nb::handle size_, nb::handle training_, nb::handle eps, nb::handle code,
+                                nb::handle param) {
     const Kind kind = kind_of(whole(kind_, "kind"));
     const int64_t size = whole(size_, "size");
     const bool training = flag(training_, "training");
     const ActivationSpec activation = activation_of(code, param);
-    if (kind == kGroups && size < 1) raise(PyExc_ValueError, "argument 'size' must be at least 1 group, not " + std::to_string(size));
+    if (kind == kGroups && size < 1)
+        raise(PyExc_ValueError, "argument 'size' must be at least 1 group, not " + std::to_string(size));
     if (kind < kLayer)
         return channels_forward(ctx, input, weight, bias, residual, norm, running, kind, kind == kGroups ? size : 0,
                                 training, number(eps, "eps"), activation);
@@ -132,13 +141,14 @@ struct Saved {
     bool need(int i) const { return item(needs, i).ptr() == Py_True; }
 };
 
-// The input as the forward saw it, whatever a hook on saved tensors made of its dtype and its strides: those of the bits.
+// The input in the dtype that the forward saw, whatever a hook on saved tensors made of it.
 inline Tensor restored(const Edge& edge, nb::handle saved, const Tensor& dy) {
     const Tensor x = edge.real(Edge::given(saved, "input"), "input");
     edge.verify_sizes(x, dy, "input");
     return x.dtype() == dy.dtype() ? x : Tensor::made(x.object().attr("to")(dy.object().attr("dtype")));
 }
 
+// And in its memory order, which is that of the bits.
 inline Tensor in_order(const Tensor& x, bool channels_last) {
     if (shape_of(x).channels_last == channels_last) return x;
     if (!channels_last) return x.contiguous();
@@ -156,8 +166,8 @@ inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy_) {
     Tensor x = restored(edge, s.tensor(0), dy);
     const nb::object none = nb::none();
     auto gradients = [&](const Tensor& dx, const Tensor& dweight, const Tensor& dbias, const Tensor& dresidual) {
-        return nb::make_tuple(dx.object(), dweight.object(), dbias.object(), dresidual.object(), none, none, none, none, none,
-                              none, none, none);
+        return nb::make_tuple(dx.object(), dweight.object(), dbias.object(), dresidual.object(), none, none, none, none,
+                              none, none, none, none);
     };
     if (kind >= kLayer) {
         const LayerOperands of(edge, x, size, kind == kRms, s.tensor(1), s.tensor(2));
@@ -170,8 +180,8 @@ inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy_) {
     const ChannelOperands of(edge, x, s.tensor(3), s.tensor(1), s.tensor(2), kind == kGroups ? size : 0,
                              activation_of(s.planned(3), s.planned(4)));
     const Tensor stats = edge.saved_statistics(s.tensor(5), 3 * of.sets());
-    const auto made = channel_backward(of, dy.like(x), of.bits(edge, s.tensor(6)), stats, flag(s.planned(2), "training"),
-                                       {s.need(0), s.need(1), s.need(2), s.need(3)});
+    const auto made = channel_backward(of, dy.like(x), of.bits(edge, s.tensor(6)), stats,
+                                       flag(s.planned(2), "training"), {s.need(0), s.need(1), s.need(2), s.need(3)});
     return gradients(made.input, made.weight, made.bias, made.residual);
 }
 

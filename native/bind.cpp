@@ -8,14 +8,15 @@ namespace {
 
 constexpr int kInterface = 6;  // goes up with any change of these functions; core.py holds the same number
 
-nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
-                                nb::handle var, nb::handle groups, nb::handle eps, nb::handle code, nb::handle param,
-                                nb::handle save, nb::handle sizes) {
+nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
+                                nb::handle mean, nb::handle var, nb::handle groups, nb::handle eps, nb::handle code,
+                                nb::handle param, nb::handle save, nb::handle sizes) {
     const Edge edge;
     const ChannelOperands of(edge, channels_of(edge, input), residual, weight, bias, whole(groups, "groups"),
                              activation_of(code, param));
     if (mean.is_none() != var.is_none() || (of.groups > 0 && !mean.is_none()))
-        edge.refuse(PyExc_ValueError, "mean", " and var must both be given or both be None, and None where there are groups");
+        edge.refuse(PyExc_ValueError, "mean",
+                    " and var must both be given or both be None, and None where there are groups");
     const Slices slices(edge, whole_numbers(sizes, "sizes"), of.shape.n, of.groups);
     const bool keep = flag(save, "save");
     const auto made = channel_forward(of, edge.vector(mean, of.shape.c, "mean"), edge.vector(var, of.shape.c, "var"),
@@ -23,30 +24,33 @@ nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handl
     return nb::make_tuple(made.y.object(), made.stats.object(), made.bits.object());
 }
 
-nb::tuple channel_backward_tuple(nb::handle dy, nb::handle input, nb::handle residual, nb::handle bits, nb::handle weight,
-                                 nb::handle bias, nb::handle stats, nb::handle groups, nb::handle training, nb::handle code,
-                                 nb::handle param, nb::handle need_input, nb::handle need_weight, nb::handle need_bias,
-                                 nb::handle need_residual, nb::handle sizes, nb::handle count) {
+nb::tuple channel_backward_tuple(nb::handle dy, nb::handle input, nb::handle residual, nb::handle bits,
+                                 nb::handle weight, nb::handle bias, nb::handle stats, nb::handle groups,
+                                 nb::handle training, nb::handle code, nb::handle param, nb::handle need_input,
+                                 nb::handle need_weight, nb::handle need_bias, nb::handle need_residual,
+                                 nb::handle sizes, nb::handle count) {
     const Edge edge;
     const ChannelOperands of(edge, channels_of(edge, input), residual, weight, bias, whole(groups, "groups"),
                              activation_of(code, param));
     const Slices slices(edge, whole_numbers(sizes, "sizes"), of.shape.n, of.groups);
-    const auto made = channel_backward(
-        of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"), of.bits(edge, bits),
-        edge.statistics(stats, of.sets(), slices.count()), flag(training, "training"),
-        {flag(need_input, "need_input"), flag(need_weight, "need_weight"), flag(need_bias, "need_bias"),
-         flag(need_residual, "need_residual")},
-        slices, whole(count, "count"));
+    const auto made =
+        channel_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"), of.bits(edge, bits),
+                         edge.statistics(stats, of.sets(), slices.count()), flag(training, "training"),
+                         {flag(need_input, "need_input"), flag(need_weight, "need_weight"),
+                          flag(need_bias, "need_bias"), flag(need_residual, "need_residual")},
+                         slices, whole(count, "count"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), made.residual.object());
 }
 
-nb::object channel_statistics_object(nb::handle input) { return channel_statistics(channels_of(Edge(), input)).object(); }
+nb::object channel_statistics_object(nb::handle input) {
+    return channel_statistics(channels_of(Edge(), input)).object();
+}
 
 nb::tuple layer_forward_tuple(nb::handle input, nb::handle width, nb::handle rms, nb::handle weight, nb::handle bias,
                               nb::handle eps, nb::handle save) {
     const Edge edge;
-    const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"), flag(rms, "rms"), weight,
-                           bias);
+    const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
+                           flag(rms, "rms"), weight, bias);
     const auto made = layer_forward(of, number(eps, "eps"), flag(save, "save"));
     return nb::make_tuple(made.y.object(), made.stats.object());
 }
@@ -55,16 +59,16 @@ nb::tuple layer_backward_tuple(nb::handle dy, nb::handle input, nb::handle width
                                nb::handle bias, nb::handle stats, nb::handle need_input, nb::handle need_weight,
                                nb::handle need_bias) {
     const Edge edge;
-    const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"), flag(rms, "rms"), weight,
-                           bias);
+    const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
+                           flag(rms, "rms"), weight, bias);
     const auto made = layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
                                      edge.statistics(stats, of.rows), flag(need_input, "need_input"),
                                      flag(need_weight, "need_weight"), flag(need_bias, "need_bias"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object());
 }
 
-nb::object channel_ready_count(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
-                               nb::handle var) {
+nb::object channel_ready_count(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
+                               nb::handle mean, nb::handle var) {
     return nb::int_(channel_ready(input, residual, weight, bias, mean, var));
 }
 
@@ -81,12 +85,12 @@ nb::object move_running_by(nb::handle stats_, nb::handle count, nb::handle mean,
     const Tensor stats = edge.real(Edge::given(stats_, "stats"), "stats").contiguous();
     if (stats.dtype() != kFloat64 || stats.rank() != 2 || stats.size(0) < 2)
         edge.refuse(PyExc_RuntimeError, "stats", " must be float64 of shape (3, C) or (2, C)");
-    const auto moved = move_running_statistics(edge, stats.data<const double>(), stats.size(1), whole(count, "count"), mean, var,
-                                               batches, momentum);
+    const auto moved = move_running_statistics(edge, stats.data<const double>(), stats.size(1), whole(count, "count"),
+                                               mean, var, batches, momentum);
     return moved ? nb::object(nb::bool_(*moved)) : nb::none();
 }
 
-// A function of positional arguments as Python calls it: without nanobind's casters, which cost as much as a small kernel.
+// A function of positional arguments as Python calls it, without nanobind's dispatch: at (16, 8) that would be felt.
 template <auto function> struct Entry;
 template <class Result, class... Arguments, Result (*function)(Arguments...)> struct Entry<function> {
     static constexpr Py_ssize_t kCount = sizeof...(Arguments);
@@ -94,7 +98,8 @@ template <class Result, class... Arguments, Result (*function)(Arguments...)> st
     static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) noexcept {
         try {
             if (count != kCount)
-                raise(PyExc_TypeError, "expected " + std::to_string(kCount) + " arguments, got " + std::to_string(count));
+                raise(PyExc_TypeError,
+                      "expected " + std::to_string(kCount) + " arguments, got " + std::to_string(count));
             return with(given, std::index_sequence_for<Arguments...>());
         } catch (nb::python_error& error) {
             error.restore();
@@ -112,7 +117,8 @@ template <class Result, class... Arguments, Result (*function)(Arguments...)> st
 };
 
 template <auto function> PyMethodDef method(const char* name) {
-    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Entry<function>::call)), METH_FASTCALL, nullptr};
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Entry<function>::call)), METH_FASTCALL,
+            nullptr};
 }
 
 PyMethodDef methods[] = {

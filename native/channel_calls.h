@@ -1,5 +1,5 @@
-// Norms with parameters per channel, on tensors: groups = 0: statistics per channel over the batch; groups > 0: per sample
-// and group. Outputs are made here, because each step costs less than in Python.
+// Norms with parameters per channel, on tensors: groups = 0: statistics per channel over the batch; groups > 0: per
+// sample and group. Outputs are made here, because each step costs less than in Python.
 #pragma once
 #include "channel_operands.h"
 #include "kernels_in_use.h"
@@ -21,8 +21,8 @@ struct Keep {
 };
 
 // mean, var: given statistics (C,) or nothing. Slices have statistics of their own: (3 * slices, C).
-inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& mean, const Tensor& var, double eps, Keep keep,
-                                     const Slices& slices = {}) {
+inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& mean, const Tensor& var, double eps,
+                                     Keep keep, const Slices& slices = {}) {
     const Tensor& x = of.x;
     GroupForward a;
     of.describe(a);
@@ -78,10 +78,11 @@ struct Needs {
     bool input, weight, bias, residual;
 };
 
-// dy: as x. bits: of the forward, or nothing. stats: of the forward. training: false where they are constants. count: how
-// many values are behind the statistics where not all are, else 0.
-inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor& dy, const Tensor& bits, const Tensor& stats,
-                                         bool training, Needs needs, const Slices& slices = {}, int64_t count = 0) {
+// dy: as x. bits: of the forward, or nothing. stats: of the forward. training: false where they are constants. count:
+// how many values are behind the statistics where not all are, else 0.
+inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor& dy, const Tensor& bits,
+                                         const Tensor& stats, bool training, Needs needs, const Slices& slices = {},
+                                         int64_t count = 0) {
     const Tensor& x = of.x;
     const bool passes = of.activation.code == kIdentity;  // dy is the residual's gradient
     ChannelGradients made;

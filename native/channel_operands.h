@@ -1,4 +1,4 @@
-// What the forward and the backward of a norm with parameters per channel share: the operands, checked, and their layout.
+// What forward and backward of a norm with parameters per channel share: the operands, checked, and their layout.
 #pragma once
 #include <vector>
 
@@ -38,12 +38,13 @@ struct ChannelOperands {
     ActivationSpec activation;
 
     // x: dense.
-    ChannelOperands(const Edge& edge, Tensor x_, nb::handle residual_, nb::handle weight_, nb::handle bias_, int64_t groups_,
-                    ActivationSpec activation_)
+    ChannelOperands(const Edge& edge, Tensor x_, nb::handle residual_, nb::handle weight_, nb::handle bias_,
+                    int64_t groups_, ActivationSpec activation_)
         : x(std::move(x_)), shape(shape_of(x)), groups(groups_), activation(activation_) {
         if (groups < 0 || groups > INT32_MAX || (groups > 0 && shape.c % groups != 0))
-            edge.refuse(PyExc_ValueError, "groups", " (" + std::to_string(groups) + ") must divide the number of channels (" +
-                                                       std::to_string(shape.c) + "), or be 0");
+            edge.refuse(PyExc_ValueError, "groups",
+                        " (" + std::to_string(groups) + ") must divide the number of channels (" +
+                            std::to_string(shape.c) + "), or be 0");
         residual = edge.like(residual_, x, "residual");
         weight = edge.vector(weight_, shape.c, "weight");
         bias = edge.vector(bias_, shape.c, "bias");
@@ -52,9 +53,13 @@ struct ChannelOperands {
     // How many sets of statistics a slice of the batch has.
     int64_t sets() const { return groups > 0 ? shape.n * groups : shape.c; }
     // A piecewise linear activation's sign behind a residual is kept as one bit an element.
-    bool keeps_bits() const { return activation.code == kRelu || activation.code == kLeakyRelu || activation.code == kRelu6; }
+    bool keeps_bits() const {
+        return activation.code == kRelu || activation.code == kLeakyRelu || activation.code == kRelu6;
+    }
     // Each memory row of x starts a new byte.
-    int64_t bit_bytes() const { return (shape.channels_last ? shape.n * shape.s : shape.n * shape.c) * shape.bit_row(); }
+    int64_t bit_bytes() const {
+        return (shape.channels_last ? shape.n * shape.s : shape.n * shape.c) * shape.bit_row();
+    }
     Tensor bits(const Edge& edge, nb::handle given) const {
         if (!given.is_none() && !keeps_bits())
             edge.refuse(PyExc_ValueError, "bits", " belong to relu, leaky_relu and relu6 alone");
@@ -81,8 +86,9 @@ class Slices {
         int64_t sum = 0;
         for (int64_t size : sizes_) sum += size > 0 && size <= samples - sum ? size : samples + 1 - sum;
         if (!sizes_.empty() && (sum != samples || groups > 0))
-            edge.refuse(PyExc_ValueError, "sizes", " must be positive and sum up to the " + std::to_string(samples) +
-                                                      " samples of the batch, of a norm without groups");
+            edge.refuse(PyExc_ValueError, "sizes",
+                        " must be positive and sum up to the " + std::to_string(samples) +
+                            " samples of the batch, of a norm without groups");
     }
 
     int64_t count() const { return sizes_.empty() ? 1 : int64_t(sizes_.size()); }

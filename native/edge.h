@@ -1,8 +1,8 @@
-// The one place where tensors of others enter the core: arguments, gradients, and what autograd hands back of what was saved.
+// The one place where tensors of others enter the core: arguments, gradients, and the saved tensors that come back.
 //
-// Past it a tensor is plain (no subclass), on the CPU, has its values in memory (not freed, not negated or zero by a flag
-// only) and the dtype and number of elements that the kernels read, so a null pointer means "absent" and nothing else. What
-// does not fit raises, with torch's class and words where torch has them.
+// Past it a tensor is plain (no subclass), on the CPU, has its values in memory (not freed, not negated or zero by a
+// flag only) and the dtype and number of elements that the kernels read, so a null pointer means "absent" and nothing
+// else. What does not fit raises, with torch's class and words where torch has them.
 #pragma once
 #include "arguments.h"
 #include "tensor.h"
@@ -38,7 +38,7 @@ class Edge {
         Tensor tensor = any(given, name);
         if (tensor && tensor.dtype() < 0)
             refuse(PyExc_TypeError, name, " must be float32, float64, bfloat16 or float16, got " + dtype_text(tensor));
-        return aligned(std::move(tensor));
+        return tensor;
     }
 
     // n values, row-major.
@@ -46,15 +46,15 @@ class Edge {
         Tensor tensor = any(given, name);
         if (!tensor) return tensor;
         if (tensor.elements() != n)
-            refuse(PyExc_RuntimeError, name, " should contain " + std::to_string(n) + " elements not " +
-                                                 std::to_string(tensor.elements()));
+            refuse(PyExc_RuntimeError, name,
+                   " should contain " + std::to_string(n) + " elements not " + std::to_string(tensor.elements()));
         if (tensor.dtype() < 0)  // torch's words
-            refuse(PyExc_RuntimeError, "mixed dtype (CPU): expect parameter to have scalar type of Float", std::string(" (") +
-                                           name + " is " + dtype_text(tensor) + ")");
-        return aligned(std::move(tensor).contiguous());
+            refuse(PyExc_RuntimeError, "mixed dtype (CPU): expect parameter to have scalar type of Float",
+                   std::string(" (") + name + " is " + dtype_text(tensor) + ")");
+        return std::move(tensor).contiguous();
     }
 
-    // n values to be written in place, row-major; nothing where that is left to torch: the tensor of memory is a copy then.
+    // n values to be written in place, row-major; nothing where they lie otherwise, and torch has to write them.
     Tensor buffer(nb::handle given, int64_t n, const char* name) const {
         const Tensor tensor = vector(Edge::given(given, name), n, name);
         return tensor.object().ptr() == given.ptr() ? tensor : Tensor();
@@ -69,21 +69,24 @@ class Edge {
 
     void verify_sizes(const Tensor& tensor, const Tensor& other, const char* name) const {
         if (tensor && !tensor.same_sizes(other))
-            refuse(PyExc_RuntimeError, name, " must have the sizes " + sizes_text(other) + ", got " + sizes_text(tensor));
+            refuse(PyExc_RuntimeError, name,
+                   " must have the sizes " + sizes_text(other) + ", got " + sizes_text(tensor));
     }
 
-    // Whole numbers of 0 to 255 that were made as bytes. A hook on saved tensors that keeps them in another dtype hands back
-    // the same numbers: each floating dtype of 16 bits and more holds them.
+    // Whole numbers of 0 to 255 that were made as bytes. A hook on saved tensors that keeps them in another dtype hands
+    // back the same numbers: each floating dtype of 16 bits and more holds them.
     Tensor bytes(nb::handle given, int64_t count, const char* name) const {
         Tensor tensor = any(given, name);
         if (!tensor) return tensor;
         if (tensor.elements() != count || !tensor.is_real())
-            refuse(PyExc_RuntimeError, name, " must be the " + std::to_string(count) + " bytes of the forward, got " +
-                                                 std::to_string(tensor.elements()) + " elements of " + dtype_text(tensor));
+            refuse(PyExc_RuntimeError, name,
+                   " must be the " + std::to_string(count) + " bytes of the forward, got " +
+                       std::to_string(tensor.elements()) + " elements of " + dtype_text(tensor));
         if (!tensor.is(dlpack::kUInt, 8)) {
             const nb::object cast = tensor.object().attr("to")(torch()->uint8);
             if (!nb::cast<bool>(cast.attr("to")(tensor.object().attr("dtype")).attr("equal")(tensor.object())))
-                refuse(PyExc_RuntimeError, name, " must be the bytes of the forward, got other values in " + dtype_text(tensor));
+                refuse(PyExc_RuntimeError, name,
+                       " must be the bytes of the forward, got other values in " + dtype_text(tensor));
             tensor = Tensor::made(cast);
         }
         return std::move(tensor).contiguous();
@@ -93,7 +96,7 @@ class Edge {
     Tensor statistics(nb::handle given, int64_t sets, int64_t slices = 1) const {
         const int64_t count = 3 * slices * sets;
         const Tensor tensor = any(Edge::given(given, "stats"), "stats");
-        if (tensor.elements() == count && tensor.is(dlpack::kFloat, 64)) return aligned(tensor.contiguous());
+        if (tensor.elements() == count && tensor.is(dlpack::kFloat, 64)) return tensor.contiguous();
         if (tensor.elements() == count)
             refuse(PyExc_RuntimeError, "stats", " must be float64 as the forward made them, got " + dtype_text(tensor));
         return saved_statistics(given, count);
@@ -111,37 +114,39 @@ class Edge {
     }
 
   private:
-    // Addresses below 1 TB are no tensor's on the systems that we know, or a few (then the closer look costs time): a view of
-    // freed memory has its offset as address.
-    static bool is_doubtful(const Tensor& tensor) { return tensor.address() >> 40 == 0 && tensor.elements() > 0; }
+    // A view of freed memory has its offset as address. On most systems no tensor lies below 1 TB; on the others the
+    // closer look costs a microsecond.
+    static bool is_doubtful(const Tensor& tensor) {
+        return (tensor.address() >> 40 == 0 && tensor.elements() > 0) ||
+               tensor.address() & (tensor.element_bytes() - 1);
+    }
 
     Tensor with_memory(const Tensor& tensor, const char* name) const {
         const nb::object object = tensor.object();
         if (nb::cast<bool>(object.attr("_is_zerotensor")())) return clone(tensor);
-        if (nb::cast<uintptr_t>(object.attr("untyped_storage")().attr("data_ptr")()) != 0) return tensor;
+        if (nb::cast<uintptr_t>(object.attr("untyped_storage")().attr("data_ptr")()) != 0)
+            return tensor.address() & (tensor.element_bytes() - 1) ? clone(tensor) : tensor;
         raise(PyExc_RuntimeError,
               std::string("The tensor has a non-zero number of elements, but its data is not allocated yet.\n") + name +
-                  " of sizes " + sizes_text(tensor) + ": its storage was freed (resize_(0), as FSDP and offloading do); it "
-                  "has to be brought back before it is read" + note_);
+                  " of sizes " + sizes_text(tensor) +
+                  ": its storage was freed (resize_(0), as FSDP and offloading do) and has to be allocated before use" +
+                  note_);
     }
 
     static Tensor clone(const Tensor& tensor) { return Tensor::made(tensor.object().attr("clone")()); }
 
-    static Tensor aligned(Tensor tensor) {
-        return tensor && tensor.address() & uintptr_t(tensor.view().dtype.bits / 8 - 1) ? clone(tensor) : std::move(tensor);
-    }
-
     // Why torch does not show a tensor's memory.
     [[noreturn]] void refuse_unseen(nb::handle given, const char* name) const {
-        if (!nb::isinstance(given, torch()->tensor))
-            refuse_argument(name, "Tensor", given);
+        if (!nb::isinstance(given, torch()->tensor)) refuse_argument(name, "Tensor", given);
         if (!is_plain(given))
-            refuse(PyExc_TypeError, name, std::string(" is a ") + class_name(given) + ": the native core takes plain tensors, no "
-                                              "subclass, whose memory may be elsewhere");
+            refuse(PyExc_TypeError, name,
+                   std::string(" is a ") + class_name(given) + ": the native core takes plain tensors, no subclass");
         const std::string device = text_of(given.attr("device")), layout = text_of(given.attr("layout"));
-        if (device != "cpu") refuse(PyExc_RuntimeError, name, " is on " + device + ", the native core computes on the CPU");
+        if (device != "cpu")
+            refuse(PyExc_RuntimeError, name, " is on " + device + ", the native core computes on the CPU");
         if (layout != "torch.strided")
-            refuse(PyExc_NotImplementedError, name, ": could not run the native core with arguments of layout " + layout);
+            refuse(PyExc_NotImplementedError, name,
+                   ": could not run the native core with arguments of layout " + layout);
         refuse(PyExc_RuntimeError, name, " (" + text_of(given.attr("dtype")) + ") has no memory that torch would show");
     }
 

@@ -1,22 +1,23 @@
-// One look at all tensors of a call: are they as the kernels take them? Raises nothing; what enters is checked by edge.h.
+// One look at all tensors of a call: are they as kernels take them? Raises nothing; edge.h checks what enters.
 #pragma once
 #include "tensor.h"
 
 namespace normkit {
 
-// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 beside half precision.
+// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 beside a half one.
 inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
     if (handle.is_none()) return true;
     const Tensor vector = Tensor::look(handle);
-    if (!vector || !vector.on_cpu() || vector.rank() != 1 || vector.size(0) != n || !vector.is_contiguous()) return false;
+    if (!vector || !vector.on_cpu() || vector.rank() != 1 || vector.size(0) != n || !vector.is_contiguous())
+        return false;
     const int own = vector.dtype();
     if (own < 0) return false;
     if (dtype < 0 || own == dtype) return true;
     return own == kFloat32 && (dtype == kBFloat16 || dtype == kFloat16);
 }
 
-// How many values each channel of a call has whose tensors are all as the kernels take them: plain, strided, on the CPU,
-// of fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
+// How many values each channel of a call has whose tensors are all as the kernels take them: plain, strided, on the
+// CPU, of fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
 inline int64_t channel_ready(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
                              nb::handle var) {
     const Tensor x = Tensor::look(input);
@@ -39,8 +40,8 @@ inline int64_t rows_ready(nb::handle input, int64_t width, nb::handle weight, nb
     return width ? x.elements() / width : 0;
 }
 
-// Whether a gradient is plain and has memory, with no torch-dispatch mode around it: what else it may be (a subclass, a batch
-// of gradients, sparse, under a mode that has fake tensors) torch's operations have to take.
+// Whether a gradient is plain and has memory, with no torch-dispatch mode around it: what else it may be (a subclass, a
+// batch of gradients, sparse, under a mode that has fake tensors) torch's operations have to take.
 inline bool plain_gradient(nb::handle dy) {
     return bool(Tensor::look(dy)) && PyLong_AsLong(owned(PyObject_CallNoArgs(torch()->count_modes.ptr())).ptr()) == 0;
 }

@@ -65,7 +65,8 @@ class Tensor {
         for (int64_t i = 0; i < rank(); ++i) n *= size(i);
         return n;
     }
-    int64_t bytes() const { return elements() * (view_.dtype.bits / 8); }
+    int64_t element_bytes() const { return std::max(1, view_.dtype.bits / 8); }
+    int64_t bytes() const { return elements() * element_bytes(); }
     const dlpack::Tensor& view() const { return view_; }
 
     template <class P = void> P* data() const {
@@ -167,8 +168,9 @@ class Tensor {
     bool has_memory() const { return on_cpu() && (data() != nullptr || elements() == 0); }
 
     [[noreturn]] static void refuse_made(const char* name) {
-        raise(PyExc_RuntimeError, std::string("the native core needs memory on the CPU and torch made a ") + name + " without: a "
-                                      "mode of torch is active that changes what its functions return");
+        const std::string made = std::string("torch made a ") + name + " without";
+        raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made + ": a mode of torch is active "
+                                  "that changes what its functions return");
     }
 
     static Tensor reused_like(const Tensor& other);  // nothing where no memory may be kept, or of too many axes
@@ -186,7 +188,8 @@ struct ReusedTensor {
 
 inline Tensor Tensor::reused_like(const Tensor& other) {
     constexpr int64_t kRank = sizeof(ReusedTensor::extents) / sizeof(int64_t) / 2;
-    if (other.rank() > kRank || !(other.is_contiguous() || other.is_channels_last())) return {};  // strides with gaps need more
+    if (other.rank() > kRank || !(other.is_contiguous() || other.is_channels_last()))
+        return {};  // strides with gaps need more
     Block block = blocks().take(other.bytes());
     if (block.data == nullptr) return {};
     auto* made = new ReusedTensor{};

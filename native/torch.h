@@ -37,7 +37,8 @@ struct Torch {
         if (exchange->header.version.major != 1)
             raise(PyExc_RuntimeError, "torch speaks version " + std::to_string(exchange->header.version.major) +
                                           " of DLPack's exchange table, the core version 1");
-        if (exchange->allocate == nullptr || exchange->managed_to_object == nullptr || exchange->tensor_from_object == nullptr)
+        if (exchange->allocate == nullptr || exchange->managed_to_object == nullptr ||
+            exchange->tensor_from_object == nullptr)
             raise(PyExc_RuntimeError, "torch's table of DLPack functions has gaps");
         parameter = torch.attr("nn").attr("Parameter");
         empty_like = torch.attr("empty_like");
@@ -60,7 +61,8 @@ inline const Torch*& found_torch() {
 
 inline const Torch* torch() {
     const Torch* found = found_torch();
-    if (found == nullptr) raise(PyExc_RuntimeError, "the native core was not given torch: import normkit.kernels.core first");
+    if (found == nullptr)
+        raise(PyExc_RuntimeError, "the native core was not given torch: import normkit.kernels.core first");
     return found;
 }
 

@@ -87,6 +87,19 @@ def test_gradients_of_such_values_are_right(role: str, lazy: Callable[[Tensor], 
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("lazy", LAZY.values(), ids=LAZY)
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var", "num_batches_tracked"])
+def test_such_buffers_are_moved_in_place(buffer: str, lazy: Callable[[Tensor], Tensor]) -> None:
+    if buffer == "num_batches_tracked" and lazy in (imaginary, negated):
+        pytest.skip("no part of a complex number is an integer")
+    x, expected, layer = torch.randn(4, 1, 5), nk.BatchNorm1d(1), nk.BatchNorm1d(1)
+    expected(x)
+    moved = layer._buffers[buffer] = lazy(layer._buffers[buffer])
+    layer(x)
+    assert layer._buffers[buffer] is moved
+    torch.testing.assert_close([*layer.buffers()], [*expected.buffers()])
+
+
 @pytest.mark.parametrize("index", range(3), ids=["input", "weight", "bias"])
 def test_a_zero_tensor_is_zeros(index: int) -> None:
     operands = [torch.randn(4, 3), torch.rand(3), torch.rand(3)]
