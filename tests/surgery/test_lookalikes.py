@@ -93,6 +93,23 @@ def test_a_norm_of_an_unknown_class_is_listed_and_kept(operation):
         operation(nn.Sequential(RmsLikeNorm(4)))
 
 
+def test_a_layer_that_a_flag_freezes_is_recognized_when_the_flag_is_set():
+    class Switched2d(nn.BatchNorm2d):
+        fixed = False
+
+        def forward(self, x):
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, self.training and not self.fixed
+            )
+
+    layer = Switched2d(4)
+    assert family(layer) == "batch"
+    layer.fixed = True
+    assert family(layer) == "frozen"
+    layer.fixed = False
+    assert family(layer.eval()) == "batch"
+
+
 def test_recognizing_moves_no_random_numbers():
     class Drops(nn.BatchNorm2d):
         def forward(self, x):

@@ -23,7 +23,8 @@ NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.Gr
 # Families that normalize a channel with statistics over the batch, and so keep running statistics.
 BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
 
-_known_moves: WeakKeyDictionary[nn.Module, bool | None] = WeakKeyDictionary()  # what a probe has shown
+# What a probe has shown of a layer, and the layer's settings then: a flag may freeze it later.
+_known_moves: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], bool | None]] = WeakKeyDictionary()
 _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, most specific first
     ("GhostBatchNorm", "ghost"),
     ("BatchRenorm", "renorm"),
@@ -90,9 +91,11 @@ def _per_channel(buffer: Tensor | None) -> bool:
 
 
 def _moves(module: nn.Module) -> bool | None:
-    if module not in _known_moves:
-        _known_moves[module] = moves_statistics(module, channels(module), rank(module))
-    return _known_moves[module]
+    plain = (bool, int, float, str, type(None))
+    settings = {key: v for key, v in module.__dict__.items() if isinstance(v, plain) and key != "training"}
+    if _known_moves.get(module, (None,))[0] != settings:
+        _known_moves[module] = settings, moves_statistics(module, channels(module), rank(module))
+    return _known_moves[module][1]
 
 
 def is_like_norm(module: nn.Module) -> bool:
