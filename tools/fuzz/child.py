@@ -53,6 +53,8 @@ class Child:
         try:
             self._pipe.send((case, torch_alone))
             if not self._pipe.poll(self._limit):
+                os.kill(self._process.pid, signal.SIGUSR1)  # it writes where its threads are
+                self._process.join(1)
                 return self._end("hang", f"no answer within {self._limit:g} s")
             answer, is_last = self._pipe.recv()
         except (EOFError, OSError):
@@ -115,6 +117,7 @@ def _serve(pipe: Any, stage: Any, log: str, work: Work | None) -> None:
     os.dup2(handle, 2)
     sys.stderr = os.fdopen(2, "w", closefd=False)
     faulthandler.enable(handle)
+    faulthandler.register(signal.SIGUSR1, handle, all_threads=True)
     from .run import is_lost
     from .work import prepare
 

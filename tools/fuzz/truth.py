@@ -54,8 +54,10 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     low, high = f.g((f.z - f.step).detach()), f.g((f.z + f.step).detach())
     truth = Truth()
     # z - tanh(z), z * (1 + erf(z)): off by roundings of z, not of the result
-    cancels = 4 * f.u * f.z.abs() if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")) else 0
-    truth.results["y"] = y, torch.maximum((low - y).abs(), (high - y).abs()) + _rounding(case, f) * y.abs() + cancels
+    cancels = 8 * f.u * f.z.abs() if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")) else 0
+    tiny = 32 * contract().underflow(tensors["x"].dtype) if case.activation or case.after else 0
+    bound = torch.maximum((low - y).abs(), (high - y).abs()) + _rounding(case, f) * y.abs() + cancels + tiny
+    truth.results["y"] = y, bound
     if case.norm.startswith("add_"):
         truth.results["total"] = tensors["x"].double() + tensors["residual"].double(), f.u * f.leaves["x"].abs()
     _gradients(case, truth, f, y, tensors)
@@ -103,6 +105,7 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
         u = u * 64 * (1 + float((x.detach().abs() * s.scale).nan_to_num(0, 0).max()) if x.numel() else 1)
     share = residual.detach().abs() if keep is None else torch.where(keep, residual.detach(), 0).abs()
     step = contract().output_bound(s.size, weight, bias, u).detach() + 8 * u * share
+    step = step + contract().underflow(dtype)
     if dtype == torch.float64:
         step = step + 8 * u * weight.detach().abs()
     dy = torch.ones_like(x) if case.plan == "sum" else t.get("dy", torch.zeros_like(x))
