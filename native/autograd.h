@@ -102,14 +102,16 @@ inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weig
 }
 
 inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
-                                nb::handle norm, nb::handle running, nb::handle kind_, nb::handle size_, nb::handle training,
+                                nb::handle norm, nb::handle running, nb::handle kind_, nb::handle size_, nb::handle training_,
                                 nb::handle eps, nb::handle code, nb::handle param) {
     const Kind kind = kind_of(whole(kind_, "kind"));
     const int64_t size = whole(size_, "size");
+    const bool training = flag(training_, "training");
     const ActivationSpec activation = activation_of(code, param);
+    if (kind == kGroups && size < 1) raise(PyExc_ValueError, "argument 'size' must be at least 1 group, not " + std::to_string(size));
     if (kind < kLayer)
         return channels_forward(ctx, input, weight, bias, residual, norm, running, kind, kind == kGroups ? size : 0,
-                                flag(training, "training"), number(eps, "eps"), activation);
+                                training, number(eps, "eps"), activation);
     if (!residual.is_none() || activation.code != kIdentity)
         raise(PyExc_ValueError, "a norm of rows has neither residual nor activation in the core");
     return rows_forward(ctx, input, weight, bias, norm, kind, size, number(eps, "eps"));

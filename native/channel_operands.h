@@ -41,7 +41,7 @@ struct ChannelOperands {
     ChannelOperands(const Edge& edge, Tensor x_, nb::handle residual_, nb::handle weight_, nb::handle bias_, int64_t groups_,
                     ActivationSpec activation_)
         : x(std::move(x_)), shape(shape_of(x)), groups(groups_), activation(activation_) {
-        if (groups < 0 || (groups > 0 && shape.c % groups != 0))
+        if (groups < 0 || groups > INT32_MAX || (groups > 0 && shape.c % groups != 0))
             edge.refuse(PyExc_ValueError, "groups", " (" + std::to_string(groups) + ") must divide the number of channels (" +
                                                        std::to_string(shape.c) + "), or be 0");
         residual = edge.like(residual_, x, "residual");

@@ -77,7 +77,7 @@ class Edge {
     Tensor bytes(nb::handle given, int64_t count, const char* name) const {
         Tensor tensor = any(given, name);
         if (!tensor) return tensor;
-        if (tensor.elements() != count)
+        if (tensor.elements() != count || !tensor.is_real())
             refuse(PyExc_RuntimeError, name, " must be the " + std::to_string(count) + " bytes of the forward, got " +
                                                  std::to_string(tensor.elements()) + " elements of " + dtype_text(tensor));
         if (!tensor.is(dlpack::kUInt, 8)) {
@@ -92,15 +92,16 @@ class Edge {
     // The statistics of a forward, (3 * slices, sets): doubles, or their bytes.
     Tensor statistics(nb::handle given, int64_t sets, int64_t slices = 1) const {
         const int64_t count = 3 * slices * sets;
-        const Tensor tensor = any(given, "stats");
-        if (tensor && tensor.is(dlpack::kFloat, 64) && tensor.elements() == count) return aligned(tensor.contiguous());
+        const Tensor tensor = any(Edge::given(given, "stats"), "stats");
+        if (tensor.elements() == count && tensor.is(dlpack::kFloat, 64)) return aligned(tensor.contiguous());
+        if (tensor.elements() == count)
+            refuse(PyExc_RuntimeError, "stats", " must be float64 as the forward made them, got " + dtype_text(tensor));
         return saved_statistics(given, count);
     }
 
     // `count` doubles that were saved as bytes.
     Tensor saved_statistics(nb::handle given, int64_t count) const {
-        if (given.is_none()) refuse(PyExc_RuntimeError, "stats", " are missing: the forward has to save them");
-        Tensor tensor = bytes(given, count * int64_t(sizeof(double)), "stats");
+        Tensor tensor = bytes(Edge::given(given, "stats"), count * int64_t(sizeof(double)), "stats");
         return tensor.address() % alignof(double) ? clone(tensor) : std::move(tensor);
     }
 

@@ -10,7 +10,8 @@ inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
     const Tensor vector = Tensor::look(handle);
     if (!vector || !vector.on_cpu() || vector.rank() != 1 || vector.size(0) != n || !vector.is_contiguous()) return false;
     const int own = vector.dtype();
-    if (own == dtype || (dtype < 0 && own >= 0)) return true;
+    if (own < 0) return false;
+    if (dtype < 0 || own == dtype) return true;
     return own == kFloat32 && (dtype == kBFloat16 || dtype == kFloat16);
 }
 

@@ -41,10 +41,7 @@ class Tensor {
     // What torch has made for the core.
     static Tensor made(const nb::object& object) {
         Tensor tensor = look(object);
-        if (!tensor || !tensor.on_cpu() || (tensor.data() == nullptr && tensor.elements()))
-            raise(PyExc_RuntimeError, std::string("the native core needs memory on the CPU and torch made a ") +
-                                          class_name(object) + " without any: a mode of torch is active that changes what "
-                                          "its functions return");
+        if (!tensor || !tensor.has_memory()) refuse_made(class_name(object));
         return tensor;
     }
 
@@ -55,6 +52,10 @@ class Tensor {
     int dtype() const { return dtype_code(view_.dtype); }
     bool is(dlpack::TypeCode code, int bits) const {
         return view_.dtype.code == code && view_.dtype.bits == bits && view_.dtype.lanes == 1;
+    }
+    bool is_real() const {  // integers and floating point; no complex numbers and no bool
+        const uint8_t code = view_.dtype.code;
+        return code == dlpack::kInt || code == dlpack::kUInt || code == dlpack::kFloat || code == dlpack::kBfloat;
     }
     bool on_cpu() const { return view_.device.type == dlpack::kCpu; }
     int64_t rank() const { return view_.ndim; }
@@ -159,7 +160,15 @@ class Tensor {
         tensor.view_ = managed->tensor;  // what it points to lives as long as the tensor
         if (torch()->exchange->managed_to_object(managed, &object) != 0) nb::raise_python_error();
         tensor.object_ = owned(static_cast<PyObject*>(object));
+        if (!is_plain(tensor.object_) || !tensor.has_memory()) refuse_made(class_name(tensor.object_));
         return tensor;
+    }
+
+    bool has_memory() const { return on_cpu() && (data() != nullptr || elements() == 0); }
+
+    [[noreturn]] static void refuse_made(const char* name) {
+        raise(PyExc_RuntimeError, std::string("the native core needs memory on the CPU and torch made a ") + name + " without: a "
+                                      "mode of torch is active that changes what its functions return");
     }
 
     static Tensor reused_like(const Tensor& other);  // nothing where no memory may be kept, or of too many axes

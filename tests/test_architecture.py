@@ -9,14 +9,19 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+import normkit as nk
+
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("cli",),
     ("studies",),
     ("bench",),
     ("surgery", "statistics"),
+    ("paths",),
     ("model",),
-    ("info", "paths"),
+    ("info",),
     ("nn",),
     ("functional",),
     ("kernels", "distributed"),
@@ -111,6 +116,35 @@ def test_a_private_file_is_imported_from_its_own_folder_only() -> None:
             if private is not None and not name.startswith(".".join(parts[:private])):
                 wrong.append(f"{name} imports {target}")
     assert wrong == []
+
+
+def functions(package: str) -> Iterator[tuple[Path, ast.FunctionDef]]:
+    """Every function of a package, with its file."""
+    for path in sorted((ROOT / "normkit" / package).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield path, node
+
+
+@pytest.mark.parametrize("package", ["functional", "kernels"])
+def test_a_function_of_many_parameters_says_why(package: str) -> None:
+    """A norm is a spec and its tensors; what takes more than eight parameters has a reason beside its name."""
+    wrong = []
+    for path, node in functions(package):
+        arguments = node.args
+        count = len([*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs])
+        is_public = not node.name.startswith("_") and node.name in nk.functional.__all__
+        if count > 8 and not is_public and "#" not in path.read_text().splitlines()[node.lineno - 1]:
+            wrong.append(f"{path.name}: {node.name} takes {count}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("package", "share"), [("functional", 0.12), ("kernels", 0.22)])
+def test_signatures_are_a_small_part_of_the_lines(package: str, share: float) -> None:
+    """Facts that travel loose show here first: each hop writes them out again."""
+    lines = sum(len(path.read_text().splitlines()) for path in (ROOT / "normkit" / package).glob("*.py"))
+    signatures = sum(node.body[0].lineno - node.lineno for _, node in functions(package))
+    assert signatures / lines <= share
 
 
 def test_one_file_imports_the_native_core() -> None:

@@ -149,4 +149,4 @@ def move_running(
     momentum: float | None,
     /,
 ) -> bool | None:
-    """True: moved. False: a new value is not finite, nothing was written. None: torch's operations must move them."""
+    """True: moved. False: nothing was, a new value is not finite. None: nothing was, only torch's operations can."""

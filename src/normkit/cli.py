@@ -130,3 +130,7 @@ def _info(_args: argparse.Namespace) -> None:
     width = max(len(label) for label in facts)
     for label, fact in facts.items():
         print(f"{label:<{width}}  {fact}")
+    from .paths import table
+
+    print("\nThe paths of typical calls on this machine, as they are chosen:\n")
+    print(table().text())

@@ -6,6 +6,7 @@ in a user's program. Nothing is computed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from .functional.layer_norm import LayerNormSpec
 from .functional.rms_norm import RMSNormSpec
 from .functional.running import Running
 from .functional.spec import NormSpec
+from .model.table import Table
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CHANNELS, EPS = 4, 1e-5
@@ -56,17 +58,36 @@ def rows(device: str = "cpu") -> list[Row]:
     found = [
         Row(call.norm, call.tensors, called, *answer)
         for called, ask in _WAYS.items()
-        for call, answer in zip(calls, ask(calls), strict=True)
+        for call, answer in zip(calls, _answers(ask, calls), strict=True)
     ]
     order = {norm: i for i, norm in enumerate(dict.fromkeys(call.norm for call in calls))}
     found.sort(key=lambda row: order[row.norm])
     return [_merged(list(alike)) for _, alike in groupby(found, key=lambda row: (row.norm, *row[2:]))]
 
 
+def table() -> Table:
+    """The rows of every device that is here."""
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    found = tuple(
+        (row.norm, row.called, row.path, row.reason, row.tensors) for device in devices for row in rows(device)
+    )
+    return Table(("norm", "called", "path", "why", "tensors"), found, (True,) * len(found))
+
+
+def _answers(ask: Callable[[Sequence[_Call]], list[Answer]], calls: Sequence[_Call]) -> list[Answer]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations are not what is asked for
+        try:
+            return ask(calls)
+        except Exception as error:  # a torch that cannot compile or export here says so in its row
+            return [("-", f"does not run here: {type(error).__name__}")] * len(calls)
+
+
 def _merged(alike: Sequence[Row]) -> Row:
     each = [row.tensors for row in alike]
-    tensors = "all" if len(each) == 2 * len(DTYPES) else "; ".join(each)
-    return alike[0]._replace(tensors=tensors)
+    device = each[0].split()[0]
+    layouts = f"{device} float32/64, bfloat16, float16; contiguous, channels_last"
+    return alike[0]._replace(tensors=layouts if len(each) == 2 * len(DTYPES) else "; ".join(each))
 
 
 def _calls(device: str) -> list[_Call]:
@@ -74,7 +95,7 @@ def _calls(device: str) -> list[_Call]:
     for dtype in DTYPES:
         for layout in (torch.contiguous_format, torch.channels_last):
             x = torch.empty(4, CHANNELS, 3, 3, dtype=dtype, device=device).contiguous(memory_format=layout)
-            tensors = f"{dtype} {layout}".replace("torch.", "").removesuffix("_format")
+            tensors = f"{device} {dtype} {layout}".replace("torch.", "").removesuffix("_format")
             mask = torch.empty(4, 1, 3, 3, dtype=torch.bool, device=device)
             calls += [_Call(name, tensors, spec, Operands(x)) for name, spec in _norms(x).items()]
             masked = {"batch norm, masked": _norms(x)["batch norm"], "group norm, masked": _norms(x)["group norm"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -92,3 +93,15 @@ def test_renorm_recomputes_each_micro_batch_with_its_own_correction(reentrant: b
 
     for a, b in zip(gradients(True), gradients(False), strict=True):
         assert_same(a, b)
+
+
+def test_renorm_never_takes_another_batchs_correction_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large batches differ by little; past the batches that are remembered a warning says what happens."""
+    monkeypatch.setattr(importlib.import_module("normkit.functional.batch_renorm"), "IN_FLIGHT", 2)
+    torch.manual_seed(0)
+    layer = nk.BatchRenorm1d(3, eps=2e-3, momentum=0.3, warm_up=(0, 0, 0)).double()
+    batches = [torch.randn(40_000, 3, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    outputs = [checkpoint(layer, x, use_reentrant=False) for x in batches]
+    with pytest.warns(RuntimeWarning, match="none of the last 2 of this layer"):
+        outputs[0].square().sum().backward()
+    outputs[2].square().sum().backward()  # remembered: no warning

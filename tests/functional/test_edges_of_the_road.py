@@ -110,3 +110,23 @@ def test_nested_tensors_are_computed_as_torch_computes_them(name: str) -> None:
 def test_a_complex_rms_norm_is_torchs() -> None:
     x = torch.randn(4, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(nk.RMSNorm(5, eps=3e-4)(x), torch.nn.RMSNorm(5, eps=3e-4)(x))
+
+
+@pytest.mark.parametrize("path", [*BACKENDS, "aten"])
+@pytest.mark.parametrize("which", ["input", "residual", "weight", "running_var"])
+def test_freed_storage_gets_words_on_every_path(which: str, path: str) -> None:
+    """As FSDP and offloading free it. torch's own operations would end the process."""
+    tensors = {"input": torch.randn(4, 3, 5), "running_mean": torch.zeros(3), "running_var": torch.ones(3),
+               "weight": torch.ones(3), "residual": torch.randn(4, 3, 5)}  # fmt: skip
+    tensors[which].untyped_storage().resize_(0)
+    with nk.backend(path), pytest.raises(RuntimeError, match="its data is not allocated yet"):
+        nk.functional.batch_norm(**tensors, eps=3e-4)
+
+
+@pytest.mark.parametrize("which", ["weight", "bias"])
+def test_freed_storage_gets_words_in_normalize(which: str) -> None:
+    x, freed = torch.randn(4, 3, 5), torch.ones(3)
+    moments = nk.Moments.of(x, (0, 2))
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="its data is not allocated yet"):
+        nk.functional.normalize(x, moments, **{which: freed})

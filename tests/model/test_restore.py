@@ -10,7 +10,8 @@ from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normkit.model.restore import MODES, Kept, Restored, in_both_modes
+from normkit.model.kept import MODES, Kept
+from normkit.model.restore import Restored, in_both_modes
 
 from .portrait import differences, portrait
 

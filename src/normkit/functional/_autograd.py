@@ -24,6 +24,7 @@ from torch.autograd import forward_ad
 from .._activation import IDENTITY, NONE
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import native
+from . import _storage
 from .running import Running
 from .spec import NormSpec
 
@@ -121,6 +122,7 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 
     The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
     """
+    _storage.verify(tensors)
     input, weight, bias, residual, mask, stats, bits = tensors
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
     if channels_last:

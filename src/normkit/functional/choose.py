@@ -115,6 +115,13 @@ def is_eager() -> bool:
     )
 
 
+def has_memory() -> bool:
+    """Whether the tensors of a call have storages to ask for: those of a mode, a trace or a transform may have none."""
+    return not (
+        _is_traced_by_dynamo() or _count_modes() or _peek_transform() is not None or _tracing_state() is not None
+    )
+
+
 def is_transformed() -> bool:
     """Whether a torch.func transform or a forward-mode level is active."""
     return _peek_transform() is not None or forward_ad._current_level >= 0

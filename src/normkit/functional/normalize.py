@@ -9,6 +9,7 @@ from .._fx import traceable
 from .._operands import Operands
 from ..kernels import composed
 from ..moments import Moments
+from . import _storage
 
 
 @traceable
@@ -41,6 +42,7 @@ def normalize(
         raise TypeError(f"moments must be normkit.Moments (see Moments.of), got {type(moments).__name__}")
     if not input.is_floating_point():
         raise TypeError(f"input must be real floating point, got {input.dtype}")
+    _storage.verify((input, weight, bias, moments.mean, moments.m2))
     operands = Operands(input, _lay("weight", weight, input), _lay("bias", bias, input))
     return composed.normalize(operands, moments, NONE, eps)
 

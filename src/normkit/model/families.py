@@ -23,7 +23,6 @@ NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.Gr
 # Families that normalize a channel with statistics over the batch, and so keep running statistics.
 BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
 
-_STATE = ("weight", "bias", "running_mean", "running_var")
 _known_moves: WeakKeyDictionary[nn.Module, bool | None] = WeakKeyDictionary()  # what a probe has shown
 _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, most specific first
     ("GhostBatchNorm", "ghost"),
@@ -74,8 +73,10 @@ def is_frozen(module: nn.Module) -> bool:
     """Whether a batch norm's statistics stand still for good, whatever `train()` says."""
     if isinstance(module, torch.jit.ScriptModule) or "running_mean" not in module._buffers:
         return False
-    held = [module._buffers.get(name) for name in _STATE]
-    fixed = all(_per_channel(buffer) for buffer in held)
+    fixed = all(_per_channel(module._buffers.get(name)) for name in ("running_mean", "running_var")) and all(
+        name in module._buffers and (module._buffers[name] is None or _per_channel(module._buffers[name]))
+        for name in ("weight", "bias")
+    )
     if author_of_forward(module):  # torch's and ours are known, and move whatever they hold; FrozenBatchNorm is no norm
         return fixed and not isinstance(module, NORM_TYPES)
     if fixed:

@@ -35,11 +35,9 @@ class HeldBack:
 
     def __enter__(self) -> HeldBack:
         if self._entered and self._holds:
-            for number in signal.valid_signals():
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._handlers[number] = handler
-                    signal.signal(number, self._wait)
+            self._handlers = {number: h for number in signal.Signals if callable(h := signal.getsignal(number))}
+            for number in self._handlers:
+                signal.signal(number, self._wait)
         self._entered = True
         return self
 

@@ -56,7 +56,8 @@ class RecordedCall:
 
     `enclosing`: the module calls around it, outermost first. `inputs`, `outputs`: values. `labels`: the argument names
     of the inputs ("0", "1", ... for positional ones). `atom`: a module that is looked at as one step. `changed`: those
-    of the inputs that a function has changed in place.
+    of the inputs that a function has changed in place. kinds: of a module's positional and keyword arguments, what they
+    are (`kind_of`).
     """
 
     index: int
@@ -68,6 +69,14 @@ class RecordedCall:
     outputs: tuple[int, ...] = ()
     atom: bool = False
     changed: tuple[int, ...] = ()
+    kinds: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+
+def kind_of(argument: Any) -> Any:
+    """What of an argument a forward may decide by: whether it is a tensor, a flag's value, and else its type."""
+    if isinstance(argument, Tensor):
+        return "tensor"
+    return ("value", argument) if isinstance(argument, (bool, str, type(None))) else type(argument)
 
 
 def is_atom(module: nn.Module) -> bool:
@@ -180,7 +189,9 @@ class Recorder:
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if not self._inside_function:
-            self._stack.append(self._begin(type(module).__name__, module, (args, kwargs)).index)
+            call = self._begin(type(module).__name__, module, (args, kwargs))
+            call.kinds = tuple(map(kind_of, args)), {name: kind_of(value) for name, value in kwargs.items()}
+            self._stack.append(call.index)
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         while self._stack and not self._inside_function:  # more than one where the model caught an exception on the way

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
+from ..nn.frozen_batch_norm import _FrozenBatchNorm
+
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS = (
     *_FORWARD_HOOKS,
@@ -58,7 +60,8 @@ def put(model: nn.Module, names: Iterable[str], new: nn.Module) -> None:
 
 
 def take_over(new: nn.Module, old: nn.Module) -> None:
-    """Give `new` the mode, hooks and foreign attributes of `old`; parameters and buffers are the caller's matter."""
+    """Give `new` the mode, hooks and foreign attributes of `old`; parameters and buffers are the caller's matter,
+    but for what a frozen layer's state must not have or lack."""
     new.train(old.training)
     for name in _HOOKS:
         new.__dict__[name] = old.__dict__[name]
@@ -66,6 +69,8 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
     for name, value in old.__dict__.items():
         if not name.startswith("_") and name not in new.__dict__ and name not in arguments and not hasattr(new, name):
             new.__dict__[name] = value
+    if isinstance(new, _FrozenBatchNorm):
+        new._stand_for(old)  # a checkpoint fits both
 
 
 def hooked(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .ambient import Switches
 from .interrupts import Guard, HeldBack
-from .restore import Kept
+from .kept import Kept
 
 
 class Transaction(Guard):

@@ -54,7 +54,9 @@ class TrackedNorm(Norm):
     """Mixin of layers with running statistics, which stay float32 or wider whatever happens to the module's dtype.
 
     The doors by which a half-precision statistic would come in: the constructor's dtype, the default dtype,
-    ``.half()`` and the like (`_apply`), and ``load_state_dict(assign=True)``.
+    ``.half()`` and the like (`_apply`), ``load_state_dict(assign=True)``, an assignment, and a write into ``_buffers``,
+    as accelerate's loaders do: that is seen in evaluation and when the mode is set. It is not seen in a training call,
+    since `torch.func.functional_call` puts tensors in the same place, and they are the ones that must move.
     """
 
     running_mean: Tensor | None
@@ -79,9 +81,29 @@ class TrackedNorm(Norm):
         super()._apply(fn, recurse)
         for name, new in self._statistics().items():
             if is_narrow(new):
-                # the original, not the rounded copy
-                self._buffers[name] = before[name].to(device=new.device, dtype=torch.float32)
+                # the original, not the rounded copy; on meta there is none
+                source = new if before[name].is_meta else before[name]
+                self._buffers[name] = source.to(device=new.device, dtype=torch.float32)
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("running_mean", "running_var"):
+            self._widen_statistics()
+
+    def train(self, mode: bool = True) -> TrackedNorm:
+        """As torch's; narrow statistics that came by another door are made wide."""
+        self._widen_statistics()
+        super().train(mode)
+        return self
+
+    def _wide_statistics(self) -> tuple[Any, Any]:
+        """running_mean and running_var of a call that does not move them."""
+        mean, var = self._buffers["running_mean"], self._buffers["running_var"]
+        if (mean is None or mean.dtype is torch.float32) and (var is None or var.dtype is torch.float32):
+            return mean, var
+        self._widen_statistics()
+        return self._buffers["running_mean"], self._buffers["running_var"]
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
@@ -90,14 +112,15 @@ class TrackedNorm(Norm):
     def _running(self) -> Running | None:
         """Where this call's running statistics are; None when they are neither used nor moved."""
         buffers = self._buffers  # three lookups by nn.Module's __getattr__ cost as much as a small kernel
-        mean, var = buffers["running_mean"], buffers["running_var"]
         if self.training:
+            mean, var = buffers["running_mean"], buffers["running_var"]
             if not self.track_running_stats or mean is None or var is None:
                 return None
             batches, momentum = buffers["num_batches_tracked"], self.momentum
             if momentum is None and batches is None:
                 return None  # nothing counts the batches of a cumulative average: like torch, do not move
             return Running(mean, var, batches, momentum, self._deferred)
+        mean, var = self._wide_statistics()
         if mean is None and var is None:
             return None
         if mean is None or var is None:

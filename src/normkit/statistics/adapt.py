@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from ..functional.running import is_recomputation
 from ..model.interrupts import UserBlock
-from ..model.restore import MODES, Kept
+from ..model.kept import MODES, Kept
 from ..model.select import Selector
 from ..moments import accumulator_dtype
 from .accumulator import Accumulator

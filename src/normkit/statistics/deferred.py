@@ -14,7 +14,7 @@ from torch import nn
 from ..functional import running as _running
 from ..functional.running import Running, Update
 from ..model.interrupts import UserBlock
-from ..model.restore import Kept
+from ..model.kept import Kept
 from ..model.transaction import Transaction
 from ..nn.base import TrackedNorm
 

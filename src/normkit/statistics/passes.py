@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .. import distributed as ranks
-from ..model.restore import Kept
+from ..model.kept import Kept
 from . import batches as feeding
 from .accumulator import Accumulator
 from .layers import Layer, running_statistics

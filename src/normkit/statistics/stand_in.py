@@ -1,7 +1,7 @@
 """Stand in for a layer's forward: see its input, and let it normalize by statistics other than its own.
 
 `put_in` puts stand-ins where layers' `forward` is; nothing else of a layer is touched, no hook, no counter, no buffer,
-and who puts them in gives `FORWARD` back (see `model.restore.Kept`).
+and who puts them in gives `FORWARD` back (see `model.kept.Kept`).
 """
 
 from __future__ import annotations

@@ -76,8 +76,9 @@ def _in_pool(missing: Sequence[tuple[Study, Params]], store: Store, advance: Adv
             "a worker was ended from outside (out of memory?); finished runs are kept, start again to go on"
         ) from None
     except BaseException as error:
+        processes = list((pool._processes or {}).values())  # a pool that is shut down forgets them
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list((pool._processes or {}).values()):
+        for process in processes:
             process.terminate()
         if isinstance(error, KeyboardInterrupt):
             _keep_finished(futures, store)

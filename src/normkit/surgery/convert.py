@@ -21,6 +21,7 @@ from .changes import Change, record
 from .layer_facts import facts_of
 from .probe import structure
 from .thaw import put_away, remember, thawed, waiting_layers
+from .undo import original, standing_aside, undo
 
 
 def convert(
@@ -38,7 +39,8 @@ def convert(
       says so.
     - "layer": LayerNorm2d (over channels, at each position) on images, LayerNorm on (N, C).
     - "instance": per sample and channel.
-    - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was.
+    - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was. The way back from
+      ``nk.accelerate`` too: rewritten forwards and recomputation go, layers of other libraries are what they were.
 
     A layer that is the target already is kept. An activation inside of a layer (a subclass that a numeric probe shows
     to be activation(norm(x))) comes along as the new layer's ``activation``.
@@ -63,10 +65,10 @@ def apply(
     """What `convert` and `freeze` have in common."""
     select(model, only, skip)
     model = working_copy(model, inplace)
-    with Transaction(model, *waiting_layers(model)) as change, change:
+    with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         surroundings = Surroundings.of(model)
         built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip)}
-        change.commit(lambda: _put(model, built, operation))
+        change.commit(lambda: _put(model, built, operation, target))
     return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
 
 
@@ -77,7 +79,7 @@ def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -
     return built
 
 
-def _put(model: nn.Module, built: dict[Site, Built], operation: str) -> None:
+def _put(model: nn.Module, built: dict[Site, Built], operation: str, target: str) -> None:
     root = model
     for site, new in built.items():
         if isinstance(new, str):
@@ -87,6 +89,8 @@ def _put(model: nn.Module, built: dict[Site, Built], operation: str) -> None:
         else:
             put(model, site.names, new[0])
         put_away(new[0])
+    if target == "torch":
+        undo(root)
     record(root, [entry(operation, site, new) for site, new in built.items()])
 
 
@@ -110,6 +114,9 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     if refusal is not None:
         return refusal
     norm = thawed(norm, surroundings.model)
+    before = original(norm) if target == "torch" else None
+    if before is not None:
+        return before, "what it was before accelerate"
     shape = structure(norm)
     if isinstance(shape, str):
         return shape
@@ -130,8 +137,6 @@ def _refusal(norm: nn.Module, target: str) -> str | None:
         return f"it holds {own[0]} (pruned, or a subclass), which no other layer can take over"
     if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
         return "it is lazy and has no shape yet: run the model once first"
-    if norm.__dict__.get("_normkit_takes_residual") and target in ("torch", "layer"):
-        return "a rewritten forward gives it a residual, which the target's layer does not take"
     library = "torch" if target == "torch" else "normkit"
     families = {"layer": ("layer", "layer2d")}.get(target, (target,))
     same = family(norm) in families or (target == "torch" and family(norm) != "sync")

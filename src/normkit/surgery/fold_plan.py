@@ -14,9 +14,10 @@ from ..model.select import Site
 from ..model.swap import hooked, kind, parametrized, put
 from ..model.transaction import Transaction
 from .affine import Affine, Weights, affine_of, border, fold_after, fold_before
+from .affine_probe import takes_affine
 from .fold_flow import FoldedFlow
 from .folded_rest import folded_rest
-from .probe import Structure, structure, takes_affine
+from .probe import Structure, structure
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 

@@ -48,12 +48,12 @@ class LayerFacts:
 
 def facts_of(module: Any, structure: Structure, model_rank: int | None) -> LayerFacts:
     """Read the layer. model_rank: what the rest of the model suggests where the class is silent (sync, group norm)."""
-    kind = str(family(module))
+    kind = structure.family or str(family(module))
     return LayerFacts(
         module=module,
         family=kind,
         channels=channels(module),
-        spatial=module.__dict__.get("_normkit_spatial") or rank(module) or model_rank,
+        spatial=2 if kind == "layer2d" else module.__dict__.get("_normkit_spatial") or rank(module) or model_rank,
         eps=eps(module),
         momentum=module.momentum if kind in BATCH_FAMILIES - {"frozen"} else 0.1,
         weight=module.weight,

@@ -110,12 +110,3 @@ def _through(flow: Flow, call: RecordedCall, scope: int) -> str | None:
     inner = [*call.enclosing[call.enclosing.index(scope) + 1 :], call.index]
     first = flow.calls[inner[0]]
     return first.module if first.outputs == call.outputs else None
-
-
-def only_follows(name: str, activation: str, flows: list[Flow]) -> bool:
-    """Whether every call of this activation module reads the output of this norm."""
-    for flow in flows:
-        made = {call.outputs[0] for call in flow.calls_of(name)}
-        if any(call.inputs[:1] == () or call.inputs[0] not in made for call in flow.calls_of(activation)):
-            return False
-    return True

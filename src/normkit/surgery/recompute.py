@@ -30,6 +30,12 @@ def add(model: nn.Module) -> None:
         change.commit(lambda: _register(model))
 
 
+def remove(model: nn.Module) -> None:
+    """Undo `add`."""
+    for handle in model.__dict__.pop(_HANDLES, ()):
+        handle.remove()
+
+
 def _register(model: nn.Module) -> None:
     # The handles travel with the model: a loaded one then gives later hooks other numbers.
     model.__dict__[_HANDLES] = (

@@ -3,7 +3,8 @@
 A trace holds what is done with tensors and nothing else. Rules:
 - only the block's own forward is traced, its children are leaves; in training and evaluation, with gradients and
   without, and all must agree;
-- the calls in the trace must be the calls that a run has seen; optional and variable arguments are refused;
+- the calls in the trace must be the calls that a run has seen, and it holds for arguments of the same kinds: flags have
+  the run's values, arguments left out their defaults; variable arguments are refused;
 - an in-place operation is traced as one that makes a new tensor: allowed only on tensors that nobody else reads;
 - what a trace loses is refused: contexts around a part (no gradients, autocast, a checkpoint), autograd functions,
   random numbers and tensors made outside of it, attributes that the forward sets, tensors that it hands to others.
@@ -23,8 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
+from ..model.kept import Kept
 from ..model.recorder import RecordedCall
-from ..model.restore import Kept, Restored
+from ..model.restore import Restored
 
 # What may hand out the memory of its input.
 _VIEWS = frozenset(
@@ -38,17 +40,21 @@ _one_at_a_time = threading.Lock()  # torch.fx patches classes while it traces
 _RANDOM = "it draws random numbers outside of tensors that it is given, which a trace would fix"
 
 
-def trace(module: nn.Module, name: str, flows: list[Flow]) -> fx.Graph:
-    """The graph of the module's forward; ValueError says why a trace cannot stand for it."""
+def trace(module: nn.Module, name: str, flows: list[Flow]) -> tuple[fx.Graph, dict[str, Any]]:
+    """The graph of the module's forward, and argument -> the kind that it was traced for (`recorder.kind_of`).
+
+    ValueError says why a trace cannot stand for it.
+    """
     _refuse_signature(module)
+    kinds = _kinds(module, [call for flow in flows for call in flow.calls_of(name)])
     with Restored(module) as restored, restored:
-        graph = _traced_in_all_modes(module)
+        graph = _traced_in_all_modes(module, kinds)
     for flow in flows:
         for call in flow.calls_of(name):
             _compare(flow, call, graph, name)
             _refuse_mutation(flow, call)
             _refuse_stash(flow, call)
-    return graph
+    return graph, kinds
 
 
 def _refuse_signature(module: nn.Module) -> None:
@@ -57,10 +63,16 @@ def _refuse_signature(module: nn.Module) -> None:
     if "forward" in module.__dict__:
         raise ValueError("its forward was replaced on the instance")
     for parameter in inspect.signature(module.forward).parameters.values():
-        if parameter.default is not parameter.empty:
-            raise ValueError(f"its forward has the optional argument {parameter.name}, which a trace would fix")
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ValueError(f"its forward has the variable argument {parameter.name}, which a trace would fix")
+
+
+def _kinds(module: nn.Module, calls: list[RecordedCall]) -> dict[str, Any]:
+    names = tuple(inspect.signature(module.forward).parameters)
+    found = [{**dict(zip(names, call.kinds[0], strict=False)), **call.kinds[1]} for call in calls]
+    if not found or any(kinds != found[0] for kinds in found):
+        raise ValueError("it is called with other kinds of arguments from one time to the next")
+    return found[0]
 
 
 # -- the trace --------------------------------------------------------------------------------------------------------
@@ -69,9 +81,20 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, kinds: dict[str, Any]) -> None:
         super().__init__()
+        self.kinds = kinds
         self.own, self.contexts, self.lost = set(module.modules()), _contexts(), ""
+
+    def create_args_for_root(self, *arguments: Any, **options: Any) -> Any:
+        """Proxies, and values where the run had flags or left the argument out."""
+        function, (root, *given) = super().create_args_for_root(*arguments, **options)
+        parameters = list(inspect.signature(root.forward).parameters.values())
+        return function, [root, *map(self._given, parameters, given)]
+
+    def _given(self, parameter: inspect.Parameter, proxy: Any) -> Any:
+        kind = self.kinds.get(parameter.name, ("value", parameter.default))
+        return kind[1] if isinstance(kind, tuple) else proxy
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -86,7 +109,7 @@ class _Tracer(fx.Tracer):
         return super().create_node(*args, **kwargs)
 
 
-def _traced_in_all_modes(module: nn.Module) -> fx.Graph:
+def _traced_in_all_modes(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
     graphs = []
     for training in (True, False):
         for child in module.modules():
@@ -94,14 +117,14 @@ def _traced_in_all_modes(module: nn.Module) -> fx.Graph:
         for surrounded in (True, False):
             torch.set_grad_enabled(surrounded)
             set_autocasts(surrounded)  # a part that turns it off shows only where it is on
-            graphs.append(_traced(module))
+            graphs.append(_traced(module, kinds))
     if any(str(graph) != str(graphs[-1]) for graph in graphs):
         raise ValueError("its forward is another one in training than in evaluation, or by gradient mode or autocast")
     return graphs[-1]
 
 
-def _traced(module: nn.Module) -> fx.Graph:
-    tracer, before, random = _Tracer(module), Kept(module), drawn_outside_torch()
+def _traced(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
+    tracer, before, random = _Tracer(module, kinds), Kept(module), drawn_outside_torch()
     functions = _AutogradFunctions(tracer)
     try:
         with _one_at_a_time, functions, functions, _Draws(tracer):

@@ -1,0 +1,91 @@
+"""What raises: torch decides, by the class of the error; what torch has no form of may raise any clear error."""
+
+from __future__ import annotations
+
+from .case import Case
+from .finding import Finding, Outcome
+from .pools import DTYPES, WRONG_ACTIVATIONS
+from .truth import Truth
+
+# Errors that speak of a program's inside, not of its input.
+_OWN = (
+    AssertionError, AttributeError, LookupError, NameError, ArithmeticError, RecursionError, SystemError, MemoryError,
+    StopIteration,
+)  # fmt: skip
+_OWN_TEXTS = ("std::", "INTERNAL ASSERT", "nanobind")
+_PROMISED = (
+    "was asked for and cannot serve this call",  # nk.backend
+    "don't yet support saved tensor hooks",  # nk.recompute_outputs inside torch.func
+    "convert all Tensors to FakeTensors first",  # torch's own assertion
+    "modified by an inplace operation",  # normkit keeps another tensor than torch does
+    "more than one element of the written-to tensor",  # statistics in memory that their elements share
+    "it is added element by element",  # a residual is not broadcast
+)
+_TORCHS_FAULTS = ("INTERNAL ASSERT", "tensor does not have a device")
+_MIXED = ("expected scalar type", "mixed dtype")  # normkit takes more dtypes together, as its page says
+# Hooks that give back what autograd did not keep: any clear error will do.
+_BROKEN_HOOKS = ("stay_sparse", "wrapper", "meta", "flat", "shorter", "freed", "none")
+
+
+def raised(case: Case, error: BaseException, theirs: Outcome | None) -> Finding | None:
+    """What is wrong with an error of normkit's."""
+    text, name = _text(error), type(error).__name__
+    if any(t in text for t in _PROMISED):
+        return None
+    own = isinstance(error, _OWN) or any(t in text for t in _OWN_TEXTS) or not text
+    broken = any(f"saved({h!r})" in case.contexts for h in _BROKEN_HOOKS)
+    if theirs is None:
+        severity = 2 if broken else 4
+        return Finding("unclear error", f"{name}: {text}", "no error of the user's", severity) if own else None
+    if theirs.error is None:
+        if not own and (broken or _says_nothing(case)):
+            return None
+        kind = "unclear error" if own else "refused"
+        return Finding(kind, f"{name}: {text}", "torch computes this", 4 if own else 3)
+    if isinstance(error, type(theirs.error)) or name == type(theirs.error).__name__:
+        return None
+    detail = f"torch raises {type(theirs.error).__name__}: {_text(theirs.error)}"
+    if own and not is_special(case):
+        return Finding("unclear error", f"{name}: {text}", detail, 3)
+    if own or is_special(case) or _several_wrongs(case):
+        return None
+    return Finding("other error", f"{name}: {text}", detail, 1)
+
+
+def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding | None:
+    """An error of torch's that normkit does not raise. Where the numbers are right, only plain calls have to raise."""
+    if theirs is None or theirs.error is None or (truth is not None and 0 in case.shape):
+        return None
+    error = theirs.error
+    if isinstance(error, IndexError) or any(t in str(error) for t in (*_TORCHS_FAULTS, *_PROMISED)):
+        return None  # an index error: tensors without channels
+    if truth is not None and any(t in str(error) for t in _MIXED):
+        return None
+    if truth is not None and (is_special(case) or any(a.trick for a in case.tensors.values())):
+        return None
+    text = f"{type(error).__name__}: {_text(error)}"
+    return Finding("accepted", text, "torch raises this, normkit computes", 1 if truth is not None else 3)
+
+
+def is_special(case: Case) -> bool:
+    """Whether more than one call of a norm on whole tensors is at stake."""
+    special = case.contexts or case.around or case.transform or case.edit or case.hook or case.after
+    return bool(special) or case.plan not in ("none", "backward", "grad", "sum") or case.activation in WRONG_ACTIVATIONS
+
+
+def _several_wrongs(case: Case) -> bool:
+    """Whether it is a matter of order which error comes first."""
+    wrongs = [case.momentum == "None" and not case.layer, case.eps == "None", 0 in case.shape, case.part < 1]
+    wrongs += [a.size is not None or a.dtype not in DTYPES for a in case.tensors.values()]
+    return sum(wrongs) > 1
+
+
+def _says_nothing(case: Case) -> bool:
+    """Whether an error is as good as a result: dtypes that make no norm, activations that are none."""
+    odd = [n for n, a in case.tensors.items() if n != "dy" and a.dtype not in DTYPES]
+    return bool(odd) or case.activation in WRONG_ACTIVATIONS
+
+
+def _text(error: BaseException) -> str:
+    """Its words in one line, without a C++ trace."""
+    return " ".join(str(error).split("Exception raised from")[0].split())[:160]

@@ -1,0 +1,122 @@
+"""Makes a case whole: what does not concern its norm or cannot be said of it goes to its simplest value.
+
+The generator and the shrinker change one field at a time; this keeps programs from failing before they reach a norm.
+"""
+
+from __future__ import annotations
+
+import math
+
+from . import program
+from .case import TENSORS, Array, Case, usual
+from .norms import NORMS, RANKED
+
+_FEW = 64  # elements, where a whole Jacobian is made
+_NO_GRAPH = ("torch.no_grad()", "torch.inference_mode()")
+
+
+def fit(case: Case) -> Case:
+    """The nearest case that can be run."""
+    case = _fit_shape(case)
+    case = _fit_tensors(case)
+    case = _fit_calls(case)
+    wanted = tuple(dict.fromkeys(n for n in case.wanted if n in case.tensors))
+    if case.norm == "frozen_batch_norm":
+        wanted = tuple(n for n in wanted if n not in ("weight", "bias"))
+    if case.plan in ("double", "accumulate") and "x" not in wanted:
+        wanted = ("x", *wanted)
+    if not wanted or any(c in _NO_GRAPH for c in case.contexts) or case.transform not in program.KEEPS_GRAPH:
+        case = case.but(plan="none", hook="", edit="", around=())
+    if case.plan == "none":
+        case = case.but(around=(), hook="")
+    return case.but(wanted=wanted)
+
+
+def _fit_shape(case: Case) -> Case:
+    norm, shape, layer = NORMS[case.norm], case.shape, case.layer
+    if not norm.function:
+        layer = True
+    if not norm.layer:
+        layer = False
+    part = case.part
+    if case.norm == "layer_norm_2d":
+        shape = (*shape, 1, 1, 1)[:4] if len(shape) < 4 else (*shape[:3], math.prod(shape[3:]))
+    if norm.channels and len(shape) < 2:
+        shape = (*shape, 1, 1)[:2]
+    if not norm.channels:
+        part = max(1, min(part, len(shape)))
+    elif case.norm in RANKED and layer and case.norm != "ghost_batch_norm":
+        part = max(1, len(shape) - 2) if part >= 0 else 1
+        if case.norm == "instance_norm" and case.part == 1 and 2 <= len(shape) <= 4:
+            part = len(shape) - 1  # without a batch axis
+    elif not norm.part or (case.norm == "group_norm" and 0 < part < 5 and shape[1] % part):
+        part = 1
+    return case.but(shape=shape, layer=layer, part=part)
+
+
+def _fit_tensors(case: Case) -> Case:
+    takes, tensors = NORMS[case.norm].takes, dict(case.tensors)
+    tensors.setdefault("x", Array())
+    tensors.setdefault("dy", Array(dtype=tensors["x"].dtype))
+    for name in ("bias", "residual"):
+        if name not in takes:
+            tensors.pop(name, None)
+    adds = case.norm.startswith("add_")
+    if adds:
+        tensors.setdefault("residual", Array(dtype=tensors["x"].dtype))
+    running = {"running_mean", "running_var"} & tensors.keys()
+    whole = case.norm == "frozen_batch_norm"
+    if "running" not in takes or (case.layer and len(running) == 1):
+        for name in ("running_mean", "running_var"):
+            tensors.pop(name, None)
+    if whole:
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            tensors.setdefault(name, usual(name))
+    if case.layer and "weight" not in tensors:
+        tensors.pop("bias", None)
+    for name, array in tensors.items():
+        if array.layout == "channels_last" and len(case.shape) < 3:
+            tensors[name] = Array(array.values, array.dtype, "contiguous", array.trick, array.size)
+    case = case.but(tensors={n: tensors[n] for n in TENSORS if n in tensors})
+    mask = case.mask if "mask" in takes else ""
+    alias = case.alias
+    needs = {
+        "residual_is_x": ("residual",), "residual_is_view": ("residual",), "bias_is_weight": ("weight", "bias"),
+        "running_is_one": ("running_mean", "running_var"), "running_overlaps": ("running_mean", "running_var"),
+    }  # fmt: skip
+    if any(n not in tensors for n in needs.get(alias, ())) or (adds and alias == "residual_is_x"):
+        alias = ""
+    wanted = case.wanted
+    if alias.startswith("residual"):
+        wanted = tuple(n for n in wanted if n != "residual")
+    if alias == "bias_is_weight":
+        wanted = tuple(n for n in wanted if n not in ("weight", "bias"))
+    return case.but(mask=mask, alias=alias, wanted=wanted)
+
+
+def _fit_calls(case: Case) -> Case:
+    adds = case.norm.startswith("add_")
+    if adds and case.transform:
+        case = case.but(transform="")
+    if case.transform in ("grad", "vmap_grad", "jacrev", "jacfwd", "grad_grad", "jvp", "dual", "vjp"):
+        case = case.but(after="")
+    if case.norm == "batch_renorm" and case.transform.startswith("checkpoint"):
+        case = case.but(layer=True, part=max(1, len(case.shape) - 2))  # the function remembers no forward
+    if case.transform in ("jacrev", "jacfwd"):
+        if case.tensors["x"].layout in ("expanded", "scalar", "overlapping"):  # elements that share a derivative
+            case = case.tensor("x", layout="contiguous")
+        if math.prod(case.shape) > _FEW:
+            case = case.but(transform="vjp")
+        elif case.tensors["dy"].values in ("nan", "inf"):  # which a product with a Jacobian spreads
+            case = case.tensor("dy", values="normal")
+    if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
+        case = case.but(training=False)  # several calls move running statistics several times
+    if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
+        case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
+    if case.after == ("reuse" if adds else "join"):
+        case = case.but(after="")
+    if case.edit:
+        target = case.edit.removeprefix("free_").removesuffix("_again").removesuffix("_data")
+        if target not in (*case.tensors, "y") and not (target == "mask" and case.mask):
+            case = case.but(edit="")
+    return case

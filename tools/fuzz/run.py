@@ -1,0 +1,126 @@
+"""Runs one case in this process: normkit, torch and float64 side by side."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
+
+import normkit as nk
+
+from . import calls, tricks, values
+from .case import Case
+from .finding import Finding, Outcome
+from .judge import judge
+from .program import render, render_make
+from .truth import Truth, compute
+
+Stage = Callable[[str], None]
+
+NAMES: dict[str, Any] = {
+    **{name: value for m in (values, tricks, calls) for name, value in vars(m).items() if not name.startswith("__")},
+    "torch": torch, "nn": nn, "F": F, "nk": nk, "FakeTensorMode": FakeTensorMode, "forward_ad": forward_ad,
+    "make_fx": make_fx, "checkpoint": checkpoint,
+}  # fmt: skip
+
+
+def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
+    """Run the case; a disagreement is a finding. stage: told what runs, so that a crash can be laid at its door."""
+    stage("make")
+    make = _function(render_make(case), "make")
+    stage("normkit")
+    ours = _outcome(render(case, "normkit"), "with_normkit", make)
+    assert ours is not None
+    broken = restore()
+    if is_lost():
+        return None if "INTERNAL ASSERT" in str(ours.error) else _LOST
+    stage("torch")
+    theirs = _outcome(render(case, "torch"), "with_torch", make)
+    restore()
+    if broken:
+        return Finding("state", broken, "what was set inside the call stays set after it", 4)
+    truth: Truth | None = None
+    if ours.error is None:
+        stage("truth")
+        truth = _truth(case, make)
+    stage("judge")
+    return judge(case, ours, theirs, truth)
+
+
+def run_torch(case: Case, stage: Stage) -> None:
+    """Run torch's program alone, to learn whether it dies of the case."""
+    stage("torch")
+    _outcome(render(case, "torch"), "with_torch", _function(render_make(case), "make"))
+
+
+def _function(text: str, name: str) -> Callable[..., Any]:
+    names = dict(NAMES)
+    exec(compile(text, f"<{name}>", "exec"), names)
+    return names[name]
+
+
+def _outcome(text: str | None, name: str, make: Callable[[], dict[str, Any]]) -> Outcome | None:
+    if text is None:
+        return None
+    program, tensors = _function(text, name), make()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Outcome(found=program(**tensors))
+    except Exception as error:
+        error.__traceback__ = None
+        return Outcome(error=error)
+
+
+def _truth(case: Case, make: Callable[[], dict[str, Any]]) -> Truth | None:
+    """None where float64 has no answer: wrong shapes, dtypes or numbers."""
+    tensors = make()
+    if not all(t.is_floating_point() for n, t in tensors.items() if n not in ("mask", "dy")):
+        return None
+    try:
+        return compute(case, tensors)
+    except Exception:
+        return None
+
+
+_LOST = Finding("state", "dispatch keys", "torch's autograd stays switched off after the call", 4)
+
+
+def is_lost() -> bool:
+    """Whether the thread's dispatch keys are no longer what they were, for which there is no remedy."""
+    excluded, keys = torch._C._dispatch_tls_is_dispatch_key_excluded, torch._C.DispatchKey
+    return (
+        excluded(keys.AutogradCPU)
+        or excluded(keys.ADInplaceOrView)
+        or not torch.zeros(1).requires_grad_().neg().requires_grad
+    )
+
+
+def restore() -> str:
+    """Put the process back as it was; returns what was not."""
+    found = []
+    if torch.get_default_dtype() != torch.float32:
+        found.append("default dtype")
+        torch.set_default_dtype(torch.float32)
+    if torch._C._len_torch_dispatch_stack():
+        found.append("dispatch mode")
+        while torch._C._len_torch_dispatch_stack():
+            torch._C._pop_torch_dispatch_stack()
+    if not torch.is_grad_enabled():
+        found.append("grad mode")
+        torch.set_grad_enabled(True)
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        found.append("transform")
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        found.append("saved tensor hooks")
+    torch.set_num_threads(1)
+    torch._C._set_deterministic_algorithms(False)
+    return ", ".join(found)

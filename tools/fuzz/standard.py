@@ -1,0 +1,173 @@
+"""The norms' statistics in float64, by `normkit.reference`: xhat, its scale, and what moves the running statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from normkit import reference
+
+from .bounds import contract
+from .case import Case
+from .norms import NORMS, leading
+
+Pair = tuple[Tensor, Tensor]
+R_MAX, D_MAX = 1.5, 0.5  # of batch renormalization, as norms.py calls it
+
+
+@dataclass
+class Standard:
+    """xhat of a norm, laid beside x.
+
+    scale: what a change of x does to xhat (rstd). size: |xhat| without cancellation. core: (x - mean) * rstd where that
+    is not xhat. axes: of the statistics in the parts that `split` makes; () where they are constants. mean, var, count:
+    of the batch, or (N, C) of samples, to move running statistics by.
+    """
+
+    xhat: Tensor
+    scale: Tensor
+    axes: tuple[int, ...]
+    size: Tensor = field(default_factory=lambda: torch.empty(0))
+    core: Tensor = field(default_factory=lambda: torch.empty(0))
+    split: Callable[[Tensor], list[Tensor]] = lambda x: [x]
+    join: Callable[[list[Tensor]], Tensor] = lambda parts: parts[0]
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    count: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.core = self.core if self.core.numel() else self.xhat.detach()
+        self.size = self.size if self.size.numel() else self.xhat.detach().abs()
+        self.scale = self.scale.detach().expand(self.xhat.shape)
+
+    def gradient_bound(self, dxhat: Tensor, unsure: Tensor, u: float, keep: Tensor | None) -> Tensor:
+        """The contract's bound of dx, and what an error `unsure` of each dxhat adds to it."""
+        if not self.axes:
+            return 16 * u * self.scale * dxhat.abs() + self.scale * unsure
+        full = torch.ones_like(self.core, dtype=torch.bool) if keep is None else keep.expand(self.core.shape)
+        bounds = []
+        parts = (self.split(v.expand(self.core.shape)) for v in (dxhat, unsure, self.core, self.scale, full.double()))
+        for d, e, c, s, k in zip(*parts, strict=True):
+            mean = lambda v: v.mean(self.axes, keepdim=True)  # noqa: E731
+            spread = s * (e + mean(e) + c.abs() * mean(e * c.abs()))
+            share = mean(k)  # a mean over the real values is so much larger than one over all
+            share = torch.where(share > 0, share, 1)
+            bounds.append((contract().input_gradient_bound(d, c, s, self.axes, u) + spread) / share)
+        return self.join(bounds)
+
+
+def is_by_running(case: Case) -> bool:
+    """Whether given statistics normalize: constants."""
+    tracked = "running_mean" in case.tensors and "running_var" in case.tensors
+    return case.norm == "frozen_batch_norm" or ("running" in NORMS[case.norm].takes and not case.training and tracked)
+
+
+def standardize(case: Case, x: Tensor, t: dict[str, Tensor], keep: Tensor | None) -> Standard:
+    """xhat: differentiable by x."""
+    eps = torch.finfo(torch.float32 if case.tensors["x"].dtype != "float64" else torch.float64).eps
+    eps = eps if eval(case.eps) is None else float(eval(case.eps))
+    lay = lambda p: p.reshape(1, -1, *[1] * (x.dim() - 2))  # noqa: E731
+    if not NORMS[case.norm].channels:
+        return _rows(case, x, eps, keep)
+    if case.norm == "layer_norm_2d":
+        xhat, _, var = reference.layer_norm_2d(x, None, None, eps, None if keep is None else keep.squeeze(1))
+        return Standard(xhat, (var + eps).rsqrt().unsqueeze(1), (1,))
+    if is_by_running(case):
+        xhat = reference.batch_norm_inference(x, t["running_mean"], t["running_var"], None, None, eps, keep)
+        return Standard(xhat, lay((t["running_var"] + eps).rsqrt()), ())
+    if case.norm in ("group_norm", "instance_norm"):
+        return _groups(x, case.part if case.norm == "group_norm" else x.shape[1], eps, keep)
+    xhat, mean, var = reference.batch_norm(x, None, None, eps, keep)
+    axes = (0, *range(2, x.dim()))
+    count = torch.tensor(x.numel() // max(1, x.shape[1])) if keep is None else keep.sum()
+    moving = {"mean": mean.detach(), "var": var.detach(), "count": count}
+    if case.norm == "ghost_batch_norm":
+        return _ghost(x, case.part, eps, keep, moving)
+    if case.norm != "batch_renorm":
+        return Standard(xhat, lay((var + eps).rsqrt()), axes, **moving)
+    running = t["running_mean"], t["running_var"]
+    r, d = reference.correction(mean, var, *running, eps, R_MAX, D_MAX)
+    new = reference.batch_renorm(x, *running, None, None, eps, R_MAX, D_MAX, keep)[0]
+    size = (xhat.detach() * lay(r)).abs() + lay(d).abs()
+    return Standard(new, lay((var + eps).rsqrt() * r), axes, size, xhat.detach(), **moving)
+
+
+def _rows(case: Case, x: Tensor, eps: float, keep: Tensor | None) -> Standard:
+    ones, axes = [1] * case.part, tuple(range(x.dim() - case.part, x.dim()))
+    lead = None if keep is None else keep.reshape(leading(case))
+    shape = x.shape[x.dim() - case.part :]
+    if "rms" in case.norm:
+        xhat, spread = reference.rms_norm(x, shape, None, eps, lead)
+    else:
+        xhat, _, spread = reference.layer_norm(x, shape, None, None, eps, lead)
+    return Standard(xhat, (spread + eps).rsqrt().reshape(*spread.shape, *ones), axes)
+
+
+def _groups(x: Tensor, groups: int, eps: float, keep: Tensor | None) -> Standard:
+    n, c = x.shape[:2]
+    xhat, mean, var = reference.group_norm(x, groups, None, None, eps, keep)
+    scale = (var + eps).rsqrt().repeat_interleave(c // max(1, groups), 1).reshape(n, c, *[1] * (x.dim() - 2))
+    full = torch.ones(x[:, :1].shape) if keep is None else keep.double()
+    count = full.flatten(1).sum(1, keepdim=True).expand(n, groups)
+    return Standard(
+        xhat, scale, (2,), split=lambda v: [v.reshape(n, groups, -1)], join=lambda parts: parts[0].reshape(x.shape),
+        mean=mean.detach(), var=var.detach(), count=count,
+    )  # fmt: skip
+
+
+def _ghost(x: Tensor, longest: int, eps: float, keep: Tensor | None, moving: dict[str, Tensor]) -> Standard:
+    sizes = reference.slice_sizes(len(x), longest)
+    masks = [None] * len(sizes) if keep is None else list(keep.split(sizes))
+    parts = [(p, *reference.batch_norm(p, None, None, eps, m)) for p, m in zip(x.split(sizes), masks, strict=True)]
+    lay = lambda p, like: p.reshape(1, -1, *[1] * (x.dim() - 2)).expand(like.shape)  # noqa: E731
+    scale = torch.cat([lay((var + eps).rsqrt(), p) for p, _, _, var in parts])
+    return Standard(
+        torch.cat([y for _, y, _, _ in parts]), scale, (0, *range(2, x.dim())), split=lambda v: list(v.split(sizes)),
+        join=torch.cat, **moving,
+    )  # fmt: skip
+
+
+def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair]:
+    """running_mean, running_var and batches after the call, with bounds."""
+    old = {name: tensors[name].detach().double() for name in ("running_mean", "running_var")}
+    still = {name: (value, torch.zeros(())) for name, value in old.items()}
+    still["batches"] = (torch.zeros(()), torch.zeros(()))
+    if is_by_running(case) or not case.training or s.mean is None or s.var is None or s.count is None:
+        return still
+    if case.momentum == "None" and not case.layer:
+        return still
+    mean, var, count = s.mean, s.var, s.count.double()
+    if case.transform in ("vmap", "vmap_last", "vmap_grad") and s.mean.dim() == 1:
+        count = count * 2  # the two samples of vmap, alike, merge
+    unbiased = var * count / (count - 1)
+    if s.mean.dim() == 2:
+        enough = (count >= 2).double()
+        samples = enough.sum(0).clamp(min=1)
+        mean = torch.where(enough > 0, mean, 0).sum(0) / samples
+        unbiased = torch.where(enough > 0, unbiased, 0).sum(0) / samples
+        moves = bool(enough.any())
+        spread = s.mean.abs().amax(0)
+    else:
+        moves, spread = bool(count >= 2), mean.abs()
+    new = {"running_mean": mean, "running_var": unbiased}
+    dtypes = {name: tensors[name].dtype for name in new}
+    if not moves or not all(bool(v.to(dtypes[n]).isfinite().all()) for n, v in new.items()):
+        return still
+    factor = 1.0 if case.momentum == "None" else float(eval(case.momentum))
+    c, std = contract(), unbiased.sqrt()
+    steep = ((spread / std.clamp(min=1e-300)) / 1e4).clamp(min=1) ** 2  # the bounds hold up to mean / std = 1e4
+    error = {
+        "running_mean": c.MEAN_RELATIVE * torch.maximum(spread, std),
+        "running_var": c.VAR_RELATIVE * unbiased * steep,
+    }
+    found = {"batches": (torch.ones(()), torch.zeros(()))}
+    for name, value in new.items():
+        expected = (1 - factor) * old[name] + factor * value
+        u = c.unit_roundoff(dtypes[name])
+        parts = abs(1 - factor) * old[name].abs() + abs(factor) * value.abs()
+        rest = 4 * c.unit_roundoff(torch.float64) * old[name].abs()  # old + factor * (new - old), in float64
+        found[name] = expected, abs(factor) * error[name] + 4 * u * parts + rest
+    return found
