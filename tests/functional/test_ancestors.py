@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 import normkit as nk
+from tests.cases import EPS
 
 MASK = torch.rand(4, 4, 5, generator=torch.Generator().manual_seed(1)) < 0.7
 LAYERS = {
-    "batch": lambda **options: nk.BatchNorm2d(3, **options),
-    "batch, evaluation": lambda **options: nk.BatchNorm2d(3, **options).eval(),
-    "sync": lambda **options: nk.SyncBatchNorm(3, **options),
-    "ghost": lambda **options: nk.GhostBatchNorm2d(3, virtual_batch_size=2, **options),
-    "renorm": lambda **options: nk.BatchRenorm2d(3, **options),
-    "group": lambda **options: nk.GroupNorm(3, 3, **options),
-    "instance": lambda **options: nk.InstanceNorm2d(3, affine=True, **options),
-    "layer": lambda **options: nk.LayerNorm(5, **options),
-    "rms": lambda **options: nk.RMSNorm(5, **options),
+    "batch": lambda **options: nk.BatchNorm2d(3, EPS, **options),
+    "batch, evaluation": lambda **options: nk.BatchNorm2d(3, EPS, **options).eval(),
+    "sync": lambda **options: nk.SyncBatchNorm(3, EPS, **options),
+    "ghost": lambda **options: nk.GhostBatchNorm2d(3, EPS, virtual_batch_size=2, **options),
+    "renorm": lambda **options: nk.BatchRenorm2d(3, EPS, warm_up=(0, 0, 0), **options),
+    "group": lambda **options: nk.GroupNorm(3, 3, EPS, **options),
+    "instance": lambda **options: nk.InstanceNorm2d(3, EPS, affine=True, **options),
+    "layer": lambda **options: nk.LayerNorm(5, EPS, **options),
+    "rms": lambda **options: nk.RMSNorm(5, EPS, **options),
 }
 CHAINS = {
     "a layer called twice": lambda layer, x: layer(torch.sin(layer(x))),

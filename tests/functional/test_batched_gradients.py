@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 import normkit as nk
+from tests.cases import EPS
 
 X = torch.randn(4, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 MASK = torch.rand(4, 4, 5, generator=torch.Generator().manual_seed(1)) < 0.7
 LAYERS = {
-    "batch": nk.BatchNorm2d(3, activation="tanh"),
-    "batch, evaluation": nk.BatchNorm2d(3, activation="relu").eval(),
-    "frozen": nk.FrozenBatchNorm2d(3),
-    "sync": nk.SyncBatchNorm(3),
-    "ghost": nk.GhostBatchNorm2d(3, virtual_batch_size=2),
-    "renorm": nk.BatchRenorm2d(3),
-    "group": nk.GroupNorm(3, 3),
-    "instance": nk.InstanceNorm2d(3, affine=True),
-    "layer": nk.LayerNorm(5),
-    "rms": nk.RMSNorm(5),
+    "batch": nk.BatchNorm2d(3, EPS, activation="tanh"),
+    "batch, evaluation": nk.BatchNorm2d(3, EPS, activation="relu").eval(),
+    "frozen": nk.FrozenBatchNorm2d(3, EPS),
+    "sync": nk.SyncBatchNorm(3, EPS),
+    "ghost": nk.GhostBatchNorm2d(3, EPS, virtual_batch_size=2),
+    "renorm": nk.BatchRenorm2d(3, EPS, warm_up=(0, 0, 0)),
+    "group": nk.GroupNorm(3, 3, EPS),
+    "instance": nk.InstanceNorm2d(3, EPS, affine=True),
+    "layer": nk.LayerNorm(5, EPS),
+    "rms": nk.RMSNorm(5, EPS),
 }
 CALLS = {
     **{name: layer.double() for name, layer in LAYERS.items()},

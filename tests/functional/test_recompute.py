@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 import normkit as nk
 from normkit.functional import _autograd, recompute
 from normkit.kernels import native
-from tests.cases import DTYPES, gaussian, generator
+from tests.cases import DTYPES, EPS, gaussian, generator
 from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_same
 
@@ -55,20 +55,20 @@ class Masked(nk.BatchNorm2d):
 
 
 NORMS: dict[str, Callable[[], nn.Module]] = {
-    "masked": lambda: Masked(6, activation="relu"),
-    "ghost": lambda: nk.GhostBatchNorm2d(6, virtual_batch_size=2),
-    "renorm": lambda: nk.BatchRenorm2d(6),  # never made again: its output is kept
-    "batch": lambda: nk.BatchNorm2d(6),
-    "batch_relu": lambda: nk.BatchNorm2d(6, activation="relu"),
-    "batch_silu": lambda: nk.BatchNorm2d(6, activation="silu"),
-    "batch_softplus": lambda: nk.BatchNorm2d(6, activation="softplus"),  # in no kernel: an operation of its own
-    "batch_cumulative": lambda: nk.BatchNorm2d(6, momentum=None, affine=False),
-    "frozen": lambda: nk.FrozenBatchNorm2d(6, activation="relu"),
-    "group_relu": lambda: nk.GroupNorm(2, 6, activation="relu"),
-    "instance": lambda: nk.InstanceNorm2d(6, affine=True, track_running_stats=True),
-    "layer_2d": lambda: nk.LayerNorm2d(6),
-    "layer": lambda: nk.LayerNorm(5),
-    "rms": lambda: nk.RMSNorm(5),
+    "masked": lambda: Masked(6, EPS, activation="relu"),
+    "ghost": lambda: nk.GhostBatchNorm2d(6, EPS, virtual_batch_size=2),
+    "renorm": lambda: nk.BatchRenorm2d(6, EPS),  # never made again: its output is kept
+    "batch": lambda: nk.BatchNorm2d(6, EPS),
+    "batch_relu": lambda: nk.BatchNorm2d(6, EPS, activation="relu"),
+    "batch_silu": lambda: nk.BatchNorm2d(6, EPS, activation="silu"),
+    "batch_softplus": lambda: nk.BatchNorm2d(6, EPS, activation="softplus"),  # in no kernel: an operation of its own
+    "batch_cumulative": lambda: nk.BatchNorm2d(6, EPS, momentum=None, affine=False),
+    "frozen": lambda: nk.FrozenBatchNorm2d(6, EPS, activation="relu"),
+    "group_relu": lambda: nk.GroupNorm(2, 6, EPS, activation="relu"),
+    "instance": lambda: nk.InstanceNorm2d(6, EPS, affine=True, track_running_stats=True),
+    "layer_2d": lambda: nk.LayerNorm2d(6, EPS),
+    "layer": lambda: nk.LayerNorm(5, EPS),
+    "rms": lambda: nk.RMSNorm(5, EPS),
 }
 
 
@@ -121,9 +121,9 @@ class Block(nn.Module):
 
 
 NETS = {
-    "batch": lambda activation: nk.BatchNorm2d(6, activation=activation),
-    "group": lambda activation: nk.GroupNorm(3, 6, activation=activation),
-    "instance": lambda activation: nk.InstanceNorm2d(6, affine=True, activation=activation),
+    "batch": lambda activation: nk.BatchNorm2d(6, EPS, activation=activation),
+    "group": lambda activation: nk.GroupNorm(3, 6, EPS, activation=activation),
+    "instance": lambda activation: nk.InstanceNorm2d(6, EPS, affine=True, activation=activation),
 }
 
 

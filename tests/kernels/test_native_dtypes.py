@@ -53,7 +53,8 @@ def test_batch_norm_meets_the_contract_in_its_dtype(isa: str, dtype: torch.dtype
         )
         dx64, dweight64, dbias64 = batch_norm_backward(dy64, x64, w64, EPS)
         bound = input_gradient_bound(dy64 * per_channel(w64, x, 1), xhat, rstd, mean_over(channel_axes(x)), u)
-        assert_within(found[0], dx64, bound, "dx")
+        both = 2 if dtype == torch.float64 else 1  # then the reference rounds as we do
+        assert_within(found[0], dx64, both * bound, "dx")
         sums = unit_roundoff(torch.promote_types(dtype, torch.float32))
         assert_within(found[1], dweight64, parameter_gradient_bound(dy64 * xhat, axes, sums), "dweight")
         assert_within(found[2], dbias64, parameter_gradient_bound(dy64, axes, sums), "dbias")

@@ -69,25 +69,26 @@ def test_group_norm_meets_the_contract_for_every_value_regime(values: str, layou
 
 
 def check_layer(rows: int, width: int, values: str, rms: bool) -> None:
-    g = cases.generator()
+    # denormal values with normal outputs: the product of two roundings near 0 may lose more than one step there
+    eps, g = 2e-6 if values == "denormal" else EPS, cases.generator()
     w, b = (t.float() for t in cases.affine(width, g))
     x, dy = cases.VALUES[values]((rows, width), g).float(), cases.gaussian((rows, width), g).float()
     x64, w64, b64, dy64 = (t.double() for t in (x, w, b, dy))
     dx64, dbias, dbias64 = torch.empty(0), None, torch.empty(0)
     if rms:
-        y, stats = flat.rms_norm_forward(x, width, w, EPS)
-        y64, var64 = rms_norm(x64, (width,), w64, EPS)
+        y, stats = flat.rms_norm_forward(x, width, w, eps)
+        y64, var64 = rms_norm(x64, (width,), w64, eps)
         mean64, b64 = torch.zeros_like(var64), torch.zeros_like(b64)
         assert stats is not None
         dx, dweight = flat.rms_norm_backward(dy, x, width, w, stats, needs=(True, True))
-        dx64, dweight64 = rms_norm_backward(dy64, x64, (width,), w64, EPS)
+        dx64, dweight64 = rms_norm_backward(dy64, x64, (width,), w64, eps)
     else:
-        y, stats = flat.layer_norm_forward(x, width, w, b, EPS)
-        y64, mean64, var64 = layer_norm(x64, (width,), w64, b64, EPS)
+        y, stats = flat.layer_norm_forward(x, width, w, b, eps)
+        y64, mean64, var64 = layer_norm(x64, (width,), w64, b64, eps)
         assert stats is not None
         dx, dweight, dbias = flat.layer_norm_backward(dy, x, width, w, b, stats, needs=(True, True, True))
-        dx64, dweight64, dbias64 = layer_norm_backward(dy64, x64, (width,), w64, EPS)
-    rstd = 1 / (var64 + EPS).sqrt().unsqueeze(-1)
+        dx64, dweight64, dbias64 = layer_norm_backward(dy64, x64, (width,), w64, eps)
+    rstd = 1 / (var64 + eps).sqrt().unsqueeze(-1)
     xhat = (x64 - mean64.unsqueeze(-1)) * rstd
     assert_within(y, y64, output_bound(xhat, w64, b64, U), "y")
     assert_within(dx, dx64, input_gradient_bound(dy64 * w64, xhat, rstd, mean_over((1,)), U), "dx")
