@@ -29,7 +29,7 @@ from .pattern import Pattern, pattern_of
 from .recompute import add as add_recomputation
 from .thaw import waiting_layers
 from .undo import remember, standing_aside
-from .verify import check, outputs_in_both_modes
+from .verify import behaviours, check
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
@@ -72,7 +72,7 @@ def accelerate(
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip)
-        before = outputs_in_both_modes(model, example_inputs) if verify else {}
+        before = behaviours(model, example_inputs) if verify else {}
         built = _swap(model, sites)
         swapped = Kept(model)
         try:
