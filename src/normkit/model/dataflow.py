@@ -116,13 +116,13 @@ def flow_of(model: nn.Module, example_inputs: Any) -> Flow:
 
 def _recorded_run(recorder: Recorder, example_inputs: Any) -> None:
     """Its own function, so that inputs and outputs are gone when it returns."""
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = arguments(example_inputs)
     recorder.run(args, kwargs)
 
 
 def call_with(model: nn.Module, example_inputs: Any) -> Any:
     """The model's result on a clone of the example inputs (a forward may work in place on what it is given)."""
-    args, kwargs = _arguments(example_inputs)
+    args, kwargs = arguments(example_inputs)
     return model(*args, **kwargs)
 
 
@@ -132,7 +132,8 @@ def refuse_lazy(model: nn.Module) -> None:
         raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
 
 
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A clone of the example inputs as positional and keyword arguments."""
     inputs = tree_map(_cloned, example_inputs)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)

@@ -138,14 +138,6 @@ def eps(module: Any) -> float:
     return found
 
 
-def model_rank(model: nn.Module) -> int | None:
-    """The one rank that all convolutions of the model have, 1 where it has linears only, None where it is not one."""
-    convolutions = {rank(m) for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)}
-    if convolutions:
-        return convolutions.pop() if len(convolutions) == 1 else None
-    return 1 if any(isinstance(m, nn.Linear) for m in model.modules()) else None
-
-
 def has_convolution(model: nn.Module, spatial: int) -> bool:
     """Whether the model holds a convolution over this many spatial dimensions."""
     return any(isinstance(m, nn.modules.conv._ConvNd) and rank(m) == spatial for m in model.modules())

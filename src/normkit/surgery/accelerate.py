@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from ..model.dataflow import Flow, flow_of, refuse_lazy
-from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours
+from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept
 from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
@@ -27,10 +27,11 @@ from .changes import Change, record
 from .convert import Surroundings, successor
 from .fused_call import FusedSequential, children_steps, ending
 from .pattern import Pattern, pattern_of
+from .positions import Positions
 from .recompute import add as add_recomputation
 from .thaw import waiting_layers
 from .undo import remember, standing_aside
-from .verify import check, outputs_in_both_modes
+from .verify import behaviours, check
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
@@ -73,8 +74,8 @@ def accelerate(
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip)
-        before = outputs_in_both_modes(model, example_inputs) if verify else {}
-        built = _swap(model, sites)
+        before = behaviours(model, example_inputs) if verify else {}
+        built = _swap(model, sites, example_inputs)
         swapped = Kept(model)
         try:
             fused, unfused = _fuse(model, example_inputs, sites, built)
@@ -97,12 +98,17 @@ def accelerate(
 
 
 # -- step 1 -----------------------------------------------------------------------------------------------------------
-def _swap(model: nn.Module, sites: list[Site]) -> dict[str, Built]:
-    surroundings = Surroundings.of(model)
+def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str, Built]:
+    open_rank = any(family(site.module) == "frozen" and rank(site.module) is None for site in sites)
+    surroundings = Surroundings(model, Positions(model, example_inputs if open_rank else None))
     built: dict[str, Built] = {}
     for site in sites:
         target = str(family(site.module))
-        new = site.refused or successor(site, _TARGETS.get(target, target), surroundings)
+        new = (
+            site.refused
+            or _trained_while_frozen(site.module)
+            or successor(site, _TARGETS.get(target, target), surroundings)
+        )
         if not isinstance(new, str) and site.name == "":
             new = "it is the model itself: use the layer of normkit instead"
         built[site.name] = new
@@ -111,6 +117,12 @@ def _swap(model: nn.Module, sites: list[Site]) -> dict[str, Built]:
             if not author(type(site.module)):
                 remember(new[0], site.module)
     return built
+
+
+def _trained_while_frozen(norm: nn.Module) -> str | None:
+    still = family(norm) == "frozen" and not is_ours(norm)
+    trained = still and any(parameter.requires_grad for parameter in norm.parameters(recurse=False))
+    return "its statistics stand still while its weight is trained, which no layer of normkit does" if trained else None
 
 
 # -- step 2 ----------------------------------------------------------------------------------------------------

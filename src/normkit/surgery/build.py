@@ -22,17 +22,18 @@ from .layer_facts import LayerFacts
 Built = tuple[nn.Module, str] | str
 
 _AFRESH = "running statistics start afresh: train or recalibrate before evaluation"
-_UNKNOWN_RANK = "whether it sees 1, 2 or 3 spatial dimensions is not known: neither its class nor the convolutions say"
+_UNKNOWN_RANK = "whether it sees 1, 2 or 3 spatial dimensions is not known from its class: pass example_inputs"
+_UNKNOWN_POSITIONS = "whether it sees (N, C) or (N, C, L) is not known from its class: pass example_inputs"
 _OTHER_AXIS = "normalizes over the last axes, not per channel of axis 1"
 
 
-def build(facts: LayerFacts, target: str, *, flat: bool) -> Built:
-    """flat: one-dimensional layers of this model see (N, C), as far as its convolutions tell."""
-    return _BUILDERS[target](facts, flat)
+def build(facts: LayerFacts, target: str, *, flat: bool | None, probably_flat: bool) -> Built:
+    """flat: whether a layer of rank 1 sees (N, C), None where that is not known; probably_flat: a guess then."""
+    return _BUILDERS[target](facts, probably_flat if target == "group" else flat)
 
 
-def _batch_like(prefix: str) -> Callable[[LayerFacts, bool], Built]:
-    def built(facts: LayerFacts, flat: bool) -> Built:
+def _batch_like(prefix: str) -> Callable[[LayerFacts, bool | None], Built]:
+    def built(facts: LayerFacts, flat: bool | None) -> Built:
         refusal = _channel_refusal(facts)
         if refusal is not None:
             return refusal
@@ -46,7 +47,7 @@ def _batch_like(prefix: str) -> Callable[[LayerFacts, bool], Built]:
     return built
 
 
-def _sync(facts: LayerFacts, flat: bool) -> Built:
+def _sync(facts: LayerFacts, flat: bool | None) -> Built:
     if not facts.in_channels_axis:
         return f"{kind(facts.module)} {_OTHER_AXIS}"
     options = {"momentum": facts.momentum, "track_running_stats": facts.tracks}
@@ -56,7 +57,7 @@ def _sync(facts: LayerFacts, flat: bool) -> Built:
     return _with_statistics(new, facts)
 
 
-def _frozen(facts: LayerFacts, flat: bool) -> Built:
+def _frozen(facts: LayerFacts, flat: bool | None) -> Built:
     refusal = _channel_refusal(facts)
     if refusal is not None:
         return refusal
@@ -73,16 +74,16 @@ def _frozen(facts: LayerFacts, flat: bool) -> Built:
     return new, ""
 
 
-def _group(facts: LayerFacts, flat: bool) -> Built:
+def _group(facts: LayerFacts, flat: bool | None) -> Built:
     if not facts.in_channels_axis:
         return f"{kind(facts.module)} {_OTHER_AXIS}"
-    count, remark = groups(facts.channels, flat=flat and facts.spatial == 1)
+    count, remark = groups(facts.channels, flat=bool(flat) and facts.spatial == 1)
     if facts.family == "group":  # torch's own, or another library's: the groups stay
         count, remark = int(facts.module.num_groups), ""  # type: ignore[arg-type]  # a GroupNorm has it
     return _finished(_make(facts, "GroupNorm", count), facts, remark)
 
 
-def _layer(facts: LayerFacts, flat: bool) -> Built:
+def _layer(facts: LayerFacts, flat: bool | None) -> Built:
     if facts.family == "rms":
         return f"{kind(facts.module)} subtracts no mean: layer norm is another function"
     if facts.family == "layer":
@@ -90,30 +91,32 @@ def _layer(facts: LayerFacts, flat: bool) -> Built:
         return _finished(_make(facts, "LayerNorm", shape=shape), facts, "")
     if facts.spatial == 1 and flat:
         return _finished(_make(facts, "LayerNorm", shape=(facts.channels,)), facts, "")
+    if facts.spatial is None or (facts.spatial == 1 and flat is None):
+        return _UNKNOWN_RANK if facts.spatial is None else _UNKNOWN_POSITIONS
     if facts.spatial != 2:
         return "layer norm over channels is known for (N, C) and (N, C, H, W) only, and this is not seen to be either"
     return _finished(_make(facts, "LayerNorm2d"), facts, "")
 
 
-def _instance(facts: LayerFacts, flat: bool) -> Built:
+def _instance(facts: LayerFacts, flat: bool | None) -> Built:
     refusal = _channel_refusal(facts)
     if refusal is not None:
         return refusal
-    if facts.spatial == 1 and flat and facts.family != "instance":
-        return "instance norm has no positions to average over in (N, C)"
+    if facts.spatial == 1 and flat is not False and facts.family != "instance":
+        return "instance norm has no positions to average over in (N, C)" if flat else _UNKNOWN_POSITIONS
     tracks = facts.family == "instance" and "running_mean" in facts.statistics
     name = f"InstanceNorm{facts.spatial}d"
     new = _make(facts, name, momentum=facts.momentum, track_running_stats=tracks)
     return _with_statistics(new, facts) if tracks else _finished(new, facts, "")
 
 
-def _rms(facts: LayerFacts, flat: bool) -> Built:
+def _rms(facts: LayerFacts, flat: bool | None) -> Built:
     if facts.family != "rms":
         return f"{kind(facts.module)} subtracts the mean: RMS norm is another function"
     return _finished(_make(facts, "RMSNorm", shape=facts.module.normalized_shape), facts, "")
 
 
-def _torch(facts: LayerFacts, flat: bool) -> Built:
+def _torch(facts: LayerFacts, flat: bool | None) -> Built:
     if facts.activation is not None:
         return "its activation is part of it, and torch's layer has none"
     if facts.family in BATCH_FAMILIES:
@@ -136,7 +139,7 @@ def _torch(facts: LayerFacts, flat: bool) -> Built:
     return f"torch.nn has no {kind(facts.module)}"
 
 
-_BUILDERS: dict[str, Callable[[LayerFacts, bool], Built]] = {
+_BUILDERS: dict[str, Callable[[LayerFacts, bool | None], Built]] = {
     "batch": _batch_like("BatchNorm"),
     "sync": _sync,
     "group": _group,

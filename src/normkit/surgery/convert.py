@@ -8,17 +8,19 @@ stays shared.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..model.families import author, family, has_convolution, model_rank
+from ..model.families import author, family
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, parametrized, put, working_copy
 from ..model.transaction import Transaction
 from .build import TARGETS, Built, build
 from .changes import Change, record
 from .layer_facts import facts_of
+from .positions import Positions
 from .probe import structure
 from .thaw import put_away, remember, thawed, waiting_layers
 from .undo import original, standing_aside, undo
@@ -30,6 +32,7 @@ def convert(
     only: Selector | None = None,
     skip: Selector | None = None,
     inplace: bool = False,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Replace the model's normalization layers by those of another family.
 
@@ -50,23 +53,31 @@ def convert(
         target: one of the above.
         only, skip: which layers: name patterns ("layer1", "*.bn2"), types, functions (name, module) -> bool, or lists.
         inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. A sync or group layer does not
+            say how many spatial dimensions it sees: where the model does not show it otherwise, one run on them does.
 
     Returns: the changed model; ``nk.changes(model)`` lists every layer. Raises ValueError for an unknown target and
     where no normalization layer is selected, RuntimeError where the model cannot be copied.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, but got {target!r}")
-    return apply(model, "convert", target, only, skip, inplace)
+    return apply(model, "convert", target, only, skip, inplace, example_inputs)
 
 
 def apply(
-    model: nn.Module, operation: str, target: str, only: Selector | None, skip: Selector | None, inplace: bool
+    model: nn.Module,
+    operation: str,
+    target: str,
+    only: Selector | None,
+    skip: Selector | None,
+    inplace: bool,
+    example_inputs: Any,
 ) -> nn.Module:
     """What `convert` and `freeze` have in common."""
     select(model, only, skip)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
-        surroundings = Surroundings.of(model)
+        surroundings = Surroundings(model, Positions(model, example_inputs))
         built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip)}
         change.commit(lambda: _put(model, built, operation, target))
     return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
@@ -96,15 +107,10 @@ def _put(model: nn.Module, built: dict[Site, Built], operation: str, target: str
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the rest of the model says about a layer whose class does not: see `families`."""
+    """What is known of a layer besides what it says itself."""
 
     model: nn.Module
-    rank: int | None
-    flat: bool
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Surroundings:
-        return cls(model, model_rank(model), not has_convolution(model, 1))
+    positions: Positions
 
 
 def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
@@ -120,7 +126,9 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     shape = structure(norm)
     if isinstance(shape, str):
         return shape
-    built = build(facts_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
+    where = surroundings.positions
+    facts = facts_of(norm, shape, where.spatial(site.module))
+    built = build(facts, target, flat=where.flat(site.module), probably_flat=where.probably_flat(site.module))
     if not isinstance(built, str) and target == "frozen":
         remember(built[0], norm, surroundings.model)
     return built

@@ -6,6 +6,8 @@ that the way back restores class, momentum, counter, hooks and requires_grad by 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..model.families import family
@@ -14,11 +16,16 @@ from ..model.swap import kind, put, working_copy
 from ..model.transaction import Transaction
 from .changes import Change, record
 from .convert import Surroundings, apply, successor
+from .positions import Positions
 from .thaw import remembered, thawed, waiting_layers
 
 
 def freeze(
-    model: nn.Module, only: Selector | None = None, skip: Selector | None = None, inplace: bool = False
+    model: nn.Module,
+    only: Selector | None = None,
+    skip: Selector | None = None,
+    inplace: bool = False,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Fix statistics and affine parameters of every batch normalization, whatever ``train()`` says later.
 
@@ -27,10 +34,10 @@ def freeze(
     which an optimizer would apply. BatchNorm1d/2d/3d, sync, ghost and renorm layers and recognised subclasses; others
     are kept, with the reason in ``nk.changes(model)``.
 
-    Args: only, skip, inplace as in ``nk.convert``. Returns: the frozen model; `nk.unfreeze` is the way back.
-    Raises ValueError where no normalization layer is selected, RuntimeError where the model cannot be copied.
+    Args: only, skip, inplace, example_inputs as in ``nk.convert``. Returns: the frozen model; `nk.unfreeze` is the way
+    back. Raises ValueError where no normalization layer is selected, RuntimeError where the model cannot be copied.
     """
-    return apply(model, "freeze", "frozen", only, skip, inplace)
+    return apply(model, "freeze", "frozen", only, skip, inplace, example_inputs)
 
 
 def unfreeze(
@@ -47,7 +54,7 @@ def unfreeze(
     select(model, only, skip)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model)) as change, change:
-        surroundings = Surroundings.of(model)
+        surroundings = Surroundings(model, Positions(model))
         back = {site: site.refused or _unfrozen(model, site, surroundings) for site in select(model, only, skip)}
         change.commit(lambda: _put(model, back))
     return next((new for site, new in back.items() if site.name == "" and not isinstance(new, str)), model)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..model.families import BATCH_FAMILIES, channels, eps, family, rank
+from ..model.families import BATCH_FAMILIES, channels, eps, family
 from .probe import Structure
 
 
@@ -46,14 +46,14 @@ class LayerFacts:
         return self.family not in ("layer", "rms")
 
 
-def facts_of(module: Any, structure: Structure, model_rank: int | None) -> LayerFacts:
-    """Read the layer. model_rank: what the rest of the model suggests where the class is silent (sync, group norm)."""
+def facts_of(module: Any, structure: Structure, spatial: int | None) -> LayerFacts:
+    """Read the layer. spatial: see `Positions`."""
     kind = structure.family or str(family(module))
     return LayerFacts(
         module=module,
         family=kind,
         channels=channels(module),
-        spatial=2 if kind == "layer2d" else module.__dict__.get("_normkit_spatial") or rank(module) or model_rank,
+        spatial=2 if kind == "layer2d" else spatial,
         eps=eps(module),
         momentum=module.momentum if kind in BATCH_FAMILIES - {"frozen"} else 0.1,
         weight=module.weight,

@@ -6,6 +6,8 @@ module tree; its tensors are the same objects, and what they are by now is what 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..model.families import is_ours
@@ -26,8 +28,9 @@ def original(layer: nn.Module) -> nn.Module | None:
     before = layer.__dict__.get(_ATTRIBUTE)
     if not isinstance(before, nn.Module):
         return None
-    for held, now in ((before._parameters, layer._parameters), (before._buffers, layer._buffers)):
-        held.update({name: now[name] for name in held if name in now})  # type: ignore[arg-type]  # tensors of its kind
+    now: dict[str, Any] = {**layer._parameters, **layer._buffers}
+    for held in (before._parameters, before._buffers):
+        held.update({name: now[name] for name in held if name in now})
     return before.train(layer.training)
 
 
