@@ -58,14 +58,16 @@ class Campaign:
     def _serve(self, numbers: Iterator[int], until: float) -> None:
         child = Child(self.limit, self._work)
         try:
-            while time.monotonic() < until:
+            while time.monotonic() < until and len(self.failures) < 5:
                 with self._lock:
                     number = next(numbers, None)
                 if number is None:
                     return
-                self._run(child, number)
-        except Exception as error:
-            self.failures.append(f"{type(error).__name__}: {error}")
+                try:
+                    self._run(child, number)
+                except Exception as error:
+                    self.failures.append(f"case {number}: {type(error).__name__}: {error}")
+                    child.close()
         finally:
             with self._lock:
                 self.torch_crashes += child.torch_crashes

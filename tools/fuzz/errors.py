@@ -21,6 +21,7 @@ _PROMISED = (
     "more than one element of the written-to tensor",  # statistics in memory that their elements share
     "Inference tensors cannot be saved for backward",  # the same
     "it is added element by element",  # a residual is not broadcast
+    "D input (got",  # a frozen layer looks at the rank
     "eps must be",  # torch's instance norm does not look
     "SyncBatchNorm number of input channels should be non-zero",  # as torch's
 )
@@ -36,7 +37,7 @@ def raised(case: Case, error: BaseException, theirs: Outcome | None) -> Finding 
     if any(t in text for t in _PROMISED):
         return None
     own = isinstance(error, _OWN) or any(t in text for t in _OWN_TEXTS) or not text
-    broken = any(f"saved({h!r})" in case.contexts for h in _BROKEN_HOOKS)
+    broken = is_broken(case)
     if theirs is None:
         severity = 2 if broken else 4
         return Finding("unclear error", f"{name}: {text}", "no error of the user's", severity) if own else None
@@ -68,6 +69,11 @@ def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding
         return None
     text = f"{type(error).__name__}: {_text(error)}"
     return Finding("accepted", text, "torch raises this, normkit computes", 1 if truth is not None else 3)
+
+
+def is_broken(case: Case) -> bool:
+    """Whether hooks give back what autograd did not keep."""
+    return any(f"saved({h!r})" in case.contexts for h in _BROKEN_HOOKS)
 
 
 def is_special(case: Case) -> bool:

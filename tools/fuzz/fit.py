@@ -11,6 +11,7 @@ from . import program
 from .case import TENSORS, Array, Case, usual
 from .norms import NORMS, RANKED
 
+_SLICES = 40
 _FEW = 64  # elements, where a whole Jacobian is made
 _NO_GRAPH = ("torch.no_grad()", "torch.inference_mode()")
 
@@ -51,6 +52,8 @@ def _fit_shape(case: Case) -> Case:
             part = len(shape) - 1  # without a batch axis
     elif not norm.part or (case.norm == "group_norm" and 0 < part < 5 and shape[1] % part):
         part = 1
+    if case.norm == "ghost_batch_norm":  # float64 goes slice by slice
+        shape = (min(shape[0], _SLICES), *shape[1:])
     return case.but(shape=shape, layer=layer, part=part)
 
 
@@ -102,6 +105,10 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(after="")
     if case.norm == "batch_renorm" and case.transform.startswith("checkpoint"):
         case = case.but(layer=True, part=max(1, len(case.shape) - 2))  # the function remembers no forward
+    if case.transform.startswith("checkpoint"):
+        case = case.but(edit="")  # a recomputation sees what was edited
+    elif case.alias == "residual_is_x" and case.transform not in program.KEEPS_GRAPH:
+        case = case.but(alias="")  # x within a transform is another one
     if case.transform in ("jacrev", "jacfwd"):
         if case.tensors["x"].layout in ("expanded", "scalar", "overlapping"):  # elements that share a derivative
             case = case.tensor("x", layout="contiguous")

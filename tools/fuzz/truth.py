@@ -57,6 +57,8 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     cancels = 8 * f.u * f.z.abs() if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")) else 0
     tiny = 32 * contract().underflow(tensors["x"].dtype) if case.activation or case.after else 0
     bound = torch.maximum((low - y).abs(), (high - y).abs()) + _rounding(case, f) * y.abs() + cancels + tiny
+    if case.after in ("join", "reuse"):
+        bound = bound + 8 * f.u * f.leaves["x"].abs()
     truth.results["y"] = y, bound
     if case.norm.startswith("add_"):
         truth.results["total"] = tensors["x"].double() + tensors["residual"].double(), f.u * f.leaves["x"].abs()
@@ -171,7 +173,7 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
     dz = slopes * f.dy.detach()
     unsure = torch.maximum(*((slope(f.g, f.z + d) - slopes).abs() for d in (-f.step, f.step))) * f.dy.detach().abs()
     truth.sharp = not dz.numel() or bool((unsure <= 1e-2 * dz.abs().max()).all())
-    unsure = unsure + _rounding(case, f) * dz.abs()
+    unsure = 1.5 * unsure + _rounding(case, f) * dz.abs()
     if case.activation and "relu" not in case.activation.lower():  # slopes are differences from 1
         unsure = unsure + 8 * f.u * f.dy.detach().abs()
     through = f.u * 8 * f.dy.detach().abs() if case.after in ("join", "reuse") or case.alias == "residual_is_x" else 0
@@ -197,6 +199,7 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
     for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
         if name in d:
             truth.results[f"d{name}"] = d[name], _parameter_bound(case, f, tensors, name, dz, unsure, factor)
+            truth.scale[f"d{name}"] = _largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
     _higher(case, truth, f, d["x"], y)
 
 
