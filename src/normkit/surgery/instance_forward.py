@@ -19,7 +19,7 @@ class InstanceForward:
         self._look_like_a_method()
 
     def _look_like_a_method(self) -> None:
-        self.__code__, self.__name__ = type(self).__call__.__code__, "forward"  # type: ignore[attr-defined]  # a child's
+        self.__code__, self.__name__ = type(self).__call__.__code__, "forward"
         self.__signature__ = inspect.signature(partial(type(self.owner).forward, self.owner))
 
     def __getstate__(self) -> dict[str, Any]:

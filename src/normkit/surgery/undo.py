@@ -27,7 +27,8 @@ def original(layer: nn.Module) -> nn.Module | None:
     if not isinstance(before, nn.Module):
         return None
     for held, now in ((before._parameters, layer._parameters), (before._buffers, layer._buffers)):
-        held.update({name: now[name] for name in held if name in now})  # type: ignore[arg-type]  # tensors of its kind
+        for name in held.keys() & now.keys():
+            held[name] = now[name]  # type: ignore[assignment]  # parameters among parameters, buffers among buffers
     return before.train(layer.training)
 
 

@@ -60,7 +60,7 @@ def behaviours(model: nn.Module, example_inputs: Any) -> dict[tuple[str, bool], 
     Training only where the model can. Gradients are taken on the example itself.
     """
     refuse_lazy(model)
-    found = {}
+    found: dict[tuple[str, bool], Behaviour] = {}
     for size, inputs in (("", example_inputs), ("with another batch size", _resized(example_inputs))):
         try:
             runs = in_both_modes(model, partial(_behaviour, model, inputs, size == ""))
