@@ -300,3 +300,48 @@ def test_a_model_that_is_compiled_already_is_seen_as_it_is_written(operation):
     result = operation(model, X)
     close(outputs(result, X), expected, 1e-5)
     assert {entry.action for entry in changes(result)} == {"replaced"}
+
+
+class ConvNorm(nn.Module):
+    """A container that is no nn.Sequential and may end with a norm, as in Hugging Face's ResNet and RegNet."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.convolution, self.normalization = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3, eps=3e-4)
+        self.activation = activation
+
+    def forward(self, input):
+        return self.activation(self.normalization(self.convolution(input)))
+
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shortcut = ConvNorm(nn.Identity())
+        self.layer = nn.Sequential(nn.ReLU(inplace=True), ConvNorm(nn.SiLU()), ConvNorm(nn.Identity()))
+        self.activation = nn.ReLU()
+
+    def forward(self, hidden):
+        residual = hidden * 2
+        hidden = self.layer(hidden * 3)
+        hidden += self.shortcut(residual)
+        return self.activation(hidden)
+
+
+def test_an_addition_behind_a_container_of_its_own_class_is_fused():
+    result = accelerated(Layers())
+    found = reasons(result)
+    assert found["layer.1.normalization"].startswith("fused with silu")
+    assert found["layer.2.normalization"].startswith("fused with the addition and relu")
+    result.eval()
+    expected = convert(result, "torch")
+    for change in (
+        lambda m: setattr(m.layer[2], "activation", nn.Tanh()),
+        lambda m: m.layer.append(nn.Sigmoid()),
+        lambda m: m.layer.__setitem__(2, nn.Conv2d(3, 3, 1)),
+    ):
+        torch.manual_seed(0)
+        change(result.double())
+        torch.manual_seed(0)
+        change(expected.double())
+        close(outputs(result.double(), X.double()), outputs(expected.double(), X.double()), SAME)

@@ -104,11 +104,8 @@ def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str,
     built: dict[str, Built] = {}
     for site in sites:
         target = str(family(site.module))
-        new = (
-            site.refused
-            or _trained_while_frozen(site.module)
-            or successor(site, _TARGETS.get(target, target), surroundings)
-        )
+        new = site.refused or successor(site, _TARGETS.get(target, target), surroundings)
+        new = new if isinstance(new, str) else _held_otherwise(new[0], site.module) or new
         if not isinstance(new, str) and site.name == "":
             new = "it is the model itself: use the layer of normkit instead"
         built[site.name] = new
@@ -119,10 +116,10 @@ def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str,
     return built
 
 
-def _trained_while_frozen(norm: nn.Module) -> str | None:
-    still = family(norm) == "frozen" and not is_ours(norm)
-    trained = still and any(parameter.requires_grad for parameter in norm.parameters(recurse=False))
-    return "its statistics stand still while its weight is trained, which no layer of normkit does" if trained else None
+def _held_otherwise(new: nn.Module, old: nn.Module) -> str | None:
+    """What the two layers hold under other names, or one as a parameter and the other as a buffer."""
+    held = [(list(dict(layer.named_parameters())), list(layer.state_dict())) for layer in (new, old)]
+    return None if held[0] == held[1] else f"{kind(new)} has other parameters or another state_dict"
 
 
 # -- step 2 ----------------------------------------------------------------------------------------------------

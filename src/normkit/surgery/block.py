@@ -216,7 +216,7 @@ def prepare(module: nn.Module, name: str, norm: str, flows: list[Flow]) -> None:
     value, behind = output.args[0], []
     while isinstance(value, fx.Node) and value.op == "call_module" and is_idle(module.get_submodule(str(value.target))):
         behind.append(value)
-        value = value.args[0]  # a node, or the loop ends
+        value = value.args[0]
     if not isinstance(value, fx.Node) or value.op != "call_module" or len(value.args) != 1 or value.kwargs:
         raise ValueError(f"the trace of {name} does not end with the norm")
     last = str(value.target)

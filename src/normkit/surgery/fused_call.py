@@ -122,9 +122,10 @@ def _run(modules: list[nn.Module], input: Any) -> Any:
 
 def is_sequential(module: nn.Module) -> bool:
     """Whether its forward is nn.Sequential's, and nobody listens to its calls."""
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        return False
     own = module.__dict__.get("forward")
-    plain = own is None or isinstance(own, FusedSequential)
-    return plain and type(module).forward is nn.Sequential.forward and not hooked(module)
+    return (own is None or isinstance(own, FusedSequential)) and not hooked(module)
 
 
 def is_idle(module: nn.Module) -> bool:

@@ -6,8 +6,6 @@ module tree; its tensors are the same objects, and what they are by now is what 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from ..model.families import is_ours
@@ -28,9 +26,9 @@ def original(layer: nn.Module) -> nn.Module | None:
     before = layer.__dict__.get(_ATTRIBUTE)
     if not isinstance(before, nn.Module):
         return None
-    now: dict[str, Any] = {**layer._parameters, **layer._buffers}
-    for held in (before._parameters, before._buffers):
-        held.update({name: now[name] for name in held if name in now})
+    for held, now in ((before._parameters, layer._parameters), (before._buffers, layer._buffers)):
+        for name in held.keys() & now.keys():
+            held[name] = now[name]  # type: ignore[assignment]  # parameters among parameters, buffers among buffers
     return before.train(layer.training)
 
 
