@@ -125,8 +125,8 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
     _storage.verify(tensors)
     input, weight, bias, residual, mask, stats, bits = tensors
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
-    if channels_last:
-        input = input.movedim(1, -1).contiguous().movedim(-1, 1)
+    if bits is not None and is_channels_last(input) != channels_last:
+        input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     whole = stats.to(torch.uint8)
     if whole.dtype != stats.dtype and not torch.equal(whole.to(stats.dtype), stats):
         raise RuntimeError(
