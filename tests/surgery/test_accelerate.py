@@ -345,3 +345,69 @@ def test_an_addition_behind_a_container_of_its_own_class_is_fused():
         torch.manual_seed(0)
         change(expected.double())
         close(outputs(result.double(), X.double()), outputs(expected.double(), X.double()), SAME)
+
+
+class LibrarySiLU(nn.Module):
+    def forward(self, input):
+        return input * torch.sigmoid(input)
+
+
+class LibraryGELU(nn.Module):
+    """The tanh approximation, written out."""
+
+    def forward(self, input):
+        return 0.5 * input * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (input + 0.044715 * input**3)))
+
+
+class QuickGELU(nn.Module):
+    def forward(self, input):
+        return input * torch.sigmoid(1.702 * input)
+
+
+class Clipped(nn.Module):
+    """A SiLU but for large values."""
+
+    def forward(self, input):
+        return F.silu(input).clamp(max=50)
+
+
+class StraightThrough(nn.Module):
+    """ReLU's values with another slope."""
+
+    def forward(self, input):
+        return input + (F.relu(input) - input).detach()
+
+
+KNOWN = {
+    LibrarySiLU: "silu",
+    LibraryGELU: "GELU(approximate='tanh')",
+    QuickGELU: None,
+    Clipped: None,
+    StraightThrough: None,
+}
+
+
+@pytest.mark.parametrize("where", ["Sequential", "block"])
+@pytest.mark.parametrize(("kind", "name"), KNOWN.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_activations_of_libraries_are_known_by_their_numbers(kind, name, where):
+    model = Block(FUSED["relu module"], relu=kind())
+    if where == "Sequential":
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, eps=3e-4), kind())
+    result = accelerated(model)
+    (reason,) = reasons(result).values()
+    assert reason.startswith(f"fused with {name}" if name else "not fused")
+    copied = copy.deepcopy(result).eval()
+    close(outputs(copied, X.double()), outputs(convert(result, "torch").eval(), X.double()), SAME)
+    assert "_normkit_computes" not in str([vars(module) for module in convert(result, "torch").modules()])
+
+
+@pytest.mark.parametrize("where", ["Sequential", "block"])
+def test_dropout_of_nothing_does_not_block_and_counts_when_it_drops(where):
+    model = Block(lambda m, x: m.relu(m.drop(m.bn(m.conv(x)))), drop=nn.Dropout(0.0))
+    if where == "Sequential":
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, eps=3e-4), nn.Dropout(0.0), nn.ReLU())
+    result = accelerated(model)
+    assert next(iter(reasons(result).values())).startswith("fused with relu")
+    drop = result[2] if where == "Sequential" else result.drop
+    drop.p = 1.0
+    assert result.train()(X.double()).abs().max() == 0

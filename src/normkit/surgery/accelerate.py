@@ -219,6 +219,7 @@ def _fuse_sequential(
             fused[name] = (
                 f"fused with {_shown(activations.of_module(activation))}; {_forward_of(module, scope)} does both"
             )
+            activations.mark(activation)
             FusedSequential(module).install()
         else:
             unfused[name] = "its activation is not the next child"

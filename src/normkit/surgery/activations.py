@@ -1,11 +1,13 @@
 """Recognising an activation behind a norm: as a module, as a call seen in a run, and as a node of a traced block.
 
-Rules: only activations without parameters that the kernels fuse; a module by its exact type. The answer is what a
+Rules: only activations without parameters that the kernels fuse; torch's modules by their exact type, those of other
+libraries by numbers: values and slopes on a grid, in float64. The answer is what a
 layer takes as `activation`: a name of torch.nn.functional, or a module where an argument is not the default.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ _NAMES: dict[type[nn.Module], str] = {
     nn.Hardsigmoid: "hardsigmoid",
     nn.Mish: "mish",
 }
+_MARK = "_normkit_computes"
 _WITH_ARGUMENTS = frozenset((nn.LeakyReLU, nn.ELU, nn.GELU))
 _FUNCTIONS = frozenset((*_NAMES.values(), "gelu", "leaky_relu", "elu"))
 
@@ -41,7 +44,44 @@ def of_module(module: nn.Module) -> str | nn.Module | None:
         return "elu" if module.alpha == 1.0 else nn.ELU(module.alpha)
     if isinstance(module, nn.GELU) and kind is nn.GELU:
         return "gelu" if module.approximate == "none" else nn.GELU(module.approximate)
+    return None if kind.__module__.startswith("torch.") else _by_numbers(module)
+
+
+def _by_numbers(module: nn.Module) -> str | nn.Module | None:
+    """The activation that has its values and slopes from -100 to 100, in training and evaluation."""
+    if next(module.children(), None) is not None or any(True for _ in (*module.parameters(), *module.buffers())):
+        return None
+    steps = torch.linspace(-9, 9, 181, dtype=torch.float64)
+    grid = torch.cat([steps, steps * 1e-4, torch.tensor([-100.0, -30, 30, 100], dtype=torch.float64)])
+    grid = grid[(grid.abs() - 3).abs() > 1e-9]  # where some have two slopes
+    grid = grid[(grid.abs() > 1e-9) & ((grid - 6).abs() > 1e-9)]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+            theirs = [_curve(copy.deepcopy(module).train(mode).forward, grid) for mode in (True, False)]
+    except Exception:
+        return None
+    for found in (*_NAMES.values(), "gelu", nn.GELU("tanh"), "leaky_relu", "elu"):
+        known = found if isinstance(found, nn.Module) else getattr(F, found)
+        if all(torch.allclose(curve, _curve(known, grid), rtol=1e-12, atol=1e-12) for curve in theirs):
+            return found
     return None
+
+
+def _curve(function: Any, grid: torch.Tensor) -> torch.Tensor:
+    x = grid.clone().requires_grad_()
+    y = function(x * 1)  # * 1: it may work in place
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    return torch.stack([y.detach(), slope])
+
+
+def mark(module: nn.Module) -> None:
+    """Note on an activation of another library which one it is: `seen_as` looks there."""
+    if not type(module).__module__.startswith("torch."):
+        module.__dict__[_MARK] = of_module(module)
+
+
+def unmark(module: nn.Module) -> None:
+    module.__dict__.pop(_MARK, None)
 
 
 def seen_as(module: nn.Module) -> str | nn.Module | None:
@@ -49,7 +89,7 @@ def seen_as(module: nn.Module) -> str | nn.Module | None:
     kind = type(module)
     if "forward" in module.__dict__ or hooked(module):
         return None
-    return module if kind in _WITH_ARGUMENTS else _NAMES.get(kind)
+    return module if kind in _WITH_ARGUMENTS else _NAMES.get(kind) or module.__dict__.get(_MARK)
 
 
 def is_function(op: str) -> bool:

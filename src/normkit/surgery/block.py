@@ -21,17 +21,19 @@ from .trace import trace
 class RewrittenForward(InstanceForward):
     """The new forward of one module: kept as source, so the module can be copied, saved and compiled.
 
-    kinds: argument -> what was seen there when it was traced (`recorder.kind_of`); a call that differs goes to the
-    class's own forward, which computes the same on the same modules.
+    kinds: argument -> what was seen there when it was traced (`recorder.kind_of`). idle: the modules that it leaves
+    out, for they do nothing. Where a call or such a module differs, the class's own forward runs, on the same modules.
     """
 
-    def __init__(self, owner: nn.Module, source: str, names: dict[str, Any], kinds: dict[str, Any]) -> None:
-        self.source, self.names, self.kinds = source, names, kinds
+    def __init__(
+        self, owner: nn.Module, source: str, names: dict[str, Any], kinds: dict[str, Any], idle: tuple[str, ...] = ()
+    ) -> None:
+        self.source, self.names, self.kinds, self.idle = source, names, kinds, idle
         super().__init__(owner)
         self._compile()
 
     def of(self, owner: nn.Module) -> RewrittenForward:
-        return RewrittenForward(owner, self.source, self.names, self.kinds)
+        return RewrittenForward(owner, self.source, self.names, self.kinds, self.idle)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
@@ -40,21 +42,22 @@ class RewrittenForward(InstanceForward):
         return self._function(self.owner, **given)
 
     def _fits(self, given: dict[str, Any]) -> bool:
-        return len(given) == len(self.kinds) and all(
+        same = len(given) == len(self.kinds) and all(
             name in self.kinds and not is_proxy(value) and kind_of(value) == self.kinds[name]
             for name, value in given.items()
         )
+        return same and all(is_idle(self.owner.get_submodule(name)) for name in self.idle)
 
     def __getstate__(self) -> dict[str, Any]:
         # a module (torch) is stored by its name; everything else in a trace's names can be pickled
         names = {name: _ModuleName(v.__name__) if inspect.ismodule(v) else v for name, v in self.names.items()}
-        return {**super().__getstate__(), "source": self.source, "names": names, "kinds": self.kinds}
+        return {**super().__getstate__(), "source": self.source, "names": names, "kinds": self.kinds, "idle": self.idle}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         import importlib
 
         names = state["names"].items()
-        self.source, self.kinds = state["source"], state["kinds"]
+        self.source, self.kinds, self.idle = state["source"], state["kinds"], state["idle"]
         self.names = {n: importlib.import_module(v.name) if isinstance(v, _ModuleName) else v for n, v in names}
         super().__setstate__(state)
         self._compile()
@@ -90,6 +93,7 @@ class Block:
         self.module, self.name, self.flows = module, name, flows
         self.graph, self.kinds = trace(module, name, flows)
         self._activations: dict[str, nn.Module] = {}
+        self._idle: list[str] = []
 
     def fuse(self, name: str, pattern: Pattern) -> str | nn.Module | None:
         """Rewrite the calls behind one norm; ValueError if they differ. Returns its activation (None: an addition)."""
@@ -143,6 +147,7 @@ class Block:
         if activation is None:
             return None
         if node.op == "call_module":
+            activations.mark(self.module.get_submodule(str(node.target)))
             return self.graph.get_attr(str(node.target))
         if isinstance(activation, str):
             return activation
@@ -151,13 +156,14 @@ class Block:
         return _Global(name)
 
     def _user(self, node: fx.Node) -> fx.Node:
-        """The one reader; an nn.Identity on the way is taken out."""
+        """The one reader; what does nothing on the way is taken out."""
         users = list(node.users)
         if len(users) != 1:
             raise ValueError(f"the trace has {len(users)} readers of {node.name}")
         user = users[0]
         if user.op != "call_module" or not is_idle(self.module.get_submodule(str(user.target))):
             return user
+        self._idle.append(str(user.target))
         user.replace_all_uses_with(node)
         self.graph.erase_node(user)
         return self._user(node)
@@ -179,7 +185,8 @@ class Block:
         """Give the module its new forward."""
         self.graph.lint()
         code = self.graph.python_code("self")
-        RewrittenForward(self.module, code.src, {**code.globals, **self._activations}, self.kinds).install()
+        names = {**code.globals, **self._activations}
+        RewrittenForward(self.module, code.src, names, self.kinds, tuple(self._idle)).install()
 
 
 # -- a norm at the end of other modules ------------------------------------------------------------------------------

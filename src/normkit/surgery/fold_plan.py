@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..model.dataflow import Flow
-from ..model.families import BATCH_FAMILIES, family
+from ..model.families import BATCH_FAMILIES, author, family
 from ..model.recorder import RecordedCall
 from ..model.select import Site
 from ..model.swap import hooked, kind, parametrized, put
@@ -185,7 +185,8 @@ class Plan:
             return f"{how} {call.op}"
         module = self.modules[call.module]
         if not isinstance(module, _LAYERS):
-            return f"{how} {call.module} ({kind(module)})"
+            library = "" if author(type(module)) else f"{type(module).__module__.partition('.')[0]}."
+            return f"{how} {call.module} ({library}{kind(module)})"
         ends = {self.flow.find(end) for end in (*call.inputs, *call.outputs)}
         if self.flow.find(value) not in ends:
             return f"{how} something inside of {call.module}"

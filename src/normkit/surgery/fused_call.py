@@ -22,6 +22,8 @@ from .instance_forward import InstanceForward
 
 HEAD = "_normkit_head"  # of a module that ends with a norm: a `Head`, which computes that norm's input
 
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
 _TAKES_ACTIVATION = frozenset(
     kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, Norm)
 )
@@ -129,4 +131,6 @@ def is_sequential(module: nn.Module) -> bool:
 
 
 def is_idle(module: nn.Module) -> bool:
-    return type(module) is nn.Identity and not hooked(module)
+    """Whether it gives back what it is given, in training too."""
+    idle = type(module) is nn.Identity or (isinstance(module, DROPOUTS) and module.p == 0)
+    return idle and "forward" not in module.__dict__ and not hooked(module)

@@ -14,6 +14,7 @@ from ..model.dataflow import Flow
 from ..model.recorder import RecordedCall
 from ..model.swap import hooked
 from . import activations
+from .fused_call import is_idle
 
 _ADDITIONS = frozenset(("add", "add_", "__radd__"))
 
@@ -40,12 +41,12 @@ def pattern_of(name: str, modules: dict[str, nn.Module], flows: list[Flow], *, a
 
 
 def _of_call(flow: Flow, call: RecordedCall, modules: dict[str, nn.Module], adds: bool) -> Pattern | str:
-    reader = _reader(flow, call)
+    reader = _reader(flow, call, modules)
     if isinstance(reader, str):
         return reader
     addition = reader if adds and _is_addition(flow, call, reader) else None
     if addition is not None:
-        reader = _reader(flow, addition)
+        reader = _reader(flow, addition, modules)
     activation = None if isinstance(reader, str) else _activation(reader, modules)
     if addition is not None and activation is not None and not isinstance(reader, str):
         smooth = activations.reads_residual(reader.op if activation == "" else modules[activation])
@@ -61,7 +62,7 @@ def _of_call(flow: Flow, call: RecordedCall, modules: dict[str, nn.Module], adds
     return Pattern(str(flow.calls[scope].module), through, addition is not None, activation)
 
 
-def _reader(flow: Flow, call: RecordedCall) -> RecordedCall | str:
+def _reader(flow: Flow, call: RecordedCall, modules: dict[str, nn.Module]) -> RecordedCall | str:
     """The one call that reads the output of `call`."""
     if len(call.outputs) != 1:
         return "it gives something else than one tensor"
@@ -69,13 +70,19 @@ def _reader(flow: Flow, call: RecordedCall) -> RecordedCall | str:
     escapes = flow.escapes(call.outputs[0])
     if escapes or len(readers) != 1:
         return escapes or f"{len(readers)} readers"
-    return _hands_on(flow, call.outputs[0]) or readers[0]
+    reader = readers[0]
+    if reader.module is not None and is_idle(modules[reader.module]) and reader.outputs != call.outputs:
+        return _reader(flow, reader, modules)  # a dropout of nothing makes a tensor of its own in training
+    return _hands_on(flow, call.outputs[0], modules) or reader
 
 
-def _hands_on(flow: Flow, value: int) -> str | None:
+def _hands_on(flow: Flow, value: int, modules: dict[str, nn.Module]) -> str | None:
     """What gave the value out as it was given, and might not another time: dropout, a path dropped at random."""
     for call in flow.calls:
-        random = call.op != "Identity" if call.atom else call.module is None and "drop" in call.op
+        atom = flow.atom_of(call)
+        if atom.module is not None and is_idle(modules[atom.module]):
+            continue
+        random = call.atom or (call.module is None and "drop" in call.op)
         if random and value in call.inputs and value in call.outputs:
             return f"it is followed by {call.module or call.op}"
     return None
