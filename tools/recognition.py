@@ -92,13 +92,12 @@ def _modules(package: str) -> Iterator[tuple[str, str]]:
 def _classes(module: Any) -> Iterator[type[nn.Module]]:
     """Those that the module defines and that may be norms, by type, by name, or since they hold statistics."""
     source = Path(module.__file__).read_text("utf-8")
-    holding = {
-        m[1] for m in re.finditer(r"^class (\w+)(?:(?!^class ).)*?running_mean", source, re.MULTILINE | re.DOTALL)
-    }
+    parts = re.split(r"^class ", source, flags=re.MULTILINE)
+    holding = {part.split("(")[0] for part in parts if "running_mean" in part}
     for name, kind in inspect.getmembers(module, inspect.isclass):
-        if issubclass(kind, nn.Module) and kind.__module__ == module.__name__:
-            if issubclass(kind, NORM_TYPES) or _NAMED.search(name) or name in holding:
-                yield kind
+        may_be = issubclass(kind, NORM_TYPES) or _NAMED.search(name) or name in holding
+        if may_be and issubclass(kind, nn.Module) and kind.__module__ == module.__name__:
+            yield kind
 
 
 def _row(name: str, kind: type[nn.Module]) -> dict[str, str] | None:
@@ -180,7 +179,7 @@ def _made(kind: type[nn.Module]) -> tuple[nn.Module | None, str]:
                 torch.manual_seed(0)
                 layer = kind(*(given.get(p.name, fallback) for p in asked))
             except Exception as error:
-                problem = problem or f"needs {', '.join(p.name for p in asked)} ({type(error).__name__})"
+                problem = problem or f"made of ({', '.join(p.name for p in asked)}): {type(error).__name__}"
                 continue
             if sum(p.numel() for p in layer.parameters()) <= 2**22:
                 return _stirred(layer), ""

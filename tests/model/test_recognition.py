@@ -55,6 +55,10 @@ SAMPLE = {
     "timm.layers.norm_act.BatchNormAct2d": "batch",
     "timm.layers.norm_act.SyncBatchNormAct": "sync",
     "timm.layers.norm.LayerNorm2d": "layer2d",
+    "timm.layers.norm.LayerNormExp2d": "layer2d",
+    "timm.layers.norm.LayerNorm2dFp32": "layer2d",
+    "timm.layers.norm_act.LayerNormAct2d": "layer2d",
+    "transformers.models.eomt.modeling_eomt.EomtLayerNorm2d": "layer2d",
     "timm.layers.split_batchnorm.SplitBatchNorm2d": "batch",
 }
 
