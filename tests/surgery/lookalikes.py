@@ -74,3 +74,18 @@ class RmsLikeNorm(nn.Module):
 
     def forward(self, x):
         return self.weight * x * x.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+
+
+class EomtLikeLayerNorm2d(nn.LayerNorm):
+    """Over the channels of images, and its name does not begin with LayerNorm2d."""
+
+    def forward(self, x):
+        shape = self.normalized_shape
+        return nn.functional.layer_norm(x.movedim(1, -1), shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+
+
+class LayerNorm2dByNameOnly(nn.LayerNorm):
+    """Over the last axis, whatever its name begins with."""
+
+    def forward(self, x):
+        return super().forward(x)

@@ -8,7 +8,16 @@ import normkit as nk
 from normkit.model.families import family
 from normkit.surgery import accelerate, changes, convert, fold, freeze, unfreeze
 
-from .lookalikes import DetrLikeFrozenBatchNorm2d, FixedAffine2d, FrozenBN, OwnFixedAffine2d, RmsLikeNorm, Still2d
+from .lookalikes import (
+    DetrLikeFrozenBatchNorm2d,
+    EomtLikeLayerNorm2d,
+    FixedAffine2d,
+    FrozenBN,
+    LayerNorm2dByNameOnly,
+    OwnFixedAffine2d,
+    RmsLikeNorm,
+    Still2d,
+)
 from .models import close, outputs, randomized, same_state, state
 
 X = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -122,3 +131,18 @@ def test_recognizing_moves_no_random_numbers():
     before = torch.get_rng_state()
     family(Drops(4))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 64])
+def test_the_axis_of_a_layer_norm_is_seen_and_not_read_from_its_name(channels):
+    if channels > 1:  # of one channel nothing is left over either axis
+        assert family(EomtLikeLayerNorm2d(channels)) == "layer2d"
+    assert family(LayerNorm2dByNameOnly(channels)) == "layer"
+
+
+def test_a_layer_norm_over_channels_by_any_name_is_converted():
+    model = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), EomtLikeLayerNorm2d(4, eps=1e-3)))
+    result = convert(model, "layer")
+    assert type(result[1]) is nk.LayerNorm2d
+    close(outputs(result, X), outputs(model, X), 2e-6)
+    assert type(convert(model, "batch")[1]) is nk.BatchNorm2d

@@ -2,7 +2,7 @@
 
 Rules: the family decides what a layer can become; the answer comes from the class (and its bases), never from the name
 that the model gave it. "frozen" is told by structure: weight, bias and statistics are buffers, one value a channel,
-that no training forward moves, whatever the class is called.
+that no training forward moves, whatever the class is called. So is the axis of somebody else's layer norm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..nn.base import Norm
-from .probe import eps_of, moves_statistics
+from .probe import centres_images, eps_of, moves_statistics
 
 NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -25,6 +25,7 @@ BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
 
 # What a probe has shown of a layer, and the layer's settings then: a flag may freeze it later.
 _known_moves: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], bool | None]] = WeakKeyDictionary()
+_known_axes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, most specific first
     ("GhostBatchNorm", "ghost"),
     ("BatchRenorm", "renorm"),
@@ -63,6 +64,8 @@ def family(module: nn.Module) -> str | None:
         return "frozen"
     if not isinstance(module, NORM_TYPES):
         return None
+    if isinstance(module, nn.LayerNorm) and not author_of_forward(module):
+        return "layer2d" if _centres_images(module) else "layer"
     names = [base.__name__ for base in type(module).__mro__]
     for prefix, found in _BY_CLASS_NAME:
         if any(name.startswith(prefix) for name in names):
@@ -98,6 +101,12 @@ def _moves(module: nn.Module) -> bool | None:
     return _known_moves[module][1]
 
 
+def _centres_images(module: nn.Module) -> bool:
+    if module not in _known_axes:
+        _known_axes[module] = centres_images(module, channels(module))
+    return _known_axes[module]
+
+
 def is_like_norm(module: nn.Module) -> bool:
     """Whether a layer of no known family looks like one: running statistics, or a "Norm" with one value a channel."""
     if author(type(module)) or isinstance(module, torch.jit.ScriptModule):
@@ -112,7 +121,7 @@ def is_like_norm(module: nn.Module) -> bool:
 def rank(module: nn.Module) -> int | None:
     """Spatial dimensions by the class: 1 for BatchNorm1d, 2 for LayerNorm2d; None where the class does not say."""
     for base in type(module).__mro__:
-        found = re.search(r"([123])d$", base.__name__)
+        found = re.search(r"([123])d(?![a-z])", base.__name__)  # LayerNorm2d, LayerNorm2dFp32
         if found:
             return int(found.group(1))
     return None

@@ -44,13 +44,35 @@ def eps_of(norm: nn.Module, channels: int, spatial: int | None) -> float | None:
     return found if found is not None and 0 < found < 1 else None
 
 
+def centres_images(norm: nn.Module, channels: int) -> bool:
+    """Whether (N, C, H, W) is normalized over axis 1: what all channels of a position share is taken off, and what a
+    channel has at all positions is not."""
+
+    def run(probe: Any, x: Tensor) -> bool:
+        probe = probe.eval()
+        shared, own = torch.randn_like(x[:, :1]), torch.randn_like(x[:1, :, :1, :1])
+        y = probe.forward(x)
+        gone, left = (torch.allclose(probe.forward(x + more), y, 1e-4, 1e-4) for more in (shared, own))
+        return gone and not left  # 1e-4: some compute in float32, and both shifts are of order one
+
+    sizes = (4, channels, 2, 3 if channels != 3 else 5)  # W is not C: a norm over the last axis refuses it
+    return _on_copy(norm, run, sizes) is True
+
+
 def _tried(norm: nn.Module, run: Callable[[Any, Tensor], T], channels: int, spatial: int | None) -> T | None:
     """The first result of `run` on a float64 copy and (4, C, 3, ...), over the shapes that the layer may take."""
     for dimensions in dict.fromkeys((spatial if spatial is not None else 2, 0, 1, 3)):
-        try:
-            probe = copy.deepcopy(norm).double().cpu()
-            with Restored(probe) as restored, restored:
-                return run(probe, torch.randn(4, channels, *[3] * dimensions, dtype=torch.float64))
-        except Exception:
-            continue
+        found = _on_copy(norm, run, (4, channels, *[3] * dimensions))
+        if found is not None:
+            return found
     return None
+
+
+def _on_copy(norm: nn.Module, run: Callable[[Any, Tensor], T], shape: tuple[int, ...]) -> T | None:
+    """`run` on a float64 copy and a random input of this shape, or None where that fails."""
+    try:
+        probe = copy.deepcopy(norm).double().cpu()
+        with Restored(probe) as restored, restored:
+            return run(probe, torch.randn(shape, dtype=torch.float64))
+    except Exception:
+        return None
