@@ -7,16 +7,17 @@ OUT ?= out
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types format bench docs docs-check nightly sanitize browser clean
+.PHONY: help setup demo test test-nocore nightly lint format bench docs docs-check sanitize browser clean
 
-help:  ## show the habits
+help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-# torch comes first and pinned: an unpinned torch pulls gigabytes of CUDA.
-$(VENV)/.torch: constraints.txt
+# Everything but torch is checked against its hash; what comes after finds it installed. pip takes no hashes in
+# constraints beside an editable install. torch is pinned: an unpinned torch pulls gigabytes of CUDA.
+$(VENV)/.torch: constraints.txt requirements-hashed.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 \
-	    scikit-build-core nanobind ninja cmake
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements-hashed.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
@@ -29,12 +30,16 @@ $(VENV)/.dev: $(VENV)/.package requirements-zoo.txt
 	@touch $@
 
 setup: $(VENV)/.dev  ## make the environment and build the native core
+	@$(BIN)/python -m tools.native_core
 
 demo: $(VENV)/.package  ## is it right, is it fast, why normalize: one report.html
 	$(BIN)/normkit demo --out $(OUT)
 
 test: $(VENV)/.dev browser  ## run the tests
 	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
+
+test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
+	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser" $(ARGS)
 
 nightly: $(VENV)/.dev browser  ## run the long presets too
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,18 +1,32 @@
-// The two halves of a torch.autograd.Function as one call each: all that an eager forward or backward needs happens here.
+// The two halves of a torch.autograd.Function as one call each: all that an eager forward or backward needs is here.
 //
-// `call` is the norm as Python describes it (functional/_fused.py); it is asked to `move` what cannot be moved here. `plan`
-// is what the backward wants to know beside the saved tensors: input, weight, bias, residual, stats, bits.
+// `norm` is the norm as Python describes it; it is asked to `move` what cannot be moved here. Saved are input, weight,
+// bias, residual, mask (never set here), stats and bits; `plan` is what the backward has to know besides.
 #pragma once
 #include "channel_calls.h"
 #include "layer_calls.h"
+#include "running.h"
 
 namespace normkit {
 
-// Names and functions that a Function's context is handled with, looked up once.
+// The norms that the core computes, by what a set of statistics covers.
+enum Kind : int64_t {
+    kBatch = 0,   // a channel over the batch
+    kGroups = 1,  // a group of a sample's channels; size: how many groups
+    kLayer = 2,   // a row of `size` elements
+    kRms = 3,     // the same, the mean of squares alone
+};
+
+inline Kind kind_of(int64_t value) {
+    if (value < kBatch || value > kRms)
+        raise(PyExc_ValueError, "argument 'kind' must be 0, 1, 2 or 3, not " + std::to_string(value));
+    return Kind(value);
+}
+
+// Names that a Function's context is handled with, looked up once.
 struct Names {
-    nb::object to_save = nb::str("to_save"), saved_tensors = nb::str("saved_tensors"), call = nb::str("call"),
+    nb::object to_save = nb::str("to_save"), saved_tensors = nb::str("saved_tensors"), norm = nb::str("norm"),
                plan = nb::str("plan"), needs = nb::str("needs_input_grad"), move = nb::str("move");
-    nb::object graph_task = nb::module_::import_("torch._C").attr("_current_graph_task_id");
 };
 
 inline const Names& names() {
@@ -24,90 +38,151 @@ inline void set(nb::handle object, const nb::object& name, nb::handle value) {
     if (PyObject_SetAttr(object.ptr(), name.ptr(), value.ptr()) != 0) nb::raise_python_error();
 }
 
-inline nb::object get(nb::handle object, const nb::object& name) { return owned(PyObject_GetAttr(object.ptr(), name.ptr())); }
+inline nb::object get(nb::handle object, const nb::object& name) {
+    return owned(PyObject_GetAttr(object.ptr(), name.ptr()));
+}
 
-inline nb::handle item(nb::handle tuple, Py_ssize_t i) { return PyTuple_GET_ITEM(tuple.ptr(), i); }
+inline void save(nb::handle ctx, nb::handle norm, const nb::tuple& tensors, const nb::tuple& plan) {
+    set(ctx, names().to_save, tensors);
+    set(ctx, names().norm, norm);
+    set(ctx, names().plan, plan);
+}
+
+// Moves the running statistics by those of the batch, here where that is one plain step. stats: (3, sets), or bytes.
+inline void track(nb::handle norm, const Running& running, const Tensor& stats, bool as_bytes, nb::handle input,
+                  const Shape& shape, bool per_channel) {
+    const int64_t c = shape.c, count = shape.count();
+    // An activation checkpoint's second forward moves no statistics; which forward is one, Python decides.
+    if (per_channel && running.deferred.is_none() && count > 1 &&
+        owned(PyObject_CallNoArgs(torch()->is_recomputation.ptr())).ptr() == Py_False &&
+        move_running_statistics(Edge(), stats.data<const double>(), c, count, running.mean, running.var,
+                                running.batches, running.momentum)
+            .value_or(false))
+        return;
+    const nb::object doubles = as_bytes ? stats.object().attr("view")(torch()->float64) : stats.object();
+    PyObject* arguments[] = {norm.ptr(), doubles.ptr(), input.ptr()};
+    owned(PyObject_VectorcallMethod(names().move.ptr(), arguments, 3, nullptr));
+}
+
+// The output. ctx: the Function's context, or None where nothing is saved. running: as above, or None; where there are
+// no groups and no training, its mean and var are the statistics.
+inline nb::object channels_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                                   nb::handle residual, nb::handle norm, nb::handle running_, Kind kind, int64_t groups,
+                                   bool training, double eps, ActivationSpec activation) {
+    const Edge edge;
+    const bool saves = !ctx.is_none(), given = kind == kBatch && !training;
+    std::optional<Running> running;
+    if (!running_.is_none() || given) running.emplace(running_);
+    const bool tracks = training && running;
+    const ChannelOperands of(edge, channels_of(edge, input), residual, weight, bias, groups, activation);
+    Tensor mean, var;
+    if (given) {
+        mean = edge.vector(Edge::given(running->mean, "running_mean"), of.shape.c, "running_mean");
+        var = edge.vector(Edge::given(running->var, "running_var"), of.shape.c, "running_var");
+    }
+    ChannelOutput made = channel_forward(of, mean, var, eps, {saves || tracks, saves, saves});
+    if (tracks) track(norm, *running, made.stats, saves, input, of.shape, kind == kBatch);
+    if (saves) {
+        const bool keeps = activation.code != kIdentity && !made.bits;
+        const nb::object none = nb::none();
+        const auto tensors = nb::make_tuple(input, weight, bias, keeps ? residual : nb::handle(none), none,
+                                            made.stats.object(), made.bits.object());
+        const bool last = of.shape.channels_last;
+        save(ctx, norm, tensors,
+             nb::make_tuple(int64_t(kind), groups, training, activation.code, activation.param, last));
+    }
+    return made.y.object();
+}
+
+inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle norm,
+                               Kind kind, int64_t width, double eps) {
+    const Edge edge;
+    const bool saves = !ctx.is_none();
+    const LayerOutput made =
+        layer_forward({edge, edge.real(input, "input"), width, kind == kRms, weight, bias}, eps, saves, saves);
+    if (saves) {
+        const nb::object none = nb::none();
+        save(ctx, norm, nb::make_tuple(input, weight, bias, none, none, made.stats.object(), none),
+             nb::make_tuple(int64_t(kind), width, true, int(kIdentity), 0.0, false));
+    }
+    return made.y.object();
+}
+
+inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                                nb::handle residual, nb::handle norm, nb::handle running, nb::handle kind_,
+                                nb::handle size_, nb::handle training_, nb::handle eps, nb::handle code,
+                                nb::handle param) {
+    const Kind kind = kind_of(whole(kind_, "kind"));
+    const int64_t size = whole(size_, "size");
+    const bool training = flag(training_, "training");
+    const ActivationSpec activation = activation_of(code, param);
+    if (kind == kGroups && size < 1)
+        raise(PyExc_ValueError, "argument 'size' must be at least 1 group, not " + std::to_string(size));
+    if (kind < kLayer)
+        return channels_forward(ctx, input, weight, bias, residual, norm, running, kind, kind == kGroups ? size : 0,
+                                training, number(eps, "eps"), activation);
+    if (!residual.is_none() || activation.code != kIdentity)
+        raise(PyExc_ValueError, "a norm of rows has neither residual nor activation in the core");
+    return rows_forward(ctx, input, weight, bias, norm, kind, size, number(eps, "eps"));
+}
 
 // What the backward finds on its context.
 struct Saved {
     nb::object tensors, plan, needs;
 
     explicit Saved(nb::handle ctx)
-        : tensors(get(ctx, names().saved_tensors)), plan(get(ctx, names().plan)), needs(get(ctx, names().needs)) {}
+        : tensors(get(ctx, names().saved_tensors)), plan(get(ctx, names().plan)), needs(get(ctx, names().needs)) {
+        entries(tensors, 7, "saved_tensors");
+        entries(plan, 6, "plan");
+        entries(needs, 4, "needs_input_grad");
+    }
     nb::handle tensor(int i) const { return item(tensors, i); }
-    template <class V> V planned(int i) const { return nb::cast<V>(item(plan, i)); }
+    nb::handle planned(int i) const { return item(plan, i); }
     bool need(int i) const { return item(needs, i).ptr() == Py_True; }
 };
 
-inline void save(nb::handle ctx, nb::handle call, const nb::tuple& tensors, const nb::tuple& plan) {
-    set(ctx, names().to_save, tensors);
-    set(ctx, names().call, call);
-    set(ctx, names().plan, plan);
+// The input in the dtype that the forward saw, whatever a hook on saved tensors made of it.
+inline Tensor restored(const Edge& edge, nb::handle saved, const Tensor& dy) {
+    const Tensor x = edge.real(Edge::given(saved, "input"), "input");
+    edge.verify_sizes(x, dy, "input");
+    return x.dtype() == dy.dtype() ? x : Tensor::made(x.object().attr("to")(dy.object().attr("dtype")));
 }
 
-// An activation checkpoint's second forward runs inside a backward; it moves no statistics.
-inline bool is_recomputation() {
-    return PyLong_AsLong(owned(PyObject_CallNoArgs(names().graph_task.ptr())).ptr()) != -1;
+// And in its memory order, which is that of the bits.
+inline Tensor in_order(const Tensor& x, bool channels_last) {
+    if (shape_of(x).channels_last == channels_last) return x;
+    if (!channels_last) return x.contiguous();
+    return Tensor::made(x.object().attr("movedim")(1, -1).attr("contiguous")().attr("movedim")(-1, 1));
 }
 
-// Moves running statistics (mean, var, batches, momentum, deferred) where that is one plain step; whether it was.
-inline bool moved(nb::handle running, const Tensor& stats, int64_t count) {
-    if (!item(running, 4).is_none() || count < 2 || is_recomputation()) return false;
-    std::optional<double> momentum;
-    if (!item(running, 3).is_none()) momentum = nb::cast<double>(item(running, 3));
-    return move_running_statistics(stats.object(), count, item(running, 0), item(running, 1), item(running, 2), momentum)
-        .value_or(false);
-}
-
-// The output. ctx: the Function's context, or None where nothing is saved. running: a tuple as above, or None; the
-// statistics are its mean and var where there are no groups and no training.
-inline nb::object channel_function(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
-                                   nb::handle residual, nb::handle call, nb::handle running, int64_t groups,
-                                   bool training, double eps, int code, double param) {
-    const bool saves = !ctx.is_none(), tracks = training && !running.is_none(), given = groups == 0 && !training;
-    nb::object none = nb::none();
-    ChannelOutput made = channel_forward(input, residual, weight, bias, given ? item(running, 0) : none,
-                                         given ? item(running, 1) : none, groups, eps, code, param, saves || tracks);
-    if (tracks && !(groups == 0 && moved(running, made.stats, made.y.elements() / made.y.size(1)))) {
-        PyObject* arguments[] = {call.ptr(), made.stats.object().ptr(), input.ptr()};
-        owned(PyObject_VectorcallMethod(names().move.ptr(), arguments, 3, nullptr));
-    }
-    if (saves) {
-        const bool keeps = code != kIdentity && !made.bits;
-        save(ctx, call, nb::make_tuple(input, weight, bias, keeps ? residual : none, made.stats.object(), made.bits.object()),
-             nb::make_tuple(groups, training, code, param));
-    }
-    return made.y.object();
-}
-
-// Its gradients, one for each argument of the forward behind ctx.
-inline nb::tuple channel_gradients(nb::handle ctx, nb::handle dy) {
+// One gradient for each argument of the forward behind ctx.
+inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy_) {
+    static const char* note = "; if hooks on saved tensors are in use, unpack has to give back what was packed";
+    const Edge edge(note);
     const Saved s(ctx);
-    auto made = channel_backward(dy, s.tensor(0), s.tensor(3), s.tensor(5), s.tensor(1), s.tensor(2), s.tensor(4),
-                                 s.planned<int64_t>(0), s.planned<bool>(1), s.planned<int>(2), s.planned<double>(3),
-                                 s.need(0), s.need(1), s.need(2), s.need(3));
+    const Kind kind = kind_of(whole(s.planned(0), "kind"));
+    const int64_t size = whole(s.planned(1), "size");
+    const Tensor dy = Edge().real(Edge::given(dy_, "grad_output"), "grad_output");
+    Tensor x = restored(edge, s.tensor(0), dy);
     const nb::object none = nb::none();
-    return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), made.residual.object(), none, none,
-                          none, none, none, none, none);
-}
-
-// The same for rows of `width` elements.
-inline nb::object layer_function(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle call,
-                                 int64_t width, bool rms, double eps) {
-    LayerOutput made = layer_forward(input, width, rms, weight, bias, eps, !ctx.is_none());
-    if (!ctx.is_none()) {
-        const nb::object none = nb::none();
-        save(ctx, call, nb::make_tuple(input, weight, bias, none, made.stats.object(), none), nb::make_tuple(width, rms));
+    auto gradients = [&](const Tensor& dx, const Tensor& dweight, const Tensor& dbias, const Tensor& dresidual) {
+        return nb::make_tuple(dx.object(), dweight.object(), dbias.object(), dresidual.object(), none, none, none, none,
+                              none, none, none, none);
+    };
+    if (kind >= kLayer) {
+        const LayerOperands of(edge, x, size, kind == kRms, s.tensor(1), s.tensor(2));
+        const Tensor stats = edge.saved_statistics(s.tensor(5), 3 * of.rows);
+        const auto made = layer_backward(of, dy.contiguous(), stats, s.need(0), s.need(1), s.need(2));
+        return gradients(made.input, made.weight, made.bias, {});
     }
-    return made.y.object();
-}
-
-inline nb::tuple layer_gradients(nb::handle ctx, nb::handle dy) {
-    const Saved s(ctx);
-    auto made = layer_backward(dy, s.tensor(0), s.planned<int64_t>(0), s.planned<bool>(1), s.tensor(1), s.tensor(2),
-                               s.tensor(4), s.need(0), s.need(1), s.need(2));
-    const nb::object none = nb::none();
-    return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), none, none, none, none);
+    if (x.rank() < 2) edge.refuse(PyExc_RuntimeError, "input", " must have at least 2 dimensions (N, C, *)");
+    x = in_order(dense(x), flag(s.planned(5), "channels_last"));
+    const ChannelOperands of(edge, x, s.tensor(3), s.tensor(1), s.tensor(2), kind == kGroups ? size : 0,
+                             activation_of(s.planned(3), s.planned(4)));
+    const Tensor stats = edge.saved_statistics(s.tensor(5), 3 * of.sets());
+    const auto made = channel_backward(of, dy.like(x), of.bits(edge, s.tensor(6)), stats,
+                                       flag(s.planned(2), "training"), {s.need(0), s.need(1), s.need(2), s.need(3)});
+    return gradients(made.input, made.weight, made.bias, made.residual);
 }
 
 }  // namespace normkit

@@ -1,4 +1,4 @@
-// Python's door: the functions of the module. src/normkit/kernels/native.py is the only caller.
+// The binding layer: the functions of the module. src/normkit/_native.pyi describes them to Python.
 #include "autograd.h"
 #include "ready.h"
 
@@ -6,69 +6,153 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 5;  // goes up with any change of these functions; core.py holds the same number
+constexpr int kInterface = 6;  // goes up with any change of these functions; core.py holds the same number
 
-nb::tuple forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
-                        nb::handle var, int64_t groups, double eps, int code, double param, bool save,
-                        const std::vector<int64_t>& sizes) {
-    auto made = channel_forward(input, residual, weight, bias, mean, var, groups, eps, code, param, save, sizes);
+nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
+                                nb::handle mean, nb::handle var, nb::handle groups, nb::handle eps, nb::handle code,
+                                nb::handle param, nb::handle save, nb::handle sizes) {
+    const Edge edge;
+    const ChannelOperands of(edge, channels_of(edge, input), residual, weight, bias, whole(groups, "groups"),
+                             activation_of(code, param));
+    if (mean.is_none() != var.is_none() || (of.groups > 0 && !mean.is_none()))
+        edge.refuse(PyExc_ValueError, "mean",
+                    " and var must both be given or both be None, and None where there are groups");
+    const Slices slices(edge, whole_numbers(sizes, "sizes"), of.shape.n, of.groups);
+    const bool keep = flag(save, "save");
+    const auto made = channel_forward(of, edge.vector(mean, of.shape.c, "mean"), edge.vector(var, of.shape.c, "var"),
+                                      number(eps, "eps"), {keep, keep}, slices);
     return nb::make_tuple(made.y.object(), made.stats.object(), made.bits.object());
 }
 
-nb::tuple backward_tuple(nb::handle dy, nb::handle input, nb::handle residual, nb::handle bits, nb::handle weight,
-                         nb::handle bias, nb::handle stats, int64_t groups, bool training, int code, double param,
-                         bool need_input, bool need_weight, bool need_bias, bool need_residual,
-                         const std::vector<int64_t>& sizes, int64_t count) {
-    auto made = channel_backward(dy, input, residual, bits, weight, bias, stats, groups, training, code, param, need_input,
-                                 need_weight, need_bias, need_residual, sizes, count);
+nb::tuple channel_backward_tuple(nb::handle dy, nb::handle input, nb::handle residual, nb::handle bits,
+                                 nb::handle weight, nb::handle bias, nb::handle stats, nb::handle groups,
+                                 nb::handle training, nb::handle code, nb::handle param, nb::handle need_input,
+                                 nb::handle need_weight, nb::handle need_bias, nb::handle need_residual,
+                                 nb::handle sizes, nb::handle count) {
+    const Edge edge;
+    const ChannelOperands of(edge, channels_of(edge, input), residual, weight, bias, whole(groups, "groups"),
+                             activation_of(code, param));
+    const Slices slices(edge, whole_numbers(sizes, "sizes"), of.shape.n, of.groups);
+    const auto made =
+        channel_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"), of.bits(edge, bits),
+                         edge.statistics(stats, of.sets(), slices.count()), flag(training, "training"),
+                         {flag(need_input, "need_input"), flag(need_weight, "need_weight"),
+                          flag(need_bias, "need_bias"), flag(need_residual, "need_residual")},
+                         slices, whole(count, "count"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), made.residual.object());
 }
 
-nb::tuple layer_forward_tuple(nb::handle input, int64_t width, bool rms, nb::handle weight, nb::handle bias, double eps,
-                              bool save) {
-    auto made = layer_forward(input, width, rms, weight, bias, eps, save);
+nb::object channel_statistics_object(nb::handle input) {
+    return channel_statistics(channels_of(Edge(), input)).object();
+}
+
+nb::tuple layer_forward_tuple(nb::handle input, nb::handle width, nb::handle rms, nb::handle weight, nb::handle bias,
+                              nb::handle eps, nb::handle save) {
+    const Edge edge;
+    const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
+                           flag(rms, "rms"), weight, bias);
+    const auto made = layer_forward(of, number(eps, "eps"), flag(save, "save"));
     return nb::make_tuple(made.y.object(), made.stats.object());
 }
 
-nb::tuple layer_backward_tuple(nb::handle dy, nb::handle input, int64_t width, bool rms, nb::handle weight, nb::handle bias,
-                               nb::handle stats, bool need_input, bool need_weight, bool need_bias) {
-    auto made = layer_backward(dy, input, width, rms, weight, bias, stats, need_input, need_weight, need_bias);
+nb::tuple layer_backward_tuple(nb::handle dy, nb::handle input, nb::handle width, nb::handle rms, nb::handle weight,
+                               nb::handle bias, nb::handle stats, nb::handle need_input, nb::handle need_weight,
+                               nb::handle need_bias) {
+    const Edge edge;
+    const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
+                           flag(rms, "rms"), weight, bias);
+    const auto made = layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
+                                     edge.statistics(stats, of.rows), flag(need_input, "need_input"),
+                                     flag(need_weight, "need_weight"), flag(need_bias, "need_bias"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object());
 }
 
-// Defines a function each of whose arguments may be None, positional only.
-template <class Result, class... Arguments>
-void define(nb::module_& m, const char* name, Result (*function)(Arguments...)) {
-    m.def(name, function, (static_cast<void>(sizeof(Arguments)), nb::arg().none())...);
+nb::object channel_ready_count(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
+                               nb::handle mean, nb::handle var) {
+    return nb::int_(channel_ready(input, residual, weight, bias, mean, var));
 }
+
+nb::object rows_ready_count(nb::handle input, nb::handle width, nb::handle weight, nb::handle bias) {
+    return nb::int_(rows_ready(input, whole(width, "width"), weight, bias));
+}
+
+nb::object is_plain_gradient(nb::handle dy) { return nb::bool_(plain_gradient(dy)); }
+
+// stats: (3, C), or its first two rows.
+nb::object move_running_by(nb::handle stats_, nb::handle count, nb::handle mean, nb::handle var, nb::handle batches,
+                           nb::handle momentum) {
+    const Edge edge;
+    const Tensor stats = edge.real(Edge::given(stats_, "stats"), "stats").contiguous();
+    if (stats.dtype() != kFloat64 || stats.rank() != 2 || stats.size(0) < 2)
+        edge.refuse(PyExc_RuntimeError, "stats", " must be float64 of shape (3, C) or (2, C)");
+    const auto moved = move_running_statistics(edge, stats.data<const double>(), stats.size(1), whole(count, "count"),
+                                               mean, var, batches, momentum);
+    return moved ? nb::object(nb::bool_(*moved)) : nb::none();
+}
+
+// A function of positional arguments as Python calls it, without nanobind's dispatch: at (16, 8) that would be felt.
+template <auto function> struct Entry;
+template <class Result, class... Arguments, Result (*function)(Arguments...)> struct Entry<function> {
+    static constexpr Py_ssize_t kCount = sizeof...(Arguments);
+
+    static PyObject* call(PyObject*, PyObject* const* given, Py_ssize_t count) noexcept {
+        try {
+            if (count != kCount)
+                raise(PyExc_TypeError,
+                      "expected " + std::to_string(kCount) + " arguments, got " + std::to_string(count));
+            return with(given, std::index_sequence_for<Arguments...>());
+        } catch (nb::python_error& error) {
+            error.restore();
+        } catch (const std::bad_alloc&) {
+            PyErr_NoMemory();
+        } catch (const std::exception& error) {
+            PyErr_SetString(PyExc_RuntimeError, error.what());
+        }
+        return nullptr;
+    }
+
+    template <size_t... i> static PyObject* with(PyObject* const* given, std::index_sequence<i...>) {
+        return nb::object(function(nb::handle(given[i])...)).release().ptr();
+    }
+};
+
+template <auto function> PyMethodDef method(const char* name) {
+    return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&Entry<function>::call)), METH_FASTCALL,
+            nullptr};
+}
+
+PyMethodDef methods[] = {
+    method<&channel_ready_count>("channel_ready"),
+    method<&rows_ready_count>("rows_ready"),
+    method<&is_plain_gradient>("plain_gradient"),
+    method<&fused_forward>("fused_forward"),
+    method<&fused_backward>("fused_backward"),
+    method<&channel_forward_tuple>("channel_forward"),
+    method<&channel_backward_tuple>("channel_backward"),
+    method<&channel_statistics_object>("channel_statistics"),
+    method<&layer_forward_tuple>("layer_forward"),
+    method<&layer_backward_tuple>("layer_backward"),
+    method<&move_running_by>("move_running"),
+    {nullptr, nullptr, 0, nullptr},
+};
 
 }  // namespace
 
 NB_MODULE(_native, m) {
-    choose();
+    kernels = choose_kernels(nullptr, &isa_problem);
     m.attr("INTERFACE") = kInterface;
-    m.def("set_torch", [](nb::handle module) { torch() = new Torch(module); });
+    m.def("set_torch", [](nb::handle module, nb::object is_recomputation) {
+        found_torch() = new Torch(module, std::move(is_recomputation));
+    });
     m.def("isa", [] { return kernels->name; });
-    m.def("isa_problem", [] { return problem.c_str(); });
-    m.def("use_isa", [](const char* name) {  // for tests: whether this CPU and build have it; kernels change if so
-        const char* why = nullptr;
-        const Kernels* found = choose_kernels(name, &why);
+    m.def("use_isa", [](const char* name) {  // whether this CPU and build have it; kernels change if so
+        const Kernels* found = choose_kernels(name, &isa_problem);
         if (found != nullptr) kernels = found;
         return found != nullptr;
     });
+    m.def("isa_problem", [] { return isa_problem; });  // why use_isa said no, the last time it did
     m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
     m.def("keep_memory", [](int64_t bytes) { blocks().limit(bytes); });
     m.def("kept_memory", [] { return blocks().waiting(); });
-    define(m, "channel_forward", &forward_tuple);
-    define(m, "channel_backward", &backward_tuple);
-    define(m, "channel_statistics", &channel_statistics);
-    define(m, "channel_ready", &channel_ready);
-    define(m, "layer_forward", &layer_forward_tuple);
-    define(m, "layer_backward", &layer_backward_tuple);
-    define(m, "channel_function", &channel_function);
-    define(m, "channel_gradients", &channel_gradients);
-    define(m, "layer_function", &layer_function);
-    define(m, "layer_gradients", &layer_gradients);
-    define(m, "rows_ready", &rows_ready);
-    define(m, "move_running", &move_running_statistics);
+    if (PyModule_AddFunctions(m.ptr(), methods) != 0) nb::raise_python_error();
 }

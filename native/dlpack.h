@@ -13,7 +13,7 @@ struct DataType {
     uint16_t lanes;
 };
 constexpr int32_t kCpu = 1;
-enum TypeCode : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4 };
+enum TypeCode : uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4 };
 
 struct Tensor {
     void* data;

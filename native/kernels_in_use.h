@@ -1,26 +1,13 @@
 // The kernels that were chosen and the threads they run on; a call without the GIL.
 #pragma once
-#include <cstdlib>
-#include <string>
-
 #include "dispatch.h"
-#include "tensor.h"
+#include "torch.h"
 
 namespace normkit {
 
 inline const Kernels* kernels = nullptr;
-inline std::string problem;
+inline const char* isa_problem = "";  // why the set that was asked for last is not in use
 inline Parallel parallel;
-
-inline void choose() {
-    const char* asked = std::getenv("NORMKIT_ISA");
-    const char* why = nullptr;
-    kernels = choose_kernels(asked, &why);
-    if (kernels == nullptr) {
-        problem = std::string("NORMKIT_ISA=") + asked + ": " + why;
-        kernels = choose_kernels(nullptr, &why);
-    }
-}
 
 // Runs a kernel, without the GIL where that pays.
 template <class Call> void without_gil(int64_t bytes, Call&& call) {

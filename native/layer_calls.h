@@ -1,5 +1,6 @@
 // Layer and RMS norm on tensors: statistics per row, parameters per element of a row.
 #pragma once
+#include "edge.h"
 #include "kernels_in_use.h"
 
 namespace normkit {
@@ -12,59 +13,87 @@ struct LayerGradients {
     Tensor input, weight, bias;  // nothing where not needed
 };
 
-// Over rows of `width` elements.
-inline LayerOutput layer_forward(nb::handle input, int64_t width, bool rms, nb::handle weight_, nb::handle bias_,
-                                 double eps, bool save) {
-    const Tensor x = Tensor(input).resolved().contiguous();
-    const Tensor weight = Tensor(weight_).contiguous(), bias = Tensor(bias_).contiguous();
-    LayerOutput made{Tensor::empty_like(x), {}};
+// Rows of `width` elements, checked: x as it came and row-major.
+struct LayerOperands {
+    Tensor given, x, weight, bias;
+    int64_t width, rows = 0;
+    bool rms;
+
+    LayerOperands(const Edge& edge, const Tensor& x_, int64_t width_, bool rms_, nb::handle weight_, nb::handle bias_)
+        : given(x_), width(width_), rms(rms_) {
+        if (!given || width < 0 || (width == 0 ? given.elements() != 0 : given.elements() % width != 0))
+            edge.refuse(PyExc_RuntimeError, "input", " must have rows of " + std::to_string(width) + " elements");
+        if (width > 0) rows = given.elements() / width;
+        x = given.contiguous();
+        weight = edge.vector(weight_, width, "weight");
+        bias = edge.vector(bias_, width, "bias");
+    }
+
+    template <class Call> void describe(Call& call) const {
+        call.dtype = x.dtype();
+        call.width = width;
+        call.rows = rows;
+        call.rms = rms;
+        call.x = x.data();
+        call.weight = weight.param();
+    }
+
+    // RMS norm keeps the input's memory format, as torch's operations do; layer norm is row-major, as torch's is.
+    Tensor in_layout(const Tensor& row_major) const {
+        if (!rms || given.is_contiguous()) return row_major;
+        const Tensor like_input = Tensor::empty_like(given);
+        if (like_input.is_contiguous()) return row_major;
+        like_input.fill(row_major);
+        return like_input;
+    }
+
+    // The derivative where each value is its own mean: 0, and NaN where an operand is not finite.
+    Tensor no_gradient(const Tensor& dy) const {
+        const nb::object a = x.object(), b = dy.object();
+        return Tensor::made((a - a) * (b - b));
+    }
+};
+
+inline LayerOutput layer_forward(const LayerOperands& of, double eps, bool save, bool as_bytes = false) {
+    LayerOutput made{Tensor::empty_like(of.x), {}};
     auto& [y, stats] = made;
-    LayerForward a;
-    a.width = width;
-    a.rows = width ? x.elements() / width : 0;
-    if (save) stats = Tensor::statistics(a.rows);
-    if (a.rows) {
-        a.dtype = x.dtype();
-        a.rms = rms;
-        a.x = x.data();
+    if (save) stats = Tensor::statistics(of.rows, 1, as_bytes);
+    if (of.rows) {
+        LayerForward a;
+        of.describe(a);
         a.y = y.data();
-        a.weight = weight.param();
-        a.bias = bias.param();
+        a.bias = of.bias.param();
         a.stats = stats.data<double>();
         a.eps = eps;
-        without_gil(x.bytes(), [&] { kernels->layer_forward(a, parallel); });
+        without_gil(of.x.bytes(), [&] { kernels->layer_forward(a, parallel); });
     }
+    y = of.in_layout(y);
     return made;
 }
 
-inline LayerGradients layer_backward(nb::handle dy_, nb::handle input, int64_t width, bool rms, nb::handle weight_,
-                                     nb::handle bias_, nb::handle stats_, bool need_input, bool need_weight,
-                                     bool need_bias) {
-    const Tensor x = Tensor(input).resolved().contiguous(), dy = Tensor(dy_).resolved().like(x), stats(stats_);
-    const Tensor weight = Tensor(weight_).contiguous(), bias(bias_);
+// dy: row-major, as x.
+inline LayerGradients layer_backward(const LayerOperands& of, const Tensor& dy, const Tensor& stats, bool need_input,
+                                     bool need_weight, bool need_bias) {
     LayerGradients made;
     auto& [dx, dweight, dbias] = made;
-    if (need_input) dx = Tensor::empty_like(x);
-    if (need_weight && weight) dweight = Tensor::gradient_of(weight);
-    if (need_bias && bias) dbias = Tensor::gradient_of(bias);
-    LayerBackward a;
-    a.width = width;
-    a.rows = width ? x.elements() / width : 0;
-    if (a.rows == 0) {
+    const bool constant = !of.rms && of.width == 1;
+    if (need_input && !constant) dx = Tensor::empty_like(of.x);
+    if (need_weight && of.weight) dweight = Tensor::gradient_of(of.weight);
+    if (need_bias && of.bias) dbias = Tensor::gradient_of(of.bias);
+    if (of.rows == 0) {
         dweight.zero();
         dbias.zero();
     } else {
-        a.dtype = x.dtype();
-        a.rms = rms;
+        LayerBackward a;
+        of.describe(a);
         a.dy = dy.data();
-        a.x = x.data();
-        a.weight = weight.param();
         a.stats = stats.data<const double>();
         a.dx = dx.data();
         a.dweight = dweight.mutable_param();
         a.dbias = dbias.mutable_param();
-        without_gil(2 * x.bytes(), [&] { kernels->layer_backward(a, parallel); });
+        without_gil(2 * of.x.bytes(), [&] { kernels->layer_backward(a, parallel); });
     }
+    if (need_input) dx = constant ? of.no_gradient(dy) : of.in_layout(dx);
     return made;
 }
 

@@ -3,6 +3,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <optional>
+
+#include "arguments.h"
+#include "edge.h"
 
 namespace normkit {
 
@@ -18,6 +22,49 @@ template <class T> bool move_running(const double* stats, int64_t c, double unbi
         mean[i] = step(mean[i], stats[i]);
         var[i] = step(var[i], stats[c + i] * unbias);
     }
+    return true;
+}
+
+// Where running statistics live, as Python passes it: (mean, var, batches, momentum, deferred).
+struct Running {
+    nb::handle mean, var, batches, momentum, deferred;
+
+    explicit Running(nb::handle tuple) {
+        entries(tuple, 5, "running");
+        mean = item(tuple, 0), var = item(tuple, 1), batches = item(tuple, 2), momentum = item(tuple, 3),
+        deferred = item(tuple, 4);
+    }
+};
+
+// Moves the buffers (mean and var of C values each) in place and counts the batch: True; False where a new value is not
+// finite and nothing was written; None for buffers that only torch's operations can move. stats: mean and biased
+// variance, (2 or more, C). momentum None: the cumulative average.
+inline std::optional<bool> move_running_statistics(const Edge& edge, const double* stats, int64_t c, int64_t count,
+                                                   nb::handle mean_, nb::handle var_, nb::handle batches_,
+                                                   nb::handle momentum_) {
+    std::optional<double> momentum;
+    if (!momentum_.is_none()) momentum = number(momentum_, "momentum");
+    if (count < 2) edge.refuse(PyExc_ValueError, "count", " must be at least 2, got " + std::to_string(count));
+    const Tensor mean = edge.buffer(mean_, c, "running_mean"), var = edge.buffer(var_, c, "running_var");
+    const int dtype = mean.dtype();
+    if ((dtype != kFloat32 && dtype != kFloat64) || var.dtype() != dtype) return {};
+    const Tensor batches = edge.any(batches_, "num_batches_tracked");
+    if (batches) {
+        if (batches.object().ptr() != batches_.ptr() || batches.elements() != 1 || !batches.is(dlpack::kInt, 64))
+            return {};
+    } else if (!momentum) {
+        return {};
+    }
+    int64_t* counted = batches.data<int64_t>();
+    const double factor = momentum ? *momentum : 1.0 / double(*counted + 1);
+    const double unbias = double(count) / double(count - 1);
+    const bool moved = dtype == kFloat64
+                           ? move_running(stats, c, unbias, mean.data<double>(), var.data<double>(), factor)
+                           : move_running(stats, c, unbias, mean.data<float>(), var.data<float>(), factor);
+    if (!moved) return false;
+    if (counted) *counted += 1;
+    torch()->increment_version(batches ? nb::make_tuple(mean.object(), var.object(), batches.object())
+                                       : nb::make_tuple(mean.object(), var.object()));
     return true;
 }
 

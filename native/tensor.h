@@ -1,62 +1,14 @@
-// Torch tensors as the door sees them: an owned Python reference and what DLPack tells of it. Needs the GIL throughout.
+// Torch tensors as the core sees them: an owned Python reference and what DLPack tells of it. Needs the GIL throughout.
 //
-// Errors of Python travel as nanobind's python_error; an object that is no dense tensor of a known dtype is copied into
-// one by torch itself.
+// Tensors of others come in through edge.h alone; those that torch makes for the core are checked by `made`.
 #pragma once
-#include <nanobind/nanobind.h>
-#include <nanobind/stl/optional.h>
-
 #include <algorithm>
-#include <string>
 
-#include "dlpack.h"
 #include "reuse.h"
+#include "torch.h"
 #include "view.h"
 
 namespace normkit {
-
-namespace nb = nanobind;
-
-// What the door needs of torch, looked up once.
-struct Torch {
-    const dlpack::Exchange* exchange = nullptr;
-    nb::object tensor, parameter, empty, empty_like, float64, uint8, contiguous_format, increment_version;
-    nb::object contiguous, copy, zero, is_neg, resolve_neg;   // names of methods
-    nb::object dtype_keyword, memory_format_keyword;          // tuples of one keyword
-
-    explicit Torch(nb::handle torch) {
-        nb::object capsule = torch.attr("Tensor").attr("__dlpack_c_exchange_api__");
-        exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-        if (exchange == nullptr) nb::raise_python_error();
-        if (exchange->header.version.major != 1 || exchange->tensor_from_object == nullptr)
-            throw std::runtime_error("torch speaks another version of DLPack's exchange table than 1");
-        tensor = torch.attr("Tensor");
-        parameter = torch.attr("nn").attr("Parameter");
-        empty = torch.attr("empty");
-        empty_like = torch.attr("empty_like");
-        float64 = torch.attr("float64");
-        uint8 = torch.attr("uint8");
-        contiguous_format = torch.attr("contiguous_format");
-        increment_version = torch.attr("autograd").attr("graph").attr("increment_version");
-        contiguous = nb::str("contiguous");
-        copy = nb::str("copy_");
-        zero = nb::str("zero_");
-        is_neg = nb::str("is_neg");
-        resolve_neg = nb::str("resolve_neg");
-        dtype_keyword = nb::make_tuple("dtype");
-        memory_format_keyword = nb::make_tuple("memory_format");
-    }
-};
-
-inline const Torch*& torch() {
-    static const Torch* found = nullptr;  // kept for ever: at exit Python may be gone before it
-    return found;
-}
-
-inline nb::object owned(PyObject* object) {
-    if (object == nullptr) nb::raise_python_error();
-    return nb::steal(object);
-}
 
 inline int dtype_code(dlpack::DataType type) {
     if (type.lanes != 1) return -1;
@@ -65,21 +17,46 @@ inline int dtype_code(dlpack::DataType type) {
     return type.bits == 32 ? int(kFloat32) : type.bits == 64 ? int(kFloat64) : type.bits == 16 ? int(kFloat16) : -1;
 }
 
-// A tensor, or nothing (None).
+inline bool is_plain(nb::handle tensor) {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+    return type == torch()->tensor.ptr() || type == torch()->parameter.ptr();
+}
+
+// A tensor, or nothing.
 class Tensor {
   public:
     Tensor() = default;
-    explicit Tensor(nb::handle handle) {
-        if (!handle.is_none()) read(nb::borrow(handle));
+
+    // A plain tensor (no subclass) that torch shows the memory of; nothing where it is none. Not checked: its data.
+    static Tensor look(nb::handle given) {
+        Tensor found;
+        if (!is_plain(given)) return found;
+        if (torch()->exchange->tensor_from_object(given.ptr(), &found.view_) == 0)
+            found.object_ = nb::borrow(given);
+        else
+            PyErr_Clear();
+        return found;
     }
-    explicit Tensor(nb::object object) {
-        if (!object.is_none()) read(std::move(object));
+
+    // What torch has made for the core.
+    static Tensor made(const nb::object& object) {
+        Tensor tensor = look(object);
+        if (!tensor || !tensor.has_memory()) refuse_made(class_name(object));
+        return tensor;
     }
 
     explicit operator bool() const { return object_.is_valid(); }
+    nb::handle handle() const { return object_; }
     nb::object object() const { return object_.is_valid() ? object_ : nb::none(); }
 
     int dtype() const { return dtype_code(view_.dtype); }
+    bool is(dlpack::TypeCode code, int bits) const {
+        return view_.dtype.code == code && view_.dtype.bits == bits && view_.dtype.lanes == 1;
+    }
+    bool is_real() const {  // integers and floating point; no complex numbers and no bool
+        const uint8_t code = view_.dtype.code;
+        return code == dlpack::kInt || code == dlpack::kUInt || code == dlpack::kFloat || code == dlpack::kBfloat;
+    }
     bool on_cpu() const { return view_.device.type == dlpack::kCpu; }
     int64_t rank() const { return view_.ndim; }
     int64_t size(int64_t axis) const { return view_.shape[axis]; }
@@ -88,12 +65,14 @@ class Tensor {
         for (int64_t i = 0; i < rank(); ++i) n *= size(i);
         return n;
     }
-    int64_t bytes() const { return elements() * (view_.dtype.bits / 8); }
+    int64_t element_bytes() const { return std::max(1, view_.dtype.bits / 8); }
+    int64_t bytes() const { return elements() * element_bytes(); }
     const dlpack::Tensor& view() const { return view_; }
 
     template <class P = void> P* data() const {
         return object_.is_valid() ? reinterpret_cast<P*>(static_cast<char*>(view_.data) + view_.byte_offset) : nullptr;
     }
+    uintptr_t address() const { return reinterpret_cast<uintptr_t>(data()); }
     Param param() const { return {data(), object_.is_valid() ? dtype() : int(kFloat32)}; }
     MutableParam mutable_param() const { return {data(), object_.is_valid() ? dtype() : int(kFloat32)}; }
 
@@ -109,66 +88,59 @@ class Tensor {
         return true;
     }
 
-    // The tensor with its values in memory; itself but for one whose sign torch has yet to turn (a conjugate's part).
-    Tensor resolved() const {
-        if (!*this || owned(PyObject_CallMethodNoArgs(object_.ptr(), torch()->is_neg.ptr())).ptr() == Py_False) return *this;
-        return Tensor(owned(PyObject_CallMethodNoArgs(object_.ptr(), torch()->resolve_neg.ptr())));
-    }
-
     // The tensor in row-major order; itself where it is so.
-    Tensor contiguous() const {
-        if (!*this || is_contiguous()) return *this;
-        return Tensor(owned(PyObject_CallMethodNoArgs(object_.ptr(), torch()->contiguous.ptr())));
+    Tensor contiguous() const& { return Tensor(*this).contiguous(); }
+    Tensor contiguous() && {
+        return !*this || is_contiguous() ? std::move(*this) : made(call(torch()->contiguous, object_));
     }
 
     // The tensor in another's dtype and strides; itself where it has them.
-    Tensor like(const Tensor& other) const {
-        if (!*this || (dtype() == other.dtype() && same_layout(other))) return *this;
+    Tensor like(const Tensor& other) const& { return Tensor(*this).like(other); }
+    Tensor like(const Tensor& other) && {
+        if (!*this || (dtype() == other.dtype() && same_layout(other))) return std::move(*this);
         Tensor copy = empty_like(other);
-        owned(PyObject_CallMethodOneArg(copy.object_.ptr(), torch()->copy.ptr(), object_.ptr()));
+        copy.fill(*this);
         return copy;
     }
 
+    void fill(const Tensor& values) const { call(torch()->copy, object_, values.object_); }
+
     void zero() const {
-        if (*this) owned(PyObject_CallMethodNoArgs(object_.ptr(), torch()->zero.ptr()));
+        if (*this) call(torch()->zero, object_);
     }
 
     // Of the other's dtype, sizes and strides. Large ones take memory that an earlier one gave back.
     static Tensor empty_like(const Tensor& other) {
         if (other.bytes() >= kReuseBytes)
             if (Tensor reused = reused_like(other)) return reused;
-        PyObject* arguments[] = {other.object_.ptr()};
-        Tensor made(owned(PyObject_Vectorcall(torch()->empty_like.ptr(), arguments, 1, nullptr)));
-        advise_huge_pages(made.data(), made.bytes());
-        return made;
+        Tensor fresh = made(call(torch()->empty_like, other.object_));
+        advise_huge_pages(fresh.data(), fresh.bytes());
+        return fresh;
     }
 
-    // Of the parameter's dtype and sizes, row-major.
-    static Tensor gradient_of(const Tensor& parameter) {
-        PyObject* arguments[] = {parameter.object_.ptr(), torch()->contiguous_format.ptr()};
-        return Tensor(owned(PyObject_Vectorcall(torch()->empty_like.ptr(), arguments, 1,
-                                                torch()->memory_format_keyword.ptr())));
+    // Of a row-major parameter's dtype and sizes.
+    static Tensor gradient_of(const Tensor& parameter) { return made(call(torch()->empty_like, parameter.object_)); }
+
+    // Row-major, on the CPU whatever torch's default device is: torch's allocator is asked itself. rows < 0: a vector.
+    static Tensor empty(dlpack::DataType type, int64_t rows, int64_t columns) {
+        int64_t sizes[] = {rows, columns};
+        const bool vector = rows < 0;
+        dlpack::Tensor prototype{nullptr, {dlpack::kCpu, 0}, vector ? 1 : 2, type, sizes + vector, nullptr, 0};
+        dlpack::ManagedTensor* managed = nullptr;
+        auto set_error = [](void*, const char*, const char* message) { PyErr_SetString(PyExc_RuntimeError, message); };
+        if (torch()->exchange->allocate(&prototype, &managed, nullptr, set_error) != 0) nb::raise_python_error();
+        return from_managed(managed);
     }
 
-    // Doubles of shape (3 * slices, sets).
-    static Tensor statistics(int64_t sets, int64_t slices = 1) {
-        nb::int_ three(3 * slices), width(sets);
-        PyObject* arguments[] = {three.ptr(), width.ptr(), torch()->float64.ptr()};
-        return Tensor(owned(PyObject_Vectorcall(torch()->empty.ptr(), arguments, 2, torch()->dtype_keyword.ptr())));
+    // Doubles of shape (3 * slices, sets); as_bytes: their bytes, (3 * slices, 8 * sets).
+    static Tensor statistics(int64_t sets, int64_t slices = 1, bool as_bytes = false) {
+        if (as_bytes) return empty({dlpack::kUInt, 8, 1}, 3 * slices, int64_t(sizeof(double)) * sets);
+        return empty({dlpack::kFloat, 64, 1}, 3 * slices, sets);
     }
 
-    static Tensor byte_vector(int64_t count) {
-        nb::int_ size(count);
-        PyObject* arguments[] = {size.ptr(), torch()->uint8.ptr()};
-        return Tensor(owned(PyObject_Vectorcall(torch()->empty.ptr(), arguments, 1, torch()->dtype_keyword.ptr())));
-    }
+    static Tensor byte_vector(int64_t count) { return empty({dlpack::kUInt, 8, 1}, -1, count); }
 
   private:
-    void read(nb::object object) {
-        object_ = std::move(object);
-        if (torch()->exchange->tensor_from_object(object_.ptr(), &view_) != 0) nb::raise_python_error();
-    }
-
     // Whether memory order is that of the axes, with axis 1 innermost if asked. Axes of size 1 may have any stride.
     bool has_order(bool channels_innermost) const {
         int64_t expected = 1;
@@ -181,6 +153,24 @@ class Tensor {
         for (int64_t axis = rank() - 1; axis >= 0; --axis)
             if (!(channels_innermost && axis == 1) && !fits(axis)) return false;
         return true;
+    }
+
+    static Tensor from_managed(dlpack::ManagedTensor* managed) {
+        Tensor tensor;
+        void* object = nullptr;
+        tensor.view_ = managed->tensor;  // what it points to lives as long as the tensor
+        if (torch()->exchange->managed_to_object(managed, &object) != 0) nb::raise_python_error();
+        tensor.object_ = owned(static_cast<PyObject*>(object));
+        if (!is_plain(tensor.object_) || !tensor.has_memory()) refuse_made(class_name(tensor.object_));
+        return tensor;
+    }
+
+    bool has_memory() const { return on_cpu() && (data() != nullptr || elements() == 0); }
+
+    [[noreturn]] static void refuse_made(const char* name) {
+        const std::string made = std::string("torch made a ") + name + " without";
+        raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made + ": a mode of torch is active "
+                                  "that changes what its functions return");
     }
 
     static Tensor reused_like(const Tensor& other);  // nothing where no memory may be kept, or of too many axes
@@ -198,7 +188,9 @@ struct ReusedTensor {
 
 inline Tensor Tensor::reused_like(const Tensor& other) {
     constexpr int64_t kRank = sizeof(ReusedTensor::extents) / sizeof(int64_t) / 2;
-    Block block = other.rank() <= kRank ? blocks().take(other.bytes()) : Block{};
+    if (other.rank() > kRank || !(other.is_contiguous() || other.is_channels_last()))
+        return {};  // strides with gaps need more
+    Block block = blocks().take(other.bytes());
     if (block.data == nullptr) return {};
     auto* made = new ReusedTensor{};
     made->block = block;
@@ -216,9 +208,7 @@ inline Tensor Tensor::reused_like(const Tensor& other) {
     view.strides = made->extents + kRank;
     std::copy(other.view_.shape, other.view_.shape + other.rank(), view.shape);
     std::copy(other.view_.strides, other.view_.strides + other.rank(), view.strides);
-    void* object = nullptr;
-    if (torch()->exchange->managed_to_object(&made->managed, &object) != 0) nb::raise_python_error();
-    return Tensor(owned(static_cast<PyObject*>(object)));
+    return from_managed(&made->managed);
 }
 
 }  // namespace normkit

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 import normkit as nk
 from normkit.functional import _autocast
+from tests.cases import EPS
 
 DOCS = Path(__file__).parents[1] / "docs" / "autocast.md"
 NORMS = ["batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"]
@@ -22,21 +23,23 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 
 def call(functions: Any, name: str, x: torch.Tensor) -> torch.Tensor:
     """The norm with float32 parameters, as in a module under autocast."""
-    weight, bias = torch.full((4,), 1.5), torch.full((4,), 0.5)
+    weight, bias = torch.linspace(0.5, 1.5, 6), torch.linspace(-1, 1, 6)
     if name == "batch_norm":
-        return functions.batch_norm(x, None, None, weight, bias, True)
+        return functions.batch_norm(x, None, None, weight, bias, True, eps=EPS)
     if name == "instance_norm":
-        return functions.instance_norm(x, None, None, weight, bias)
+        return functions.instance_norm(x, None, None, weight, bias, eps=EPS)
     if name == "group_norm":
-        return functions.group_norm(x, 2, weight, bias)
-    return functions.layer_norm(x, (4,), weight, bias) if name == "layer_norm" else functions.rms_norm(x, (4,), weight)
+        return functions.group_norm(x, 3, weight, bias, EPS)
+    if name == "layer_norm":
+        return functions.layer_norm(x, (6,), weight, bias, EPS)
+    return functions.rms_norm(x, (6,), weight, EPS)
 
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's rms_norm, about its speed
 @each_dtype
 @each_norm
 def test_autocast_on_the_cpu_gives_torchs_dtype_and_values(name: str, dtype: torch.dtype) -> None:
-    x = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, theirs = call(nk.functional, name, x), call(F, name, x)
     assert ours.dtype == theirs.dtype == _autocast.output_dtype(name, "cpu", dtype)
@@ -44,7 +47,8 @@ def test_autocast_on_the_cpu_gives_torchs_dtype_and_values(name: str, dtype: tor
 
 
 def test_a_mixed_model_trains_under_autocast_with_float32_statistics() -> None:
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), nk.BatchNorm2d(4, activation="relu"), nk.GroupNorm(2, 4))
+    norms = nk.BatchNorm2d(6, EPS, activation="relu"), nk.GroupNorm(3, 6, EPS)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), *norms)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = model(torch.randn(2, 3, 8, 8))
     assert y.dtype == torch.bfloat16

@@ -12,12 +12,16 @@ from torch.autograd import forward_ad
 
 import normkit as nk
 from normkit._activation import NONE
-from normkit.functional import _choose
-from normkit.functional._choose import choose
+from normkit._operands import Operands
+from normkit.functional import choose as _choose
+from normkit.functional.batch_norm import BatchNormSpec
+from normkit.functional.choose import choose
+from normkit.functional.group_norm import GroupNormSpec
+from normkit.functional.spec import NormSpec
 from normkit.kernels import native
+from tests.kernels.native_isa import needs_native
 
 X = torch.ones(4, 3)
-needs_native = pytest.mark.skipif(not native.available(), reason="the native core is not built here")
 # forward mode warns about torch's own use of torch.jit.script on first use
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
@@ -26,13 +30,16 @@ class Marked(Tensor):
     """A tensor subclass that computes as its base does."""
 
 
-def pick(x: Tensor = X, mask: Tensor | None = None, norm: str = "batch_norm", **others: Tensor) -> tuple[str, str]:
-    return choose(norm, x, NONE, mask, tuple(others.values()))
+BATCH, GROUPS = BatchNormSpec(NONE, None, True, 1e-3), GroupNormSpec(NONE, 1, 1e-3)
+
+
+def pick(x: Tensor = X, norm: NormSpec = BATCH, **others: Tensor) -> tuple[str, str]:
+    return choose(norm, Operands(x, **others))
 
 
 @needs_native
 def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
-    assert pick() == ("native", "all conditions hold")
+    assert pick() == ("native", "as it is")
     assert pick(torch.nn.Parameter(X))[0] == "native"
     assert pick(torch.ones(4, 4, 5, 5)[::2, :, 1:].transpose(2, 3))[0] == "native"  # made dense first
 
@@ -44,8 +51,7 @@ def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
         (lambda: pick(X.as_subclass(Marked)), "Marked is a tensor subclass"),
         (lambda: pick(torch.ones(4, 3, device="meta")), "the tensor is on meta"),
         (lambda: pick(X.to(torch.float8_e5m2)), "no native kernel for torch.float8_e5m2"),
-        (lambda: pick(norm="unheard_of_norm"), "no native kernel for unheard_of_norm"),
-        (lambda: pick(norm="group_norm", mask=torch.ones(4, dtype=torch.bool)), "a mask is given"),
+        (lambda: pick(norm=GROUPS, mask=torch.ones(4, dtype=torch.bool)), "a mask is given"),
         (lambda: pick(X.to_sparse()), "the layout is torch.sparse_coo"),
         (
             lambda: pick(weight=torch.ones(3).as_subclass(Marked)),
@@ -56,7 +62,7 @@ def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
             "a parameter, buffer, residual or mask is not a plain CPU",
         ),
     ],
-    ids=["subclass", "device", "dtype", "norm", "mask", "layout", "parameter_subclass", "residual_elsewhere"],
+    ids=["subclass", "device", "dtype", "mask", "layout", "parameter_subclass", "residual_elsewhere"],
 )
 def test_one_failed_condition_gives_the_composed_operations_and_its_reason(
     call: Callable[[], tuple[str, str]], reason: str
@@ -90,7 +96,6 @@ def test_a_transform_or_a_forward_mode_level_is_composed() -> None:
     assert seen == [("composed", "a torch.func transform or forward-mode level is active")] * 3
 
 
-@needs_native
 def test_without_the_native_core_the_reason_is_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "supports_dtype", lambda dtype: False)
     monkeypatch.setattr(native, "why_not", lambda: "the native core is not built (no compiler)")
@@ -100,10 +105,10 @@ def test_without_the_native_core_the_reason_is_why(monkeypatch: pytest.MonkeyPat
 @needs_native
 def test_compiled_code_takes_the_native_kernel_as_an_opaque_operator_but_not_under_a_transform() -> None:
     def plain(x: Tensor) -> Tensor:
-        return x + (choose("batch_norm", x, NONE, None)[0] == "native")
+        return x + (choose(BATCH, Operands(x))[0] == "native")
 
     def transformed(x: Tensor) -> Tensor:
-        return torch.func.grad(lambda x: (x * (choose("batch_norm", x, NONE, None)[0] == "native")).sum())(x)
+        return torch.func.grad(lambda x: (x * (choose(BATCH, Operands(x))[0] == "native")).sum())(x)
 
     assert torch.equal(torch.compile(plain, backend="eager", fullgraph=True)(X), X + 1)
     assert torch.equal(torch.compile(transformed, backend="eager", fullgraph=True)(X), 0 * X)
@@ -122,14 +127,12 @@ def test_tracing_needs_no_normkit_in_the_result() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("native", "a mask is given"),
+        pytest.param("native", "a mask is given", marks=needs_native),
         ("aten", "PyTorch's norms take no mask"),
-        ("triton", "no Triton kernels are installed"),
+        ("triton", "normkit has no Triton kernels yet"),
     ],
 )
 def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> None:
-    if name == "native" and not native.available():
-        pytest.skip("the native core is not built here")
     mask = torch.ones(4, dtype=torch.bool)
     with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
         nk.functional.group_norm(X, 1, mask=mask)
@@ -139,7 +142,7 @@ def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:
     with nk.backend("aten"):
         with pytest.raises(RuntimeError, match=r"a torch\.func transform is active"):
             torch.func.grad(lambda x: nk.functional.batch_norm(x, None, None, training=True).sum())(X)
-        with pytest.raises(RuntimeError, match="no wrapper of PyTorch's kernel for ghost_batch_norm"):
+        with pytest.raises(RuntimeError, match="PyTorch has no kernel of ghost_batch_norm"):
             nk.GhostBatchNorm1d(3, virtual_batch_size=2)(X)
 
 

@@ -17,8 +17,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import normkit as nk
-from normkit.distributed import gather, is_distributed, merge_across_ranks
-from normkit.moments import Moments
+from normkit.distributed import gather, is_distributed
 from tests.statistics.nets import data, net
 
 RANKS = 2
@@ -60,9 +59,6 @@ class CountsCollectives:
 def scenarios(rank: int) -> dict[str, Any]:
     """Everything that needs two ranks; runs in each of them."""
     found: dict[str, Any] = {"gathered": gather([torch.full((2,), float(rank)), torch.tensor(rank)])}
-    mine = torch.cat(shards(rank)) + 1000
-    sets = [Moments.of(mine, (0, 2, 3)), Moments.of(mine[: 0 if rank else 3], 0)]
-    found["merged"] = [(m.count, m.mean, m.m2) for m in merge_across_ranks(sets)]
     for name, norm in (("torch", nn.BatchNorm2d), ("sync", nk.SyncBatchNorm), ("torch_sync", nn.SyncBatchNorm)):
         model = net(norm)
         with CountsCollectives() as collectives:
@@ -140,7 +136,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_rank_has_what_one_process_over_all_data_has(results, case):
+def test_every_rank_has_what_one_process_over_all_data_has(results: list[dict[str, Any]], case: str) -> None:
     expected = one_process(**CASES[case])
     for name, value in expected.items():
         assert torch.equal(results[0][case][name], results[1][case][name]), f"{name} differs between ranks"
@@ -149,30 +145,30 @@ def test_every_rank_has_what_one_process_over_all_data_has(results, case):
 
 
 @pytest.mark.parametrize("case", ["torch", "sync", "torch_sync"])
-def test_one_collective_for_all_layers_and_batches(results, case):
+def test_one_collective_for_all_layers_and_batches(results: list[dict[str, Any]], case: str) -> None:
     assert [found[f"{case}_collectives"] for found in results] == [1, 1]
 
 
-def test_the_reports_count_all_ranks(results):
+def test_the_reports_count_all_ranks(results: list[dict[str, Any]]) -> None:
     reports = [found["torch_report"] for found in results]
     assert reports[0] == reports[1]
     assert (reports[0].batches, reports[0]["0"].values, reports[0]["0"].calls) == (5, 19 * 36, 5)
 
 
-def test_a_rank_without_data_gets_the_others_statistics(results):
+def test_a_rank_without_data_gets_the_others_statistics(results: list[dict[str, Any]]) -> None:
     model = net()
     nk.recalibrate(model, shards(0))
     for found in results:
         torch.testing.assert_close(found["empty"]["0.running_var"], model[0].running_var, rtol=2.4e-7, atol=0)
 
 
-def test_distributed_false_keeps_to_itself(results):
+def test_distributed_false_keeps_to_itself(results: list[dict[str, Any]]) -> None:
     for rank, found in enumerate(results):
         x = torch.cat(shards(rank)).double()
         torch.testing.assert_close(found["alone"]["0.running_var"].double(), x.var((0, 2, 3)), rtol=2.4e-7, atol=0)
 
 
-def test_a_failing_rank_ends_the_others_and_no_model_changes(results):
+def test_a_failing_rank_ends_the_others_and_no_model_changes(results: list[dict[str, Any]]) -> None:
     (other, other_kept), (failed, failed_kept) = results[0]["error"], results[1]["error"]
     assert failed.startswith("TypeError: a batch must be")
     assert other == "RuntimeError: recalibrate failed on rank 1: see the error there; this model was not changed"
@@ -180,29 +176,17 @@ def test_a_failing_rank_ends_the_others_and_no_model_changes(results):
     assert failed_kept
 
 
-def test_moments_merge_as_of_one_set(results):
-    x = torch.cat([*shards(0), *shards(1)]).double() + 1000
-    for found in results:
-        count, mean, m2 = found["merged"][0]
-        assert count == 19 * 36
-        torch.testing.assert_close(mean, x.mean((0, 2, 3)), rtol=1e-7, atol=0)  # each shard was rounded to float32
-        torch.testing.assert_close(m2 / (count - 1), x.var((0, 2, 3)), rtol=1e-4, atol=0)
-        assert torch.equal(mean, results[0]["merged"][0][1])
-        assert found["merged"][1][0] == 3  # rank 1 had none
-
-
-def test_gathered_tensors_keep_shape_and_dtype(results):
+def test_gathered_tensors_keep_shape_and_dtype(results: list[dict[str, Any]]) -> None:
     for found in results:
         for rank, (vector, number) in enumerate(found["gathered"]):
             assert torch.equal(vector, torch.full((2,), float(rank)))
             assert torch.equal(number, torch.tensor(rank))
 
 
-def test_without_torch_distributed_it_is_the_only_rank():
-    moments = Moments.of(torch.arange(6.0).view(3, 2), 0)
+def test_without_torch_distributed_it_is_the_only_rank() -> None:
+    mine = torch.arange(6.0).view(3, 2)
     assert not is_distributed()
-    (merged,) = merge_across_ranks([moments])
-    assert torch.equal(merged.mean, moments.mean)
-    assert merged.count == 3
+    ((alone,),) = gather([mine])
+    assert torch.equal(alone, mine)
     with pytest.raises(RuntimeError, match=r"torch\.distributed is not initialized"):
         nk.recalibrate(net(), data(), distributed=True)

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 import normkit as nk
+from tests.cases import EPS, MOMENTUM
 
 LAYERS: dict[str, Any] = {
-    "batch": lambda: nk.BatchNorm2d(4, activation="relu"),
-    "batch_plain": lambda: nk.BatchNorm2d(4, affine=False),
-    "batch_cumulative": lambda: nk.BatchNorm2d(4, momentum=None),
-    "instance": lambda: nk.InstanceNorm2d(4, affine=True),
-    "instance_tracked": lambda: nk.InstanceNorm2d(4, affine=True, track_running_stats=True),
-    "group": lambda: nk.GroupNorm(2, 4, activation="silu"),
-    "layer": lambda: nk.LayerNorm(5),
-    "rms": lambda: nk.RMSNorm(5),
-    "layer_2d": lambda: nk.LayerNorm2d(4),
+    "batch": lambda: nk.BatchNorm2d(6, EPS, MOMENTUM, activation="relu"),
+    "batch_plain": lambda: nk.BatchNorm2d(6, EPS, MOMENTUM, affine=False),
+    "batch_cumulative": lambda: nk.BatchNorm2d(6, EPS, None),
+    "instance": lambda: nk.InstanceNorm2d(6, EPS, affine=True),
+    "instance_tracked": lambda: nk.InstanceNorm2d(6, EPS, MOMENTUM, affine=True, track_running_stats=True),
+    "group": lambda: nk.GroupNorm(3, 6, EPS, activation="silu"),
+    "layer": lambda: nk.LayerNorm(5, EPS, activation="tanh"),
+    "rms": lambda: nk.RMSNorm(5, EPS),
+    "layer_2d": lambda: nk.LayerNorm2d(6, EPS),
 }
 WITH_RESIDUAL = ["batch", "instance", "group"]
 each_layer = pytest.mark.parametrize("name", LAYERS)
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def example(seed: int = 0) -> Tensor:
-    return torch.randn(3, 4, 6, 5, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(3, 6, 4, 5, generator=torch.Generator().manual_seed(seed))
 
 
 def layer_of(name: str) -> nn.Module:
@@ -76,7 +77,7 @@ def test_an_exported_training_program_moves_the_statistics_alike(name: str) -> N
 @pytest.mark.parametrize("name", WITH_RESIDUAL)
 def test_a_residual_and_a_mask_are_exported_too(name: str) -> None:
     layer = layer_of(name).eval()
-    extras = {"residual": example(4), "mask": torch.rand(3, 6, 5) > 0.3}
+    extras = {"residual": example(4), "mask": torch.rand(3, 4, 5) > 0.3}
     program = torch.export.export(layer, (example(),), extras)
     assert_close(program.module()(example(), **extras), layer(example(), **extras))
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.testing import assert_close
+from torch.testing._internal.common_distributed import spawn_threads_and_init_comms  # two ranks in one process
 from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
@@ -116,8 +118,10 @@ def ghost() -> None:
 
 @check
 def renorm() -> None:
-    x = torch.randn(8, 3)
-    assert_close(nk.BatchRenorm1d(3)(x), nn.BatchNorm1d(3)(x))  # at step 0, r = 1 and d = 0
+    layer, x = nk.BatchRenorm1d(3, warm_up=(0, 0, 0)), 2 * torch.randn(8, 3) + 1
+    layer.running_mean.fill_(0.5), layer.running_var.fill_(4.0)
+    # r and d stay within their limits here, so training gives what evaluation would, and batch norm something else
+    assert_close(layer(x), (x - 0.5) / (4.0 + 1e-5) ** 0.5)
 
 
 @check
@@ -128,8 +132,15 @@ def frozen() -> None:
 
 @check
 def sync_cpu() -> None:
-    x = torch.randn(4, 3, 2, 2)
-    assert_close(nk.SyncBatchNorm(3)(x), nn.BatchNorm2d(3)(x))
+    x, parts = torch.randn(4, 3, 2, 2), {}
+
+    @spawn_threads_and_init_comms(world_size=2)
+    def two_ranks(_: None) -> None:
+        rank = dist.get_rank()
+        parts[rank] = nk.SyncBatchNorm(3)(x.split((3, 1))[rank])
+
+    two_ranks(None)
+    assert_close(torch.cat([parts[0], parts[1]]), nn.BatchNorm2d(3)(x))
 
 
 @check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import permutations
 
 import pytest
@@ -39,7 +40,7 @@ def test_of_is_count_mean_and_summed_squared_deviations(dim: int | tuple[int, ..
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("mean", [0.0, 1e4])
-def test_float32_input_is_summed_in_float64(mean: float, layout) -> None:  # type: ignore[no-untyped-def]  # see LAYOUTS
+def test_float32_input_is_summed_in_float64(mean: float, layout: Callable[[Tensor], Tensor]) -> None:
     x = layout(data((50, 4, 3, 6), mean).float())
     moments = Moments.of(x, (0, 2, 3))
     assert moments.mean.dtype == torch.float64

@@ -12,20 +12,27 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from normkit.studies.gallery import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "data"
 
 
 def defects() -> str:
-    """The table of act 1, from the last measurement."""
-    from normkit.studies.gallery import Row, markdown, scripts
+    """The table of act 1: what torch computes wrongly."""
+    from normkit.studies.gallery import markdown
 
-    rows = [Row(**{**row, "threads": tuple(row["threads"])}) for row in _load("defects.json")]
-    if [row.name for row in rows] != [script.stem for script in scripts()]:
-        raise SystemExit("examples/defects and docs/data/defects.json differ: run `python -m tools.docs --measure`")
-    return markdown(rows)
+    return markdown([row for row in _gallery() if not row.missing])
+
+
+def missing() -> str:
+    """The rest of that table: what torch cannot be asked for."""
+    from normkit.studies.gallery import markdown
+
+    return markdown([row for row in _gallery() if row.missing])
 
 
 def features() -> str:
@@ -49,7 +56,7 @@ def measure() -> None:
 
 # file -> name of the part -> what makes it
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"defects": defects},
+    "README.md": {"defects": defects, "missing": missing},
     "docs/layers.md": {"features": features},
 }
 
@@ -81,6 +88,16 @@ def main() -> int:
             f"{path.relative_to(ROOT)}: {'has drifted from the code; run `make docs`' if options.check else 'written'}"
         )
     return 1 if drifted and options.check else 0
+
+
+def _gallery() -> list[Row]:
+    """The last measurement of examples/defects."""
+    from normkit.studies.gallery import Row, scripts
+
+    rows = [Row(**{**row, "threads": tuple(row["threads"])}) for row in _load("defects.json")]
+    if [row.name for row in rows] != [script.stem for script in scripts()]:
+        raise SystemExit("examples/defects and docs/data/defects.json differ: run `python -m tools.docs --measure`")
+    return rows
 
 
 def _filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:

@@ -54,16 +54,17 @@ class Bug:
 
 BUGS: dict[str, Bug] = {
     "biased_running_variance": Bug(
-        "the running variance averages the biased variance", "functional/_running.py",
-        "var = spread if average else spread / (count - 1)", "var = spread if average else spread / count", RUNNING),
+        "the running variance averages the biased variance", "functional/running.py",
+        "var = spread / (count - 1) if samples is None else spread",
+        "var = spread / count if samples is None else spread", RUNNING),
     "native_move_forgets_the_count": Bug(
         "a batch that the core could not move by is taken for one of another size", "functional/batch_norm.py",
         "input.numel() // max(1, input.shape[1])", "input.numel()", DEFERRED),
     "momentum_turned_round": Bug(
-        "momentum weighs the old value", "functional/_running.py",
+        "momentum weighs the old value", "functional/running.py",
         "moved = buffer + (new - buffer) * factor", "moved = new + (buffer - new) * factor", RUNNING),
     "cumulative_average_off_by_one": Bug(
-        "momentum=None divides by the batches before this one", "functional/_running.py",
+        "momentum=None divides by the batches before this one", "functional/running.py",
         "factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)",
         "factor = 1.0 / (batches.to(mean.dtype) - 1).clamp(min=1).unsqueeze(-1)", RUNNING),
     "eps_outside_the_root": Bug(
@@ -93,60 +94,57 @@ BUGS: dict[str, Bug] = {
         "share: float | Tensor = n_a / (n_a + n_b)", MOMENTS),
     "dropped_layout": Bug(
         "channels_last comes back contiguous", "kernels/composed.py",
-        "    return y if mask is None else torch.where(mask, y, 0)",
-        "    y = y.contiguous()\n    return y if mask is None else torch.where(mask, y, 0)", BATCH),
+        "    return cleared(y, mask)\n\n", "    return cleared(y.contiguous(), mask)\n\n", BATCH),
     "mask_that_multiplies": Bug(
         "values under the mask are multiplied by 0, so NaN leaks", "moments.py",
         "mean = torch.where(full, wide, 0).sum(dims, keepdim=True)", "mean = (wide * full).sum(dims, keepdim=True)",
         MASK),
     "mask_before_the_activation": Bug(
         "padding is not zeroed at the end", "kernels/composed.py",
-        "    return y if mask is None else torch.where(mask, y, 0)", "    return y", MASK),
+        "    return cleared(y, mask)\n\n", "    return y\n\n", MASK),
     "mask_without_count": Bug(
         "masked sums are divided by all positions", "moments.py", "kept = full.sum(dims, keepdim=True)",
         "kept = torch.ones_like(full).sum(dims, keepdim=True)", MASK),
     "residual_under_the_mask": Bug(
         "the residual reaches masked positions", "kernels/composed.py",
-        "(residual if mask is None else torch.where(mask, residual, 0))",
-        "(residual if mask is None else residual * mask)", MASK),
+        "y = y + cleared(residual, mask)", "y = y + (residual if mask is None else residual * mask)", MASK),
     "length_off_by_one": Bug(
         "a mask from lengths keeps one value too many", "functional/mask.py",
         "torch.arange(max_length, device=lengths.device) < lengths", "torch.arange(max_length) <= lengths", MASK),
     "checkpoint_counts_twice": Bug(
-        "a recomputation moves the running statistics", "functional/_running.py",
-        "return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1", "return False",
+        "a recomputation moves the running statistics", "functional/running.py",
+        "return not torch.compiler.is_compiling() and core.is_recomputation()", "return False",
         CHECKPOINT),
     "poisoned_by_one_inf": Bug(
-        "a batch that is not finite moves the statistics", "functional/_running.py",
+        "a batch that is not finite moves the statistics", "functional/running.py",
         "finite = (mean.to(running_mean.dtype).isfinite() & var.to(running_var.dtype).isfinite()).all(-1)",
         "finite = torch.ones((), dtype=torch.bool)", RUNNING),
     "empty_batch_counts": Bug(
-        "an empty batch is counted", "functional/_running.py",
+        "an empty batch is counted", "functional/running.py",
         "    if isinstance(count, int) and count < 2:\n        return\n",
         "    if isinstance(count, int) and count < 2:\n        return running.batches.add_(1)\n", RUNNING),
     "narrow_after_half": Bug(
-        ".bfloat16() rounds the running statistics", "nn/_base.py", "            if is_narrow(new):",
+        ".bfloat16() rounds the running statistics", "nn/base.py", "            if is_narrow(new):",
         "            if False:", RUNNING),
     "narrow_after_assign": Bug(
-        "load_state_dict(assign=True) brings bfloat16 statistics in", "nn/_base.py",
+        "load_state_dict(assign=True) brings bfloat16 statistics in", "nn/base.py",
         "        super()._load_from_state_dict(*arguments)\n        self._widen_statistics()",
         "        super()._load_from_state_dict(*arguments)", RUNNING),
     "second_derivative_by_the_core": Bug(
-        "create_graph=True gets gradients without a graph", "functional/_fused.py",
-        "            return (*_differentiable_backward(ctx, gradients[0], ctx.needs_input_grad[:4]), *(None,) * 7)\n",
-        "            pass\n", DERIVATIVES),
+        "create_graph=True gets gradients without a graph", "functional/_autograd.py",
+        "        if not _takes_operations(dy):\n", "        if True:\n",
+        DERIVATIVES),
     "double_backward_by_fixed_statistics": Bug(
         "second derivatives hold mean and variance fixed", "functional/batch_norm.py",
-        "        if self.training:\n            return composed.batch_norm(",
-        "        if False:\n            return composed.batch_norm(", DERIVATIVES),
+        "        if not self.training:\n            mean, var = self.given() if stats is None else stats[:2]\n",
+        "        if not self.training or stats is not None:\n            mean, var = stats[:2]\n", DERIVATIVES),
     "slope_of_the_wrong_side": Bug(
-        "the slope of a fused relu is taken from the other side", "functional/_fused.py",
-        "torch.where(positive, grad_output, activation.param * grad_output)",
-        "torch.where(positive, activation.param * grad_output, grad_output)", DERIVATIVES),
+        "the slope of a fused relu is taken from the other side", "functional/_autograd.py",
+        "torch.where(positive, dy, activation.param * dy)",
+        "torch.where(positive, activation.param * dy, dy)", DERIVATIVES),
     "small_batch_moves": Bug(
         "a batch of one value is normalized by itself", "functional/batch_norm.py",
-        "            raise ValueError(_shapes.ONE_VALUE.format(input.size()))\n        training = False",
-        "            raise ValueError(_shapes.ONE_VALUE.format(input.size()))", RUNNING),
+        "            return given.verified(operands)\n", "", RUNNING),
     "ghost_slice_of_one": Bug(
         "a ghost slice of a single sample", "functional/ghost_batch_norm.py", "num_samples // 2)", "num_samples)",
         GHOST),
@@ -155,24 +153,24 @@ BUGS: dict[str, Bug] = {
         "whole = slices.merge_along(0)", "whole = Moments(slices.count[-1], slices.mean[-1], slices.m2[-1])", GHOST),
     "renorm_after_the_move": Bug(
         "r and d use the statistics after the batch moved them", "functional/batch_renorm.py",
-        "    r, d = _correction(moments, running, eps, limits, recent)\n    _running.move(running, moments)\n",
-        "    _running.move(running, moments)\n    r, d = _correction(moments, running, eps, limits, recent)\n",
+        "            r, d = _correction(self, moments)\n            running.move(self.running, moments)\n",
+        "            running.move(self.running, moments)\n            r, d = _correction(self, moments)\n",
         RENORM),
     "renorm_with_a_gradient": Bug(
         "r is differentiated", "functional/batch_renorm.py",
         "    r = (_var(moments).detach() + eps).sqrt() / sigma",
         "    with torch.enable_grad():\n        r = (_var(moments) + eps).sqrt() / sigma\n        return r.clamp("
-        "1 / torch.as_tensor(limits[0]), torch.as_tensor(limits[0])), ((mean - running.mean) / sigma).clamp("
+        "1 / torch.as_tensor(limits[0]), torch.as_tensor(limits[0])), ((mean - target.mean) / sigma).clamp("
         "-limits[1], limits[1])", RENORM),
     "renorm_clips_one_side": Bug(
         "r has no lower limit", "functional/batch_renorm.py", "r.clamp(1 / r_max, r_max)", "r.clamp(0 * r_max, r_max)",
         RENORM),
     "renorm_recomputes_its_correction": Bug(
         "under a checkpoint r and d come from the moved statistics", "functional/batch_renorm.py",
-        "    if _running.is_recomputation():\n        return recent.of(moments, r, d)\n", "", CHECKPOINT),
+        "    if running.is_recomputation():\n        return recent.of(moments, r, d)\n", "", CHECKPOINT),
     "frozen_follows_train": Bug(
         "a frozen layer uses batch statistics in train()", "nn/frozen_batch_norm.py",
-        "*self._affine(), False, self.eps", "self.weight, self.bias, self.training, self.eps", FROZEN),
+        "running, False, self.eps", "running, self.training, self.eps", FROZEN),
     "sync_gradient_of_one_rank": Bug(
         "the gradient of gathered statistics stays on its rank", "functional/sync_batch_norm.py",
         "_Sum.apply(torch.stack(gradients), ctx.group)", "gradients", SYNC),
@@ -182,9 +180,7 @@ BUGS: dict[str, Bug] = {
         "torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight])", SYNC),
     "deferred_moves_on_an_exception": Bug(
         "statistics held back move though the step failed", "statistics/deferred.py",
-        "        yield\n        held = [(layer, layer._deferred or []) for layer in layers]\n    finally:",
-        "        yield\n    finally:\n        for layer in layers:\n            _move(layer, layer._deferred or [])",
-        DEFERRED),
+        "        if kind is not None:\n            return", "        if False:\n            return", DEFERRED),
     "deferred_last_wins": Bug(
         "of several micro-batches only the last counts", "statistics/deferred.py", "merged = merged.merge(batch)",
         "merged = batch", DEFERRED),

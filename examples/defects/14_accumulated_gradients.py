@@ -8,6 +8,7 @@ TITLE = "Gradient accumulation"
 MEASURES = "running_var of BatchNorm1d after one step of 8 micro-batches of 4 that differ in mean, momentum 1"
 THREADS = ("46516",)
 TOLERANCE = 2e-5  # a variance near 30 in float32
+MISSING = True  # torch has no such request: its number is what a user gets without
 
 
 def micro_batches() -> list[torch.Tensor]:

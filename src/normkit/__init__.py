@@ -14,8 +14,10 @@ from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
 
 if TYPE_CHECKING:
+    from .model.norm_keys import norm_keys
     from .statistics.adapt import adapt
     from .statistics.deferred import deferred_statistics
+    from .statistics.merge import merge_statistics
     from .statistics.recalibrate import recalibrate
     from .surgery.accelerate import accelerate
     from .surgery.changes import changes
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ON_DEMAND = {
-    **dict.fromkeys(("adapt", "deferred_statistics", "recalibrate"), "statistics"),
+    **dict.fromkeys(("adapt", "deferred_statistics", "merge_statistics", "recalibrate"), "statistics"),
     **dict.fromkeys(("accelerate", "changes", "convert", "fold", "freeze", "parameter_groups", "unfreeze"), "surgery"),
+    "norm_keys": "model.norm_keys",
 }
 
 __all__ = [
@@ -43,7 +46,9 @@ __all__ = [
     "freeze",
     "functional",
     "mask_from_lengths",
+    "merge_statistics",
     "nn",
+    "norm_keys",
     "parameter_groups",
     "recalibrate",
     "recompute_outputs",

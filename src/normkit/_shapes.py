@@ -5,6 +5,7 @@ The texts are torch's wherever torch has one, so that code which matches on them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,12 +26,12 @@ def batch_dims(rank: int) -> tuple[int, ...]:
 
 def values_per_channel(size: Sequence[int]) -> int:
     """How many values each channel of an input (N, C, *) has: N times the positions."""
-    return product(size[:1]) * product(size[2:])
+    return math.prod(size[:1]) * math.prod(size[2:])
 
 
 def verify_more_than_one_position(size: Sequence[int]) -> None:
     """Raise torch's error when instance norm has one single spatial position."""
-    if product(size[2:]) == 1:
+    if math.prod(size[2:]) == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {size}")
 
 
@@ -51,10 +52,16 @@ def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
             raise RuntimeError(f"{name} should contain {channels} elements not {tensor.numel()}")
 
 
-def verify_residual(residual: Tensor | None, input: Tensor) -> None:
-    """A residual is added element by element: the input's shape, nothing broadcast."""
+def fitting_residual(residual: Tensor | None, input: Tensor) -> Tensor | None:
+    """The residual in the input's dtype, whichever kernel adds it; the errors of :func:`verify_residual`."""
     if residual is None:
-        return
+        return None
+    verify_residual(residual, input)
+    return residual.to(input.dtype)
+
+
+def verify_residual(residual: Tensor, input: Tensor) -> None:
+    """A residual is added element by element: the input's shape, nothing broadcast."""
     if not isinstance(residual, Tensor):
         raise TypeError(f"residual must be a Tensor of shape {tuple(input.shape)}, got {type(residual).__name__}")
     if residual.shape != input.shape:
@@ -96,6 +103,11 @@ def channel_mask(mask: Tensor, input: Tensor) -> Tensor:
             f"{(input.shape[0], 1, *input.shape[2:])}: a position is real or padding for all channels alike"
         )
     return expanded
+
+
+def optional_channel_mask(mask: Tensor | None, input: Tensor) -> Tensor | None:
+    """:func:`channel_mask`, where there is one."""
+    return None if mask is None else channel_mask(mask, input)
 
 
 def leading_mask(mask: Tensor, input: Tensor, axes: int) -> Tensor:
@@ -144,11 +156,3 @@ def verify_normalized_shape(
             f"Given normalized_shape={shape}, expected input with shape {pattern.format(', '.join(map(str, shape)))}, "
             f"but got input of size{list(input.shape)}"
         )
-
-
-def product(sizes: Sequence[int]) -> int:
-    """The product of sizes; 1 for none."""
-    result = 1
-    for size in sizes:
-        result *= size
-    return result

@@ -7,6 +7,9 @@ and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import io
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,28 +18,43 @@ from .errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path or a claim may have what the terminal cannot show
     args = parser().parse_args(argv)
     try:
         args.call(args)
+        sys.stdout.flush()
     except UsageError as error:
-        print(f"normkit: {error}", file=sys.stderr)
+        print(f"normkit: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("normkit: interrupted; finished runs are kept, the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `normkit study --list | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
+        return 128 + 13
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
+    from .info import version
+    from .studies import STUDIES
+
     top = argparse.ArgumentParser(prog="normkit", description="Normalization for PyTorch: studies, demo and facts.")
+    top.add_argument("--version", action="version", version=f"normkit {version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     study = commands.add_parser("study", help="test claims about normalization by training on real data")
-    study.add_argument("names", nargs="*", metavar="NAME", help="studies to run (default: all)")
+    study.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(STUDIES)} (default: all)")
+    study.add_argument("--list", action="store_true", help="name the studies, what each claims and how long it takes")
     study.add_argument("--quick", action="store_true", help="the short preset of the demo")
     study.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds a setting (default: 10, quick 5; fewer than 5 decide nothing)"
+        "--seeds", type=int, metavar="N", help="seeds per setting (default: 10, quick 5; fewer than 5 decide nothing)"
     )
+    study.add_argument(
+        "--first-seed", type=int, default=0, metavar="N", help="the seeds begin at N (default: 0): for a fresh sample"
+    )
+    study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per core, at most 8)")
     study.add_argument(
         "--data", metavar="DATASET|PATH", help="digits, mnist5k, fashion-mnist or a .npz of images and labels"
     )
@@ -61,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--shapes", default="quick", choices=("quick", "full"), help="default: %(default)s, a minute")
     bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
-    bench.add_argument("--seconds", type=float, metavar="S", help="of timing a case; a network takes ten times that")
+    bench.add_argument("--seconds", type=float, metavar="S", help="time per case; a network takes ten times that")
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 
@@ -71,10 +89,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _study(args: argparse.Namespace) -> None:
-    from .studies.conduct import study
+    from .studies.conduct import listed, study
     from .studies.progress import show
 
-    outcome = study(args.names, args.quick, args.seeds, args.data, args.out)
+    if args.list:
+        width = shutil.get_terminal_size().columns
+        print(listed(args.names, args.seeds, args.first_seed, args.jobs, width))
+        return
+    outcome = study(args.names, args.quick, args.seeds, args.data, args.out, first_seed=args.first_seed, jobs=args.jobs)
     show(outcome.results, str(outcome.html))
 
 
@@ -108,3 +130,7 @@ def _info(_args: argparse.Namespace) -> None:
     width = max(len(label) for label in facts)
     for label, fact in facts.items():
         print(f"{label:<{width}}  {fact}")
+    from .paths import table
+
+    print("\nThe paths of typical calls on this machine, as they are chosen:\n")
+    print(table().text())

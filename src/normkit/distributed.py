@@ -1,8 +1,7 @@
-"""Moments across ranks with torch.distributed: one collective for any number of tensors or sets.
+"""Tensors of all ranks with torch.distributed: one collective for any number of them.
 
-Rules: every rank calls with the same shapes; every rank gets the same bits, since each merges the same gathered values
-in the order of the ranks; counts may differ and may be zero. Any backend: the bucket travels on the device that the
-backend serves.
+Rules: every rank calls with the same shapes and gets the same values in the order of the ranks, so that what each rank
+merges of them has the same bits everywhere. Any backend: the bucket travels on the device that the backend serves.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ from typing import TypeAlias
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-from .moments import Moments
 
 Group: TypeAlias = "dist.ProcessGroup | None"  # None: the default group
 
@@ -44,35 +41,6 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
     return [
         [piece.view(own.shape).to(own) for piece, own in zip(part.split(sizes), tensors, strict=True)] for part in parts
     ]
-
-
-def merge_across_ranks(sets: Sequence[Moments], group: Group = None) -> list[Moments]:
-    """Each of `sets` merged over all ranks: what one process over all data would have.
-
-    Args:
-        sets: any number of moments, the same shapes on every rank; counts may differ, zero included.
-        group: the process group, None for the default one.
-
-    Returns:
-        As many moments, float64, bitwise equal on every rank, detached. Counts come back as int where they are one
-        number.
-    """
-    packed: list[Tensor] = []
-    for moments in sets:
-        packed += [torch.as_tensor(moments.count), moments.mean.detach(), moments.m2.detach()]
-    ranks = gather(packed, group)
-    merged = []
-    for i, own in enumerate(sets):
-        total = _unpack(ranks[0][3 * i : 3 * i + 3], own)
-        for rank in ranks[1:]:
-            total = total.merge(_unpack(rank[3 * i : 3 * i + 3], own))
-        merged.append(total)
-    return merged
-
-
-def _unpack(parts: list[Tensor], own: Moments) -> Moments:
-    count, mean, m2 = parts
-    return Moments(count if count.dim() else int(count), mean, m2, own.dim)
 
 
 def _bucket_device(group: Group) -> torch.device:

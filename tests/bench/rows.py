@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from normkit.bench.problem import Case
-from normkit.bench.results import Contender, Document, Network, Peer, Row
+from normkit.bench.results import Document, Network, Peer, Row, Variant
 
 MACHINE = {"cpu": "A CPU", "cores": "2", "isa": "avx2", "system": "Linux", "torch": "2.13.0", "normkit": "0.1.0"}
 
@@ -22,7 +22,7 @@ def row(
 
 NETWORK = Network(
     8, "NHWC", "bfloat16", 2, rounds=5, step_ms=900.0, share=0.25, limit=1.2, free=1.33, held=10**9, peak=2 * 10**9,
-    contenders={"accelerated": Contender(1.15, 1.1, 1.2, held=7 * 10**8, peak=15 * 10**8)},
+    contenders={"accelerated": Variant(1.15, 1.1, 1.2, held=7 * 10**8, peak=15 * 10**8)},
 )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from normkit.bench.check import Mismatch, channels, verify
-from normkit.bench.peers import Layer, OneDnn, Results, eager, normkit
+from normkit.bench.contender import Results
+from normkit.bench.peers import Layer, OneDnn, eager, normkit
 from normkit.bench.problem import Case, Problem, make
 from normkit.bench.suite import OPS
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from normkit.bench import batch_norm, suite
+from normkit.bench import run as command
 from normkit.bench.check import Mismatch
 from normkit.bench.measure import measure
 from normkit.bench.problem import Case
-from normkit.bench.results import Document
+from normkit.bench.results import Document, keep
 from normkit.cli import main
+from tests.bench.rows import MACHINE, row
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def test_a_file_of_something_else_is_left_alone(text: str, tmp_path: Path, capsy
 
 def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "file" / "f.json"):
+    for path in (tmp_path, tmp_path / "file" / "f.json", "", ".", "..", "/"):
         assert run("--json", str(path)) == 2
         assert "--json must be a file that can be written" in capsys.readouterr().err
 
@@ -64,6 +67,32 @@ def test_runs_fill_one_file(tiny: None, tmp_path: Path) -> None:
     assert run("layer_norm", "--json", str(path)) == 0
     assert run("layer_norm", "--dtype", "float64", "--json", str(path)) == 0
     assert [row["case"]["dtype"] for row in json.loads(path.read_text())["rows"]] == ["float32"] * 2 + ["float64"] * 2
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupt_keeps_the_rows_that_are_there_and_leaves_nothing_else(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, finished: int
+) -> None:
+    calls = iter(range(9))
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls) == finished:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(command, "measure", interrupted)
+    path = tmp_path / "f.json"
+    assert run("layer_norm", "--json", str(path)) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["f.json"] * finished
+    assert len(json.loads(path.read_text())["rows"] if finished else []) == finished
+
+
+def test_figures_that_another_run_wrote_meanwhile_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "f.json"
+    for case in (row(ratio=1.0), row((1024, 256), layout="NC"), row(ratio=3.0)):
+        keep(path, Document(MACHINE, (case,)))
+    assert [r.peers["torch"].total for r in Document.from_json(path.read_text()).rows] == [3.0, 2.0]
 
 
 REFUSED = {

@@ -22,6 +22,12 @@ def test_json_round_trip() -> None:
     assert Document.from_json(figures.to_json()) == figures
 
 
+def test_a_row_is_a_line_of_the_file() -> None:
+    lines = document(row(), row((1024, 256), layout="NC")).to_json().splitlines()
+    assert [line.startswith('{"case"') for line in lines].count(True) == 2
+    assert len(lines) == 11  # braces, format, machine, two lists with their brackets
+
+
 def test_an_unknown_format_is_refused_with_the_way_out() -> None:
     with pytest.raises(UsageError, match="format 1, got 7: measure into a new file"):
         Document.from_json('{"format": 7}')
@@ -89,7 +95,7 @@ def test_the_page_holds_the_machine_every_row_and_the_network() -> None:
     page = render(document(row(), row(layout="NHWC"), row((1024, 256), layout="NC")).to_json())
     assert "on: A CPU, 2 cores, avx2" in page
     assert summary_table([row()]).markdown().splitlines()[2] in page
-    for expected in ("## batch_norm, NHWC, float32, 2 threads", "| 1024x256 |", "1.150 (1.100-1.200)", "## Goals"):
+    for expected in ("## batch_norm, NHWC, float32, 2 threads", "| 1024x256 |", "1.150 (1.100-1.200)"):
         assert expected in page
 
 

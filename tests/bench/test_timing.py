@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from normkit.bench.timing import Seconds, geometric_mean, interleave, paired
 
 
-def recorder(log: list[tuple[str, int]], name: str, seconds: float):
+def recorder(log: list[tuple[str, int]], name: str, seconds: float) -> Callable[..., Any]:
     def call(index: int) -> Seconds:
         log.append((name, index))
         return Seconds(seconds)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import normkit as nk
+from tests.cases import EPS, MOMENTUM
 from tests.conformance.compare import randomize
 
 # name -> (constructor arguments, input shape)
@@ -36,10 +37,15 @@ each_lazy = pytest.mark.parametrize("name", LAZY)
 lazy_warning = pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
 
 
+def asked(name: str) -> dict[str, Any]:
+    """Options that are nobody's default, and affine parameters and statistics where a layer has them if asked."""
+    tracked = {"momentum": MOMENTUM, "affine": True, "track_running_stats": True}
+    return {"eps": EPS, **(tracked if name in TRACKED else {})}
+
+
 def pair(name: str, **options: Any) -> tuple[nn.Module, nn.Module]:
     """(ours, torch's), affine and tracked where the family can be, with equal and telling state."""
-    if name in TRACKED:
-        options = {"affine": True, "track_running_stats": True, **options}
+    options = {**asked(name), **options}
     theirs = getattr(nn, name)(*LAYERS[name][0], **options)
     randomize(theirs)
     ours = getattr(nk, name)(*LAYERS[name][0], **options)
@@ -72,9 +78,7 @@ def test_state_dicts_load_both_ways(name: str) -> None:
     ours, theirs = pair(name)
     x = example(name)
     ours(x)
-    back = getattr(nn, name)(
-        *LAYERS[name][0], **({"affine": True, "track_running_stats": True} if name in TRACKED else {})
-    )
+    back = getattr(nn, name)(*LAYERS[name][0], **asked(name))
     back.load_state_dict(ours.state_dict(), strict=True)
     torch.testing.assert_close(back.eval()(x), ours.eval()(x))
     torch.testing.assert_close(pair(name)[0].eval()(x), theirs.eval()(x))
@@ -153,8 +157,7 @@ def test_double_widens_everything(name: str) -> None:
 @each_layer
 def test_a_meta_layer_gets_memory_by_to_empty(name: str) -> None:
     ours, theirs = pair(name)
-    options = {"affine": True, "track_running_stats": True} if name in TRACKED else {}
-    meta = getattr(nk, name)(*LAYERS[name][0], device="meta", **options)
+    meta = getattr(nk, name)(*LAYERS[name][0], device="meta", **asked(name))
     assert meta(example(name).to("meta")).shape == LAYERS[name][1]
     meta.to_empty(device="cpu").load_state_dict(theirs.state_dict())
     x = example(name)
@@ -179,7 +182,7 @@ def test_shared_memory_copies_and_files_keep_the_layer(name: str) -> None:
 
 @each_layer
 def test_an_activation_and_its_repr_survive_a_pickle(name: str) -> None:
-    layer = getattr(nk, name)(*LAYERS[name][0], activation="relu")
+    layer = getattr(nk, name)(*LAYERS[name][0], EPS, activation="relu")
     made = pickle.loads(pickle.dumps(layer))
     assert repr(made) == repr(layer)
     assert repr(layer).endswith("activation='relu')")
@@ -203,13 +206,13 @@ def test_script_is_refused_with_the_ways_out(name: str) -> None:
 @each_lazy
 def test_a_lazy_layer_becomes_the_plain_one_of_ours(name: str) -> None:
     plain, shape = LAZY[name]
-    layer = getattr(nk, name)(activation="relu")
+    layer = getattr(nk, name)(EPS, MOMENTUM, activation="relu")
     assert isinstance(layer, getattr(nn, name))
     x = torch.randn(shape)
     y = layer(x)
     assert type(layer) is getattr(nk, plain)
     assert (y.shape, layer.num_features, layer.activation) == (x.shape, shape[1], "relu")
-    expected = getattr(nk, plain)(shape[1], affine=True, track_running_stats=True, activation="relu")
+    expected = getattr(nk, plain)(shape[1], activation="relu", **asked(plain))
     torch.testing.assert_close(y, expected(x), rtol=0, atol=0)
     torch.testing.assert_close(layer.state_dict(), expected.state_dict(), rtol=0, atol=0)
 
@@ -228,7 +231,7 @@ def test_a_half_lazy_layer_has_float32_statistics(name: str) -> None:
 @each_lazy
 def test_a_lazy_layer_takes_a_plain_state_dict(name: str) -> None:
     plain, shape = LAZY[name]
-    ours, theirs = getattr(nk, name)(), pair(plain)[1]
+    ours, theirs = getattr(nk, name)(EPS, MOMENTUM), pair(plain)[1]
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(shape)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))

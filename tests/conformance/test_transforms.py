@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, stack_module_state, vmap
 
 import normkit as nk
+from tests.cases import EPS, MOMENTUM
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 LAYERS: dict[str, Any] = {
-    "batch": lambda: nk.BatchNorm1d(4),
-    "batch_cumulative": lambda: nk.BatchNorm1d(4, momentum=None),
-    "instance": lambda: nk.InstanceNorm1d(4, affine=True, track_running_stats=True),
-    "group": lambda: nk.GroupNorm(2, 4),
-    "layer": lambda: nk.LayerNorm(5),
-    "rms": lambda: nk.RMSNorm(5),
+    "batch": lambda: nk.BatchNorm1d(6, EPS, MOMENTUM),
+    "batch_cumulative": lambda: nk.BatchNorm1d(6, EPS, None),
+    "instance": lambda: nk.InstanceNorm1d(6, EPS, MOMENTUM, affine=True, track_running_stats=True),
+    "group": lambda: nk.GroupNorm(3, 6, EPS),
+    "layer": lambda: nk.LayerNorm(5, EPS),
+    "rms": lambda: nk.RMSNorm(5, EPS),
 }
 TRACKED = ["batch", "batch_cumulative", "instance"]
 each_layer = pytest.mark.parametrize("name", LAYERS)
@@ -36,7 +37,7 @@ def state(layer: nn.Module) -> dict[str, Tensor]:
 
 @each_layer
 def test_functional_call_moves_the_given_buffers_alone(name: str) -> None:
-    layer, eager, x = LAYERS[name](), LAYERS[name](), example(3, 4, 5)
+    layer, eager, x = LAYERS[name](), LAYERS[name](), example(3, 6, 5)
     before, given = state(layer), state(layer)
     y = functional_call(layer, given, (x,))
     torch.testing.assert_close(y, eager(x))
@@ -46,7 +47,7 @@ def test_functional_call_moves_the_given_buffers_alone(name: str) -> None:
 
 @each_layer
 def test_grad_is_autograds_and_moves_the_statistics_once(name: str) -> None:
-    layer, eager, x = LAYERS[name](), LAYERS[name](), example(3, 4, 5)
+    layer, eager, x = LAYERS[name](), LAYERS[name](), example(3, 6, 5)
     leaf = x.clone().requires_grad_()
     eager(leaf).sin().sum().backward()
     assert leaf.grad is not None
@@ -57,7 +58,7 @@ def test_grad_is_autograds_and_moves_the_statistics_once(name: str) -> None:
 @each_layer
 def test_jvp_is_the_directional_derivative_and_moves_the_statistics_once(name: str) -> None:
     layer, eager = LAYERS[name]().double(), LAYERS[name]().double()
-    x, t = example(3, 4, 5).double(), example(3, 4, 5, seed=1).double()
+    x, t = example(3, 6, 5).double(), example(3, 6, 5, seed=1).double()
     y, dy = jvp(layer, (x,), (t,))
     torch.testing.assert_close(y, eager(x))
     torch.testing.assert_close(dict(layer.state_dict()), dict(eager.state_dict()))
@@ -68,21 +69,21 @@ def test_jvp_is_the_directional_derivative_and_moves_the_statistics_once(name: s
 
 @each_layer
 def test_jacrev_of_a_training_layer_is_its_jacobian(name: str) -> None:
-    layer, x = LAYERS[name](), example(2, 4, 5)
+    layer, x = LAYERS[name](), example(2, 6, 5)
     expected = torch.autograd.functional.jacobian(LAYERS[name](), x)
     torch.testing.assert_close(jacrev(layer)(x), expected)
 
 
 @each_layer
 def test_vmap_is_a_loop_over_the_samples(name: str) -> None:
-    layer, x = LAYERS[name](), example(3, 2, 4, 5)
+    layer, x = LAYERS[name](), example(3, 2, 6, 5)
     expected = torch.stack([LAYERS[name]()(part) for part in x])
     torch.testing.assert_close(vmap(layer)(x), expected)
 
 
 @pytest.mark.parametrize("name", ["batch", "batch_cumulative"])
 def test_shared_buffers_under_vmap_move_once_by_all_samples_together(name: str) -> None:
-    layer, whole, x = LAYERS[name](), LAYERS[name](), example(3, 2, 4, 5)
+    layer, whole, x = LAYERS[name](), LAYERS[name](), example(3, 2, 6, 5)
     vmap(layer)(x)
     whole(x.flatten(0, 1))
     torch.testing.assert_close(dict(layer.state_dict()), dict(whole.state_dict()))
@@ -92,7 +93,7 @@ def test_shared_buffers_under_vmap_move_once_by_all_samples_together(name: str) 
 def test_an_ensembles_buffers_move_each_by_its_own_sample(name: str) -> None:
     models = [LAYERS[name]() for _ in range(3)]
     parameters, buffers = stack_module_state(models)
-    x = example(3, 2, 4, 5)
+    x = example(3, 2, 6, 5)
     y = vmap(lambda p, b, x: functional_call(models[0], (p, b), (x,)))(parameters, buffers, x)
     for i, model in enumerate(models):
         torch.testing.assert_close(y[i], model(x[i]))
@@ -102,7 +103,7 @@ def test_an_ensembles_buffers_move_each_by_its_own_sample(name: str) -> None:
 
 @each_tracked
 def test_per_sample_gradients_move_the_statistics(name: str) -> None:
-    layer, x = LAYERS[name](), example(3, 2, 4, 5)
+    layer, x = LAYERS[name](), example(3, 2, 6, 5)
     parameters = {k: v.detach() for k, v in layer.named_parameters()}
     per_sample = vmap(grad(lambda p, x: functional_call(layer, p, (x,)).sin().sum()), in_dims=(None, 0))(parameters, x)
     for i in range(3):
@@ -112,4 +113,4 @@ def test_per_sample_gradients_move_the_statistics(name: str) -> None:
             assert value.grad is not None
             torch.testing.assert_close(per_sample[key][i], value.grad)
     assert layer.num_batches_tracked == 1
-    assert not torch.equal(layer.running_mean, torch.zeros(4))
+    assert not torch.equal(layer.running_mean, torch.zeros(6))

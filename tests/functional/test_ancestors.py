@@ -3,25 +3,30 @@
 The composed path differentiates plain operations; the fused one must count each way once, too.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import normkit as nk
+from tests.cases import EPS
 
 MASK = torch.rand(4, 4, 5, generator=torch.Generator().manual_seed(1)) < 0.7
 LAYERS = {
-    "batch": lambda **options: nk.BatchNorm2d(3, **options),
-    "batch, evaluation": lambda **options: nk.BatchNorm2d(3, **options).eval(),
-    "sync": lambda **options: nk.SyncBatchNorm(3, **options),
-    "ghost": lambda **options: nk.GhostBatchNorm2d(3, virtual_batch_size=2, **options),
-    "renorm": lambda **options: nk.BatchRenorm2d(3, **options),
-    "group": lambda **options: nk.GroupNorm(3, 3, **options),
-    "instance": lambda **options: nk.InstanceNorm2d(3, affine=True, **options),
-    "layer": lambda **options: nk.LayerNorm(5, **options),
-    "rms": lambda **options: nk.RMSNorm(5, **options),
+    "batch": lambda **options: nk.BatchNorm2d(3, EPS, **options),
+    "batch, evaluation": lambda **options: nk.BatchNorm2d(3, EPS, **options).eval(),
+    "sync": lambda **options: nk.SyncBatchNorm(3, EPS, **options),
+    "ghost": lambda **options: nk.GhostBatchNorm2d(3, EPS, virtual_batch_size=2, **options),
+    "renorm": lambda **options: nk.BatchRenorm2d(3, EPS, warm_up=(0, 0, 0), **options),
+    "group": lambda **options: nk.GroupNorm(3, 3, EPS, **options),
+    "instance": lambda **options: nk.InstanceNorm2d(3, EPS, affine=True, **options),
+    "layer": lambda **options: nk.LayerNorm(5, EPS, **options),
+    "rms": lambda **options: nk.RMSNorm(5, EPS, **options),
 }
 CHAINS = {
     "a layer called twice": lambda layer, x: layer(torch.sin(layer(x))),
@@ -55,7 +60,7 @@ def derivatives(layer: nn.Module, chain: object, path: str | None) -> list[Tenso
 
 @pytest.mark.parametrize("activation", [None, "relu", "silu"])
 @pytest.mark.parametrize(("make", "chain"), CASES)
-def test_each_way_is_counted_once(make, chain, activation):
+def test_each_way_is_counted_once(make: Callable[..., Any], chain: Callable[..., Any], activation: str | None) -> None:
     torch.manual_seed(0)
     layer = make(activation=activation).double()
     for parameter in layer.parameters():
@@ -68,7 +73,7 @@ def test_each_way_is_counted_once(make, chain, activation):
 @pytest.mark.parametrize("with_graph", [False, True])
 @pytest.mark.parametrize("activation", [None, "leaky_relu", "silu"])
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in ("layer", "rms")])
-def test_a_residual_has_no_gradient_under_the_mask(name, activation, with_graph):
+def test_a_residual_has_no_gradient_under_the_mask(name: str, activation: str | None, with_graph: bool) -> None:
     residual = torch.randn(4, 3, 4, 5, requires_grad=True)
     layer = LAYERS[name](activation=activation)
     y = layer(torch.randn(4, 3, 4, 5), residual=residual, mask=MASK)

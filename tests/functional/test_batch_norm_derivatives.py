@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 import normkit as nk
-from tests.cases import affine, gaussian, generator
-from tests.functional.norms import EPS, EXACT_BACKENDS, training
+from tests.cases import EPS, affine, gaussian, generator
+from tests.functional.norms import EXACT_BACKENDS, training
 from tests.tolerances import assert_equal64
 
 # torch scripts its own forward-mode decompositions on first use and warns about itself

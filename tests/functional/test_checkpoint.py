@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import pytest
@@ -10,16 +11,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
-from tests.cases import gaussian, generator
+from tests.cases import EPS, MOMENTUM, gaussian, generator
 from tests.tolerances import assert_same
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "batch": lambda: nk.BatchNorm1d(3),
-    "batch_cumulative": lambda: nk.BatchNorm1d(3, momentum=None),
-    "batch_relu": lambda: nk.BatchNorm1d(3, activation="relu"),
-    "ghost": lambda: nk.GhostBatchNorm1d(3, virtual_batch_size=2),
-    "renorm": lambda: nk.BatchRenorm1d(3, warm_up=(0, 0, 0)),
-    "sync": lambda: nk.SyncBatchNorm(3),
+    "batch": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM),
+    "batch_cumulative": lambda: nk.BatchNorm1d(3, EPS, None),
+    "batch_relu": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM, activation="relu"),
+    "ghost": lambda: nk.GhostBatchNorm1d(3, EPS, MOMENTUM, virtual_batch_size=2),
+    "instance": lambda: nk.InstanceNorm1d(3, EPS, MOMENTUM, affine=True, track_running_stats=True),
+    "instance_cumulative": lambda: nk.InstanceNorm1d(3, EPS, None, track_running_stats=True),
+    "renorm": lambda: nk.BatchRenorm1d(3, EPS, MOMENTUM, warm_up=(0, 0, 0)),
+    "sync": lambda: nk.SyncBatchNorm(3, EPS, MOMENTUM),
 }
 
 
@@ -90,3 +93,15 @@ def test_renorm_recomputes_each_micro_batch_with_its_own_correction(reentrant: b
 
     for a, b in zip(gradients(True), gradients(False), strict=True):
         assert_same(a, b)
+
+
+def test_renorm_never_takes_another_batchs_correction_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large batches differ by little; past the batches that are remembered a warning says what happens."""
+    monkeypatch.setattr(importlib.import_module("normkit.functional.batch_renorm"), "IN_FLIGHT", 2)
+    torch.manual_seed(0)
+    layer = nk.BatchRenorm1d(3, eps=2e-3, momentum=0.3, warm_up=(0, 0, 0)).double()
+    batches = [torch.randn(40_000, 3, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    outputs = [checkpoint(layer, x, use_reentrant=False) for x in batches]
+    with pytest.warns(RuntimeWarning, match="none of the last 2 of this layer"):
+        outputs[0].square().sum().backward()
+    outputs[2].square().sum().backward()  # remembered: no warning

@@ -10,9 +10,9 @@ from torch import Tensor
 
 import normkit as nk
 from normkit import reference
-from tests.cases import DTYPES, GROUPS, LAYOUTS, VALUES, Shape, affine, gaussian, generator, random_mask
+from tests.cases import DTYPES, EPS, GROUPS, LAYOUTS, VALUES, Shape, affine, gaussian, generator, random_mask
 from tests.functional.norms import EXACT_BACKENDS, assert_layout_kept
-from tests.functional.rows import EPS, Truth, assert_mask_selects, assert_right
+from tests.functional.rows import Truth, assert_mask_selects, assert_right
 
 each_backend = pytest.mark.parametrize("backend", EXACT_BACKENDS)
 each_group = pytest.mark.parametrize(("shape", "groups"), GROUPS.values(), ids=GROUPS)
@@ -96,7 +96,7 @@ def test_what_lies_under_a_mask_reaches_nothing(shape: Shape, groups: int) -> No
     mask = random_mask(shape, g)
 
     def norm(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return nk.functional.group_norm(x, groups, w, b, activation="sigmoid", mask=mask)
+        return nk.functional.group_norm(x, groups, w, b, EPS, activation="sigmoid", mask=mask)
 
     assert_mask_selects(norm, gaussian(shape, g), mask.unsqueeze(1), affine(shape[1], g))
 

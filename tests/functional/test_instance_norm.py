@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import normkit as nk
 from normkit import reference
-from tests.cases import LAYOUTS, affine, gaussian, generator
+from tests.cases import EPS, LAYOUTS, MOMENTUM, affine, gaussian, generator
 from tests.functional.norms import EXACT_BACKENDS, assert_layout_kept
-from tests.functional.rows import EPS, Truth, assert_mask_selects, assert_right
+from tests.functional.rows import Truth, assert_mask_selects, assert_right
 
 SHAPE = (3, 5, 4, 7)
 each_backend = pytest.mark.parametrize("backend", EXACT_BACKENDS)
@@ -43,15 +45,16 @@ def test_it_is_right_and_keeps_the_layout(layout: Any, backend: str) -> None:
 
 @each_backend
 def test_running_statistics_average_the_samples(backend: str) -> None:
-    layer, expected_mean, expected_var = nk.InstanceNorm2d(5, track_running_stats=True), torch.zeros(5), torch.ones(5)
+    layer = nk.InstanceNorm2d(5, EPS, MOMENTUM, track_running_stats=True)
+    expected_mean, expected_var = torch.zeros(5), torch.ones(5)
     for seed in range(3):
         x = gaussian(SHAPE, generator(seed), mean=3.0).float()
         with nk.backend(backend):
             layer(x)
         _, mean, var = reference.instance_norm(x.double(), None, None, EPS)
         mean, var = reference.running_instance_statistics(mean, var, 28)
-        expected_mean = 0.9 * expected_mean + 0.1 * mean
-        expected_var = 0.9 * expected_var + 0.1 * var
+        expected_mean = (1 - MOMENTUM) * expected_mean + MOMENTUM * mean
+        expected_var = (1 - MOMENTUM) * expected_var + MOMENTUM * var
     torch.testing.assert_close(layer.running_mean, expected_mean.float())
     torch.testing.assert_close(layer.running_var, expected_var.float())
     assert layer.num_batches_tracked == 3
@@ -81,12 +84,12 @@ def test_a_masked_sample_is_normalized_by_its_real_values_alone() -> None:
     g = generator(3)
     x, (weight, bias) = gaussian((3, 5, 9), g), affine(5, g)
     mask = nk.mask_from_lengths([9, 4, 2], 9)
-    y = nk.functional.instance_norm(x, None, None, weight, bias, mask=mask)
+    y = nk.functional.instance_norm(x, None, None, weight, bias, eps=EPS, mask=mask)
     for i, n in enumerate((9, 4, 2)):
         expected = reference.instance_norm(x[i : i + 1, :, :n], weight, bias, EPS)[0]
         torch.testing.assert_close(y[i : i + 1, :, :n], expected)
     assert_mask_selects(
-        lambda x, w, b: nk.functional.instance_norm(x, None, None, w, b, mask=mask),
+        lambda x, w, b: nk.functional.instance_norm(x, None, None, w, b, eps=EPS, mask=mask),
         x,
         mask.unsqueeze(1),
         (weight, bias),
@@ -94,18 +97,32 @@ def test_a_masked_sample_is_normalized_by_its_real_values_alone() -> None:
 
 
 def test_without_a_batch_axis_residual_and_mask_have_none_either() -> None:
-    layer, g = nk.InstanceNorm1d(5, affine=True, activation="relu"), generator(4)
+    layer, g = nk.InstanceNorm1d(5, EPS, affine=True, activation="relu"), generator(4)
     x, r, mask = gaussian((5, 9), g).float(), gaussian((5, 9), g).float(), torch.arange(9) < 6
     expected = layer(x[None], residual=r[None], mask=mask[None])[0]
     assert torch.equal(layer(x, residual=r, mask=mask), expected)
 
 
 def test_evaluation_uses_the_running_statistics() -> None:
-    layer = nk.InstanceNorm2d(5, affine=True, track_running_stats=True)
+    layer = nk.InstanceNorm2d(5, EPS, affine=True, track_running_stats=True)
     layer(gaussian(SHAPE, generator(5), mean=2.0).float())
     x = gaussian(SHAPE, generator(6)).float()
-    expected = torch.nn.functional.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    expected = F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=EPS)
     torch.testing.assert_close(layer.eval()(x), expected)
+
+
+def test_track_running_stats_switched_off_later_stops_the_update_and_the_use() -> None:
+    """As torch: the buffers stay, and every mode normalizes by the input's own statistics."""
+    layer, theirs = (m.InstanceNorm2d(5, EPS, MOMENTUM, track_running_stats=True) for m in (nk, torch.nn))
+    x = gaussian(SHAPE, generator(7), mean=2.0, std=0.2).float()
+    for norm in (layer, theirs):
+        norm(x)
+        norm.track_running_stats = False
+    before = copy.deepcopy(list(layer.buffers()))
+    for training in (True, False):
+        torch.testing.assert_close(layer.train(training)(x), theirs.train(training)(x))
+    for now, then in zip(layer.buffers(), before, strict=True):
+        assert torch.equal(now, then)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 4), (2, 5, 0), (2, 0, 4)], ids=["no_samples", "no_positions", "no_channels"])

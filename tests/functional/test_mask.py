@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
-from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
+from normkit.contract import output_bound, unit_roundoff
+from tests.cases import EPS, LAYOUTS, MOMENTUM, affine, gaussian, generator, random_mask
 from tests.kernels.native_isa import needs_native
-from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
+from tests.tolerances import assert_equal64, assert_same, assert_within
 
-EPS = 1e-5
 SHAPES = {"sequences": (4, 6, 9), "images": (3, 6, 4, 5), "volumes": (2, 6, 3, 2, 4)}
 
 
@@ -147,7 +148,9 @@ def test_padding_is_zero_after_the_activation_and_the_residual_gets_no_gradient_
     hidden = ~mask.unsqueeze(1).expand_as(x)
     residual = torch.ones_like(x).masked_fill(hidden, float("nan")).requires_grad_()
     running = (None, None) if training else RUN
-    y = FUNCTIONS.batch_norm(x, *running, weight, bias, training, residual=residual, activation="sigmoid", mask=mask)
+    y = FUNCTIONS.batch_norm(
+        x, *running, weight, bias, training, eps=EPS, residual=residual, activation="sigmoid", mask=mask
+    )
     y.sum().backward()
     assert (y[hidden] == 0).all()
     assert (y[~hidden] > 0).all()
@@ -159,7 +162,7 @@ def test_padding_is_zero_after_the_activation_and_the_residual_gets_no_gradient_
 # --- running statistics and counts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("momentum", [0.1, None], ids=str)
+@pytest.mark.parametrize("momentum", [MOMENTUM, None], ids=str)
 @shapes
 def test_the_running_statistics_are_those_of_the_real_values(shape: tuple[int, ...], momentum: float | None) -> None:
     x, _, _, mask = draw(shape)
@@ -194,7 +197,11 @@ def test_a_mask_that_keeps_nothing_gives_zeros_and_no_gradient(case: Case) -> No
         assert (gradient == 0).all()
 
 
-@pytest.mark.parametrize("make", [nk.BatchNorm1d, nk.GhostBatchNorm1d, nk.BatchRenorm1d, nk.SyncBatchNorm])
+def ghost_of_pairs(channels: int, **options: Any) -> nn.Module:
+    return nk.GhostBatchNorm1d(channels, virtual_batch_size=2, **options)
+
+
+@pytest.mark.parametrize("make", [nk.BatchNorm1d, ghost_of_pairs, nk.BatchRenorm1d, nk.SyncBatchNorm])
 def test_a_batch_without_real_values_moves_nothing_and_is_not_counted(make: Callable[[int], nn.Module]) -> None:
     layer = make(6)
     layer(torch.randn(4, 6, 9), mask=torch.zeros(4, 9, dtype=torch.bool))
@@ -203,13 +210,13 @@ def test_a_batch_without_real_values_moves_nothing_and_is_not_counted(make: Call
     assert layer.num_batches_tracked.item() == 0  # type: ignore[operator,union-attr]  # a buffer
 
 
-@pytest.mark.parametrize("make", [nk.BatchNorm1d, nk.GhostBatchNorm1d, nk.BatchRenorm1d, nk.SyncBatchNorm])
+@pytest.mark.parametrize("make", [nk.BatchNorm1d, ghost_of_pairs, nk.BatchRenorm1d, nk.SyncBatchNorm])
 def test_one_single_real_value_follows_small_batch(make: Callable[..., nn.Module]) -> None:
     x, mask = torch.randn(4, 6, 9), torch.zeros(4, 9, dtype=torch.bool)
     mask[2, 3] = True
     with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
         make(6)(x, mask=mask)
-    layer = make(6, small_batch="running")
+    layer = make(6, eps=EPS, small_batch="running")
     y = layer(x, mask=mask)
     assert (y[~mask.unsqueeze(1).expand_as(y)] == 0).all()
     torch.testing.assert_close(y[2, :, 3], x[2, :, 3] / (1 + EPS) ** 0.5)  # running statistics: 0 and 1
@@ -218,7 +225,7 @@ def test_one_single_real_value_follows_small_batch(make: Callable[..., nn.Module
 
 def test_half_precision_takes_masks() -> None:
     x, weight, bias, mask = draw(SHAPES["images"])
-    y = FUNCTIONS.batch_norm(x.bfloat16(), None, None, weight.float(), bias.float(), True, mask=mask)
+    y = FUNCTIONS.batch_norm(x.bfloat16(), None, None, weight.float(), bias.float(), True, eps=EPS, mask=mask)
     assert y.dtype == torch.bfloat16
     expected = CASES["batch"].expected(x.bfloat16().double(), weight.float().double(), bias.float().double(), mask)
     # one bfloat16 rounding of a value below 8
@@ -273,7 +280,7 @@ def test_the_native_masked_batch_norm_is_the_composed_one_and_nothing_leaks(
     x.requires_grad_(), r.requires_grad_()
     found: dict[str, list[Tensor]] = {}
     for path in ("native", "composed"):
-        layer = nk.BatchNorm2d(6, activation=activation, dtype=torch.float64).train(training)
+        layer = nk.BatchNorm2d(6, EPS, MOMENTUM, activation=activation, dtype=torch.float64).train(training)
         torch.nn.init.constant_(layer.weight, -1.5)
         with nk.backend(path):
             y = layer(x, residual=r if with_residual else None, mask=mask)
@@ -292,7 +299,7 @@ def test_a_native_mask_may_broadcast_and_second_derivatives_are_right(mask: tupl
     kept = torch.rand(mask, generator=g) > 0.4
 
     def norm(x: Tensor) -> Tensor:
-        return nk.functional.batch_norm(x, None, None, training=True, mask=kept, activation="silu")
+        return nk.functional.batch_norm(x, None, None, training=True, eps=EPS, mask=kept, activation="silu")
 
     with nk.backend("native"):
         torch.autograd.gradcheck(norm, x)
@@ -317,7 +324,7 @@ def test_a_masked_float32_batch_far_from_zero_holds_the_contract() -> None:
     x = gaussian((8, 4, 40), g, mean=1e5).float()
     mask = torch.rand((8, 40), generator=g) > 0.97  # few real values: the others must not cost digits
     with nk.backend("native"):
-        y = nk.functional.batch_norm(x, None, None, training=True, mask=mask)
+        y = nk.functional.batch_norm(x, None, None, training=True, eps=EPS, mask=mask)
     real = x.double().movedim(1, -1)[mask]
     xhat = reference.batch_norm(real, None, None, EPS)[0]
     assert_within(y.movedim(1, -1)[mask], xhat, output_bound(xhat, 1.0, 0.0, unit_roundoff(torch.float32)))

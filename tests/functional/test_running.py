@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
-from tests.cases import gaussian, generator
+from tests.cases import EPS, MOMENTUM, gaussian, generator
 from tests.functional.norms import EXACT_BACKENDS
 from tests.tolerances import assert_same, assert_within
 
@@ -33,7 +33,7 @@ def statistics(layer: nn.Module) -> tuple[Tensor, Tensor, int]:
 
 
 @pytest.mark.parametrize("backend", [*EXACT_BACKENDS, "aten"])
-@pytest.mark.parametrize("momentum", [0.1, 1.0, 0.0, None], ids=str)
+@pytest.mark.parametrize("momentum", [MOMENTUM, 1.0, 0.0, None], ids=str)
 @pytest.mark.parametrize("steps", STEPS)
 def test_the_value_after_so_many_steps(steps: int, momentum: float | None, backend: str) -> None:
     layer, data = nk.BatchNorm1d(3, momentum=momentum), batches(steps)
@@ -58,7 +58,7 @@ def test_the_value_after_so_many_steps(steps: int, momentum: float | None, backe
     assert counted == steps
 
 
-@pytest.mark.parametrize("momentum", [0.1, None], ids=str)
+@pytest.mark.parametrize("momentum", [MOMENTUM, None], ids=str)
 def test_torch_agrees_where_torch_is_right(momentum: float | None) -> None:
     ours, theirs = nk.BatchNorm1d(3, momentum=momentum), nn.BatchNorm1d(3, momentum=momentum)
     for x in batches(20):
@@ -91,7 +91,7 @@ UNFIT: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("backend", EXACT_BACKENDS)
-@pytest.mark.parametrize("momentum", [0.1, None], ids=str)
+@pytest.mark.parametrize("momentum", [MOMENTUM, None], ids=str)
 @pytest.mark.parametrize("spoil", UNFIT.values(), ids=UNFIT)
 def test_a_batch_that_is_not_finite_moves_nothing_and_warns(
     spoil: Callable[[Tensor], Tensor], momentum: float | None, backend: str
@@ -126,11 +126,12 @@ def test_one_value_a_channel_raises_or_uses_the_running_statistics() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         nk.BatchNorm1d(3)(x)
-    layer = nk.BatchNorm1d(3, small_batch="running")
+    layer = nk.BatchNorm1d(3, EPS, MOMENTUM, activation=nn.LeakyReLU(0.3), small_batch="running")
     for batch in batches(3):
         layer(batch)
     before = statistics(layer)
     y = layer(x)
+    assert (y < 0).any()
     assert_same(y.detach(), copy.deepcopy(layer).eval()(x).detach())
     for a, b in zip(statistics(layer)[:2], before[:2], strict=True):
         assert_same(a, b)
@@ -140,13 +141,27 @@ def test_one_value_a_channel_raises_or_uses_the_running_statistics() -> None:
 
 
 def test_track_running_stats_switched_off_later_stops_the_update_and_keeps_evaluation() -> None:
-    layer = nk.BatchNorm1d(3)
+    layer = nk.BatchNorm1d(3, EPS, MOMENTUM)
     layer(batches(1)[0])
     before, layer.track_running_stats = statistics(layer), False
     layer(batches(2)[1])
     assert_same(statistics(layer)[0], before[0])
     x = batches(1)[0]
-    torch.testing.assert_close(layer.eval()(x), nn.functional.batch_norm(x, before[0], before[1]))
+    torch.testing.assert_close(layer.eval()(x), nn.functional.batch_norm(x, before[0], before[1], eps=EPS))
+
+
+@pytest.mark.parametrize("momentum", [MOMENTUM, None], ids=str)
+@pytest.mark.parametrize("name", ["BatchNorm1d", "InstanceNorm1d"])
+def test_without_a_counter_a_cumulative_average_stays_and_another_moves(name: str, momentum: float | None) -> None:
+    """As torch, which looks for the counter too: an old state_dict has none."""
+    layer, theirs = (getattr(m, name)(3, EPS, momentum, track_running_stats=True) for m in (nk, nn))
+    x = batches(1)[0]
+    for norm in (layer, theirs):
+        norm.num_batches_tracked = None
+    torch.testing.assert_close(layer(x), theirs(x))
+    torch.testing.assert_close(layer.running_mean, theirs.running_mean)
+    torch.testing.assert_close(layer.running_var, theirs.running_var)
+    assert (layer.running_mean == 0).all() == (momentum is None)
 
 
 def test_no_gradient_flows_into_the_statistics_and_no_graph_is_kept() -> None:
@@ -247,7 +262,7 @@ def test_training_in_bfloat16_does_not_stall() -> None:
 
 
 def test_autocast_leaves_the_statistics_of_the_input_given() -> None:
-    layer, x = nk.BatchNorm1d(3, momentum=1.0), batches(1)[0]
+    layer, x = nk.BatchNorm1d(3, EPS, momentum=1.0), batches(1)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer(x.bfloat16())
     mean, _, counted = statistics(layer)

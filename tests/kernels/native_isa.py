@@ -1,4 +1,7 @@
-"""Runs a test once for each instruction set that this build and CPU have."""
+"""What tests of the native kernels need: the core, and each instruction set that this build and CPU have.
+
+Where the core has to be there (CI), tests/conftest.py ends the run before anything could be skipped.
+"""
 
 from __future__ import annotations
 

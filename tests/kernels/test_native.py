@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from normkit._activation import NONE
+from normkit._operands import Needs, Operands, Saved
+from normkit.contract import input_gradient_bound, mean_over, output_bound, parameter_gradient_bound, unit_roundoff
 from normkit.kernels import native
 from normkit.reference.batch_norm import (
     batch_norm,
@@ -15,19 +18,12 @@ from normkit.reference.batch_norm import (
     per_channel,
 )
 from tests import cases
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import (
-    assert_same,
-    assert_statistics,
-    assert_within,
-    input_gradient_bound,
-    output_bound,
-    parameter_gradient_bound,
-    unit_roundoff,
-)
+from tests.kernels import flat
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 U = unit_roundoff(torch.float32)
 LAYOUTS = {"contiguous", "channels_last", "strided", "offset", "transposed"}
 ALL = (True, True, True, True)
@@ -51,7 +47,7 @@ def tensors(shape: tuple[int, ...], values: str, layout: str = "contiguous") -> 
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    y, stats, _ = native.batch_norm_forward(x, weight, bias, None, 0, 0.0, EPS, save_for_backward=True)
+    y, stats, _ = flat.batch_norm_forward(x, weight, bias, None, 0, 0.0, EPS, save_for_backward=True)
     return y, stats
 
 
@@ -66,11 +62,11 @@ def check(x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, statistics: bool 
     if statistics:
         assert_statistics(stats[0], stats[1], mean64, var64)
     assert_within(y, y64, output_bound(xhat, expand(w64), expand(b64), U), "y")
-    dx, dweight, dbias, _ = native.batch_norm_backward(
+    dx, dweight, dbias, _ = flat.batch_norm_backward(
         dy, x, weight, bias, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
     )
     dx64, dweight64, dbias64 = batch_norm_backward(dy64, x64, w64, EPS)
-    assert_within(dx, dx64, input_gradient_bound(dy64 * expand(w64), xhat, expand(rstd), axes, U), "dx")
+    assert_within(dx, dx64, input_gradient_bound(dy64 * expand(w64), xhat, expand(rstd), mean_over(axes), U), "dx")
     assert_within(dweight, dweight64, parameter_gradient_bound(dy64 * xhat, axes, U), "dweight")
     assert_within(dbias, dbias64, parameter_gradient_bound(dy64, axes, U), "dbias")
 
@@ -83,14 +79,14 @@ def test_every_layout_meets_the_contract(shape: tuple[int, ...], layout: str) ->
 
 @pytest.mark.parametrize("values", cases.VALUES)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_every_value_regime_meets_the_contract(isa: str, values: str, layout: str) -> None:  # noqa: F811
+def test_every_value_regime_meets_the_contract(isa: str, values: str, layout: str) -> None:
     for shape in ((9, 19, 5, 7), (4, 3, 96, 96), (67, 21)):
         # Statistics are promised to kappa = 1e4; the 1e-40 values lie on a grid of 1e-45 that bounds them instead.
         check(*tensors(shape, values, layout), statistics=values not in ("kappa_1e6", "denormal"))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_odd_sizes_leave_no_element_out(isa: str, layout: str) -> None:  # noqa: F811
+def test_odd_sizes_leave_no_element_out(isa: str, layout: str) -> None:
     for size in (1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 127, 130):
         check(*tensors((2, 3, size, 2), "kappa_1e2", layout))
         check(*tensors((2, size, 3, 1), "kappa_1e2", layout))
@@ -107,7 +103,7 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], layout: st
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
             y, stats = forward(x, weight, bias)
-            gradients = native.batch_norm_backward(
+            gradients = flat.batch_norm_backward(
                 dy, x, weight, bias, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
             )[:3]
             found.append((y, stats, *gradients))
@@ -119,13 +115,13 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], layout: st
 
 
 @pytest.mark.parametrize("size", [14, 15, 28], ids=["staged", "odd", "aligned"])  # rows of 196, 225 and 784 elements
-def test_outputs_that_bypass_the_cache_have_the_bits_of_those_that_do_not(isa: str, size: int) -> None:  # noqa: F811
+def test_outputs_that_bypass_the_cache_have_the_bits_of_those_that_do_not(isa: str, size: int) -> None:
     few, g = 37, cases.generator()
     x, dy, r = (cases.gaussian((5, 24 * 2**20 // (20 * size**2) + few, size, size), g) for _ in range(3))
 
     def run(x: Tensor, dy: Tensor, r: Tensor) -> tuple[Tensor | None, ...]:
-        y, stats, bits = native.batch_norm_forward(x, None, None, r, 1, 0.0, EPS, save_for_backward=True)
-        dx, _, _, dr = native.batch_norm_backward(dy, x, None, None, r, bits, stats, 1, 0.0, training=True, needs=ALL)
+        y, stats, bits = flat.batch_norm_forward(x, None, None, r, 1, 0.0, EPS, save_for_backward=True)
+        dx, _, _, dr = flat.batch_norm_backward(dy, x, None, None, r, bits, stats, 1, 0.0, training=True, needs=ALL)
         return y, dx, dr
 
     for whole, part in zip(run(x, dy, r), run(*(t[:, -few:].contiguous() for t in (x, dy, r))), strict=True):
@@ -146,7 +142,7 @@ def test_gradients_in_another_layout_and_expanded_ones_are_read_right() -> None:
     _, stats = forward(x, weight, bias)
 
     def gradients(g: Tensor) -> tuple[Tensor | None, ...]:
-        return native.batch_norm_backward(
+        return flat.batch_norm_backward(
             g, x, weight, bias, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
         )[:3]
 
@@ -159,14 +155,14 @@ def test_gradients_in_another_layout_and_expanded_ones_are_read_right() -> None:
 def test_given_statistics_are_constants() -> None:
     x, weight, bias, dy = tensors((4, 6, 5, 7), "standard", "channels_last")
     mean, var = torch.linspace(-1, 1, 6), torch.linspace(0.5, 2, 6)
-    y, stats, _ = native.batch_norm_inference(x, mean, var, weight, bias, None, 0, 0.0, EPS, save_for_backward=True)
+    y, stats, _ = flat.batch_norm_inference(x, mean, var, weight, bias, None, 0, 0.0, EPS, save_for_backward=True)
     assert stats is not None
     x64, w64, b64, dy64 = (t.double() for t in (x, weight, bias, dy))
     y64 = batch_norm_inference(x64, mean.double(), var.double(), w64, b64, EPS)
     rstd, axes = per_channel(1 / (var.double() + EPS).sqrt(), x, 1), channel_axes(x)
     xhat = (x64 - per_channel(mean.double(), x, 0)) * rstd
     assert_within(y, y64, output_bound(xhat, per_channel(w64, x, 1), per_channel(b64, x, 0), U), "y")
-    dx, dweight, dbias, _ = native.batch_norm_backward(
+    dx, dweight, dbias, _ = flat.batch_norm_backward(
         dy, x, weight, bias, None, None, stats, 0, 0.0, training=False, needs=(True, True, True, False)
     )
     expected = dy64 * per_channel(w64, x, 1) * rstd
@@ -175,7 +171,7 @@ def test_given_statistics_are_constants() -> None:
     assert_within(dbias, dy64.sum(axes), parameter_gradient_bound(dy64, axes, U), "dbias")
 
 
-def test_a_non_finite_channel_does_not_touch_its_neighbours(isa: str) -> None:  # noqa: F811
+def test_a_non_finite_channel_does_not_touch_its_neighbours(isa: str) -> None:
     for layout in ("contiguous", "channels_last"):
         x, weight, bias, _ = tensors((4, 20, 5, 7), "standard", layout)
         clean, _ = forward(x, weight, bias)
@@ -206,7 +202,7 @@ def test_an_empty_batch_gives_empty_outputs_and_zero_gradients() -> None:
     x, weight, bias = torch.empty(0, 3, 4), torch.ones(3), torch.zeros(3)
     y, stats = forward(x, weight, bias)
     assert y.shape == x.shape
-    dx, dweight, dbias, _ = native.batch_norm_backward(
+    dx, dweight, dbias, _ = flat.batch_norm_backward(
         y, x, weight, bias, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
     )
     assert dx is not None
@@ -217,27 +213,27 @@ def test_an_empty_batch_gives_empty_outputs_and_zero_gradients() -> None:
 
 @pytest.mark.parametrize("shape", [(16, 8), (4, 6, 7, 7), (3, 20, 14, 14), (2, 3, 300, 300)], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["planar", "last"])
-def test_the_statistics_alone_are_those_of_the_forward(shape: tuple[int, ...], channels_last: bool, isa: str) -> None:  # noqa: F811
+def test_the_statistics_alone_are_those_of_the_forward(shape: tuple[int, ...], channels_last: bool, isa: str) -> None:
     x = torch.randn(shape)
     if channels_last and len(shape) == 4:
         x = x.contiguous(memory_format=torch.channels_last)
-    _, stats, _ = native.batch_norm_forward(x, None, None, None, 0, 0.0, 0.0, save_for_backward=True)
+    _, stats, _ = flat.batch_norm_forward(x, None, None, None, 0, 0.0, 0.0, save_for_backward=True)
     assert_same(native.batch_norm_statistics(x), stats)
 
 
-def test_values_that_do_not_count_leave_the_gradient_of_the_others(isa: str) -> None:  # noqa: F811
+def test_values_that_do_not_count_leave_the_gradient_of_the_others(isa: str) -> None:
     x, dy = torch.randn(6, 3, 5, dtype=torch.float64), torch.randn(6, 3, 5, dtype=torch.float64)
     real = x[:4]  # the last two samples hold each channel's mean: they add nothing to the sums about it
-    stats = native.batch_norm_forward(real, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1]
+    stats = flat.batch_norm_forward(real, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1]
     x[4:] = stats[0].reshape(1, 3, 1)
     dy[4:] = 0.0
     needs = (True, False, False, False)
     for layout in (torch.contiguous_format, torch.channels_last):
         padded, gradient = (t.unsqueeze(-1).contiguous(memory_format=layout) for t in (x, dy))
-        dx = native.batch_norm_backward(
-            gradient, padded, None, None, None, None, stats, 0, 0.0, training=True, needs=needs, count=20
-        )[0]
-        expected = native.batch_norm_backward(
+        mask = torch.tensor([True] * 4 + [False] * 2).reshape(6, 1, 1, 1)
+        operands = Operands(padded, mask=mask)
+        dx = native.batch_norm_backward(gradient, operands, Saved(stats), NONE, Needs(*needs), training=True)[0]
+        expected = flat.batch_norm_backward(
             dy[:4], real, None, None, None, None, stats, 0, 0.0, training=True, needs=needs
         )[0]
         assert dx is not None

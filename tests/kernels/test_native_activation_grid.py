@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from normkit import _activation as act
+from normkit.contract import roundings_bound, underflow, unit_roundoff
 from normkit.kernels import native
 from normkit.surgery import activations
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_within, roundings_bound, underflow, unit_roundoff
+from tests.kernels import flat
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_within
 
 pytestmark = needs_native
 Function = Callable[[Tensor], Tensor]
@@ -107,13 +109,13 @@ def run(z: Tensor, code: int, layout: str, residual: bool) -> tuple[Tensor, Tens
     c = x.shape[1]
     x, r = (torch.zeros_like(x), x) if residual else (x, None)
     param = act.resolve(CASES[code][0]).param
-    y, stats, bits = native.batch_norm_inference(
+    y, stats, bits = flat.batch_norm_inference(
         x, torch.zeros(c), torch.ones(c), None, None, r, code, param, 0.0, save_for_backward=True
     )
     assert stats is not None
     kept = None if bits is not None else r
     needs = (True, False, False, residual)
-    dx, _, _, dr = native.batch_norm_backward(
+    dx, _, _, dr = flat.batch_norm_backward(
         torch.ones_like(x), x, None, None, kept, bits, stats, code, param, training=False, needs=needs
     )
     assert dx is not None
@@ -143,7 +145,7 @@ def test_every_code_is_held_here_and_known_to_surgery() -> None:
 @each
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "residual"])
 @pytest.mark.parametrize("layout", ["planar", "rows"])
-def test_value_and_derivative_hold_their_bounds(isa: str, layout: str, residual: bool, code: int) -> None:  # noqa: F811
+def test_value_and_derivative_hold_their_bounds(isa: str, layout: str, residual: bool, code: int) -> None:
     for dtype in DTYPES:
         z = grid(dtype)
         computed = torch.float64 if dtype == torch.float64 else torch.float32
@@ -159,7 +161,7 @@ def test_value_and_derivative_hold_their_bounds(isa: str, layout: str, residual:
 
 @each
 @pytest.mark.parametrize("layout", ["planar", "rows"])
-def test_infinity_nan_and_kinks_are_torchs(isa: str, layout: str, code: int) -> None:  # noqa: F811
+def test_infinity_nan_and_kinks_are_torchs(isa: str, layout: str, code: int) -> None:
     special = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, 3.0, -3.0, 6.0], dtype=torch.float64)
     z = special.clone().requires_grad_()
     y = CASES[code][0](z)  # in float64: torch's gelu of infinity is NaN in float32

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from normkit.kernels import native
+from normkit.contract import parameter_gradient_bound, unit_roundoff
 from normkit.reference.batch_norm import channel_axes, per_channel
 from tests import cases
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_same, assert_within, parameter_gradient_bound, unit_roundoff
+from tests.kernels import flat
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_same, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 SHAPES = {
     "tiny_rows": (9, 5, 3),
     "samples_together": (39, 33, 4, 4),
@@ -44,9 +45,9 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, code: int, with_residual: 
     z = xhat * w64 + per_channel(bias.double(), x, 0) + (residual.double() if with_residual else 0.0)
     dy = dy.masked_fill(z.abs() < 1e-4, 0.0)
     dz = torch.where(z > 0, dy.double(), SLOPES[code] * dy.double())
-    _, stats, bits = native.batch_norm_inference(x, mean, var, weight, bias, r, code, 0.1, EPS, save_for_backward=True)
+    _, stats, bits = flat.batch_norm_inference(x, mean, var, weight, bias, r, code, 0.1, EPS, save_for_backward=True)
     needs = (True, True, True, with_residual)
-    dx, dweight, dbias, dr = native.batch_norm_backward(
+    dx, dweight, dbias, dr = flat.batch_norm_backward(
         dy, x, weight, bias, None if bits is not None else r, bits, stats, code, 0.1, training=False, needs=needs
     )
     u, axes = unit_roundoff(dtype), channel_axes(x)
@@ -60,30 +61,28 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, code: int, with_residual: 
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_gradients_of_all_shapes(isa: str, shape: tuple[int, ...]) -> None:  # noqa: F811
+def test_gradients_of_all_shapes(isa: str, shape: tuple[int, ...]) -> None:
     check(shape, torch.float32, RELU, True)
     check(shape, torch.bfloat16, 0, False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gradients_behind_activations(isa: str, dtype: torch.dtype) -> None:  # noqa: F811
+def test_gradients_behind_activations(isa: str, dtype: torch.dtype) -> None:
     for code in SLOPES:
         for with_residual in (False, True):
             check((7, 21, 5, 9), dtype, code, with_residual)
 
 
 @pytest.mark.parametrize("code", [0, RELU, SILU])
-def test_what_is_not_wanted_changes_nothing_else(isa: str, code: int) -> None:  # noqa: F811
+def test_what_is_not_wanted_changes_nothing_else(isa: str, code: int) -> None:
     x, residual, dy, weight, bias, mean, var = given((6, 35, 7, 7), torch.float32)
-    _, stats, bits = native.batch_norm_inference(
+    _, stats, bits = flat.batch_norm_inference(
         x, mean, var, weight, bias, residual, code, 0.0, EPS, save_for_backward=True
     )
     kept = None if bits is not None else residual
 
     def gradients(*needs: bool) -> tuple[Tensor | None, ...]:
-        return native.batch_norm_backward(
-            dy, x, weight, bias, kept, bits, stats, code, 0.0, training=False, needs=needs
-        )
+        return flat.batch_norm_backward(dy, x, weight, bias, kept, bits, stats, code, 0.0, training=False, needs=needs)
 
     every = gradients(True, True, True, True)
     for needs in ((True, False, False, False), (False, True, True, False), (False, False, True, True)):
@@ -97,16 +96,14 @@ def test_what_is_not_wanted_changes_nothing_else(isa: str, code: int) -> None:  
 @pytest.mark.parametrize("shape", [(33, 37, 4, 4), (2, 64, 14, 14), (1, 2, 200, 200)], ids=str)
 def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...]) -> None:
     x, _, dy, weight, bias, mean, var = given(shape, torch.bfloat16)
-    _, stats, _ = native.batch_norm_inference(x, mean, var, weight, bias, None, RELU, 0.0, EPS, save_for_backward=True)
+    _, stats, _ = flat.batch_norm_inference(x, mean, var, weight, bias, None, RELU, 0.0, EPS, save_for_backward=True)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             needs = (True, True, True, False)
             found.append(
-                native.batch_norm_backward(
-                    dy, x, weight, bias, None, None, stats, RELU, 0.0, training=False, needs=needs
-                )
+                flat.batch_norm_backward(dy, x, weight, bias, None, None, stats, RELU, 0.0, training=False, needs=needs)
             )
     finally:
         torch.set_num_threads(before)

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from normkit.kernels import native
+from normkit.contract import parameter_gradient_bound, unit_roundoff
 from normkit.reference.batch_norm import batch_norm, batch_norm_backward
 from tests import cases
-from tests.kernels.native_isa import isa, needs_native  # noqa: F401  # isa is a fixture
-from tests.tolerances import assert_same, assert_statistics, assert_within, parameter_gradient_bound, unit_roundoff
+from tests.kernels import flat
+from tests.kernels.native_isa import needs_native
+from tests.tolerances import assert_same, assert_statistics, assert_within
 
 pytestmark = needs_native
-EPS = 1e-5
+EPS = cases.EPS
 ROWS, CHANNELS = 1024, 37
 
 # A pattern repeats down the rows, so that every four rows that are added together look like it.
@@ -40,7 +41,7 @@ def columns(pattern: tuple[float, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-def test_statistics_hold_where_short_sums_are_at_their_worst(isa: str, pattern: tuple[float, ...]) -> None:  # noqa: F811
+def test_statistics_hold_where_short_sums_are_at_their_worst(isa: str, pattern: tuple[float, ...]) -> None:
     rows = columns(pattern)
     images = rows.view(4, 16, 16, CHANNELS).permute(0, 3, 1, 2)
     planar = (
@@ -49,32 +50,32 @@ def test_statistics_hold_where_short_sums_are_at_their_worst(isa: str, pattern: 
         rows.view(-1, 8, CHANNELS).transpose(1, 2),
     )
     for x in (rows, rows[:-3], images, *planar, planar[1][..., :-3], planar[2][:-3].contiguous()):
-        _, stats, _ = native.batch_norm_forward(x, None, None, None, 0, 0.0, EPS, save_for_backward=True)
+        _, stats, _ = flat.batch_norm_forward(x, None, None, None, 0, 0.0, EPS, save_for_backward=True)
         _, mean, var = batch_norm(x.double(), None, None, EPS)
         assert_statistics(stats[0], stats[1], mean, var)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 1.0, 30.0, 1e3])
-def test_statistics_hold_for_random_values(isa: str, kappa: float) -> None:  # noqa: F811
+def test_statistics_hold_for_random_values(isa: str, kappa: float) -> None:
     g = cases.generator()
     for shape in ((5, 19, 7, 9), (4099, 21), (2, 48, 33, 17), (3, 2, 140, 150)):
         x = cases.gaussian(shape, g, kappa).to(torch.bfloat16)
         for layout in (x, x.contiguous(memory_format=torch.channels_last)) if x.dim() == 4 else (x,):
-            _, stats, _ = native.batch_norm_forward(layout, None, None, None, 0, 0.0, EPS, save_for_backward=True)
+            _, stats, _ = flat.batch_norm_forward(layout, None, None, None, 0, 0.0, EPS, save_for_backward=True)
             _, mean, var = batch_norm(x.double(), None, None, EPS)
             assert_statistics(stats[0], stats[1], mean, var)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
-def test_statistics_of_groups_hold_where_short_sums_are_at_their_worst(isa: str, pattern: tuple[float, ...]) -> None:  # noqa: F811
+def test_statistics_of_groups_hold_where_short_sums_are_at_their_worst(isa: str, pattern: tuple[float, ...]) -> None:
     x = torch.tensor(pattern).repeat(2 * 6 * 60).view(2, 6, 240).to(torch.bfloat16)
     for part in (x, x[..., :147].contiguous()):  # rows that start anywhere
-        _, stats, _ = native.group_norm_forward(part, 2, None, None, None, 0, 0.0, EPS, save_for_backward=True)
+        _, stats, _ = flat.group_norm_forward(part, 2, None, None, None, 0, 0.0, EPS, save_for_backward=True)
         _, mean, var = batch_norm(part.double().reshape(1, 4, -1), None, None, EPS)
         assert_statistics(stats[0].flatten(), stats[1].flatten(), mean, var)
 
 
-def test_one_channel_out_of_range_changes_no_other(isa: str) -> None:  # noqa: F811
+def test_one_channel_out_of_range_changes_no_other(isa: str) -> None:
     rows = cases.gaussian((515, CHANNELS), cases.generator()).to(torch.bfloat16)
     odd = rows.clone()
     odd[7, 3], odd[9, 35], odd[:, 20] = 1e30, float("inf"), 0.0
@@ -83,7 +84,7 @@ def test_one_channel_out_of_range_changes_no_other(isa: str) -> None:  # noqa: F
         (rows.view(5, 103, CHANNELS).mT.contiguous(), odd.view(5, 103, CHANNELS).mT.contiguous()),
     ):
         plain, found = (
-            native.batch_norm_forward(t, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1] for t in (x, y)
+            flat.batch_norm_forward(t, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1] for t in (x, y)
         )
         others = [c for c in range(CHANNELS) if c not in (3, 20, 35)]
         assert_statistics(found[0][others], found[1][others], plain[0][others], plain[1][others])
@@ -92,14 +93,14 @@ def test_one_channel_out_of_range_changes_no_other(isa: str) -> None:  # noqa: F
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
-def test_parameter_gradients_hold_at_every_scale(isa: str, scale: float, layout: torch.memory_format) -> None:  # noqa: F811
+def test_parameter_gradients_hold_at_every_scale(isa: str, scale: float, layout: torch.memory_format) -> None:
     g = cases.generator()
     x, dy = (cases.gaussian((8, 35, 6, 7), g, 2.0) for _ in range(2))
     x, dy = (t.to(torch.bfloat16).contiguous(memory_format=layout) for t in (x * scale, dy))
     eps = EPS * scale**2
     weight = torch.ones(35)
-    _, stats, _ = native.batch_norm_forward(x, weight, weight, None, 0, 0.0, eps, save_for_backward=True)
-    _, dweight, dbias, _ = native.batch_norm_backward(
+    _, stats, _ = flat.batch_norm_forward(x, weight, weight, None, 0, 0.0, eps, save_for_backward=True)
+    _, dweight, dbias, _ = flat.batch_norm_backward(
         dy, x, weight, weight, None, None, stats, 0, 0.0, training=True, needs=(True, True, True, False)
     )
     xhat, _, _ = batch_norm(x.double(), None, None, eps)
@@ -116,9 +117,7 @@ def test_the_number_of_threads_changes_no_bit_of_short_sums() -> None:
         try:
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
-                found.append(
-                    native.batch_norm_forward(images, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1]
-                )
+                found.append(flat.batch_norm_forward(images, None, None, None, 0, 0.0, EPS, save_for_backward=True)[1])
         finally:
             torch.set_num_threads(before)
         for other in found[1:]:

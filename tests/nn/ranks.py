@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
-from tests.cases import gaussian, generator, random_mask
+from tests.cases import EPS, MOMENTUM, gaussian, generator, random_mask
 
 LIMIT = 90
 SIZES = {
@@ -60,7 +60,7 @@ def fused_step(norm: type[nn.Module], options: Fused, rank: int | None, recomput
     """One training step of one layer on 17 channels of 7x5; rank: whose samples, None: all."""
     g, shape = generator(7), (sum(FUSED_SIZES), 17, 7, 5)
     x, r, dy = (gaussian(shape, g, mean=mean).to(options.dtype) for mean in (2.0, 0.0, 0.0))
-    layer = norm(17, activation=options.activation, affine=options.affine).double()
+    layer = norm(17, EPS, MOMENTUM, activation=options.activation, affine=options.affine).double()
     if options.affine:
         layer.weight.data, layer.bias.data = gaussian((17,), g, mean=1.0), gaussian((17,), g)
     layer.to(options.dtype)
@@ -87,7 +87,7 @@ def batch(case: str) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def _options(case: str) -> dict[str, object]:
-    return {"momentum": None} if case == "cumulative" else {}
+    return {"eps": EPS, "momentum": None if case == "cumulative" else MOMENTUM}
 
 
 def step(layer: nn.Module, x: Tensor, dy: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -134,7 +134,7 @@ def train(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 def data_parallel_alone() -> dict[str, Tensor]:
     """The truth of data-parallel training: one process with both (equal) batches."""
-    return train(_model(nk.BatchNorm1d(4)), batch("even")[0])
+    return train(_model(nk.BatchNorm1d(4, EPS, MOMENTUM)), batch("even")[0])
 
 
 def run(folder: Path, environment: Mapping[str, str]) -> list[dict[str, Tensor]]:
@@ -174,8 +174,8 @@ def _rank(folder: Path, rank: int) -> None:
     found |= {f"recomputed.{k}": v for k, v in again.items()}
     for case in ("uneven", "one_empty"):
         x = batch(case)[0].split(list(SIZES[case]))[rank]
-        found[f"{case}.second"] = second_derivative(nk.SyncBatchNorm(3).double(), x)
-    model = DistributedDataParallel(_model(nk.SyncBatchNorm(4)))
+        found[f"{case}.second"] = second_derivative(nk.SyncBatchNorm(3, EPS).double(), x)
+    model = DistributedDataParallel(_model(nk.SyncBatchNorm(4, EPS, MOMENTUM)))
     found |= {f"ddp.{k}": v for k, v in train(model, batch("even")[0].split([4, 4])[rank]).items()}
     found["one_each"] = nk.SyncBatchNorm(3)(torch.full((1, 3), float(rank))).detach()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,10 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
-from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
+from tests.cases import EPS, LAYOUTS, MOMENTUM, affine, gaussian, generator, random_mask
 from tests.functional.norms import assert_layout_kept
 from tests.tolerances import assert_equal64, assert_same
 
-EPS = 1e-3
 RUN = torch.tensor([2.0, -1.0, 9.0]).double(), torch.tensor([1.1, 0.05, 30.0]).double()  # far enough off to clip
 
 
@@ -31,7 +31,7 @@ def test_outputs_and_gradients_are_the_references(
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     running = [v.clone() for v in RUN]
     y = nk.functional.batch_renorm(
-        leaves[0], *running, *leaves[1:], True, 0.1, EPS, r_max=r_max, d_max=d_max, mask=mask
+        leaves[0], *running, *leaves[1:], True, MOMENTUM, EPS, r_max=r_max, d_max=d_max, mask=mask
     )
     got = (y, *torch.autograd.grad(y, leaves, dy))
     expected, mean, var = reference.batch_renorm(x, *RUN, weight, bias, EPS, r_max, d_max, mask)
@@ -40,19 +40,20 @@ def test_outputs_and_gradients_are_the_references(
         assert_equal64(a, b, name)
     m = 7 * 5 ** len(space) if mask is None else int(mask.sum())
     m = x[:, 0].numel() if mask is None else m
-    assert_equal64(running[0], 0.9 * RUN[0] + 0.1 * mean)
-    assert_equal64(running[1], 0.9 * RUN[1] + 0.1 * var * m / (m - 1))
+    assert_equal64(running[0], (1 - MOMENTUM) * RUN[0] + MOMENTUM * mean)
+    assert_equal64(running[1], (1 - MOMENTUM) * RUN[1] + MOMENTUM * var * m / (m - 1))
 
 
 def test_training_without_limits_is_evaluation() -> None:
-    layer = nk.BatchRenorm1d(3, r_max=1e6, d_max=1e6, warm_up=(0, 0, 0), dtype=torch.float64)
-    x = gaussian((6, 3), generator(0))
+    layer = nk.BatchRenorm1d(3, EPS, r_max=1e6, d_max=1e6, warm_up=(0, 0, 0), dtype=torch.float64)
+    x = gaussian((6, 3), generator(0), std=0.2)
     expected = copy.deepcopy(layer).eval()(x)
     assert_equal64(layer(x), expected)
 
 
 def test_until_the_warm_up_ends_it_is_batch_norm() -> None:
-    renorm, batch = nk.BatchRenorm1d(3, warm_up=(3, 5, 4)).double(), nk.BatchNorm1d(3).double()
+    renorm = nk.BatchRenorm1d(3, EPS, MOMENTUM, warm_up=(3, 5, 4)).double()
+    batch = nk.BatchNorm1d(3, EPS, MOMENTUM).double()
     g = generator(2)
     for step in range(6):
         x = gaussian((6, 3), g, mean=4.0, std=3.0)
@@ -75,12 +76,15 @@ def test_the_clock_is_the_papers(step: int) -> None:
 
 
 def test_the_clock_comes_back_with_the_state() -> None:
-    first = nk.BatchRenorm1d(3, warm_up=(2, 6, 4))
+    options: dict[str, Any] = {"r_max": 1.5, "d_max": 0.25, "warm_up": (2, 6, 4)}
+    first = nk.BatchRenorm1d(3, **options)
     for _ in range(5):
         first(torch.randn(8, 3))
-    second = nk.BatchRenorm1d(3, warm_up=(2, 6, 4))
+    second = nk.BatchRenorm1d(3, **options)
     second.load_state_dict(first.state_dict())
-    assert [float(v) for v in second.limits()] == [float(v) for v in first.limits()] == [2.5, 5.0]
+    assert [float(v) for v in second.limits()] == [float(v) for v in first.limits()] == [1.375, 0.25]
+    second.num_batches_tracked = None  # no clock: the limits at the end
+    assert second.limits() == (1.5, 0.25)
 
 
 def test_the_statistics_used_are_those_from_before_the_batch() -> None:
@@ -94,7 +98,7 @@ def test_the_statistics_used_are_those_from_before_the_batch() -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_the_layout_and_half_precision_are_kept(layout: str) -> None:
     x = LAYOUTS[layout](gaussian((4, 3, 5, 5), generator(1)).bfloat16())
-    layer = nk.BatchRenorm2d(3, warm_up=(0, 0, 0)).bfloat16()
+    layer = nk.BatchRenorm2d(3, EPS, warm_up=(0, 0, 0)).bfloat16()
     y = layer(x)
     assert y.dtype == torch.bfloat16
     assert_layout_kept(y, x)
@@ -106,7 +110,7 @@ def test_the_layout_and_half_precision_are_kept(layout: str) -> None:
 def test_a_compiled_backward_uses_the_correction_of_its_forward(with_mask: bool) -> None:
     """The graph overwrites the running statistics; a backward that recomputes r and d from them would be wrong."""
     x, mask = gaussian((6, 3, 5), generator(1), mean=0.5), random_mask((6, 3, 5), generator(2))
-    eager = nk.BatchRenorm1d(3, momentum=0.5, warm_up=(0, 0, 0)).double()
+    eager = nk.BatchRenorm1d(3, EPS, momentum=0.5, r_max=1.1, d_max=0.3, warm_up=(0, 0, 0)).double()
     compiled = copy.deepcopy(eager)
     gradients = []
     for layer in (eager, torch.compile(compiled, backend="aot_eager", fullgraph=True)):
@@ -129,7 +133,7 @@ def test_r_and_d_are_constants_for_every_derivative() -> None:
         return reference.batch_norm(x, r, d, EPS)[0]
 
     def ours(x: Tensor) -> Tensor:
-        return nk.functional.batch_renorm(x, *(v.clone() for v in running), None, None, True, 0.1, EPS)
+        return nk.functional.batch_renorm(x, *(v.clone() for v in running), None, None, True, MOMENTUM, EPS)
 
     for norm in (ours, held):
         (first,) = torch.autograd.grad((norm(x) ** 3).sum(), x, create_graph=True)
@@ -150,7 +154,7 @@ def test_copies_start_without_memory_and_pickle() -> None:
 
 
 def test_evaluation_is_batch_norm_and_loads_its_state() -> None:
-    renorm, batch = nk.BatchRenorm2d(3), nn.BatchNorm2d(3)
+    renorm, batch = nk.BatchRenorm2d(3, EPS, warm_up=(0, 0, 0)), nn.BatchNorm2d(3, EPS)
     batch(torch.randn(6, 3, 4, 4))
     renorm.load_state_dict(batch.state_dict())
     x = torch.randn(5, 3, 4, 4)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import normkit as nk
+from tests.cases import EPS, MOMENTUM
 from tests.tolerances import assert_same
 
 CLASSES = {
@@ -22,7 +23,7 @@ classes = pytest.mark.parametrize(("frozen", "batch", "shape"), CLASSES.values()
 
 
 def trained(batch: type[nn.Module], shape: tuple[int, ...], **options: bool) -> nn.Module:
-    layer = batch(3, **options)
+    layer = batch(3, EPS, MOMENTUM, **options)
     layer(3 * torch.randn(shape) + 1)
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
@@ -33,14 +34,13 @@ def trained(batch: type[nn.Module], shape: tuple[int, ...], **options: bool) -> 
 def test_it_computes_what_the_batch_norm_computes_in_evaluation_and_nothing_moves_it(
     frozen: type[nn.Module], batch: type[nn.Module], shape: tuple[int, ...]
 ) -> None:
-    source, layer = trained(batch, shape), frozen(3)
+    source, layer = trained(batch, shape), frozen(3, EPS)
     layer.load_state_dict(source.state_dict())
     x, before = torch.randn(shape), {k: v.clone() for k, v in layer.state_dict().items()}
     for training in (True, False):
         layer.train(training)
         torch.testing.assert_close(layer(x), source(x))
-    for name, value in layer.state_dict().items():
-        assert_same(value, before[name], name)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
     assert list(layer.parameters()) == []
 
 
@@ -50,7 +50,7 @@ def test_absent_scale_and_shift_load_as_one_and_zero(options: dict[str, bool]) -
         source = trained(nn.BatchNorm2d, (4, 3, 5, 5), **options)
     else:
         source = trained(nk.BatchNorm2d, (4, 3, 5, 5), **options)
-    layer = nk.FrozenBatchNorm2d(3)
+    layer = nk.FrozenBatchNorm2d(3, EPS)
     layer.load_state_dict(source.state_dict())
     x = torch.randn(4, 3, 5, 5)
     torch.testing.assert_close(layer(x), source(x))
@@ -64,12 +64,12 @@ def torchvision_state() -> OrderedDict[str, Tensor]:
     return module.state_dict()
 
 
-def test_it_loads_torchvisions_state_and_gives_the_same_keys_back() -> None:
+def test_it_loads_torchvisions_state_and_gives_the_same_values_back() -> None:
     state, layer = torchvision_state(), nk.FrozenBatchNorm2d(3)
     layer.load_state_dict(state)
-    assert list(layer.state_dict()) == list(state)
-    for name, value in layer.state_dict().items():
-        assert_same(value, state[name], name)
+    assert list(layer.state_dict()) == [*state, "num_batches_tracked"]
+    for name, value in state.items():
+        assert_same(layer.state_dict()[name], value, name)
 
 
 def test_it_loads_detectron2s_oldest_files_without_statistics() -> None:
@@ -95,7 +95,7 @@ def test_it_loads_detectron2s_newer_files_with_a_counter() -> None:
 
 
 def test_inside_a_model_keys_are_prefixed_and_a_missing_layer_is_an_error() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), nk.FrozenBatchNorm2d(3))
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nk.FrozenBatchNorm2d(3, EPS))
     source = nn.Sequential(nn.Conv2d(3, 3, 1), trained(nn.BatchNorm2d, (4, 3, 5, 5)))
     model.load_state_dict(source.state_dict())
     x = torch.randn(2, 3, 4, 4)
@@ -105,19 +105,19 @@ def test_inside_a_model_keys_are_prefixed_and_a_missing_layer_is_an_error() -> N
 
 
 def test_gradients_reach_the_input_and_the_residual_alone() -> None:
-    layer = nk.FrozenBatchNorm2d(3, activation="relu")
+    layer = nk.FrozenBatchNorm2d(3, EPS, activation="relu")
     layer.load_state_dict(torchvision_state())
     x, residual = (torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2))
     y = layer(x, residual)
     gradients = torch.autograd.grad(y.sum(), (x, residual))
-    scale = (layer.weight / (layer.running_var + layer.eps).sqrt()).reshape(1, 3, 1, 1)
+    scale = (layer.weight / (layer.running_var + EPS).sqrt()).reshape(1, 3, 1, 1)
     torch.testing.assert_close(gradients[0], gradients[1] * scale)
     assert not any(buffer.requires_grad for buffer in layer.buffers())
 
 
 def test_one_value_an_empty_batch_and_a_mask_are_fine() -> None:
-    layer = nk.FrozenBatchNorm1d(3)
-    torch.testing.assert_close(layer(torch.ones(1, 3)), torch.ones(1, 3) / (1 + 1e-5) ** 0.5)
+    layer = nk.FrozenBatchNorm1d(3, EPS)
+    torch.testing.assert_close(layer(torch.ones(1, 3)), torch.ones(1, 3) / (1 + EPS) ** 0.5)
     assert layer(torch.ones(0, 3)).shape == (0, 3)
     mask = torch.tensor([[True, False]])
     assert (layer(torch.full((1, 3, 2), float("nan")).nan_to_num(1.0), mask=mask)[..., 1] == 0).all()

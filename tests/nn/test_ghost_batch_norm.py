@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit import reference
+from normkit.contract import output_bound, unit_roundoff
 from normkit.functional.ghost_batch_norm import slice_sizes
-from tests.cases import LAYOUTS, affine, gaussian, generator, random_mask
+from tests.cases import EPS, LAYOUTS, MOMENTUM, affine, gaussian, generator, random_mask
 from tests.functional.norms import assert_layout_kept
 from tests.kernels.native_isa import needs_native
-from tests.tolerances import assert_equal64, assert_same, assert_within, output_bound, unit_roundoff
+from tests.tolerances import assert_equal64, assert_same, assert_within
 
-EPS = 1e-5
 BATCHES = {"even": (8, 4), "two_lengths": (11, 4), "odd_pairs": (5, 2), "smaller": (3, 32), "of_one": (4, 1)}
 batches = pytest.mark.parametrize(("n", "virtual"), BATCHES.values(), ids=BATCHES)
 
@@ -52,7 +52,7 @@ def test_the_slices_are_the_references(n: int) -> None:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed"])
 def test_float32_at_a_large_mean_holds_the_contract_and_the_layout(layout: str) -> None:
     x = LAYOUTS[layout](gaussian((11, 5, 4, 3), generator(1), mean=1e4).float())
-    y = nk.GhostBatchNorm2d(5, virtual_batch_size=4)(x)
+    y = nk.GhostBatchNorm2d(5, EPS, virtual_batch_size=4)(x)
     y64, _, _ = reference.ghost_batch_norm(x.double(), None, None, EPS, 4)
     assert_within(y, y64, output_bound(y64, 1.0, 0.0, unit_roundoff(torch.float32)))
     assert_layout_kept(y, x)
@@ -60,7 +60,7 @@ def test_float32_at_a_large_mean_holds_the_contract_and_the_layout(layout: str) 
 
 @batches
 @pytest.mark.parametrize("with_mask", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("momentum", [0.1, None], ids=str)
+@pytest.mark.parametrize("momentum", [MOMENTUM, None], ids=str)
 def test_the_running_statistics_are_those_of_batch_norm(
     momentum: float | None, with_mask: bool, n: int, virtual: int
 ) -> None:
@@ -77,7 +77,7 @@ def test_the_running_statistics_are_those_of_batch_norm(
 
 
 def test_evaluation_is_batch_norm_and_loads_its_state() -> None:
-    ghost, batch = nk.GhostBatchNorm2d(3), nn.BatchNorm2d(3)
+    ghost, batch = nk.GhostBatchNorm2d(3, EPS, virtual_batch_size=2), nn.BatchNorm2d(3, EPS)
     batch(torch.randn(6, 3, 4, 4))
     ghost.load_state_dict(batch.state_dict())
     x = torch.randn(5, 3, 4, 4)
@@ -86,7 +86,7 @@ def test_evaluation_is_batch_norm_and_loads_its_state() -> None:
 
 
 def test_a_slice_does_not_see_the_others() -> None:
-    layer, x = nk.GhostBatchNorm1d(3, virtual_batch_size=4), torch.randn(8, 3)
+    layer, x = nk.GhostBatchNorm1d(3, EPS, virtual_batch_size=4), torch.randn(8, 3)
     before = layer(x)[:4].detach()
     x[4:] *= 100
     assert_same(layer(x)[:4].detach(), before)
@@ -97,7 +97,7 @@ def test_residual_activation_and_second_derivatives() -> None:
 
     def norm(x: Tensor, residual: Tensor) -> Tensor:
         return nk.functional.ghost_batch_norm(
-            x, None, None, training=True, virtual_batch_size=2, residual=residual, activation="silu"
+            x, None, None, training=True, eps=EPS, virtual_batch_size=2, residual=residual, activation="silu"
         )
 
     torch.autograd.gradcheck(norm, (x, residual))
@@ -113,7 +113,7 @@ def test_the_native_slices_are_the_composed_ones(layout: str, activation: str | 
     x, r, dy = (LAYOUTS[layout](gaussian((11, 5, 4, 3), g)).requires_grad_() for _ in range(3))
     found: dict[str, list[Tensor]] = {}
     for path in ("native", "composed"):
-        layer = nk.GhostBatchNorm2d(5, virtual_batch_size=4, activation=activation, dtype=torch.float64)
+        layer = nk.GhostBatchNorm2d(5, EPS, MOMENTUM, virtual_batch_size=4, activation=activation, dtype=torch.float64)
         torch.nn.init.constant_(layer.weight, 1.5)
         with nk.backend(path):
             y = layer(x, residual=r if with_residual else None)
@@ -135,8 +135,12 @@ def test_what_it_refuses_and_how_it_shows_itself() -> None:
         nk.GhostBatchNorm1d(3, virtual_batch_size=0)
     with pytest.raises(ValueError, match=r"expected 4D input \(got 2D input\)"):
         nk.GhostBatchNorm2d(3)(torch.zeros(2, 3))
-    with pytest.raises(RuntimeError, match="cannot serve this call: a mask is given"), nk.backend("native"):
-        nk.GhostBatchNorm1d(3, virtual_batch_size=2)(torch.randn(4, 3), mask=torch.tensor([True] * 3 + [False]))
     layer = nk.GhostBatchNorm1d(3, virtual_batch_size=16, activation="relu")
     assert repr(layer).endswith("activation='relu', virtual_batch_size=16)")
     assert pickle.loads(pickle.dumps(layer)).virtual_batch_size == 16
+
+
+@needs_native
+def test_no_native_kernel_takes_its_mask() -> None:
+    with pytest.raises(RuntimeError, match="cannot serve this call: a mask is given"), nk.backend("native"):
+        nk.GhostBatchNorm1d(3, virtual_batch_size=2)(torch.randn(4, 3), mask=torch.tensor([True] * 3 + [False]))

@@ -13,12 +13,13 @@ import torch.distributed as dist
 from torch import nn
 
 import normkit as nk
+from tests.cases import EPS, MOMENTUM
 from tests.nn import ranks
 from tests.tolerances import assert_equal64, assert_same
 
 
 def test_one_process_without_a_group_is_batch_norm_on_the_cpu() -> None:
-    sync, batch = nk.SyncBatchNorm(3), nk.BatchNorm2d(3)
+    sync, batch = nk.SyncBatchNorm(3, EPS, MOMENTUM), nk.BatchNorm2d(3, EPS, MOMENTUM)
     for _ in range(3):
         x = torch.randn(4, 3, 5, 5)
         assert_same(sync(x).detach(), batch(x).detach())
@@ -31,7 +32,7 @@ def test_one_process_with_a_group_is_batch_norm_where_torchs_raises(tmp_path: Pa
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         x = torch.randn(4, 3, 5)
-        assert_same(nk.SyncBatchNorm(3)(x).detach(), nk.BatchNorm1d(3)(x).detach())
+        assert_same(nk.SyncBatchNorm(3, EPS)(x).detach(), nk.BatchNorm1d(3, EPS)(x).detach())
         with pytest.raises(ValueError, match="SyncBatchNorm expected input tensor to be on GPU"):
             nn.SyncBatchNorm(3)(x)  # why ours exists
     finally:
@@ -107,7 +108,7 @@ def test_recomputed_outputs_take_no_second_collective(two_ranks: list[dict[str, 
 @pytest.mark.parametrize("case", ["uneven", "one_empty"])
 def test_a_second_derivative_crosses_the_ranks(case: str, two_ranks: list[dict[str, torch.Tensor]]) -> None:
     together = torch.cat([rank[f"{case}.second"] for rank in two_ranks])
-    assert_equal64(together, ranks.second_derivative(nk.BatchNorm1d(3).double(), ranks.batch(case)[0]), factor=1e6)
+    assert_equal64(together, ranks.second_derivative(nk.BatchNorm1d(3, EPS).double(), ranks.batch(case)[0]), factor=1e6)
 
 
 def test_data_parallel_training_on_the_cpu_equals_one_process(two_ranks: list[dict[str, torch.Tensor]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +62,7 @@ def test_step_by_step_equals_central_differences(shape: Shape, with_mask: bool) 
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck], ids=["first", "second"])
-def test_forward_passes_gradcheck(check) -> None:
+def test_forward_passes_gradcheck(check: Callable[..., Any]) -> None:
     x, _, weight, bias, mask = draw((3, 2, 2), with_mask=True)
     inputs = [v.requires_grad_() for v in (x, weight, bias)]
     assert check(lambda *a: reference.batch_norm(*a, EPS, mask), inputs)

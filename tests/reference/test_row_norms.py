@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -132,6 +135,6 @@ def test_layer_norm_ignores_shift_and_scale_rms_norm_only_scale() -> None:
     ],
     ids=["groups", "normalized_shape", "mask"],
 )
-def test_wrong_arguments_are_refused(call, message: str) -> None:
+def test_wrong_arguments_are_refused(call: Callable[..., Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, 6, 5))

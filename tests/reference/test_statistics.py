@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +111,9 @@ TARGET = (torch.tensor([3.0, -2.0]).double(), torch.tensor([1.0, 1.5]).double())
 
 @pytest.mark.parametrize("mix", [reference.adapt, reference.adapt_merged], ids=["paper", "merged"])
 @pytest.mark.parametrize(("prior", "expected"), [(0.0, TARGET), (math.inf, SOURCE)], ids=["batch", "source"])
-def test_the_ends_of_the_prior_are_the_test_batch_and_the_source(mix, prior: float, expected) -> None:
+def test_the_ends_of_the_prior_are_the_test_batch_and_the_source(
+    mix: Callable[..., Any], prior: float, expected: tuple[Tensor, Tensor]
+) -> None:
     for a, b in zip(mix(*SOURCE, *TARGET, 8, prior), expected, strict=True):
         assert_equal64(a, b)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import normkit as nk
+from tests import tolerances
 from tests.cases import generator
-from tests.tolerances import MEAN_RELATIVE, VAR_RELATIVE, assert_within
 
 
 class ForeignBatchNorm(nn.BatchNorm2d):
@@ -74,9 +74,7 @@ def data(sizes: Sequence[int] = (4, 7, 2), *, spread: float = 1.0, mean: float =
 
 def assert_statistics(layer: nn.Module, mean: Tensor, var: Tensor) -> None:
     """The layer's buffers within the contract's bounds of float64 values."""
-    scale = torch.maximum(mean.abs(), var.sqrt())
-    assert_within(layer.running_mean, mean, MEAN_RELATIVE * scale, "running_mean")
-    assert_within(layer.running_var, var, VAR_RELATIVE * var, "running_var")
+    tolerances.assert_statistics(layer.running_mean, layer.running_var, mean, var)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 import normkit as nk
 from tests.cases import generator
 from tests.statistics.nets import assert_unchanged, data, net, state
+from tests.surgery.lookalikes import RunningMeanStd
 
 
 def test_a_layer_in_eval_mode_inside_a_training_model_keeps_its_statistics():
@@ -145,3 +146,34 @@ def test_statistics_beyond_the_range_of_the_buffer_are_not_written():
     report = nk.recalibrate(layer, [x])
     assert report[""].reason == "overflow torch.float32"
     assert layer.running_var.eq(1).all()
+
+
+ALIKE = {
+    "whole observations": ((3, 6, 6), "its running_mean of shape (3, 6, 6) is not one value per channel"),
+    "the last axis": ((6,), "its input of shape (4, 3, 6, 6) does not have its 6 channels on axis 1"),
+    "the last axis, of as many": (
+        (3,),
+        "it does not normalize axis 1 of its input of shape (4, 3, 6, 3) by its statistics",
+    ),
+}
+
+
+@pytest.mark.parametrize("sequential", [False, True], ids=["parallel", "sequential"])
+@pytest.mark.parametrize(("shape", "reason"), ALIKE.values(), ids=ALIKE)
+def test_a_module_that_shares_the_names_alone_is_left_alone(shape, reason, sequential):
+    batches = [x[..., : shape[-1]] for x in data((4, 7))]
+    model = nn.Sequential(RunningMeanStd(shape), nn.BatchNorm2d(3))
+    before = state(model[0])
+    report = nk.recalibrate(model, batches, sequential=sequential)
+    assert (report["0"].action, report["0"].reason) == ("left alone", reason)
+    assert report["1"].action == "recalibrated"
+    assert_unchanged(model[0], before)
+    plain = model[0](batches[0])
+    with nk.adapt(model[0].train()):
+        assert torch.equal(model[0](batches[0]), plain)
+
+
+def test_a_module_that_normalizes_channels_without_being_a_norm_is_recalibrated():
+    model, batches = RunningMeanStd((3,)), [x[..., 0, 0] for x in data((8, 9))]
+    assert nk.recalibrate(model, batches)[""].action == "recalibrated"
+    torch.testing.assert_close(model.running_mean, torch.cat(batches).mean(0))

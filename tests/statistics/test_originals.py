@@ -1,4 +1,4 @@
-"""The defects of torch's update_bn and fvcore's precise_bn (CONTRACT section 4, items 3 and 4), beside recalibrate."""
+"""The defects of torch's update_bn and fvcore's precise_bn and what recalibrate does in their place."""
 
 from __future__ import annotations
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,6 +134,49 @@ def test_buffers_that_a_forward_moves_come_back():
     nk.recalibrate(model, data())
     assert model[0].calls == model[1].calls == 0
     assert model[1].calls is kept
+
+
+def test_random_states_of_python_and_numpy_come_back():
+    class Draws(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * random.random() * numpy.random.rand()
+
+    before = random.getstate(), numpy.random.get_state()[1].tobytes()
+    nk.recalibrate(nn.Sequential(Draws(), nn.BatchNorm2d(3)), data())
+    assert (random.getstate(), numpy.random.get_state()[1].tobytes()) == before
+
+
+def test_parameters_attributes_and_gradients_that_a_forward_changes_come_back():
+    class Changes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.calls, self.seen = nn.Parameter(torch.ones(1)), 0, [1]
+            self.weight.grad = torch.ones(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.weight.data.clamp_(max=0.5)
+            self.weight.grad = None
+            self.weight.requires_grad_(False)
+            self.calls, self.last = self.calls + 1, x
+            self.seen.append(2)
+            return x * self.weight
+
+    model = nn.Sequential(Changes(), nn.BatchNorm2d(3))
+    first, weight, grad, seen = model[0], model[0].weight, model[0].weight.grad, model[0].seen
+    nk.recalibrate(model, data())
+    assert first.weight is weight
+    assert (weight.item(), weight.requires_grad, weight.grad is grad, first.calls) == (1.0, True, True, 0)
+    assert first.seen is seen
+    assert seen == [1]
+    assert not hasattr(first, "last")
+
+
+def test_a_graph_that_waits_for_its_backward_is_not_disturbed():
+    model, (x,) = net().eval(), data((4,))
+    y = model[1](model[0](x))  # saves the running statistics, which a pass moves and gives back
+    nk.recalibrate(model, data(), only="2")
+    y.sum().backward()
+    assert model[0].weight.grad is not None
 
 
 def test_a_forward_that_switches_to_train_mode_does_not_spoil_the_statistics():

@@ -45,7 +45,7 @@ def test_second_layer_sees_the_first_under_batch_statistics(norm):
 
 
 def test_estimators_agree_on_independent_data_and_differ_on_clustered_data():
-    """CONTRACT section 4 item 3: 1.08 against 10.07 at batches of 2."""
+    """The variance between batches counts: 10.07 where the average of batches of 2 says 1.08."""
     g = generator(3)
     centres = 3 * torch.randn(2000, 1, 1, generator=g)
     clustered = list((centres + torch.randn(2000, 2, 1, generator=g)).unbind())

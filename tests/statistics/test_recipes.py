@@ -1,4 +1,4 @@
-"""The code of docs/statistics.md runs as it stands, and the averaging helpers that it names are served."""
+"""The averaging helpers that docs/statistics.md names are served."""
 
 from __future__ import annotations
 
@@ -12,26 +12,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import normkit as nk
 from tests.statistics.nets import BATCH_NORMS, assert_statistics, data, net
-
-PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
-
-
-def code_of(page: Path) -> str:
-    """The Python of a page, on the lines where it stands, so that a traceback points at the page."""
-    lines, inside = [], False
-    for line in page.read_text(encoding="utf-8").splitlines():
-        fence = line.startswith("```")
-        inside = line == "```python" if fence else inside
-        lines.append(line if inside and not fence else "")
-    return "\n".join(lines)
-
-
-def test_the_pages_code_runs_top_to_bottom(capsys):
-    code = code_of(PAGE)
-    assert code.count("nk.recalibrate(") == 8
-    with torch.random.fork_rng():
-        exec(compile(code, str(PAGE), "exec"), {})
-    assert "recalibrated in one pass from 5 batches (population)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("norm", BATCH_NORMS.values(), ids=BATCH_NORMS)

@@ -1,6 +1,8 @@
 """The command line answers what cannot be done in one line and exit code 2, without a traceback."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,9 +39,95 @@ def test_a_broken_results_file_is_named(capsys: pytest.CaptureFixture[str], tmp_
     assert "results.json" in _refused(capsys, "study", "--quick", "--out", str(tmp_path))
 
 
-@pytest.mark.parametrize("seeds", ["0", "-3"])
-def test_too_few_seeds_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, seeds: str) -> None:
-    assert "--seeds" in _refused(capsys, "study", "--seeds", seeds, "--out", str(tmp_path))
+NUMBERS = {
+    ("--seeds", "0"): "--seeds must be at least 1, got 0",
+    ("--seeds", "-3"): "--seeds must be at least 1, got -3",
+    ("--seeds", "1001"): "--seeds must be at most 1000, got 1001",
+    ("--first-seed", "-1"): "--first-seed must be at least 0, got -1",
+    ("--first-seed", "1" + 30 * "0"): "--first-seed must be at most 1000000000, got 1000",
+    ("--jobs", "0"): "--jobs must be at least 1, got 0",
+    ("--jobs", "257"): "--jobs must be at most 256, got 257",
+}
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(("option", "text"), NUMBERS.items(), ids=map(" ".join, NUMBERS))
+def test_numbers_out_of_range_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, option: tuple[str, str], text: str, listed: bool
+) -> None:
+    assert text in _refused(capsys, "study", *option, "--out", str(tmp_path / "out"), *(["--list"] if listed else []))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--first-seed", "--jobs"])
+@pytest.mark.parametrize("value", ["five", "1.5", "", "nan"])
+def test_what_is_no_number_is_a_wrong_argument(capsys: pytest.CaptureFixture[str], option: str, value: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["study", option, value])
+    assert stopped.value.code == 2
+    assert f"argument {option}: invalid int value: {value!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["studies"], ["study", "--listen"], ["info", "more"], ["--versions"]])
+def test_unknown_commands_and_options_are_wrong_arguments(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(argv)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: normkit")
+
+
+def test_help_names_every_study(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["study", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in STUDIES)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from normkit.info import version
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"normkit {version()}\n"
+
+
+def test_the_list_has_every_claim_its_runs_and_its_time(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "72")
+    assert cli.main(["study", "--list", "--jobs", "2"]) == 0
+    shown = capsys.readouterr().out
+    flat = " ".join(shown.split())
+    for study in STUDIES.values():
+        assert f"{study.name}: {study.title} {study.claim} quick: " in flat
+    assert "quick: 60 runs, about 38 s; full: 120 runs, about 11 min" in flat  # small_batch
+    assert "with 2 workers" in flat
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_list_of_some_names_counts_with_the_seeds_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["study", "--list", "small_batch", "--seeds", "1", "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "quick: 12 runs" in shown
+    assert "linear_chain" not in shown
+    assert "no study is called 'x'" in _refused(capsys, "study", "--list", "x")
+
+
+def test_the_list_goes_into_a_pipe_that_closes(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-c", "import sys, normkit.cli; sys.exit(normkit.cli.main(['study', '--list']))"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(120) == 128 + 13
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_unknown_data_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -85,6 +173,49 @@ def test_a_study_writes_both_files_and_the_second_start_runs_nothing(
 
     monkeypatch.setattr(runner, "timed", never)
     assert cli.main(argv) == 0
+
+
+def test_fresh_seeds_are_other_runs_of_the_same_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = find("linear_chain")
+    monkeypatch.setitem(STUDIES, "linear_chain", replace(chain, plan=lambda preset: chain.plan(preset)[:2]))
+    argv = ["study", "linear_chain", "linear_chain", "--quick", "--jobs", "1", "--data", "digits", "--out"]
+    for first in ("0", "1000", "0"):
+        assert cli.main([*argv, str(tmp_path), "--first-seed", first]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert sorted(run["params"]["seed"] for run in results["runs"]) == [0, 1, 1000, 1001]
+    assert results["report"]["about"]["preset"] == "quick, 5 seeds from 0 on"
+    assert len(results["report"]["studies"]) == 1  # named twice, done once
+
+
+def test_the_page_is_written_whole_or_not_at_all(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = find("linear_chain")
+    monkeypatch.setitem(STUDIES, "linear_chain", replace(chain, plan=lambda preset: chain.plan(preset)[:1]))
+    argv = ["study", "linear_chain", "--quick", "--jobs", "1", "--data", "digits", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    before, rename = (tmp_path / "report.html").read_text(), os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == "report.html":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert cli.main(argv) == 2
+    assert "report.html: No space left on device; what it held before is kept" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == before
+    assert sorted(os.listdir(tmp_path)) == ["report.html", "results.json"]
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_first_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "report.html").symlink_to("elsewhere")
+    message = _refused(capsys, "study", "--quick", "--data", "digits", "--out", str(tmp_path))
+    assert "report.html is a symbolic link" in message
 
 
 def test_info_says_which_paths_are_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from normkit.errors import UsageError
 from normkit.studies import gallery
 
 SCRIPTS = gallery.scripts()
@@ -55,3 +56,13 @@ def test_the_table_for_the_readme_names_threads_and_marks(tmp_path: Path) -> Non
 def test_a_script_runs_on_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     gallery.show(str(gallery.folder() / "05_empty_batch.py"))
     assert "torch    1  WRONG" in capsys.readouterr().out
+
+
+def test_no_script_is_taken_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = tmp_path / "examples" / "defects"
+    strange.mkdir(parents=True)
+    _script(strange, "return 1.0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gallery, "__file__", str(tmp_path / "a" / "b" / "normkit" / "studies" / "gallery.py"))
+    with pytest.raises(UsageError, match="run from a clone"):
+        gallery.scripts()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from normkit.dataflow import call_with
+from normkit.model.dataflow import call_with
 
 
 def randomized(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import normkit.nn as layers
-from normkit.surgery import changes, convert
+from normkit.surgery import changes, convert, freeze
 
 from .models import close, outputs, randomized, residual_net, same_state, state
 
@@ -161,9 +161,101 @@ def test_sync_becomes_the_batch_norm_that_it_was():
     assert [type(back[key]).__name__ for key in "abd"] == ["BatchNorm1d", "BatchNorm3d", "BatchNorm2d"]
 
 
-def test_a_sync_layer_of_torch_takes_its_rank_from_the_convolutions():
+def projector():
+    stem = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*stem, nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+
+
+class Branches(nn.Module):
+    """The same, in a forward of its own: nothing but a run shows what its norms see."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(projector())
+
+    def forward(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+def test_a_sync_layer_of_torch_takes_its_rank_from_the_steps_before_it():
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Conv3d(3, 4, 1), nn.BatchNorm3d(4)))
     assert type(convert(model, "torch")[1]) is nn.BatchNorm3d
+    model = randomized(nn.SyncBatchNorm.convert_sync_batchnorm(projector())).eval()
+    for target in ("torch", "batch", "frozen", "renorm"):
+        result = convert(model, target)
+        assert [type(result[i]).__name__[-2:] for i in (1, 6)] == ["2d", "1d"]
+        close(outputs(result, X), outputs(model, X), 2e-6)
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_a_sync_layer_that_only_a_run_can_show_is_kept_without_one(mode):
+    model = randomized(nn.SyncBatchNorm.convert_sync_batchnorm(Branches())).train(mode)
+    for operation in (lambda **given: convert(model, "batch", **given), lambda **given: freeze(model, **given)):
+        kept = changes(operation()).kept
+        assert [entry.name for entry in kept] == ["parts.1", "parts.6"]
+        assert all("pass example_inputs" in entry.reason for entry in kept)
+        result = operation(example_inputs=X)
+        assert [type(result.parts[i]).__name__[-2:] for i in (1, 6)] == ["2d", "1d"]
+        close(outputs(result.eval(), X), outputs(copy.deepcopy(model).eval(), X), 2e-6)
+
+
+class Attention(nn.Module):
+    """Group norm over (N, C, H * W), as in the attention blocks of diffusion models."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.norm, self.linear = nn.GroupNorm(2, channels), nn.Linear(channels, channels)
+
+    def forward(self, x):
+        y = self.linear(self.norm(x.flatten(2)).transpose(1, 2)).transpose(1, 2)
+        return x + y.reshape(x.shape)
+
+
+@pytest.mark.parametrize("target", ["batch", "instance", "layer"])
+def test_a_group_norm_over_tokens_is_no_norm_of_images(target):
+    model = randomized(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.SiLU(), Attention(8))).eval()
+    x = torch.randn(8, 3, 6, 6)  # N equals C: an instance norm of images would take it for one image
+    kept = convert(model, target)
+    assert changes(kept)["1"].action == "replaced"
+    assert "example_inputs" in changes(kept)["3.norm"].reason
+    kept(x)
+    seen = convert(model, target, example_inputs=x)
+    names = {"batch": "BatchNorm1d", "instance": "InstanceNorm1d", "layer": "GroupNorm"}
+    assert type(seen[3].norm).__name__ == names[target]
+    seen(x)
+
+
+def test_a_norm_that_sees_images_and_tokens_is_kept():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.GroupNorm(1, 3)
+
+        def forward(self, x):
+            return self.norm(x) + self.norm(x.flatten(2)).view(x.shape)
+
+    assert changes(convert(Both(), "batch", example_inputs=X))["norm"].action == "kept"
+
+
+def test_rows_and_sequences_are_told_apart_where_that_matters():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.head, self.last = nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4), nn.Linear(4, 4), None
+            self.last = nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.last(self.head(self.bn(self.conv(x)).mean(2)))
+
+    model, x = Net(), torch.randn(4, 3, 7)
+    kept = convert(model, "instance")
+    assert [entry.action for entry in changes(kept)] == ["kept", "kept"]
+    seen = convert(model, "instance", example_inputs=x)
+    assert [type(m).__name__ for m in (seen.bn, seen.last)] == ["InstanceNorm1d", "BatchNorm1d"]
+    assert "no positions" in changes(seen)["last"].reason
+    seen(x)
 
 
 class WithActivation(nn.BatchNorm2d):
@@ -218,7 +310,7 @@ KEPT = {
     "rms norm to group": (lambda: nn.Sequential(nn.RMSNorm(4)), "group", "last axes"),
     "rms norm to layer": (lambda: nn.Sequential(nn.RMSNorm(4)), "layer", "subtracts no mean"),
     "rank unknown": (
-        lambda: nn.Sequential(nn.Conv1d(3, 4, 1), nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4)),
+        lambda: nn.ModuleDict({"conv": nn.Conv2d(3, 4, 1), "norm": nn.GroupNorm(2, 4)}),
         "batch",
         "1, 2 or 3",
     ),
@@ -309,3 +401,30 @@ def test_a_converted_model_can_be_copied_saved_and_loaded():
     loaded = torch.load(file, weights_only=False)
     same_state(loaded, state(result))
     assert changes(loaded) == changes(result)
+
+
+class OwnInstanceNorm(nn.InstanceNorm2d):
+    def forward(self, x):
+        return super().forward(x)
+
+
+class OwnLayerNorm(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.float()).type(x.dtype)
+
+
+WITHOUT_TENSORS = {
+    "instance": (OwnInstanceNorm(4), "InstanceNorm2d"),
+    "layer": (OwnLayerNorm(6, elementwise_affine=False), "LayerNorm"),
+    "layer over two axes": (OwnLayerNorm((4, 6)), "LayerNorm"),
+}
+
+
+@pytest.mark.parametrize(("norm", "name"), WITHOUT_TENSORS.values(), ids=WITHOUT_TENSORS)
+def test_a_subclass_is_probed_by_its_arguments_where_it_has_no_tensors(norm, name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm)
+    target = "instance" if name.startswith("Instance") else "layer"
+    result = convert(model, target)
+    assert (type(result[1]).__name__, changes(result)["1"].action) == (name, "replaced")
+    x = torch.randn(2, 3, 4, 6)
+    close(outputs(result, x), outputs(model, x), 2e-6)

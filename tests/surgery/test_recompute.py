@@ -10,10 +10,10 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from normkit.functional import _fused, _recompute
-from normkit.kernels import native
+from normkit.functional import _autograd, recompute
 from normkit.surgery import accelerate, changes, fold
 from normkit.surgery.recompute import add
+from tests.kernels.native_isa import needs_native
 
 from .models import close, outputs, randomized, residual_net, state
 from .test_accelerate import gradients
@@ -51,7 +51,7 @@ def recomputes(model, x=X):
     return gone
 
 
-@pytest.mark.skipif(not native.available(), reason="the choice of paths takes fused kernels only if built")
+@needs_native
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_a_training_forward_keeps_recipes(way):
     model = way(accelerated()).train()
@@ -97,8 +97,8 @@ def test_an_exception_in_the_forward_leaves_nothing_on():
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             model(X)
-        assert _fused.on_output is None
-        assert _recompute._local.recorder is None
+        assert _autograd.output_listener is None
+        assert recompute._local.recorder is None
 
 
 class Interrupted(nn.Module):
@@ -123,8 +123,8 @@ def test_an_interrupted_forward_is_left_by_the_next():
     with pytest.raises(KeyboardInterrupt):
         outer(X)
     outer(X).sum().backward()
-    assert _fused.on_output is None
-    assert _recompute._local.recorder is None
+    assert _autograd.output_listener is None
+    assert recompute._local.recorder is None
     assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
 
 
@@ -161,7 +161,7 @@ def test_threads_have_their_own_context():
         for ours, theirs in zip(got, expected, strict=True):
             assert torch.equal(ours, theirs)
     assert len(found) == 3
-    assert _fused.on_output is None
+    assert _autograd.output_listener is None
 
 
 def test_transforms_take_the_model():

@@ -1,10 +1,7 @@
 """Agreement with float64, before anything is timed.
 
-Bounds, element by element, u = unit roundoff of the result's dtype: outputs 8u(|xhat*weight| + |bias| + |residual|),
-input gradients 16u*rstd*(|dxhat| + |mean(dxhat)| + |xhat*mean(dxhat*xhat)|), parameter gradients 16u*sum|terms|: the
-project's contract.
-
-A peer need not hold these bounds, only compute the same thing: 64 times as much, and that of the average element too.
+normkit is held to the project's contract (`normkit.contract`). A peer need not hold it, only compute the same thing: 64
+times as much, and that of the average element too.
 Of large inputs some whole channels (groups) are checked: they are independent of the others. The side of zero an
 element lies on, which ReLU's gradient turns on, is taken from the output under test: within the bound either is right.
 """
@@ -17,8 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .. import contract
+from .contender import Contender, Results
 from .op import Op, Truth
-from .peers import Contender, Results
 from .problem import Problem
 
 PEER_SLACK = 64.0  # torch's NHWC statistics are sums in float32: 20 to 80 times outside the contract
@@ -68,9 +66,10 @@ def errors(results: Results, op: Op, problem: Problem, peer: bool = False) -> di
     expected = expected.relu() if op.activation == "relu" else expected
     shape = (-1,) if problem.case.layout == "rows" else (1, -1, *[1] * (x.dim() - 2))
     weight, bias = weight.view(shape), bias.view(shape)
-    scale = (truth.xhat * weight).abs() + bias.abs() + (0 if residual is None else residual.abs())
+    added = 0.0 if residual is None else residual
     share = partial(_share, peer=peer)
-    shares = {"output": share(results["output"], y, expected, 8 * scale)}
+    bound = contract.output_bound(truth.xhat, weight, bias, _u(results["output"]), added)
+    shares = {"output": share(results["output"], y, expected, bound)}
     if op.training:
         dz = dy * (y > 0) if op.activation == "relu" else dy
         shares |= _gradient_errors(results, truth, dz, weight, at, share)
@@ -91,21 +90,23 @@ def _gradient_errors(
     results: Results, truth: Truth, dz: Tensor, weight: Tensor, at: Tensor | None, share: Callable[..., float]
 ) -> dict[str, float]:
     dx, dweight, dbias = truth.gradients(dz)
-    axes, scale = truth.parameter_axes, _input_gradient_scale(truth, dz * weight)
-    shares = {"dinput": share(results["dinput"], _some(results["dinput"], at), dx, scale)}
+    found = results["dinput"]
+    bound = contract.input_gradient_bound(dz * weight, truth.xhat, truth.rstd, truth.mean, _u(found))
+    shares = {"dinput": share(found, _some(found, at), dx, bound)}
     if "dresidual" in results:
-        shares["dresidual"] = share(results["dresidual"], _some(results["dresidual"], at), dz, 8 * dz.abs())
+        found = results["dresidual"]
+        bound = contract.residual_gradient_bound(dz, _u(found))
+        shares["dresidual"] = share(found, _some(found, at), dz, bound)
     for name, value, terms in (("dweight", dweight, dz * truth.xhat), ("dbias", dbias, dz)):
         if value is not None and name in results:
-            got = results[name] if at is None else results[name][at]
-            shares[name] = share(got, got.double(), value, 16 * terms.abs().sum(axes))
+            found = results[name] if at is None else results[name][at]
+            bound = contract.parameter_gradient_bound(terms, truth.parameter_axes, _u(found))
+            shares[name] = share(found, found.double(), value, bound)
     return shares
 
 
-def _input_gradient_scale(truth: Truth, dxhat: Tensor) -> Tensor:
-    """The bound on dx over u."""
-    mean_product = truth.mean(dxhat * truth.xhat)
-    return 16 * truth.rstd * (dxhat.abs() + truth.mean(dxhat).abs() + (truth.xhat * mean_product).abs())
+def _u(result: Tensor) -> float:
+    return contract.unit_roundoff(result.dtype)
 
 
 def _some(tensor: Tensor, at: Tensor | None) -> Tensor:
@@ -113,10 +114,8 @@ def _some(tensor: Tensor, at: Tensor | None) -> Tensor:
     return (tensor if at is None else tensor[:, at]).double()
 
 
-def _share(result: Tensor, actual: Tensor, expected: Tensor, scale: Tensor, peer: bool) -> float:
-    """max |actual - expected| / (u * scale), with one subnormal step more where relative bounds end."""
-    info = torch.finfo(result.dtype)
+def _share(result: Tensor, actual: Tensor, expected: Tensor, bound: Tensor, peer: bool) -> float:
+    """max |actual - expected| / bound, with one subnormal step more where relative bounds end."""
     loose = peer or result.dtype == torch.float64  # where the truth has rounded just as often
-    scale = PEER_SLACK * (scale + scale.mean()) if loose else scale
-    allowed = info.eps / 2 * scale + info.smallest_normal * info.eps
-    return float(((actual - expected).abs() / allowed).max())
+    bound = PEER_SLACK * (bound + bound.mean()) if loose else bound
+    return float(((actual - expected).abs() / (bound + contract.underflow(result.dtype))).max())

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from .contender import Absent, Results, named
 from .op import Op
-from .peers import Absent, Results, named
 from .problem import Inputs, Problem
 from .results import cores
 

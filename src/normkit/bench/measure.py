@@ -9,8 +9,9 @@ import torch
 
 from . import floor, roof
 from .check import Mismatch, verify
+from .contender import Absent, Contender
 from .op import Op
-from .peers import PEERS, Absent, Contender, normkit, walk
+from .peers import PEERS, limit, normkit
 from .problem import Case, Problem, make
 from .results import Peer, Row
 from .suite import OPS
@@ -31,8 +32,8 @@ def measure(case: Case, peers: Sequence[str] = ("torch",), seconds: float = 0.5)
         ours = normkit(op, problem)
         error = verify("normkit", ours, op, problem)
         present, absent = _present(peers, op, problem)
-        bound = walk(op, problem)
-        contenders = {"normkit": ours, **present, **({"walk": bound} if bound else {})}
+        bound = limit(op, problem)
+        contenders = {"normkit": ours, **present, **({"limit": bound} if bound else {})}
         calls = {name: _clocked(contender, op) for name, contender in contenders.items()}
         times = interleave({**calls, **roof.calls(problem)}, seconds)
     finally:
@@ -57,15 +58,15 @@ def condense(op: Op, case: Case, error: float, times: dict[str, list[Seconds]], 
         share=roof_share * floor.fewest(op, case).total,
         share_two_sweeps=roof_share * floor.two_sweeps(op, case).total,
         peers={
-            name: _peer(op, ours, theirs, times.get("walk"))
+            name: _peer(op, ours, theirs, times.get("limit"))
             for name, theirs in times.items()
-            if name not in ("normkit", "walk", "clone", "copy")
+            if name not in ("normkit", "limit", "clone", "copy")
         },
         absent=absent,
     )
 
 
-def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds], walk: list[Seconds] | None) -> Peer:
+def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds], limit: list[Seconds] | None) -> Peer:
     total = paired([t.total for t in theirs], [t.total for t in ours])
     backward = paired([t.backward for t in theirs], [t.backward for t in ours]).median if op.training else None
     return Peer(
@@ -75,7 +76,7 @@ def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds], walk: list[Seconds
         total=total.median,
         low=total.low,
         high=total.high,
-        limit=paired([t.total for t in theirs], [t.total for t in walk]).median if walk else None,
+        limit=paired([t.total for t in theirs], [t.total for t in limit]).median if limit else None,
     )
 
 

@@ -31,7 +31,7 @@ from ..kernels.memory import to_keep
 from .isolated import Isolated
 from .problem import DTYPES
 from .resnet import ResNet50
-from .results import Contender, Network
+from .results import Network, Variant
 from .timing import Seconds, interleave, paired
 
 PLAIN = "plain"
@@ -128,7 +128,7 @@ def _measure(subjects: dict[str, Isolated], network: Network, seconds: float) ->
     contenders = {}
     for name in CONTENDERS:
         ratio = paired(seconds_of[PLAIN], seconds_of[name])
-        contenders[name] = Contender(ratio.median, ratio.low, ratio.high, memories[name].held, memories[name].peak)
+        contenders[name] = Variant(ratio.median, ratio.low, ratio.high, memories[name].held, memories[name].peak)
     return replace(
         network, rounds=len(times[PLAIN]), step_ms=1e3 * statistics.median(seconds_of[PLAIN]), share=share, limit=limit,
         free=free, held=memories[PLAIN].held, peak=memories[PLAIN].peak, contenders=contenders,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .goals import goals_table
 from .results import Document, Row
 from .tables import machine_line, network_table, rows_table, summary_table
 
@@ -13,7 +12,7 @@ HEAD = """# Benchmarks
 Measured with `normkit bench` on: {machine}.
 
 Every contender computes the same thing: each was held against float64 before it was timed, normkit within the
-[contract's bounds](../src/normkit/bench/check.py). All of them are called in turn on the same tensors, in an order
+bounds of the [contract](contract.md). All of them are called in turn on the same tensors, in an order
 drawn anew each round, with rotating inputs; **x** is the median of the paired ratios of forward + backward, above 1
 where normkit is faster. A suite's figure is the geometric mean over its shapes, with the worst shape named.
 
@@ -24,9 +23,9 @@ fewest bytes. Peers: torch eager (`torch.nn`'s layer, then `+=` and `relu_`); *c
 *onednn*: PyTorch's opaque mkldnn tensors, which is oneDNN's plain-layout path and not its blocked layouts; *jax*: the
 formula and its vjp under jax.jit. A dash: the peer does not serve the case.
 
-**of**, and **limit** in the goals: the same ratio for a call that computes no statistics: frozen batch norm with a ReLU
-through the same Function and core, which walks memory once forward and once backward (behind a residual it does not
-even read x again). No kernel behind this call can pass it, however it finds mean and variance.
+**limit**, and **of** in the tables of shapes: the same ratio for a call that computes no statistics: frozen batch norm
+with a ReLU through the same Function and core, which passes over memory once forward and once backward (after a
+residual it does not even read x again). No kernel under this call can be faster, however it finds mean and variance.
 
 Repeat with `normkit bench --shapes full --json FILE` and `normkit bench network --json FILE`.
 """
@@ -38,9 +37,6 @@ def render(text: str) -> str:
     parts = [HEAD.format(machine=machine_line(document))]
     if document.rows:
         parts += ["## Summary\n", summary_table(document.rows).markdown() + "\n"]
-    goals = goals_table(document.rows)
-    if goals.cells:
-        parts += ["## Goals\n", goals.markdown() + "\n"]
     if document.networks:
         parts += ["## ResNet-50 training step\n", NETWORK, network_table(document.networks).markdown() + "\n"]
     for title, rows in groups(document.rows).items():

@@ -6,45 +6,22 @@
     onednn    torch.native_batch_norm on to_mkldnn() tensors: oneDNN's plain-layout path, not its blocked layouts
     jax       the formula under jax.jit, forward and vjp, where jax is installed
 
-and `walk`, which bounds them: what normkit's call costs when its kernels compute no statistics.
-
-Rule: what a contender needs once (compiling, converting inputs to its own tensors) happens before the clock.
+and `limit`, which bounds them: what normkit's call costs when its kernels compute no statistics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 import normkit as nk
 
+from .contender import Absent, Contender, Results, named
+from .jax_peer import Jax
 from .op import Op, prepared, ranked
 from .problem import Inputs, Problem
-
-Results = dict[str, Tensor]  # "output", and in training "dinput", "dresidual", "dweight", "dbias"
-
-
-class Absent(Exception):
-    """Why a peer has no figure for a case."""
-
-
-class Contender(Protocol):
-    """One side of a comparison; `index` picks the set of inputs."""
-
-    def forward(self, index: int) -> Any:
-        """The timed forward; what it returns is handed to `backward`."""
-        ...
-
-    def backward(self, outcome: Any, index: int) -> Any:
-        """The timed backward: gradients of inputs and parameters."""
-        ...
-
-    def results(self, outcome: Any, gradients: Any) -> Results:
-        """Both as plain tensors."""
-        ...
 
 
 class Layer:
@@ -70,12 +47,12 @@ def normkit(op: Op, problem: Problem) -> Contender:
     return Layer(op.ours(problem), problem)
 
 
-def walk(op: Op, problem: Problem) -> Contender | None:
-    """Frozen batch norm with a ReLU: the same call of the same core, one walk through memory each way.
+def limit(op: Op, problem: Problem) -> Contender | None:
+    """Frozen batch norm with a ReLU: the same call of the same core, one pass over memory each way.
 
     Forward it reads x (and the residual) and writes y; backward it reads dy and x, whose sign it needs (bits behind a
     residual), and writes dx (and dresidual): no kernel that computes statistics can take less. None where the
-    operation takes one walk itself.
+    operation takes one pass itself.
     """
     if not op.training or problem.case.layout == "rows":
         return None
@@ -127,26 +104,12 @@ class OneDnn:
         return named(_dense(outcome), dense, self.plain)
 
 
-def jax(op: Op, problem: Problem) -> Contender:
-    from .jax_peer import Jax
-
-    return Jax(op, problem)
-
-
 PEERS: dict[str, Callable[[Op, Problem], Contender]] = {
     "torch": eager,
     "compile": compiled,
     "onednn": OneDnn,
-    "jax": jax,
+    "jax": Jax,
 }
-
-
-def named(outcome: Tensor, gradients: tuple[Tensor, ...] | None, inputs: Inputs) -> Results:
-    """Results by name, from gradients in the order of leaves and parameters."""
-    if gradients is None:
-        return {"output": outcome.detach()}
-    names = ["dinput", "dweight", "dbias"] if inputs.residual is None else ["dinput", "dresidual", "dweight", "dbias"]
-    return {"output": outcome.detach(), **dict(zip(names, gradients, strict=False))}  # RMS norm has no bias
 
 
 def _opaque(tensor: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ nearer cache than another; values are normal with mean 1, parameters are not tri
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,10 +35,7 @@ class Case:
 
     @property
     def numel(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def itemsize(self) -> int:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .. import _files
+from .._reading import parse, read_text, typed
 from ..errors import UsageError
 from .problem import Case
 
@@ -56,15 +57,9 @@ class Row:
     def ms(self) -> float:
         return self.forward_ms + self.backward_ms
 
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Row:
-        case = Case(**{**row["case"], "shape": tuple(row["case"]["shape"])})
-        peers = {name: Peer(**peer) for name, peer in row["peers"].items()}
-        return cls(**{**row, "case": case, "peers": peers})
-
 
 @dataclass(frozen=True)
-class Contender:
+class Variant:
     """A changed model against the plain one: the paired ratios of the steps' times with quartiles, above 1 where it is
     faster, and its memory in bytes."""
 
@@ -95,16 +90,11 @@ class Network:
     free: float = 1.0
     held: int = 0
     peak: int = 0
-    contenders: dict[str, Contender] = field(default_factory=dict)
+    contenders: dict[str, Variant] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, str, str, int]:
         return self.batch, self.layout, self.dtype, self.threads
-
-    @classmethod
-    def from_json(cls, network: Mapping[str, Any]) -> Network:
-        contenders = {name: Contender(**figures) for name, figures in network["contenders"].items()}
-        return cls(**{**network, "contenders": contenders})
 
 
 @dataclass(frozen=True)
@@ -116,19 +106,21 @@ class Document:
     networks: tuple[Network, ...] = ()
 
     def to_json(self) -> str:
-        return json.dumps(_rounded({"format": FORMAT, **asdict(self)}), indent=1, allow_nan=False) + "\n"
+        """JSON with a line per row and network: the file stays short, and a diff shows what was measured anew."""
+        parts = {key: _rounded(value) for key, value in {"format": FORMAT, **asdict(self)}.items()}
+        return "{\n" + ",\n".join(f'"{key}": {_lines(value)}' for key, value in parts.items()) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Document:
+        """UsageError: this is no text that `to_json` wrote."""
         try:
-            document = json.loads(text)
-        except ValueError:
-            document = None
-        found = document.get("format") if isinstance(document, dict) else "none"
-        if found != FORMAT:
-            raise UsageError(f"expected figures of format {FORMAT}, got {found!r}: measure into a new file")
-        rows = tuple(Row.from_json(row) for row in document["rows"])
-        return cls(document["machine"], rows, tuple(map(Network.from_json, document["networks"])))
+            document = parse(text)
+            found = document.pop("format", "none") if isinstance(document, dict) else "none"
+            if found != FORMAT:
+                raise ValueError(f"expected figures of format {FORMAT}, got {found!r:.40}")
+            return typed(cls, document, "the file")
+        except ValueError as error:
+            raise UsageError(f"{error}: measure into a new file") from None
 
     def merged(self, newer: Document) -> Document:
         """These figures with the newer ones in the place of their namesakes."""
@@ -142,15 +134,36 @@ class Document:
 
 
 def prepare(path: Path) -> Document | None:
-    """The figures in `path`, or None and an empty file. UsageError here where none could be written later."""
+    """The figures in `path`, or None where there are none yet. UsageError here where none could be written later."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as file:
-            file.seek(0)
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--json must be a file that can be written: {error}") from error
+        _files.prepare(path)
+    except OSError as error:
+        raise UsageError(f"--json must be a file that can be written: {_files.reason(error)}") from None
+    return load(path)
+
+
+def load(path: Path) -> Document | None:
+    """The figures in `path`; None where it is absent or empty. UsageError: it cannot be read, or holds something else.
+
+    An empty file is what an interrupted run of earlier versions left.
+    """
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read figures from {path}: {error}: measure into a new file") from None
     return Document.from_json(text) if text else None
+
+
+def keep(path: Path, newer: Document) -> None:
+    """Write `newer` to `path` beside what it holds by then: another process may have measured too."""
+
+    def merged() -> str:
+        before = load(path)
+        return (newer if before is None else before.merged(newer)).to_json()
+
+    _files.update(path, merged)
 
 
 def machine() -> dict[str, str]:
@@ -171,6 +184,13 @@ def machine() -> dict[str, str]:
 def cores() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _lines(value: Any) -> str:
+    """JSON of one part of the document; a list with one line per entry."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value, allow_nan=False)
+    return "[\n" + ",\n".join(json.dumps(entry, allow_nan=False) for entry in value) + "\n]"
 
 
 def _rounded(value: Any) -> Any:

@@ -16,7 +16,7 @@ from .measure import measure
 from .page import heading
 from .peers import PEERS
 from .problem import DTYPES
-from .results import Document, machine, prepare
+from .results import Document, keep, machine, prepare
 from .suite import FAMILIES, SUITES, cases
 from .tables import machine_line, network_table, row_cells, rows_table, summary_table
 
@@ -30,7 +30,7 @@ SECONDS = {"quick": 0.4, "full": 0.5}
 class Request:
     """What was asked for, checked.
 
-    families: empty = all but the network; seconds: of timing a case, None = the preset's (ten times that a network).
+    families: empty = all but the network; seconds: time per case, None = the preset's; a network takes ten times that.
     """
 
     families: Sequence[str] = ()
@@ -71,8 +71,7 @@ def bench(request: Request, show: Callable[[str], None]) -> Document:
     for part in _measured(request, show):
         document = document.merged(part)
         if request.json is not None:
-            whole = document if file is None else file.merged(document)
-            request.json.write_text(whole.to_json(), encoding="utf-8")
+            keep(request.json, part)
     if document.rows:
         show("\n" + summary_table(document.rows).text())
     return document

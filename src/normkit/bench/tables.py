@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .results import Document, Network, Peer, Row
-from .summary import LARGE, share, summaries
+from .summary import LARGE, Summary, share, summaries
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Table:
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
-    """One line a case of one operation, layout and dtype."""
+    """One line per case of one operation, layout and dtype."""
     peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
     headings = ("shape", "fwd ms", "bwd ms", "MB", "GB/s", "roof", *(f"{peer}: x (fwd, bwd)" for peer in peers))
     return Table(headings, tuple(tuple(row_cells(row, peers)) for row in rows))
@@ -48,29 +48,41 @@ def row_cells(row: Row, peers: Sequence[str]) -> list[str]:
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
-    """Geometric means over shapes, the worst shape named, one line a group and peer."""
-    headings = ("operation", "layout", "dtype", "threads", "shapes", "against", "x", "worst", "at", "roof", "least")
-    return Table(
-        headings,
-        tuple(
-            (
-                f"{s.op}, {LARGE}" if s.scope == LARGE else s.op, s.layout, s.dtype, str(s.threads), str(s.shapes),
-                s.peer, f"{s.ratio:.2f}", f"{s.worst:.2f}", shape(s.worst_shape),
-                "" if s.share is None else f"{s.share:.2f}", "" if s.worst_share is None else f"{s.worst_share:.2f}",
-            )
-            for s in summaries(rows)
-        ),
+    """Geometric means over shapes, the worst shape named, one line per group and peer."""
+    headings = (
+        "operation", "layout", "dtype", "threads", "shapes", "against", "x", "limit", "worst", "at", "roof", "least",
     )  # fmt: skip
+    return Table(headings, tuple(map(_summary, summaries(rows))))
 
 
 def network_table(networks: Sequence[Network]) -> Table:
-    """One line a network: its step, the norms' share of it, the limits, what was reached, memory."""
+    """One line per network: its step, the norms' share of it, the limits, what was reached, memory."""
     contenders = list(dict.fromkeys(name for network in networks for name in network.contenders))
     headings = (
         "ResNet-50, batch", "layout", "dtype", "threads", "step ms", "norm share", "limit at roof", "limit if free",
         *(f"{name} x" for name in contenders), "held MB", *contenders, "peak MB", *contenders,
     )  # fmt: skip
     return Table(headings, tuple(tuple(_network(network, contenders)) for network in networks))
+
+
+def _summary(s: Summary) -> tuple[str, ...]:
+    name = f"{s.op}, {LARGE}" if s.scope == LARGE else s.op
+    ratios = (_ratio(s.ratio), _ratio(s.limit), _ratio(s.worst), shape(s.worst_shape))
+    return (
+        name,
+        s.layout,
+        s.dtype,
+        str(s.threads),
+        str(s.shapes),
+        s.peer,
+        *ratios,
+        _ratio(s.share),
+        _ratio(s.worst_share),
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _network(n: Network, contenders: Sequence[str]) -> list[str]:

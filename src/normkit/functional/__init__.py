@@ -1,15 +1,15 @@
 """Norms as functions: check the arguments, choose a path, call a kernel."""
 
-from ._choose import backend
-from ._recompute import recompute_outputs
 from .batch_norm import batch_norm
 from .batch_renorm import batch_renorm
+from .choose import backend
 from .ghost_batch_norm import ghost_batch_norm
 from .group_norm import group_norm
 from .instance_norm import instance_norm
 from .layer_norm import add_layer_norm, layer_norm
 from .mask import mask_from_lengths
 from .normalize import normalize
+from .recompute import recompute_outputs
 from .rms_norm import add_rms_norm, rms_norm
 
 __all__ = [

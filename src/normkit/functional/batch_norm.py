@@ -1,33 +1,31 @@
-"""Batch normalization as a function: check the arguments, choose a path, move the running statistics.
-
-The way of the data: `batch_norm` (public, torch's signature) or a layer -> `apply` -> one of
-    native, aten   a fused kernel under `_fused.Fused`, whose higher derivatives are the composed operations
-    composed       differentiable torch operations
-"""
+"""Batch normalization: the function, and the spec that every norm over the batch builds on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, Activation, resolve
-from ..kernels import aten, composed, native
+from .._activation import resolve
+from .._fx import traceable
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed, native, native_masked
 from ..moments import Moments
-from . import _dtypes, _running
-from ._choose import choose, is_eager, is_exporting, is_transformed
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels, run_masked
-from ._masked import MaskedBatchNormCall
-from ._opaque import Opaque
-from ._running import Running
+from . import _dtypes, running
+from ._autograd import BATCH, apply_in_core, is_listening
+from ._operator import Operator
+from .choose import is_transformed
+from .road import run
+from .running import Running
+from .spec import NormSpec
 
-KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
-
+@traceable
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -75,10 +73,10 @@ def batch_norm(
 
     Reference: Ioffe & Szegedy (2015), Batch Normalization. https://arxiv.org/abs/1502.03167
     """
-    running = running_of(running_mean, running_var, training, momentum)
-    return apply(
-        input, running, weight, bias, training, eps, residual=residual, activation=resolve(activation), mask=mask
-    )
+    statistics = running_of(running_mean, running_var, training, momentum)
+    if input.dim() == 1 and input.numel() == 0:
+        return input.clone()  # torch accepts an empty vector
+    return run(BatchNormSpec(resolve(activation), statistics, training, eps), input, weight, bias, residual, mask)
 
 
 def running_of(
@@ -93,71 +91,142 @@ def running_of(
     return None
 
 
-def apply(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-    small_batch: str = "error",
-) -> Tensor:
-    """What :func:`batch_norm` and the layers share. `training`: normalize with the batch's statistics.
+@dataclass(slots=True, eq=False)
+class BatchNormSpec(NormSpec):
+    """One batch norm. training: normalize by the batch's statistics and move the running ones, if given.
 
     With `small_batch="running"` a batch of one value per channel uses the running statistics and moves none.
     """
-    mean, var = (None, None) if running is None else running[:2]
-    if mask is None and eps > 0.0 and is_eager():
-        # The common call: one look at all tensors. Whatever it does not know is looked at closely below.
+
+    running: Running | None
+    training: bool
+    eps: float
+    small_batch: str = "error"
+
+    name: ClassVar[str] = "batch_norm"
+
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """Whether the core takes these tensors as they are."""
+        mean, var = (None, None) if self.running is None else self.running[:2]
         count = native.ready(input, residual, weight, bias, mean, var)
-        if count > 1 or (count and not training):
-            call = BatchNormCall(native, activation, running, training, eps)
-            return run_channels(call, running, 0, training, eps, input, weight, bias, residual)
-    if input.dim() == 1 and input.numel() == 0:
-        return input.clone()  # torch accepts an empty vector
-    training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
-    path, _ = choose("batch_norm", input, activation, mask, (residual, weight, bias, mean, var))
-    if path == "aten" and is_exporting() and not _is_cumulative(running, training):
-        return _exported(input, running, weight, bias, training, eps, residual, activation)
-    # compiled evaluation: inductor fuses it
-    if path == "composed" or is_exporting() or (torch.compiler.is_compiling() and not training):
-        return _composed(input, running, weight, bias, training, eps, residual, activation, mask)
-    if mask is not None and input.numel():
-        masked = MaskedBatchNormCall(native, activation, running, training, eps, mask)
-        return run_masked(masked, input, weight, bias, residual, mask)
-    call = BatchNormCall(KERNELS[path], activation, running, training, eps)
-    return run(call, input, weight, bias, residual)
+        enough = count > 1 or (count == 1 and not self.training)
+        return enough and self.eps > 0.0 and self.activation.code in native.FUSED_ACTIVATIONS and not is_listening()
+
+    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The output of a call that is ready."""
+        activation = self.activation
+        return apply_in_core(
+            input, weight, bias, residual, self, self.running, BATCH, 0, self.training, self.eps, activation.code,
+            activation.param,
+        )  # fmt: skip
+
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked; mask (N, 1, *). A single value per channel may be normalized by the running ones."""
+        input, weight, bias, residual, mask = operands
+        if self.training and is_single(input, mask):
+            if self.small_batch != "running" or self.running is None:
+                raise ValueError(_shapes.ONE_VALUE.format(input.size()))
+            given = BatchNormSpec(self.activation, self.running, False, self.eps)
+            return given.verified(operands)
+        verify(self, operands)
+        residual = _shapes.fitting_residual(residual, input)
+        return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """The running mean and variance."""
+        return () if self.running is None else self.running[:2]
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """The native kernels take masks."""
+        return None
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """By given statistics batch norm is elementwise."""
+        if operands.mask is not None:
+            return "a mask is given"
+        return None if self.training else "evaluation: the compiler fuses it with what is around it"
+
+    def why_not_exported(self) -> str | None:
+        """PyTorch's batch norm moves by a momentum alone."""
+        cumulative = self.training and self.running is not None and self.running.momentum is None
+        return "PyTorch's batch norm knows no cumulative average (momentum=None)" if cumulative else None
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (3, C)."""
+        if not self.training:
+            mean, var = self.given()
+            return kernel.batch_norm_inference(operands, mean, var, self.activation, self.eps, save=save)
+        y, saved = kernel.batch_norm_forward(operands, self.activation, self.eps, save=save)
+        if self.running is not None:
+            running.move_by_stats(self.running, saved.stats, native_masked.count_values(operands))
+        return y, saved
+
+    def given(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of an evaluation."""
+        assert self.running is not None
+        return self.running[:2]
+
+    def move(self, stats: Tensor, input: Tensor) -> None:
+        """Move the running statistics by those of the batch `input`; the core asks for what it leaves to Python."""
+        assert self.running is not None
+        running.move_by_stats(self.running, stats, input.numel() // max(1, input.shape[1]))
+
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        return kernel.batch_norm_backward(dy, operands, saved, self.activation, needs, training=self.training)
+
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations."""
+        if not self.training:
+            mean, var = self.given() if stats is None else stats[:2]
+            return composed.batch_norm_inference(operands, mean, var, self.activation, self.eps)
+        y, moments = composed.batch_norm(operands, self.activation, self.eps)
+        if stats is None and self.running is not None:
+            running.move(self.running, moments)
+        return y
+
+    def exported(self, operands: Operands) -> Tensor:
+        """By torch.nn.functional.batch_norm."""
+        input, weight, bias, *_ = operands
+        mean, var, factor = None, None, 0.0
+        if self.running is not None:
+            mean, var, batches, momentum, _ = self.running
+            if self.training and batches is not None:
+                batches.add_(1)
+            factor = momentum if self.training and momentum is not None else 0.0
+            weight, bias = (None if p is None else p.to(mean.dtype) for p in (weight, bias))  # as ATen wants them
+        y = F.batch_norm(input, mean, var, weight, bias, self.training, factor, self.eps)
+        return composed.add_and_activate(y, operands, self.activation)
+
+    def operator(self, operands: Operands) -> Tensor:
+        """By one opaque operator; the running statistics move outside of it."""
+        y, stats = OPERATOR(0, self.eps, self.activation, operands)
+        if self.running is not None:
+            count = _shapes.values_per_channel(operands.input.shape)
+            running.move(self.running, Moments(count, stats[0], stats[1] * count))
+        return y
+
+    def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
+        """By the statistics as given: one pass over memory, and the native kernels make the same constants from them.
+
+        Not PyTorch's; and the moments of a masked batch are made of more values than the mask keeps.
+        """
+        if self.training and (kernel is not native or operands.mask is not None):
+            return replace(self, running=None)
+        return BatchNormSpec(self.activation, Running(stats[0], stats[1], None, None), False, self.eps)
 
 
-def prepare(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    residual: Tensor | None,
-    mask: Tensor | None,
-    small_batch: str = "error",
-) -> tuple[bool, Tensor | None]:
-    """Check the arguments of a norm over the batch: (whether the batch's statistics are used, mask (N, 1, *)).
-
-    Raises:
-        ValueError, RuntimeError, NotImplementedError: what :func:`batch_norm` raises.
-    """
-    if training and _is_single(input, mask):
-        if small_batch != "running" or running is None:
-            raise ValueError(_shapes.ONE_VALUE.format(input.size()))
-        training = False
-    verify(input, running, weight, bias, training, eps, residual)
-    return training, None if mask is None else _shapes.channel_mask(mask, input)
+def verify(norm: BatchNormSpec, operands: Operands) -> None:
+    """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
+    input, weight, bias, *_ = operands
+    mean, var = (None, None) if norm.running is None else norm.running[:2]
+    _shapes.verify_eps(norm.eps, norm.training)
+    _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
+    _dtypes.verify("batch_norm", input, weight, bias)
+    _dtypes.verify_statistics(mean, var)
 
 
-def _is_single(input: Tensor, mask: Tensor | None) -> bool:
+def is_single(input: Tensor, mask: Tensor | None) -> bool:
     """Whether each channel has one single value. Where Python may not look at a mask's values, it counts as several."""
     if _shapes.values_per_channel(input.shape) == 1:
         return True
@@ -167,133 +236,8 @@ def _is_single(input: Tensor, mask: Tensor | None) -> bool:
     return int(kept.sum()) == 1
 
 
-def verify(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    residual: Tensor | None,
-) -> None:
-    """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
-    mean, var = (None, None) if running is None else (running.mean, running.var)
-    _shapes.verify_eps(eps, training)
-    _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
-    _dtypes.verify("batch_norm", input, weight, bias)
-    _shapes.verify_residual(residual, input)
-
-
-def _is_cumulative(running: Running | None, training: bool) -> bool:
-    """Whether the running statistics move by the cumulative average, which PyTorch's own batch norm does not know."""
-    return training and running is not None and running.momentum is None
-
-
-def _composed(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor | None,
-) -> Tensor:
-    if not training:
-        assert running is not None
-        return composed.batch_norm_inference(
-            input, running.mean, running.var, weight, bias, eps, residual=residual, activation=activation, mask=mask
-        )
-    y, moments = composed.batch_norm(input, weight, bias, eps, residual=residual, activation=activation, mask=mask)
-    if running is not None:
-        _running.move(running, moments)
-    return y
-
-
-def _exported(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation,
-) -> Tensor:
-    """Plain PyTorch operations for programs that must run without normkit."""
-    mean, var, factor = None, None, 0.0
-    if running is not None:
-        mean, var = running.mean, running.var
-        if training and running.batches is not None:
-            running.batches.add_(1)
-        factor = running.momentum if training and running.momentum is not None else 0.0
-    y = F.batch_norm(input, mean, var, _upcast(weight, mean), _upcast(bias, mean), training, factor, eps)
-    return after(y, residual, activation)
-
-
-def _upcast(parameter: Tensor | None, statistic: Tensor | None) -> Tensor | None:
-    """ATen wants parameters and statistics of one dtype."""
-    return parameter if parameter is None or statistic is None else parameter.to(statistic.dtype)
-
-
-@dataclass(slots=True, eq=False)
-class BatchNormCall(Call):
-    """One batch norm on a fused kernel; moves the running statistics in its forward."""
-
-    running: Running | None
-    training: bool
-    eps: float
-
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (3, C) float64: mean, biased var, rstd; bits)."""
-        running, code, param = self.running, self.activation.code, self.activation.param
-        if not self.training:
-            assert running is not None
-            return self.kernel.batch_norm_inference(
-                of.input, running.mean, running.var, *of[1:], code, param, self.eps, save_for_backward=save
-            )
-        y, stats, bits = self.kernel.batch_norm_forward(*of, code, param, self.eps, save_for_backward=save)
-        if running is not None:
-            self.move(stats, of.input)
-        return y, stats, bits
-
-    def move(self, stats: Tensor, input: Tensor) -> None:
-        """Move the running statistics by those of the batch `input`; the core asks for what it leaves to Python."""
-        assert self.running is not None
-        _running.move_native(self.running, stats, input.numel() // max(1, input.shape[1]))
-
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        code, param = self.activation.code, self.activation.param
-        return self.kernel.batch_norm_backward(dy, *of, bits, stats, code, param, training=self.training, needs=needs)
-
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations."""
-        input, weight, bias, residual = of
-        if self.training:
-            return composed.batch_norm(input, weight, bias, self.eps, residual=residual, activation=activation)[0]
-        return composed.batch_norm_inference(
-            input, stats[0], stats[1], weight, bias, self.eps, residual=residual, activation=activation
-        )
-
-    def compiled(self, of: Operands) -> Tensor:
-        """The same as one opaque operator of torch.compile."""
-        y, stats = OPAQUE(0, self.eps, self.activation, *of)
-        if self.running is not None:
-            count = _shapes.values_per_channel(of.input.shape)
-            _running.move(self.running, Moments(count, stats[0], stats[1] * count))
-        return y
-
-    def again(self, stats: Tensor) -> Call:
-        """By the statistics as given: one walk, and the native kernels make the same constants from them."""
-        if self.training and self.kernel is not native:
-            return replace(self, running=None)
-        return replace(self, training=False, running=Running(stats[0], stats[1], None, None))
-
-
-OPAQUE = Opaque(
+OPERATOR = Operator(
     "batch_norm",
-    lambda size, eps, activation: BatchNormCall(native, activation, None, True, eps),
+    lambda size, eps, activation: BatchNormSpec(activation, None, True, eps),
     lambda input, size: input.shape[1],
 )

@@ -7,26 +7,32 @@ found again: `Recent` remembers those of the last forwards, and the recomputatio
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import ModuleType
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, Activation, resolve
-from ..kernels import composed, native
-from ..moments import Moments, accumulator_dtype
-from . import _running
-from ._choose import choose, is_exporting, is_transformed
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, run
-from ._running import Running
-from .batch_norm import apply as apply_batch_norm
-from .batch_norm import prepare, running_of
+from .._activation import resolve
+from .._fx import traceable
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed
+from ..moments import Moments
+from . import running
+from .batch_norm import BatchNormSpec, running_of
+from .choose import is_exporting, is_transformed
+from .road import run
+from .running import Running
+from .spec import NormSpec
 
-IN_FLIGHT = 16  # forwards remembered; micro-batches between a forward and its recomputation are rarely more
-SAME = 1e-2  # of a standard deviation: how near two batches' moments are when one is a recomputation of the other
+IN_FLIGHT = 64  # forwards remembered: a pipeline has seldom more micro-batches between a forward and its recomputation
+# How near the moments of a batch and of its recomputation are, in standard deviations: the noise of float32 operations
+# before the layer. Two batches of m values differ by 1 / sqrt(m) in some channel: 1e-3 for a million.
+SAME = 1e-5
 
 
 class Limits(NamedTuple):
@@ -36,6 +42,10 @@ class Limits(NamedTuple):
     d_max: float | Tensor
 
 
+NO_CORRECTION = Limits(1.0, 0.0)
+
+
+@traceable
 def batch_renorm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -81,14 +91,14 @@ def batch_renorm(
 
     Reference: Ioffe (2017), Batch Renormalization. https://arxiv.org/abs/1702.03275
     """
-    running = running_of(running_mean, running_var, training, momentum)
-    if running is None:
+    statistics = running_of(running_mean, running_var, training, momentum)
+    if statistics is None:
         raise ValueError("batch_renorm corrects towards the running statistics: give running_mean and running_var")
     verify_limits(r_max, d_max)
-    return apply(
-        input, running, weight, bias, training, eps, Limits(r_max, d_max), None, residual=residual,
-        activation=resolve(activation), mask=mask,
-    )  # fmt: skip
+    if input.dim() == 1 and input.numel() == 0:
+        return input.clone()  # torch accepts an empty vector
+    norm = corrected(BatchNormSpec(resolve(activation), statistics, training, eps), Limits(r_max, d_max), None)
+    return run(norm, input, weight, bias, residual, mask)
 
 
 def verify_limits(r_max: float, d_max: float) -> None:
@@ -128,140 +138,123 @@ class Recent:
         distance = torch.maximum((means - mean).abs() / unit, (stds - std).abs() / unit).amax(1)
         nearest = distance.argmin()  # the newest of equals: the same batch may come again
         same = distance[nearest] <= SAME
+        if same.device.type == "cpu" and not same:
+            warnings.warn(
+                f"an activation checkpoint recomputes a batch that is none of the last {IN_FLIGHT} of this layer: its "
+                "r and d come from the running statistics as they are now, so its gradient is not exact",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return torch.where(same, rs[nearest], r), torch.where(same, ds[nearest], d)
 
 
-def apply(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    limits: Limits,
-    recent: Recent | None,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-    small_batch: str = "error",
-) -> Tensor:
-    """What :func:`batch_renorm` and the layers share; without running statistics it is batch norm."""
-    if training and input.dim() > 1:
-        training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
-    if not training or running is None or input.dim() < 2:
-        return apply_batch_norm(
-            input, running, weight, bias, training, eps, residual=residual, activation=activation, mask=mask,
-            small_batch=small_batch,
-        )  # fmt: skip
-    others = (residual, weight, bias, running.mean, running.var)
-    path, _ = choose("batch_renorm", input, activation, mask, others)
-    if path == "native" and input.numel() and not torch.compiler.is_compiling():
-        call = BatchRenormCall(native, activation, running, eps, limits, recent)
-        return run(call, input, weight, bias, residual)
-    wide = input.to(accumulator_dtype(input))
-    moments = Moments.of(wide, _shapes.batch_dims(input.dim()), mask)
-    r, d = _correction(moments, running, eps, limits, recent)
-    _running.move(running, moments)
-    return _composed(wide, moments, r, d, weight, bias, eps, residual, activation, mask, input.dtype)
-
-
-def _composed(
-    wide: Tensor,
-    moments: Moments,
-    r: Tensor,
-    d: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """By differentiable operations. wide: (N, C, *) in the accumulator's dtype; r, d: (C,)."""
-    shape = _shapes.channel_shape(wide.dim(), wide.shape[1])
-    xhat = composed.standardize(wide, moments, eps, mask) * r.reshape(shape) + d.reshape(shape)
-    return composed.finish_channels(xhat, weight, bias, residual, activation, mask, dtype)
+def corrected(norm: BatchNormSpec, limits: Limits, recent: Recent | None) -> BatchNormSpec:
+    """The batch norm, corrected; `norm` itself in evaluation and without running statistics."""
+    if not norm.training or norm.running is None:
+        return norm
+    return BatchRenormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, limits, recent)
 
 
 @dataclass(slots=True, eq=False)
-class BatchRenormCall(Call):
-    """One batch renorm on the native kernels: batch norm with the weight r * weight and the bias d * weight + bias."""
+class BatchRenormSpec(BatchNormSpec):
+    """One batch renorm in training; on kernels batch norm with the weight r * weight, the bias d * weight + bias."""
 
-    running: Running
-    eps: float
-    limits: Limits
-    recent: Recent | None
+    limits: Limits = NO_CORRECTION
+    recent: Recent | None = None
 
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (5, C) float64: mean, biased var, rstd, r, d; bits)."""
-        input, weight, bias, residual = of
-        found = self.kernel.batch_norm_statistics(input)
+    name: ClassVar[str] = "batch_renorm"
+    has_aten: ClassVar[bool] = False
+
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """The core's one call knows no correction."""
+        return False
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """The correction is of whole batches."""
+        if operands.mask is not None:
+            return "a mask is given"
+        return None if operands.input.numel() else "the batch is empty"
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """A compiled graph has the differentiable operations."""
+        return f"{self.name} has no operator for compiled graphs"
+
+    def why_not_exported(self) -> str | None:
+        """PyTorch has no such norm."""
+        return f"PyTorch has no {self.name}"
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (5, C): mean, biased var, rstd, r, d."""
+        assert self.running is not None
+        found = kernel.batch_norm_statistics(operands.input)
         mean, var, _ = found
-        count = input.numel() // input.shape[1]
-        r, d = _correction(Moments(count, mean, var * count), self.running, self.eps, self.limits, self.recent)
-        y, stats, bits = self.kernel.batch_norm_inference(
-            input, mean, var, *_corrected(weight, bias, r, d), residual, self.activation.code, self.activation.param,
-            self.eps, save_for_backward=save,
-        )  # fmt: skip
-        _running.move_native(self.running, found, count)
-        return y, None if stats is None else torch.cat([stats, r[None], d[None]]), bits
-
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        input, weight, bias, residual = of
-        r, d = stats[3], stats[4]
-        needed = (needs[0], needs[1], needs[1] or needs[2], needs[3])
-        dx, dscale, dshift, dresidual = self.kernel.batch_norm_backward(
-            dy, input, *_corrected(weight, bias, r, d), residual, bits, stats[:3], self.activation.code,
-            self.activation.param, training=True, needs=needed,
-        )  # fmt: skip
-        dweight = (r * dscale + d * dshift).to(weight.dtype) if needs[1] and weight is not None else None
-        dbias = dshift.to(bias.dtype) if needs[2] and bias is not None else None
-        return dx, dweight, dbias, dresidual
-
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations."""
-        input, weight, bias, residual = of
-        wide = input.to(accumulator_dtype(input))
-        moments = Moments.of(wide, _shapes.batch_dims(input.dim()))
-        return _composed(
-            wide, moments, stats[3], stats[4], weight, bias, self.eps, residual, activation, None, input.dtype
+        count = operands.input.numel() // operands.input.shape[1]
+        r, d = _correction(self, Moments(count, mean, var * count))
+        y, saved = kernel.batch_norm_inference(
+            _with_correction(operands, r, d), mean, var, self.activation, self.eps, save=save
         )
+        running.move_by_stats(self.running, found, count)
+        return y, None if saved is None else saved._replace(stats=torch.cat([saved.stats, r[None], d[None]]))
 
-    def again(self, stats: Tensor) -> None:
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        weight, bias, (r, d) = operands.weight, operands.bias, saved.stats[3:]
+        dx, dscale, dshift, dresidual = kernel.batch_norm_backward(
+            dy, _with_correction(operands, r, d), saved._replace(stats=saved.stats[:3]), self.activation,
+            needs._replace(bias=needs.weight or needs.bias), training=True,
+        )  # fmt: skip
+        dweight = (r * dscale + d * dshift).to(weight.dtype) if needs.weight and weight is not None else None
+        dbias = dshift.to(bias.dtype) if needs.bias and bias is not None else None
+        return Gradients(dx, dweight, dbias, dresidual)
+
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations."""
+        wide = composed.widened(operands)
+        moments = Moments.of(wide, _shapes.batch_dims(wide.dim()), operands.mask)
+        if stats is None:
+            assert self.running is not None
+            r, d = _correction(self, moments)
+            running.move(self.running, moments)
+        else:
+            r, d = stats[3], stats[4]
+        shape = _shapes.channel_shape(wide.dim(), wide.shape[1])
+        xhat = composed.standardize(wide, moments, self.eps, operands.mask) * r.reshape(shape) + d.reshape(shape)
+        return composed.finish_channels(xhat, operands, self.activation)
+
+    def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """The correction comes from running statistics that have moved by then."""
+        return None
 
 
-def _corrected(weight: Tensor | None, bias: Tensor | None, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight and bias that batch norm takes instead: r * weight, d * weight + bias, in float64."""
+def _with_correction(operands: Operands, r: Tensor, d: Tensor) -> Operands:
+    """With the weight and bias that batch norm takes instead: r * weight, d * weight + bias, in float64."""
+    weight, bias = operands.weight, operands.bias
     scale, shift = (r, d) if weight is None else (r * weight, d * weight)
-    return scale, shift if bias is None else shift + bias
+    return operands._replace(weight=scale, bias=shift if bias is None else shift + bias)
 
 
-def _correction(
-    moments: Moments, running: Running, eps: float, limits: Limits, recent: Recent | None
-) -> tuple[Tensor, Tensor]:
+def _correction(norm: BatchRenormSpec, moments: Moments) -> tuple[Tensor, Tensor]:
     """(r, d): (C,), without gradient."""
-    r, d = correction(moments, running, eps, limits)
+    assert norm.running is not None
+    recent = norm.recent
+    r, d = correction(moments, norm.running, norm.eps, norm.limits)
     if torch.compiler.is_compiling():
         return (r, d) if is_exporting() else (_kept(r), _kept(d))
     if recent is None or is_transformed():
         return r, d
-    if _running.is_recomputation():
+    if running.is_recomputation():
         return recent.of(moments, r, d)
     recent.remember(moments, r, d)
     return r, d
 
 
 @torch.no_grad()
-def correction(moments: Moments, running: Running, eps: float, limits: Limits) -> tuple[Tensor, Tensor]:
+def correction(moments: Moments, target: Running, eps: float, limits: Limits) -> tuple[Tensor, Tensor]:
     """``r = clip(sigma_B / sigma)`` and ``d = clip((mean_B - mean) / sigma)``, (C,) each, without gradient."""
     mean = moments.mean.detach()
-    sigma = (running.var.to(mean.dtype) + eps).sqrt()
+    sigma = (target.var.to(mean.dtype) + eps).sqrt()
     r = (_var(moments).detach() + eps).sqrt() / sigma
-    d = (mean - running.mean.to(mean.dtype)) / sigma
+    d = (mean - target.mean.to(mean.dtype)) / sigma
     r_max, d_max = (torch.as_tensor(limit, dtype=mean.dtype, device=mean.device) for limit in limits)
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 

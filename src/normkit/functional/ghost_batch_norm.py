@@ -7,23 +7,28 @@ lays them on the samples.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, Activation, resolve
-from ..kernels import composed, native
-from ..moments import Moments, accumulator_dtype
-from . import _running
-from ._choose import choose
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, run
-from ._running import Running
-from .batch_norm import apply as apply_batch_norm
-from .batch_norm import prepare, running_of
+from .._activation import resolve
+from .._fx import traceable
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed
+from ..moments import Moments
+from . import running
+from .batch_norm import BatchNormSpec, running_of
+from .road import run
+from .spec import NormSpec
 
 
+@traceable
 def ghost_batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -63,104 +68,77 @@ def ghost_batch_norm(
 
     Reference: Hoffer, Hubara & Soudry (2017), Train longer, generalize better. https://arxiv.org/abs/1705.08741
     """
-    running = running_of(running_mean, running_var, training, momentum)
-    return apply(
-        input, running, weight, bias, training, eps, virtual_batch_size, residual=residual,
-        activation=resolve(activation), mask=mask,
-    )  # fmt: skip
+    statistics = running_of(running_mean, running_var, training, momentum)
+    if input.dim() == 1 and input.numel() == 0:
+        return input.clone()  # torch accepts an empty vector
+    norm = sliced(BatchNormSpec(resolve(activation), statistics, training, eps), input, virtual_batch_size)
+    return run(norm, input, weight, bias, residual, mask)
 
 
-def apply(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    training: bool,
-    eps: float,
-    virtual_batch_size: int,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-    small_batch: str = "error",
-) -> Tensor:
-    """What :func:`ghost_batch_norm` and the layers share."""
-    sizes = slice_sizes(input.shape[0], virtual_batch_size) if training and input.dim() > 1 else []
-    if len(sizes) < 2:  # one slice, or evaluation
-        return apply_batch_norm(
-            input, running, weight, bias, training, eps, residual=residual, activation=activation, mask=mask,
-            small_batch=small_batch,
-        )  # fmt: skip
-    training, mask = prepare(input, running, weight, bias, training, eps, residual, mask, small_batch)
-    if not training:  # one single real value under the mask
-        return apply_batch_norm(
-            input, running, weight, bias, False, eps, residual=residual, activation=activation, mask=mask
-        )
-    path, _ = choose("ghost_batch_norm", input, activation, mask, (residual, weight, bias))
-    if path == "native" and not torch.compiler.is_compiling():
-        return run(GhostBatchNormCall(native, activation, running, sizes, eps), input, weight, bias, residual)
-    y, slices = _composed(input, weight, bias, sizes, eps, residual, activation, mask)
-    if running is not None:
-        _move(running, slices, input, mask)
-    return y
-
-
-def _composed(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    sizes: list[int],
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor | None,
-) -> tuple[Tensor, Moments]:
-    """(output, the slices' moments: mean, m2 (K, C); count (K, 1)) by differentiable operations."""
-    wide = input.to(accumulator_dtype(input))
-    slices = slice_moments(wide, sizes, mask)
-    moments = _per_sample(slices, sizes, input.dim())
-    return composed.by_moments(wide, moments, weight, bias, eps, residual, activation, mask, input.dtype), slices
-
-
-def _move(running: Running, slices: Moments, input: Tensor, mask: Tensor | None) -> None:
-    whole = slices.merge_along(0)
-    if mask is None:
-        whole = Moments(_shapes.values_per_channel(input.shape), whole.mean, whole.m2)
-    _running.move(running, whole)
+def sliced(norm: BatchNormSpec, input: Tensor, virtual_batch_size: int) -> BatchNormSpec:
+    """The batch norm of each slice of this input; `norm` itself in evaluation and where there is one slice."""
+    sizes = slice_sizes(input.shape[0], virtual_batch_size) if norm.training and input.dim() > 1 else []
+    if len(sizes) < 2:
+        return norm
+    return GhostBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, sizes)
 
 
 @dataclass(slots=True, eq=False)
-class GhostBatchNormCall(Call):
-    """One ghost batch norm on the native kernels: those of batch norm, slice by slice."""
+class GhostBatchNormSpec(BatchNormSpec):
+    """One batch norm of each of several slices, in training. sizes: how many samples each has."""
 
-    running: Running | None
-    sizes: list[int]
-    eps: float
+    sizes: Sequence[int] = ()
 
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (3 * slices, C) float64: mean, biased var, rstd of each slice; bits)."""
-        y, stats, bits = self.kernel.batch_norm_forward(
-            *of, self.activation.code, self.activation.param, self.eps, save_for_backward=save, sizes=self.sizes
-        )
+    name: ClassVar[str] = "ghost_batch_norm"
+    has_aten: ClassVar[bool] = False
+
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """The core's one call knows no slices."""
+        return False
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """The kernels of slices take no mask."""
+        return None if operands.mask is None else "a mask is given"
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """A compiled graph has the differentiable operations."""
+        return f"{self.name} has no operator for compiled graphs"
+
+    def why_not_exported(self) -> str | None:
+        """PyTorch has no such norm."""
+        return f"PyTorch has no {self.name}"
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (3 * slices, C): mean, biased var, rstd of each slice."""
+        y, saved = kernel.batch_norm_forward(operands, self.activation, self.eps, save=save, sizes=self.sizes)
         if self.running is not None:
-            mean, var, _ = stats.view(len(self.sizes), 3, -1).unbind(1)
-            count = torch.tensor(self.sizes).unsqueeze(1) * _shapes.product(of.input.shape[2:])
-            _move(self.running, Moments(count, mean, var * count), of.input, None)
-        return y, stats, bits
+            mean, var, _ = saved.stats.view(len(self.sizes), 3, -1).unbind(1)
+            count = torch.tensor(self.sizes).unsqueeze(1) * math.prod(operands.input.shape[2:])
+            self._move(Moments(count, mean, var * count), operands)
+        return y, saved
 
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        return self.kernel.batch_norm_backward(
-            dy, *of, bits, stats, self.activation.code, self.activation.param, training=True, needs=needs,
-            sizes=self.sizes,
-        )  # fmt: skip
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        return kernel.batch_norm_backward(dy, operands, saved, self.activation, needs, training=True, sizes=self.sizes)
 
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations."""
-        input, weight, bias, residual = of
-        return _composed(input, weight, bias, self.sizes, self.eps, residual, activation, None)[0]
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations."""
+        wide = composed.widened(operands)
+        slices = slice_moments(wide, self.sizes, operands.mask)
+        if stats is None and self.running is not None:
+            self._move(slices, operands)
+        moments = _per_sample(slices, self.sizes, wide.dim())
+        return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 
-    def again(self, stats: Tensor) -> Call:
+    def _move(self, slices: Moments, operands: Operands) -> None:
+        """Move the running statistics by the slices merged. mean, m2: (K, C); count: (K, 1)."""
+        assert self.running is not None
+        whole = slices.merge_along(0)
+        if operands.mask is None:
+            whole = Moments(_shapes.values_per_channel(operands.input.shape), whole.mean, whole.m2)
+        running.move(self.running, whole)
+
+    def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """By the same slices again."""
         return replace(self, running=None)
 
@@ -172,12 +150,13 @@ def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:
     """
     if virtual_batch_size < 1:
         raise ValueError(f"virtual_batch_size must be 1 or more, got {virtual_batch_size}")
+    num_samples = int(num_samples)  # a traced program's size is symbolic, and its slices are part of the program
     slices = max(1, min(-(-num_samples // virtual_batch_size), num_samples // 2))
     size, longer = divmod(num_samples, slices)
     return [size + 1] * longer + [size] * (slices - longer)
 
 
-def slice_moments(x: Tensor, sizes: list[int], mask: Tensor | None) -> Moments:
+def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Moments:
     """The moments of K slices of x: (N, C, *); mask: (N, 1, *). mean, m2: (K, C); count: (K, 1)."""
     parts, start = [], 0
     for size in dict.fromkeys(sizes):  # one length, or two
@@ -187,21 +166,17 @@ def slice_moments(x: Tensor, sizes: list[int], mask: Tensor | None) -> Moments:
         kept = None if mask is None else mask[start:stop].unflatten(0, (slices, size))
         part = Moments.of(rows, (1, *range(3, rows.dim())), kept)
         count = part.count
-        if not isinstance(count, Tensor):
-            count = torch.full((slices, 1), count, device=x.device)
+        if mask is None or not isinstance(count, Tensor):
+            count = torch.full((slices, 1), int(count), device=x.device)
         parts.append(Moments(count[:, :1], part.mean, part.m2))
         start = stop
     count, mean, m2 = (torch.cat([getattr(part, name) for part in parts]) for name in ("count", "mean", "m2"))
     return Moments(count, mean, m2)
 
 
-def _per_sample(slices: Moments, sizes: list[int], rank: int) -> Moments:
+def _per_sample(slices: Moments, sizes: Sequence[int], rank: int) -> Moments:
     """The moments of each sample's slice: (N, C), laid beside an input (N, C, *)."""
-    if not isinstance(slices.count, Tensor):
-        raise AssertionError("slice_moments counts in a tensor")
-    repeats = torch.tensor(sizes, device=slices.mean.device)
-    total = sum(sizes)
-    count, mean, m2 = (
-        value.repeat_interleave(repeats, 0, output_size=total) for value in (slices.count, slices.mean, slices.m2)
-    )
-    return Moments(count, mean, m2, tuple(range(2, rank)))
+    assert isinstance(slices.count, Tensor)  # slice_moments counts in a tensor
+    slice_of = [number for number, size in enumerate(sizes) for _ in range(size)]
+    rows = torch.tensor(slice_of, device=slices.mean.device)
+    return Moments(slices.count[rows], slices.mean[rows], slices.m2[rows], tuple(range(2, rank)))

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, Activation, resolve
-from ..kernels import aten, composed, native
+from .._activation import resolve
+from .._fx import traceable
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed, native
 from . import _dtypes
 from ._autocast import widen
-from ._choose import choose, is_eager, is_exporting
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, after, run, run_channels
-from ._opaque import Opaque
+from ._autograd import GROUPS, apply_in_core, is_listening
+from ._operator import Operator
+from .road import run
+from .spec import NormSpec
 
-KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
-
+@traceable
 def group_norm(
     input: Tensor,
     num_groups: int,
@@ -55,43 +58,77 @@ def group_norm(
 
     Reference: Wu & He (2018), Group Normalization. https://arxiv.org/abs/1803.08494
     """
-    return apply(input, num_groups, weight, bias, eps, residual=residual, activation=resolve(activation), mask=mask)
+    return run(GroupNormSpec(resolve(activation), num_groups, eps), input, weight, bias, residual, mask)
 
 
-def apply(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """What :func:`group_norm` and the layer share."""
-    if mask is None and is_eager() and num_groups > 0:
-        count = native.ready(input, residual, weight, bias, None, None)  # the common call: one look at all tensors
-        if count and not input.shape[1] % num_groups and input.numel() > input.shape[0] * num_groups:
-            call = GroupNormCall(native, activation, num_groups, eps)
-            return run_channels(call, None, num_groups, True, eps, input, weight, bias, residual)
-    _verify(input, num_groups, weight, bias, residual)
-    input = widen("group_norm", input)
-    if mask is not None:
-        mask = _shapes.channel_mask(mask, input)
-    path, _ = choose("group_norm", input, activation, mask, (residual, weight, bias))
-    if path == "composed":
-        return composed.group_norm(
-            input, num_groups, weight, bias, eps, residual=residual, activation=activation, mask=mask
+@dataclass(slots=True, eq=False)
+class GroupNormSpec(NormSpec):
+    """One group norm."""
+
+    num_groups: int
+    eps: float
+
+    name: ClassVar[str] = "group_norm"
+
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """Whether the core takes these tensors as they are."""
+        groups = self.num_groups
+        count = native.ready(input, residual, weight, bias, None, None)
+        return (
+            count > 0
+            and groups > 0
+            and not input.shape[1] % groups
+            and input.numel() > input.shape[0] * groups
+            and self.activation.code in native.FUSED_ACTIVATIONS
+            and not is_listening()
         )
-    if path == "aten" and is_exporting():
-        return after(F.group_norm(input, num_groups, weight, bias, eps), residual, activation)
-    return run(GroupNormCall(KERNELS[path], activation, num_groups, eps), input, weight, bias, residual)
+
+    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The output of a call that is ready."""
+        activation = self.activation
+        return apply_in_core(
+            input, weight, bias, residual, self, None, GROUPS, self.num_groups, True, self.eps, activation.code,
+            activation.param,
+        )  # fmt: skip
+
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
+        _verify(operands, self.num_groups)
+        input, weight, bias, residual, mask = operands
+        residual = _shapes.fitting_residual(residual, input)
+        mask = _shapes.optional_channel_mask(mask, input)
+        return self, Operands(widen("group_norm", input), weight, bias, residual, mask)
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """Without a mask it is one."""
+        return None
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (3, N * G)."""
+        return kernel.group_norm_forward(operands, self.num_groups, self.activation, self.eps, save=save)
+
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        return kernel.group_norm_backward(dy, operands, saved, self.num_groups, self.activation, needs)
+
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations."""
+        return composed.group_norm(operands, self.num_groups, self.activation, self.eps)
+
+    def exported(self, operands: Operands) -> Tensor:
+        """By torch.nn.functional.group_norm."""
+        input, weight, bias, *_ = operands
+        return composed.add_and_activate(
+            F.group_norm(input, self.num_groups, weight, bias, self.eps), operands, self.activation
+        )
+
+    def operator(self, operands: Operands) -> Tensor:
+        """By one opaque operator."""
+        return OPERATOR(self.num_groups, self.eps, self.activation, operands)[0]
 
 
-def _verify(
-    input: Tensor, num_groups: int, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-) -> None:
+def _verify(operands: Operands, num_groups: int) -> None:
+    input, weight, bias, *_ = operands
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
     if num_groups < 1:
@@ -111,44 +148,10 @@ def _verify(
                 f"shape {list(tensor.shape)} and input of shape {list(input.shape)}"
             )
     _dtypes.verify("GroupNormKernelImpl", input, weight, bias)
-    _shapes.verify_residual(residual, input)
 
 
-@dataclass(slots=True, eq=False)
-class GroupNormCall(Call):
-    """One group norm on a fused kernel."""
-
-    num_groups: int
-    eps: float
-
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (3, N*G) float64: mean, biased var, rstd; bits)."""
-        return self.kernel.group_norm_forward(
-            of.input, self.num_groups, *of[1:], self.activation.code, self.activation.param, self.eps,
-            save_for_backward=save,
-        )  # fmt: skip
-
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        return self.kernel.group_norm_backward(
-            dy, of.input, self.num_groups, *of[1:], bits, stats, self.activation.code, self.activation.param,
-            needs=needs,
-        )  # fmt: skip
-
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations."""
-        input, weight, bias, residual = of
-        return composed.group_norm(
-            input, self.num_groups, weight, bias, self.eps, residual=residual, activation=activation
-        )
-
-    def compiled(self, of: Operands) -> Tensor:
-        """The same as one opaque operator of torch.compile."""
-        return OPAQUE(self.num_groups, self.eps, self.activation, *of)[0]
-
-
-OPAQUE = Opaque(
+OPERATOR = Operator(
     "group_norm",
-    lambda size, eps, activation: GroupNormCall(native, activation, size, eps),
+    lambda size, eps, activation: GroupNormSpec(activation, size, eps),
     lambda input, size: input.shape[0] * size,
 )

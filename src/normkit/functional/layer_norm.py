@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, Activation, resolve
-from ..kernels import aten, composed_rows, native
+from .._activation import NONE, resolve
+from .._fx import traceable
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed, native
 from . import _dtypes
 from ._autocast import widen
-from ._choose import choose, is_eager, is_exporting
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, run, run_rows
-from ._opaque import Opaque
+from ._autograd import LAYER, apply_in_core, is_listening
+from ._operator import Operator
+from .road import run
+from .spec import NormSpec
 
-KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
 
-
+@traceable
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -57,9 +61,10 @@ def layer_norm(
 
     Reference: Ba, Kiros & Hinton (2016), Layer Normalization. https://arxiv.org/abs/1607.06450
     """
-    return apply(input, tuple(normalized_shape), weight, bias, eps, activation=resolve(activation), mask=mask)
+    return run(LayerNormSpec(resolve(activation), tuple(normalized_shape), eps), input, weight, bias, mask=mask)
 
 
+@traceable
 def add_layer_norm(
     input: Tensor,
     residual: Tensor,
@@ -81,96 +86,82 @@ def add_layer_norm(
     return layer_norm(total, normalized_shape, weight, bias, eps, activation=activation, mask=mask), total
 
 
-def apply(
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """What :func:`layer_norm` and the layer share."""
-    if mask is None and len(normalized_shape) == 1 and is_eager():
-        width = normalized_shape[0]
-        if native.rows_ready(input, width, weight, bias):  # the common call: one look at all tensors
-            call = LayerNormCall(native, NONE, normalized_shape, eps)
-            return activation(run_rows(call, width, False, eps, input, weight, bias))
-    _verify(input, normalized_shape, weight, bias)
-    input = widen("layer_norm", input)
-    if mask is not None:
-        mask = _shapes.leading_mask(mask, input, len(normalized_shape))
-    path, _ = choose("layer_norm", input, activation, mask, (weight, bias))
-    if path == "composed":
-        return composed_rows.layer_norm(
-            input, len(normalized_shape), weight, bias, eps, activation=activation, mask=mask
-        )
-    if path == "aten" and is_exporting():
-        return activation(F.layer_norm(input, normalized_shape, weight, bias, eps))
-    return activation(run(LayerNormCall(KERNELS[path], NONE, normalized_shape, eps), input, weight, bias, None))
-
-
-def apply_2d(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Layer norm over C of (N, C, *), in the input's memory format. weight, bias: (C,); mask: (N, *) or (N, 1, *)."""
-    last = input.dim() - 1  # not -1: the tracing ONNX exporter writes it as it is
-    rows = input.movedim(1, last)  # channels-last images are rows of C already
-    if mask is not None:
-        mask = _shapes.channel_mask(mask, input).movedim(1, last)
-    y = apply(rows, (input.shape[1],), weight, bias, eps, activation=activation, mask=mask).movedim(last, 1)
-    return y.contiguous() if input.is_contiguous() else y
-
-
-def _verify(input: Tensor, normalized_shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> None:
-    _shapes.verify_normalized_shape(input, normalized_shape, "[*, {}]", weight=weight, bias=bias)
-    _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
-
-
 @dataclass(slots=True, eq=False)
-class LayerNormCall(Call):
-    """One layer norm on a fused kernel; an activation is an operation of its own."""
+class LayerNormSpec(NormSpec):
+    """One layer norm; an activation is an operation of its own, and there is no residual."""
 
     normalized_shape: tuple[int, ...]
     eps: float
 
+    name: ClassVar[str] = "layer_norm"
+    fuses: ClassVar[bool] = False
+
     @property
     def size(self) -> int:
         """D: how many values a position has."""
-        return _shapes.product(self.normalized_shape)
+        return math.prod(self.normalized_shape)
 
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (3, rows) float64: mean, biased var, rstd; no bits)."""
-        output, stats = self.kernel.layer_norm_forward(of.input, self.size, of.weight, of.bias, self.eps)
-        return output, stats, None
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """Whether the core takes these tensors as they are."""
+        shape = self.normalized_shape
+        return len(shape) == 1 and native.rows_ready(input, shape[0], weight, bias) > 0 and not is_listening()
 
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (*, D), weight and bias of normalized_shape."""
-        dx, dweight, dbias = self.kernel.layer_norm_backward(
-            dy, of.input, self.size, of.weight, of.bias, stats, needs=needs[:3]
-        )[:3]
-        return dx, dweight, dbias, None
+    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The output of a call that is ready."""
+        width = self.normalized_shape[0]
+        y = apply_in_core(input, weight, bias, None, self, None, LAYER, width, True, self.eps, NONE.code, 0.0)
+        return self.activation(y)
 
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations."""
-        return composed_rows.layer_norm(
-            of.input, len(self.normalized_shape), of.weight, of.bias, self.eps, activation=activation
-        )
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
+        input, weight, bias, _, mask = operands
+        shape = self.normalized_shape
+        _shapes.verify_normalized_shape(input, shape, "[*, {}]", weight=weight, bias=bias)
+        _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
+        mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
+        return self, Operands(widen("layer_norm", input), weight, bias, None, mask)
 
-    def compiled(self, of: Operands) -> Tensor:
-        """The same as one opaque operator of torch.compile."""
-        return OPAQUE(self.size, self.eps, self.activation, *of)[0]
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """Without a mask it is one."""
+        return None
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (3, rows)."""
+        return kernel.layer_norm_forward(operands, self.size, self.eps, save=save)
+
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (*, D), weight and bias of normalized_shape."""
+        return kernel.layer_norm_backward(dy, operands, saved, self.size, needs)
+
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations."""
+        activation = self.activation if stats is None else NONE  # kernels leave it to an operation of its own
+        return composed.layer_norm(operands, len(self.normalized_shape), activation, self.eps)
+
+    def exported(self, operands: Operands) -> Tensor:
+        """By torch.nn.functional.layer_norm."""
+        input, weight, bias, *_ = operands
+        return self.activation(F.layer_norm(input, self.normalized_shape, weight, bias, self.eps))
+
+    def operator(self, operands: Operands) -> Tensor:
+        """By one opaque operator."""
+        return OPERATOR(self.size, self.eps, NONE, operands)[0]
 
 
-OPAQUE = Opaque(
+def over_channels(
+    norm: LayerNormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None, mask: Tensor | None
+) -> Tensor:
+    """A layer norm of (C,) over C of (N, C, *), in the input's memory format. mask: (N, *) or (N, 1, *)."""
+    last = input.dim() - 1  # not -1: the tracing ONNX exporter writes it as it is
+    rows = input.movedim(1, last)  # channels-last images are rows of C already
+    if mask is not None:
+        mask = _shapes.channel_mask(mask, input).movedim(1, last)
+    y = run(norm, rows, weight, bias, mask=mask).movedim(last, 1)
+    return y.contiguous() if input.is_contiguous() else y
+
+
+OPERATOR = Operator(
     "layer_norm",
-    lambda size, eps, activation: LayerNormCall(native, NONE, (size,), eps),
+    lambda size, eps, activation: LayerNormSpec(NONE, (size,), eps),
     lambda input, size: input.numel() // size,
 )

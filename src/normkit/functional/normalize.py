@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .._activation import NONE
+from .._fx import traceable
+from .._operands import Operands
 from ..kernels import composed
 from ..moments import Moments
+from . import _storage
 
 
+@traceable
 def normalize(
     input: Tensor, moments: Moments, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
@@ -37,7 +42,9 @@ def normalize(
         raise TypeError(f"moments must be normkit.Moments (see Moments.of), got {type(moments).__name__}")
     if not input.is_floating_point():
         raise TypeError(f"input must be real floating point, got {input.dtype}")
-    return composed.normalize(input, moments, _lay("weight", weight, input), _lay("bias", bias, input), eps)
+    _storage.verify((input, weight, bias, moments.mean, moments.m2))
+    operands = Operands(input, _lay("weight", weight, input), _lay("bias", bias, input))
+    return composed.normalize(operands, moments, NONE, eps)
 
 
 def _lay(name: str, parameter: Tensor | None, input: Tensor) -> Tensor | None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, Activation, resolve
-from ..kernels import aten, composed_rows, native
+from .._activation import NONE, resolve
+from .._fx import traceable
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed, native
 from . import _dtypes
 from ._autocast import widen
-from ._choose import choose, is_eager, is_exporting
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, run, run_rows
-from ._opaque import Opaque
-
-KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
+from ._autograd import RMS, apply_in_core, is_listening
+from ._operator import Operator
+from .road import run
+from .spec import NormSpec
 
 _EPS = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps  # the default, by whether the input is float64
 
 
+@traceable
 def rms_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -51,7 +55,8 @@ def rms_norm(
         The input's shape and dtype, whatever the weight's dtype. Saved for the backward: the input and one number a
         position.
 
-    Differences from torch: accumulation in float64 (the square of 1e30 does not overflow); complex input is refused.
+    Differences from torch: accumulation in float64 (the square of 1e30 does not overflow); a complex or nested input is
+    computed by torch itself.
 
     Raises:
         RuntimeError, NotImplementedError: as torch.nn.functional.rms_norm, with its texts.
@@ -59,9 +64,10 @@ def rms_norm(
 
     Reference: Zhang & Sennrich (2019), Root Mean Square Layer Normalization. https://arxiv.org/abs/1910.07467
     """
-    return apply(input, tuple(normalized_shape), weight, eps, activation=resolve(activation), mask=mask)
+    return run(RMSNormSpec(resolve(activation), tuple(normalized_shape), eps), input, weight, mask=mask)
 
 
+@traceable
 def add_rms_norm(
     input: Tensor,
     residual: Tensor,
@@ -82,72 +88,90 @@ def add_rms_norm(
     return rms_norm(total, normalized_shape, weight, eps, activation=activation, mask=mask), total
 
 
-def apply(
-    input: Tensor,
-    normalized_shape: tuple[int, ...],
-    weight: Tensor | None,
-    eps: float | None,
-    *,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """What :func:`rms_norm` and the layer share."""
-    if eps is None:
-        eps = _EPS[input.dtype == torch.float64]
-    if mask is None and len(normalized_shape) == 1 and is_eager():
-        width = normalized_shape[0]
-        if native.rows_ready(input, width, weight, None):  # the common call: one look at all tensors
-            call = RMSNormCall(native, NONE, normalized_shape, eps)
-            return activation(run_rows(call, width, True, eps, input, weight, None))
-    _shapes.verify_normalized_shape(input, normalized_shape, "[*{}]", weight=weight)
-    _dtypes.verify("rms_norm", input)
-    input = widen("rms_norm", input)
-    if mask is not None:
-        mask = _shapes.leading_mask(mask, input, len(normalized_shape))
-    path, _ = choose("rms_norm", input, activation, mask, (weight,))
-    # the tracing ONNX exporter does not know PyTorch's rms_norm, the newer one does
-    if path == "composed" or (is_exporting() and torch._C._get_tracing_state() is not None):
-        return composed_rows.rms_norm(input, len(normalized_shape), weight, eps, activation=activation, mask=mask)
-    if path == "aten" and is_exporting():
-        return activation(F.rms_norm(input, normalized_shape, weight, eps))
-    return activation(run(RMSNormCall(KERNELS[path], NONE, normalized_shape, eps), input, weight, None, None))
-
-
 @dataclass(slots=True, eq=False)
-class RMSNormCall(Call):
-    """One RMS norm on a fused kernel; an activation is an operation of its own."""
+class RMSNormSpec(NormSpec):
+    """One RMS norm; an activation is an operation of its own, and there is neither bias nor residual.
+
+    eps: None stands for the machine epsilon of float32, of float64 for a float64 input.
+    """
 
     normalized_shape: tuple[int, ...]
-    eps: float
+    eps: float | None
+
+    name: ClassVar[str] = "rms_norm"
+    fuses: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
         """D: how many values a position has."""
-        return _shapes.product(self.normalized_shape)
+        return math.prod(self.normalized_shape)
 
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (3, rows) float64: 0, mean of squares, rstd; no bits)."""
-        output, stats = self.kernel.rms_norm_forward(of.input, self.size, of.weight, self.eps)
-        if not of.input.is_contiguous():
-            output = torch.empty_like(of.input).copy_(output)  # keeps channels_last, as PyTorch's operations do
-        return output, stats, None
+    def eps_of(self, input: Tensor) -> float:
+        """eps, or its default for this input."""
+        if self.eps is not None:
+            return self.eps
+        return _EPS[1] if input.dtype == torch.float64 else _EPS[0]
 
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (*, D) and weight of normalized_shape."""
-        dx, dweight = self.kernel.rms_norm_backward(dy, of.input, self.size, of.weight, stats, needs=needs[:2])[:2]
-        return dx, dweight, None, None
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """Whether the core takes these tensors as they are."""
+        shape = self.normalized_shape
+        return len(shape) == 1 and native.rows_ready(input, shape[0], weight, None) > 0 and not is_listening()
 
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations."""
-        return composed_rows.rms_norm(of.input, len(self.normalized_shape), of.weight, self.eps, activation=activation)
+    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The output of a call that is ready."""
+        width, eps = self.normalized_shape[0], self.eps_of(input)
+        return self.activation(
+            apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
+        )
 
-    def compiled(self, of: Operands) -> Tensor:
-        """The same as one opaque operator of torch.compile."""
-        return OPAQUE(self.size, self.eps, self.activation, *of)[0]
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
+        input, weight, _, _, mask = operands
+        shape = self.normalized_shape
+        _shapes.verify_normalized_shape(input, shape, "[*{}]", weight=weight)
+        if not input.is_complex():
+            _dtypes.verify("rms_norm", input)
+        mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
+        norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
+        return norm, Operands(widen("rms_norm", input), weight, None, None, mask)
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """Without a mask it is one."""
+        return None
+
+    def why_not_exported(self) -> str | None:
+        """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
+        traced = torch._C._get_tracing_state() is not None
+        return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traced else None
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (3, rows): 0, mean of squares, rstd."""
+        output, saved = kernel.rms_norm_forward(operands, self.size, self.eps_of(operands.input), save=save)
+        if not operands.input.is_contiguous():
+            output = torch.empty_like(operands.input).copy_(output)  # keeps channels_last, as PyTorch's operations do
+        return output, saved
+
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (*, D) and weight of normalized_shape."""
+        return kernel.rms_norm_backward(dy, operands, saved, self.size, needs)
+
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations."""
+        activation = self.activation if stats is None else NONE  # kernels leave it to an operation of its own
+        return composed.rms_norm(operands, len(self.normalized_shape), activation, self.eps_of(operands.input))
+
+    def exported(self, operands: Operands) -> Tensor:
+        """By torch.nn.functional.rms_norm."""
+        input, weight, *_ = operands
+        return self.activation(F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input)))
+
+    def operator(self, operands: Operands) -> Tensor:
+        """By one opaque operator."""
+        return OPERATOR(self.size, self.eps_of(operands.input), NONE, operands)[0]
 
 
-OPAQUE = Opaque(
+OPERATOR = Operator(
     "rms_norm",
-    lambda size, eps, activation: RMSNormCall(native, NONE, (size,), eps),
+    lambda size, eps, activation: RMSNormSpec(NONE, (size,), eps),
     lambda input, size: input.numel() // size,
 )

@@ -10,93 +10,100 @@ and takes part in the same collectives: one node, whichever kernels compute it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .. import _shapes
-from .._activation import NONE, Activation
+from .._activation import NONE
+from .._operands import Gradients, Needs, Operands, Saved
 from ..distributed import gather
 from ..kernels import composed, native
-from ..moments import Moments, accumulator_dtype
-from . import _running
-from ._choose import choose
-from ._fused import Call, Forwarded, Gradients, Needs, Operands, composed_backward, run, run_masked
-from ._running import Running
-from .batch_norm import verify
+from ..moments import Moments
+from . import _autograd, running
+from .batch_norm import BatchNormSpec, verify
+from .running import Running
+from .spec import NormSpec
 
 
-def apply(
-    input: Tensor,
-    running: Running | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    group: dist.ProcessGroup | None,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Training forward of this rank's batch; every rank of the group must call it, an empty batch included.
-
-    input: (N, C, *), N as this rank has it. The parameters' gradients are this rank's, as in torch's SyncBatchNorm:
-    data-parallel training averages them.
-
-    Raises:
-        ValueError: all ranks together have one value per channel (read on the CPU alone).
-    """
-    verify(input, running, weight, bias, True, eps, residual)
-    if mask is not None:
-        mask = _shapes.channel_mask(mask, input)
-    path, _ = choose("sync_batch_norm", input, activation, mask, (residual, weight, bias))
-    kernel = native if path == "native" and input.numel() else composed
-    call = SyncBatchNormCall(kernel, activation, running, True, eps, mask, group)
-    if mask is None:
-        return run(call, input, weight, bias, residual)
-    return run_masked(call, input, weight, bias, residual, mask)
+def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None) -> BatchNormSpec:
+    """The training batch norm under the moments of all ranks of a group."""
+    return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group)
 
 
 @dataclass(slots=True, eq=False)
-class SyncBatchNormCall(Call):
-    """This rank's part of one synchronised batch norm, on the native kernels of batch norm or composed.
+class SyncBatchNormSpec(BatchNormSpec):
+    """This rank's part of one synchronised batch norm; every rank of the group must call it, an empty batch included.
+
+    The parameters' gradients are this rank's, as in torch's SyncBatchNorm: data-parallel training averages them.
 
     Native forward: the statistics of this rank, then y by those of all ranks as if they were given. Native backward: dx
     as if they were constants, with this rank's sums; then what all ranks want of mean and m2, which is one more batch
     norm of x, with that dx as its residual.
     """
 
-    running: Running | None
-    training: bool  # False: by the running statistics
-    eps: float
-    mask: Tensor | None  # (N, 1, *); composed only
-    group: dist.ProcessGroup | None
+    group: dist.ProcessGroup | None = None
 
-    def forward(self, of: Operands, save: bool) -> Forwarded:
-        """(output, stats (4, C) float64: mean, biased var, rstd and count of all ranks; bits)."""
-        if not self.training:
-            assert self.running is not None
-            return self._native(of, *self.running[:2], save)
-        if self.kernel is native:
-            mean, var, _ = native.batch_norm_statistics(of.input)
-            values = _shapes.values_per_channel(of.input.shape)
-            whole = self._whole(Moments(values, mean, var * values), of.input)
-            y, stats, bits = self._native(of, whole.mean, whole.var(correction=0), save)
+    name: ClassVar[str] = "sync_batch_norm"
+    has_aten: ClassVar[bool] = False
+
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """The core's one call knows no other ranks."""
+        return False
+
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""
+        verify(self, operands)
+        input, weight, bias, residual, mask = operands
+        residual = _shapes.fitting_residual(residual, input)
+        return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """The kernels' statistics are of a whole batch."""
+        if operands.mask is not None:
+            return "a mask is given"
+        return None if operands.input.numel() else "the batch is empty"
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """A compiled graph has the differentiable operations."""
+        return f"{self.name} has no operator for compiled graphs"
+
+    def why_not_exported(self) -> str | None:
+        """An exported program has no other ranks."""
+        return f"PyTorch has no {self.name}"
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (4, C) float64: mean, biased var, rstd and count of all ranks. kernel: native or composed.
+
+        Raises:
+            ValueError: all ranks together have one value per channel (read on the CPU alone).
+        """
+        input = operands.input
+        if kernel is native:
+            mean, var, _ = native.batch_norm_statistics(input)
+            values = _shapes.values_per_channel(input.shape)
+            whole = self._whole(Moments(values, mean, var * values), input)
+            y, saved = native.batch_norm_inference(
+                operands, whole.mean, whole.var(correction=0), self.activation, self.eps, save=save
+            )
         else:
-            wide, own = self._own(of.input)
-            whole, bits = self._whole(own, of.input), None
-            y, var = self._finished(of, wide, whole, self.activation), whole.var(correction=0)
-            stats = torch.stack([whole.mean, var, (var + self.eps).rsqrt()])
-        count = torch.as_tensor(whole.count)
-        return y, None if stats is None else torch.cat([stats, count.to(stats).expand(1, stats.shape[1])]), bits
+            wide, own = self._own(operands)
+            whole = self._whole(own, input)
+            y, var = composed.by_moments(wide, whole, operands, self.activation, self.eps), whole.var(correction=0)
+            saved = Saved(torch.stack([whole.mean, var, (var + self.eps).rsqrt()]))
+        if saved is None:
+            return y, None
+        count = torch.as_tensor(whole.count).to(saved.stats).expand(1, saved.stats.shape[1])
+        return y, saved._replace(stats=torch.cat([saved.stats, count]))
 
-    def _own(self, input: Tensor) -> tuple[Tensor, Moments]:
+    def _own(self, operands: Operands) -> tuple[Tensor, Moments]:
         """The input in the accumulator's dtype, cast once for all that is made of it, and its moments."""
-        wide = input.to(accumulator_dtype(input))
-        return wide, Moments.of(wide, _shapes.batch_dims(input.dim()), self.mask)
+        wide = composed.widened(operands)
+        return wide, Moments.of(wide, _shapes.batch_dims(wide.dim()), operands.mask)
 
     def _whole(self, own: Moments, input: Tensor) -> Moments:
         """The moments of all ranks' batches, which move the running statistics."""
@@ -104,73 +111,55 @@ class SyncBatchNormCall(Call):
         if input.device.type == "cpu" and not torch.compiler.is_compiling() and int(whole.count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
         if self.running is not None:
-            _running.move(self.running, whole)
+            running.move(self.running, whole)
         return whole
 
-    def _native(self, of: Operands, mean: Tensor, var: Tensor, save: bool) -> Forwarded:
-        """Batch norm by given statistics."""
-        return native.batch_norm_inference(
-            of.input, mean, var, *of[1:], self.activation.code, self.activation.param, self.eps, save_for_backward=save
-        )
-
-    def _finished(self, of: Operands, wide: Tensor, moments: Moments, activation: Activation) -> Tensor:
-        """The output from the moments of all ranks, by differentiable operations. wide: see `_own`."""
-        input, weight, bias, residual = of
-        return composed.by_moments(wide, moments, weight, bias, self.eps, residual, activation, self.mask, input.dtype)
-
-    def backward(self, dy: Tensor, of: Operands, stats: Tensor, bits: Tensor | None, needs: Needs) -> Gradients:
-        """Gradients of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        input, weight, bias, residual = of
-        if self.kernel is not native:
-            found = composed_backward(self, dy, of, stats, bits, needs)
-            dx, dweight, dbias, dresidual = (None if gradient is None else gradient.detach() for gradient in found)
-            return dx, dweight, dbias, dresidual
-        mean, var, rstd, count = stats
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        if kernel is not native:
+            found = _autograd.composed_backward(self, kernel, dy, operands, saved, needs)
+            return Gradients(*(None if gradient is None else gradient.detach() for gradient in found))
+        input, weight, bias, *_ = operands
+        mean, var, rstd, count = saved.stats
         scale = torch.ones_like(mean) if weight is None else weight.double()  # float64: so are the sums then
         shift = torch.zeros_like(mean) if bias is None else bias.double()
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy, input, scale, shift, residual, bits, stats[:3], self.activation.code, self.activation.param,
-            training=False, needs=(needs[0], True, True, needs[3]),
+            dy, operands._replace(weight=scale, bias=shift), saved._replace(stats=saved.stats[:3]), self.activation,
+            Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None
         assert dbias is not None
-        if needs[0]:
+        if needs.input:
             assert dx is not None
             slope = -scale * rstd  # d xhat = -rstd * d mean - xhat * rstd^2 / (2 * count) * d m2
             dmean, dm2 = _Sum.apply(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)
-            dx, _, _ = native.batch_norm_inference(
-                input, mean, var, 2 * dm2 / rstd, dmean / count, dx, NONE.code, NONE.param, self.eps,
-                save_for_backward=False,
-            )  # fmt: skip
-        return (
+            again = Operands(input, 2 * dm2 / rstd, dmean / count, dx)
+            dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
+        return Gradients(
             dx,
-            dweight.to(weight.dtype) if needs[1] and weight is not None else None,
-            dbias.to(bias.dtype) if needs[2] and bias is not None else None,
+            dweight.to(weight.dtype) if needs.weight and weight is not None else None,
+            dbias.to(bias.dtype) if needs.bias and bias is not None else None,
             dresidual,
         )
 
-    def composed(self, of: Operands, activation: Activation, stats: Tensor) -> Tensor:
-        """The same forward as differentiable operations; the moments of all ranks are known."""
-        mean, var, _, count = stats
-        wide, own = self._own(of.input)
-        moments = _attached(own, Moments(count[0].long(), mean, var * count), self.group)
-        return self._finished(of, wide, moments, activation)
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations; in an eager forward as one node of the graph, as the rule above asks."""
+        if stats is None and not torch.compiler.is_compiling():
+            return _autograd.apply(self, composed, operands)
+        wide, own = self._own(operands)
+        if stats is None:
+            whole = self._whole(own, operands.input)
+        else:
+            mean, var, _, count = stats
+            whole = Moments(count[0].long(), mean, var * count)
+        moments = _attached(own, whole, self.group)
+        return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 
-    def compiled(self, of: Operands) -> Tensor:
-        """Compiled code takes the differentiable operations."""
-        wide, own = self._own(of.input)
-        moments = _attached(own, self._whole(own, of.input), self.group)
-        return self._finished(of, wide, moments, self.activation)
-
-    def reaching(self, dy: Tensor) -> Tensor:
-        """What the mask keeps."""
-        return dy if self.mask is None else torch.where(self.mask, dy, 0)
-
-    def again(self, stats: Tensor) -> Call | None:
+    def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """By the statistics as given, without a collective."""
-        if self.kernel is not native:
+        if kernel is not native:
             return None
-        return replace(self, training=False, running=Running(stats[0], stats[1], None, None))
+        return BatchNormSpec(self.activation, Running(stats[0], stats[1], None, None), False, self.eps)
 
 
 def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._activation import Activation
+from .._operands import Gradients, Needs, Operands, Saved
 from .aten_rows import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 
 __all__ = [
@@ -29,145 +31,91 @@ FUSED_ACTIVATIONS: frozenset[int] = frozenset({0})
 FUSES_RESIDUAL = False
 
 
-def batch_norm_forward(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-) -> tuple[Tensor, Tensor, None]:
-    """Training forward. Returns the output, stats (3, C) float64: mean, biased var, rstd, and no bits."""
-    weight, bias = _upcast(weight, input), _upcast(bias, input)
+def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
+    """Training forward; stats (3, C) float64: mean, biased var, rstd."""
+    input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     output, mean, rstd = torch.ops.aten._native_batch_norm_legit.no_stats(input, weight, bias, True, 0.0, eps)
     rstd = rstd.double()
-    return output, torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]), None
-
-
-def batch_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: None,
-    bits: None,
-    stats: Tensor,
-    activation: int,
-    param: float,
-    *,
-    training: bool,
-    needs: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-    """Gradients of the input, weight and bias where needed."""
-    mean, var, rstd = stats
-    kind = _statistics_dtype(input)
-    weight = _upcast(weight, input)
-    masks = [needs[0], needs[1] and weight is not None, needs[2]]
-    if training:
-        mean, var, rstd = mean.to(kind), var.to(kind), rstd.to(kind)
-        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            grad_output, input, weight, mean, var, mean, rstd, True, 0.0, masks
-        )
-    else:
-        dx, dweight, dbias = _backward_inference(grad_output, input, weight, mean, rstd, masks)
-    return (dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None, None)
+    return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
 
 
 def batch_norm_inference(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-) -> tuple[Tensor, Tensor | None, None]:
+    operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved | None]:
     """Evaluation forward under the given statistics."""
-    kind = _statistics_dtype(input)
-    mean, variance = running_mean.to(kind), running_var.to(kind)
-    output = F.batch_norm(input, mean, variance, _upcast(weight, input), _upcast(bias, input), eps=eps)
-    if not save_for_backward:
-        return output, None, None
-    var = running_var.double()
-    return output, torch.stack([running_mean.double(), var, torch.rsqrt(var + eps)]), None
+    kind, weight, bias = _statistics_dtype(operands.input), *(_upcast(p, operands) for p in operands[1:3])
+    output = F.batch_norm(operands.input, mean.to(kind), var.to(kind), weight, bias, eps=eps)
+    if not save:
+        return output, None
+    var = var.double()
+    return output, Saved(torch.stack([mean.double(), var, torch.rsqrt(var + eps)]))
 
 
-def _backward_inference(
-    grad_output: Tensor, input: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, masks: list[bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def batch_norm_backward(
+    dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, *, training: bool
+) -> Gradients:
+    """training=False: the statistics are constants."""
+    if not training:
+        return _backward_by_given(dy, operands, saved, needs)
+    input, weight = operands.input, _upcast(operands.weight, operands)
+    mean, var, rstd = (row.to(_statistics_dtype(input)) for row in saved.stats)
+    dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
+        dy, input, weight, mean, var, mean, rstd, True, 0.0, [needs.input, needs.weight, needs.bias]
+    )
+    return _gradients(operands, needs, dx, dweight, dbias)
+
+
+def _backward_by_given(dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+    input, weight, *_ = operands
+    mean, _, rstd = saved.stats
     shape = [1, -1, *[1] * (input.dim() - 2)]
     dims = [0, *range(2, input.dim())]
     scale = rstd if weight is None else rstd * weight
-    dx = (grad_output * scale.reshape(shape).to(_statistics_dtype(input))).to(input.dtype) if masks[0] else None
-    centred = (input.double() - mean.reshape(shape)) * rstd.reshape(shape) if masks[1] else None
-    dweight = (grad_output * centred).sum(dims) if centred is not None else None
-    return dx, dweight, grad_output.double().sum(dims) if masks[2] else None
+    dx = dy * scale.reshape(shape).to(_statistics_dtype(input)) if needs.input else None
+    dweight = None
+    if needs.weight:
+        dweight = (dy * ((input.double() - mean.reshape(shape)) * rstd.reshape(shape))).sum(dims)
+    return _gradients(operands, needs, dx, dweight, dy.double().sum(dims) if needs.bias else None)
+
+
+def _gradients(
+    operands: Operands, needs: Needs, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None
+) -> Gradients:
+    """Those that are needed, in their operands' dtypes."""
+    found = [
+        gradient.to(operand.dtype) if needed and gradient is not None and operand is not None else None
+        for gradient, operand, needed in zip((dx, dweight, dbias), operands, needs, strict=False)
+    ]
+    return Gradients(*found)
 
 
 def _statistics_dtype(input: Tensor) -> torch.dtype:
     return torch.float64 if input.dtype == torch.float64 else torch.float32
 
 
-def _upcast(parameter: Tensor | None, input: Tensor) -> Tensor | None:
-    return None if parameter is None else parameter.to(_statistics_dtype(input))
+def _upcast(parameter: Tensor | None, operands: Operands) -> Tensor | None:
+    return None if parameter is None else parameter.to(_statistics_dtype(operands.input))
 
 
 def group_norm_forward(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-) -> tuple[Tensor, Tensor, None]:
-    """Returns the output, stats (3, N*G) float64: mean, biased var, rstd, and no bits."""
+    operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved]:
+    """stats (3, N*G) float64: mean, biased var, rstd."""
+    input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
-    output, mean, rstd = torch.native_group_norm(
-        input, _upcast(weight, input), _upcast(bias, input), n, c, positions, num_groups, eps
-    )
+    output, mean, rstd = torch.native_group_norm(input, weight, bias, n, c, positions, num_groups, eps)
     mean, rstd = mean.flatten().double(), rstd.flatten().double()
-    return output, torch.stack([mean, rstd.pow(-2) - eps, rstd]), None
+    return output, Saved(torch.stack([mean, rstd.pow(-2) - eps, rstd]))
 
 
 def group_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: None,
-    bits: None,
-    stats: Tensor,
-    activation: int,
-    param: float,
-    *,
-    needs: tuple[bool, bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-    """Gradients of the input, weight and bias where needed."""
+    dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
+) -> Gradients:
+    """The first derivative of group norm."""
+    input, weight = operands.input, _upcast(operands.weight, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
-    kind = _statistics_dtype(input)
-    mean, _, rstd = (s.reshape(n, num_groups).to(kind) for s in stats)
+    mean, _, rstd = (row.reshape(n, num_groups).to(_statistics_dtype(input)) for row in saved.stats)
     dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
-        grad_output.contiguous(),
-        input.contiguous(),
-        mean,
-        rstd,
-        _upcast(weight, input),
-        n,
-        c,
-        positions,
-        num_groups,
-        needs[:3],
+        dy.contiguous(), input.contiguous(), mean, rstd, weight, n, c, positions, num_groups, needs[:3]
     )
-    return (dx if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None, None)
+    return _gradients(operands, needs, dx, dweight, dbias)

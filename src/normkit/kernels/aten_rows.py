@@ -9,75 +9,64 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._operands import Gradients, Needs, Operands, Saved
 
-def layer_norm_forward(
-    input: Tensor, normalized_size: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
-    """input: (*, D) with D = normalized_size over one or more axes. Returns the output and stats (3, rows) float64."""
-    x, w, b = _rows(input, normalized_size, weight, bias)
-    output, mean, rstd = torch.native_layer_norm(x, [normalized_size], w, b, eps)
+
+def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
+    """input: (*, D) with D = size over one or more axes; stats (3, rows) float64."""
+    input = operands.input
+    x, w, b = _rows(operands, size)
+    output, mean, rstd = torch.native_layer_norm(x, [size], w, b, eps)
     mean, rstd = mean.flatten().double(), rstd.flatten().double()
-    return output.to(input.dtype).reshape(input.shape), torch.stack([mean, rstd.pow(-2) - eps, rstd])
+    stats = torch.stack([mean, rstd.pow(-2) - eps, rstd])
+    return output.to(input.dtype).reshape(input.shape), Saved(stats)
 
 
-def layer_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    normalized_size: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    stats: Tensor,
-    *,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of the input, weight and bias where needed, in the shapes of these."""
-    x, w, b = _rows(input, normalized_size, weight, bias)
-    dy = grad_output.reshape(x.shape).to(x.dtype)
+def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
+    """The first derivative of layer norm, in the operands' shapes."""
+    x, w, b = _rows(operands, size)
+    dy = dy.reshape(x.shape).to(x.dtype)
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean, _, rstd = (s.unsqueeze(1).to(kind) for s in stats)
+    mean, _, rstd = (s.unsqueeze(1).to(kind) for s in saved.stats)
     dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
-        dy, x, [normalized_size], mean, rstd, w, b, [needs[0], needs[1] and w is not None, needs[2] and b is not None]
+        dy, x, [size], mean, rstd, w, b, [needs.input, needs.weight and w is not None, needs.bias and b is not None]
     )
-    return _like(dx, input, needs[0]), _like(dweight, weight, needs[1]), _like(dbias, bias, needs[2])
+    return Gradients(
+        _like(dx, operands.input, needs.input),
+        _like(dweight, operands.weight, needs.weight),
+        _like(dbias, operands.bias, needs.bias),
+    )
 
 
-def rms_norm_forward(input: Tensor, normalized_size: int, weight: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    """input: (*, D). Returns the output and stats (3, rows) float64: 0, mean of squares, rstd."""
-    x, w, _ = _rows(input, normalized_size, weight, None)
-    output, rstd = torch.ops.aten._fused_rms_norm(x, [normalized_size], w, eps)
+def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
+    """input: (*, D); stats (3, rows) float64: 0, mean of squares, rstd."""
+    input = operands.input
+    x, w, _ = _rows(operands, size)
+    output, rstd = torch.ops.aten._fused_rms_norm(x, [size], w, eps)
     rstd = rstd.flatten().double()
-    return output.to(input.dtype).reshape(input.shape), torch.stack([torch.zeros_like(rstd), rstd.pow(-2) - eps, rstd])
+    stats = torch.stack([torch.zeros_like(rstd), rstd.pow(-2) - eps, rstd])
+    return output.to(input.dtype).reshape(input.shape), Saved(stats)
 
 
-def rms_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    normalized_size: int,
-    weight: Tensor | None,
-    stats: Tensor,
-    *,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of the input and weight where needed, in the shapes of these."""
-    x, w, _ = _rows(input, normalized_size, weight, None)
-    dy = grad_output.reshape(x.shape).to(x.dtype)
+def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
+    """The first derivative of RMS norm, in the operands' shapes."""
+    x, w, _ = _rows(operands, size)
+    dy = dy.reshape(x.shape).to(x.dtype)
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rstd = stats[2].unsqueeze(1).to(kind)
+    rstd = saved.stats[2].unsqueeze(1).to(kind)
     if x.device.type == "cuda":
-        dx, dweight = torch.ops.aten._fused_rms_norm_backward(
-            dy, x, [normalized_size], rstd, w, [needs[0], needs[1] and w is not None]
-        )
+        masks = [needs.input, needs.weight and w is not None]
+        dx, dweight = torch.ops.aten._fused_rms_norm_backward(dy, x, [size], rstd, w, masks)
     else:  # PyTorch has the kernel for CUDA alone
         xhat, dxhat = x * rstd, dy if w is None else dy * w
         dx = rstd * (dxhat - xhat * (dxhat * xhat).mean(1, keepdim=True))
         dweight = (dy * xhat).sum(0)
-    return _like(dx, input, needs[0]), _like(dweight, weight, needs[1])
+    return Gradients(_like(dx, operands.input, needs.input), _like(dweight, operands.weight, needs.weight))
 
 
-def _rows(
-    input: Tensor, size: int, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _rows(operands: Operands, size: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The input as (rows, D) and the parameters as (D,), all of one dtype that PyTorch's kernels keep statistics in."""
+    input, weight, bias, *_ = operands
     half = input.dtype in (torch.float16, torch.bfloat16)
     mixed = any(p is not None and p.dtype != input.dtype for p in (weight, bias))
     # on the CPU, statistics of half inputs would be rounded to half

@@ -3,6 +3,9 @@
 This path serves what a fused kernel cannot: derivatives of every order, forward mode, torch.func transforms, tensor
 subclasses, torch.compile, masks. It widens the input once, computes everything in the accumulator's dtype and rounds
 once at the end, so it meets the numeric contract by construction: autograd differentiates the widened operations.
+
+Rule: what a mask hides is selected away before anything is multiplied, so that NaN and Inf under it reach neither
+outputs nor gradients.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._activation import AFTER, NONE, Activation
+from .._activation import AFTER, Activation
+from .._operands import Operands
 from .._shapes import batch_dims, channel_shape
 from ..moments import Moments, accumulator_dtype
 
@@ -18,139 +22,110 @@ FUSED_ACTIVATIONS = range(AFTER + 1, 1 << 8)  # every code: an activation withou
 FUSES_RESIDUAL = True
 
 
-def batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> tuple[Tensor, Moments]:
+def batch_norm(operands: Operands, activation: Activation, eps: float) -> tuple[Tensor, Moments]:
     """Batch norm under the batch's own statistics. input: (N, C, *); weight, bias: (C,); mask: (N, 1, *)."""
-    wide = input.to(accumulator_dtype(input))  # once: two casts would round two halves of the gradient
-    moments = Moments.of(wide, batch_dims(input.dim()), mask)
-    return by_moments(wide, moments, weight, bias, eps, residual, activation, mask, input.dtype), moments
+    wide = widened(operands)  # once: two casts would round two halves of the gradient
+    moments = Moments.of(wide, batch_dims(wide.dim()), operands.mask)
+    return by_moments(wide, moments, operands, activation, eps), moments
 
 
-def by_moments(
-    wide: Tensor,
-    moments: Moments,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """A norm of channels under these moments, in `dtype`. wide: (N, C, *), the tensor that the moments are of, where
-    they are the input's own; weight, bias: (C,); mask: (N, 1, *)."""
-    return finish_channels(standardize(wide, moments, eps, mask), weight, bias, residual, activation, mask, dtype)
-
-
-def batch_norm_inference(
-    input: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
+def batch_norm_inference(operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float) -> Tensor:
     """Batch norm under given statistics. input: (N, C, *); mean, var, weight, bias: (C,); mask: (N, 1, *)."""
-    wide = accumulator_dtype(input)
-    shape = channel_shape(input.dim(), input.shape[1])
-    x = input.to(wide) if mask is None else torch.where(mask, input.to(wide), 0)
-    xhat = (x - mean.to(wide).reshape(shape)) * torch.rsqrt(var.to(wide).reshape(shape) + eps)
-    return finish_channels(xhat, weight, bias, residual, activation, mask, input.dtype)
+    x = cleared(widened(operands), operands.mask)
+    shape = channel_shape(x.dim(), x.shape[1])
+    xhat = (x - mean.to(x.dtype).reshape(shape)) * torch.rsqrt(var.to(x.dtype).reshape(shape) + eps)
+    return finish_channels(xhat, operands, activation)
 
 
-def normalize(
-    input: Tensor,
-    moments: Moments,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
+def group_norm(operands: Operands, num_groups: int, activation: Activation, eps: float) -> Tensor:
+    """Group norm. input: (N, C, *); groups of C / num_groups channels; weight, bias: (C,); mask: (N, 1, *)."""
+    n, c, *positions = operands.input.shape
+    wide = widened(operands).reshape(n, num_groups, c // num_groups, *positions)
+    mask = None if operands.mask is None else operands.mask.unsqueeze(1)
+    moments = Moments.of(wide, tuple(range(2, wide.dim())), mask)
+    xhat = standardize(wide, moments, eps, mask).reshape(operands.input.shape)
+    return finish_channels(xhat, operands, activation)
+
+
+def instance_norm(operands: Operands, activation: Activation, eps: float) -> tuple[Tensor, Moments]:
+    """Instance norm and its moments (N, C). input: (N, C, *); weight, bias: (C,); mask: (N, 1, *)."""
+    wide = widened(operands)
+    moments = Moments.of(wide, tuple(range(2, wide.dim())), operands.mask)
+    return by_moments(wide, moments, operands, activation, eps), moments
+
+
+def layer_norm(operands: Operands, axes: int, activation: Activation, eps: float) -> Tensor:
+    """Layer norm over the last `axes` axes; weight and bias have their shape; mask: the leading shape, then ones."""
+    wide = cleared(widened(operands), operands.mask)
+    moments = Moments.of(wide, tuple(range(wide.dim() - axes, wide.dim())))
+    return finish(standardize(wide, moments, eps, None), operands, activation)
+
+
+def rms_norm(operands: Operands, axes: int, activation: Activation, eps: float) -> Tensor:
+    """RMS norm over the last `axes` axes; weight has their shape; mask: the leading shape, then ones."""
+    wide = cleared(widened(operands), operands.mask)
+    mean_square = wide.square().mean(tuple(range(wide.dim() - axes, wide.dim())), keepdim=True)
+    return finish(wide * torch.rsqrt(mean_square + eps), operands, activation)
+
+
+def normalize(operands: Operands, moments: Moments, activation: Activation, eps: float) -> Tensor:
     """``activation((input - mean) / sqrt(var + eps) * weight + bias + residual)``, zero under the mask.
 
-    `moments`, `weight` and `bias` broadcast against the input; mask: bool, broadcasts too, True = a real value.
+    `moments`, `weight`, `bias` and the mask broadcast against the input.
     """
-    xhat = standardize(input.to(accumulator_dtype(input)), moments, eps, mask)
-    return finish(xhat, weight, bias, residual, activation, mask, input.dtype)
+    return finish(standardize(widened(operands), moments, eps, operands.mask), operands, activation)
 
 
-def finish(
-    xhat: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """What follows the normalization: scale, shift, residual, activation, mask, and one rounding to `dtype`."""
+def by_moments(wide: Tensor, moments: Moments, operands: Operands, activation: Activation, eps: float) -> Tensor:
+    """A norm of channels under these moments. wide: the input widened, the very tensor that the moments are of."""
+    return finish_channels(standardize(wide, moments, eps, operands.mask), operands, activation)
+
+
+def widened(operands: Operands) -> Tensor:
+    """The input in the accumulator's dtype."""
+    return operands.input.to(accumulator_dtype(operands.input))
+
+
+def cleared(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x`, in its memory format, with zeros under the mask.
+
+    `torch.where` orders its output as its first operand in memory, and masked_fill always row-major; a mask that is
+    contiguous leaves the axis that it is broadcast along, the channels', where `x` has it.
+    """
+    return x if mask is None else torch.where(mask.contiguous(), x, 0)
+
+
+def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None) -> Tensor:
+    """``(x - mean) / sqrt(var + eps)``; a set without values has the variance 0, not NaN (0 / 0)."""
+    beside = moments.beside(wide)
+    count = beside.count
+    values: int | Tensor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+    return cleared(wide - beside.mean, mask) * torch.rsqrt(beside.m2 / values + eps)
+
+
+def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
+    """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
+    shape = channel_shape(xhat.dim(), xhat.shape[1])
+    weight, bias = (None if p is None else p.reshape(shape) for p in operands[1:3])
+    return finish(xhat, operands._replace(weight=weight, bias=bias), activation)
+
+
+def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
+    """What follows the standardization: scale, shift, residual, activation, mask, one rounding to the input's dtype."""
+    input, weight, bias, residual, mask = operands
     y = xhat
     if weight is not None:
         y = y * weight
     if bias is not None:
         y = y + bias
     if residual is not None:
-        y = y + (residual if mask is None else torch.where(mask, residual, 0))
-    y = activation(y.to(dtype)) if activation.code == AFTER else activation(y).to(dtype)
-    return y if mask is None else torch.where(mask, y, 0)
+        y = y + cleared(residual, mask)
+    y = activation(y.to(input.dtype)) if activation.code == AFTER else activation(y).to(input.dtype)
+    return cleared(y, mask)
 
 
-def finish_channels(
-    xhat: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation,
-    mask: Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
-    shape = channel_shape(xhat.dim(), xhat.shape[1])
-    scale, shift = (None if p is None else p.reshape(shape) for p in (weight, bias))
-    return finish(xhat, scale, shift, residual, activation, mask, dtype)
-
-
-def group_norm(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    residual: Tensor | None = None,
-    activation: Activation = NONE,
-    mask: Tensor | None = None,
-) -> Tensor:
-    """Group norm. input: (N, C, *); groups of C / num_groups channels; weight, bias: (C,); mask: (N, 1, *)."""
-    n, c, *positions = input.shape
-    wide = input.to(accumulator_dtype(input)).reshape(n, num_groups, c // num_groups, *positions)
-    inner = None if mask is None else mask.unsqueeze(1)
-    moments = Moments.of(wide, tuple(range(2, wide.dim())), inner)
-    xhat = standardize(wide, moments, eps, inner).reshape(input.shape)
-    return finish_channels(xhat, weight, bias, residual, activation, mask, input.dtype)
-
-
-def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None) -> Tensor:
-    """``(x - mean) / sqrt(var + eps)``; a set without values has the variance 0, not NaN (0 / 0)."""
-    beside = moments.beside(wide)
-    if mask is not None:
-        # select before arithmetic: NaN and Inf under the mask reach neither outputs nor gradients
-        wide = torch.where(mask, wide, beside.mean.detach())
-    count = beside.count
-    values: int | Tensor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
-    return (wide - beside.mean) * torch.rsqrt(beside.m2 / values + eps)
+def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> Tensor:
+    """Residual, activation and mask as operations of their own, after a norm that lacks them."""
+    if operands.residual is not None:
+        y = y + cleared(operands.residual, operands.mask).to(y.dtype)
+    return cleared(activation(y), operands.mask)

@@ -1,6 +1,8 @@
 """Loads the native core: the only importer of normkit._native.
 
-Threads are torch's own: libtorch exports `torch_parallel_for` as a C symbol, and the kernels call it by its address.
+Whatever keeps the core from being used (not built, broken, of another version, a torch that it does not know) is a
+reason that `problem` tells, never an exception of `import normkit`. Threads are torch's own: libtorch exports
+`torch_parallel_for` as a C symbol, and the kernels call it by its address.
 """
 
 from __future__ import annotations
@@ -11,12 +13,20 @@ import importlib
 import os
 import warnings
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import memory
 
-_INTERFACE = 5  # native/bind.cpp holds the same number
+__all__ = ["core", "is_recomputation", "load", "problem", "torch_parallel_for"]
+
+_INTERFACE = 6  # native/bind.cpp holds the same number
+
+
+def is_recomputation() -> bool:
+    """Whether this forward runs inside a backward, as an activation checkpoint's recomputation does."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def load() -> tuple[ModuleType | None, str | None]:
@@ -25,14 +35,31 @@ def load() -> tuple[ModuleType | None, str | None]:
         core = importlib.import_module("normkit._native")
     except ImportError as error:
         return None, f"the native core is not built ({error}); reinstall normkit where a C++ compiler is found"
+    except Exception as error:
+        return None, f"the native core does not load ({_text(error)}); reinstall normkit"
     if getattr(core, "INTERFACE", None) != _INTERFACE:
         return None, "the native core is of another version of normkit than its Python code; reinstall normkit"
-    core.set_torch(torch)
-    core.set_parallel(torch_parallel_for())
+    try:
+        core.set_torch(torch, is_recomputation)
+        core.set_parallel(torch_parallel_for())
+    except Exception as error:
+        return None, f"the native core does not know this torch, {torch.__version__} ({_text(error)}); update normkit"
     core.keep_memory(memory.to_keep())
-    if core.isa_problem():
-        warnings.warn(f"{core.isa_problem()}; using {core.isa()}", RuntimeWarning, stacklevel=2)
+    _choose_isa(core, os.environ.get("NORMKIT_ISA", ""))
     return core, None
+
+
+def _text(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _choose_isa(core: ModuleType, name: str) -> None:
+    """Use the instruction set that NORMKIT_ISA names; "": the widest, which is in use already."""
+    printable = name if name.isascii() and name.isprintable() else ascii(name)
+    if name and not core.use_isa(printable):
+        warnings.warn(
+            f"NORMKIT_ISA={printable}: {core.isa_problem()}; using {core.isa()}", RuntimeWarning, stacklevel=2
+        )
 
 
 def torch_parallel_for() -> int:
@@ -46,4 +73,9 @@ def torch_parallel_for() -> int:
     return 0
 
 
-core, problem = load()
+if TYPE_CHECKING:
+    from normkit import _native as core  # typed by _native.pyi; None where `problem` says why
+
+    problem: str | None
+else:
+    core, problem = load()

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _KEEP_SHARE = 8  # freed large outputs keep at most one part in so many of all memory
+_MOST_MB = (1 << 43) - 1  # megabytes whose bytes an int64 counts
 
 
 def to_keep() -> int:
@@ -20,13 +21,16 @@ def to_keep() -> int:
     asked = os.environ.get("NORMKIT_KEEP_MB")
     if asked is not None:
         try:
-            return max(0, int(asked)) << 20
+            megabytes = int(asked)
         except ValueError:
-            warnings.warn(
-                f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked!r}; using the default",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            megabytes = _MOST_MB + 1
+        if megabytes <= _MOST_MB:
+            return max(0, megabytes) << 20
+        warnings.warn(
+            f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked[:40]!a}; using the default",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return available() // _KEEP_SHARE
 
 
@@ -37,9 +41,10 @@ def available(groups: Path = _GROUPS, own: Path = _OWN) -> int:
         groups: where control groups are mounted.
         own: the file that names this process's.
     """
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+    try:
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
         return 0
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([machine, *_limits(groups, own)])
 
 

@@ -1,9 +1,7 @@
 """The native core's functions of tensors, without autograd or modules; it reads them and makes the outputs.
 
-    input     (N, C, *) contiguous or channels last, or (N, C); any other strides are made dense first
-    stats     float64 (3, C): mean, biased variance, rstd
-    bits      uint8, one bit an element: where a piecewise linear activation has slope 1; each memory row of the input
-              starts a new byte
+    operands  input (N, C, *) contiguous or channels last, or (N, C), or rows (*, D); other strides are made dense first
+    saved     stats float64 (3, C): mean, biased variance, rstd; bits uint8, each memory row of the input starts a byte
 
 Results do not depend on the number of threads.
 """
@@ -16,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._activation import CODES, LEAKY_RELU, RELU, RELU6
+from .._activation import CODES, LEAKY_RELU, RELU, RELU6, Activation
+from .._operands import Gradients, Needs, Operands, Saved
+from . import native_masked
 from .core import core as _core
 from .core import problem as _problem
 
@@ -24,8 +24,6 @@ FUSED_ACTIVATIONS: frozenset[int] = frozenset(CODES)
 FUSES_RESIDUAL = True
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
 def available() -> bool:
@@ -45,7 +43,6 @@ def isa() -> str:
 
 def keep_memory(limit: int) -> None:
     """Let freed large outputs keep at most `limit` bytes for the next ones; 0 keeps none, and torch allocates."""
-    assert _core is not None
     _core.keep_memory(limit)
 
 
@@ -67,6 +64,10 @@ def _not_ready(*arguments: Any) -> int:
     return 0
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
 # as much as a small kernel does.
 #
@@ -74,198 +75,136 @@ def _not_ready(*arguments: Any) -> int:
 #     take them; else 0. They are plain tensors on the CPU: input (N, C, *) not empty, residual of its sizes and dtype,
 #     the others (C,) of fitting dtypes, or None.
 # rows_ready(input, width, weight, bias): the same for rows of `width` elements, input (*, width): how many rows.
-# channel_function, channel_gradients, layer_function, layer_gradients: the halves of a torch.autograd.Function
-#     (native/autograd.h), for tensors that are ready.
+# plain_gradient(dy): whether it is a plain tensor with memory and no torch-dispatch mode is active; any other takes
+#     torch's operations.
+# fused_forward, fused_backward: the halves of a torch.autograd.Function (native/autograd.h), for what is ready.
 ready: Callable[..., int] = getattr(_core, "channel_ready", _not_ready)
 rows_ready: Callable[..., int] = getattr(_core, "rows_ready", _not_ready)
-channel_function: Callable[..., Tensor] = getattr(_core, "channel_function", _absent)
-channel_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "channel_gradients", _absent)
-layer_function: Callable[..., Tensor] = getattr(_core, "layer_function", _absent)
-layer_gradients: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "layer_gradients", _absent)
+plain_gradient: Callable[..., bool] = getattr(_core, "plain_gradient", _is_plain)
+fused_forward: Callable[..., Tensor] = getattr(_core, "fused_forward", _absent)
+fused_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "fused_backward", _absent)
+_channel_forward: Callable[..., Any] = getattr(_core, "channel_forward", _absent)
+_channel_backward: Callable[..., Any] = getattr(_core, "channel_backward", _absent)
+_channel_statistics: Callable[..., Tensor] = getattr(_core, "channel_statistics", _absent)
+_layer_forward: Callable[..., Any] = getattr(_core, "layer_forward", _absent)
+_layer_backward: Callable[..., Any] = getattr(_core, "layer_backward", _absent)
+_move_running: Callable[..., bool | None] = getattr(_core, "move_running", _absent)
 
 
 def batch_norm_forward(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-    sizes: Sequence[int] = (),
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """activation(batch_norm(input) + residual) by the batch's statistics: (output, stats, bits).
+    operands: Operands, activation: Activation, eps: float, *, save: bool, sizes: Sequence[int] = ()
+) -> tuple[Tensor, Saved]:
+    """activation(batch_norm(input) + residual) by the batch's statistics, zero under the mask.
 
     sizes: how many samples each slice has, where slices have statistics of their own: stats is (3 * slices, C) then.
     """
-    assert _core is not None
-    return _core.channel_forward(
-        input, residual, weight, bias, None, None, 0, eps, activation, param, save_for_backward, sizes
+    input, weight, bias, residual, mask = operands
+    if mask is not None and input.numel():
+        filled, value = native_masked.fill(operands, training=True)
+        count = native_masked.count_values(operands)
+        mean, var = native_masked.statistics(batch_norm_statistics(filled.input), filled.input, value, count)
+        y, saved = batch_norm_inference(filled, mean, var, activation, eps, save=save)
+        return y.masked_fill_(~mask, 0), saved or Saved(torch.stack([mean, var]))
+    y, stats, bits = _channel_forward(
+        input, residual, weight, bias, None, None, 0, eps, activation.code, activation.param, save, sizes
     )
+    return y, Saved(stats, bits)
 
 
 def batch_norm_statistics(input: Tensor) -> Tensor:
     """stats of the batch alone, without an output; their third row is 1 / sqrt(var)."""
-    assert _core is not None
-    return _core.channel_statistics(input)
+    return _channel_statistics(input)
 
 
 def batch_norm_inference(
-    input: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """activation(batch_norm(input) + residual) by given statistics: (output, stats, bits)."""
-    assert _core is not None
-    return _core.channel_forward(
-        input, residual, weight, bias, running_mean, running_var, 0, eps, activation, param, save_for_backward, ()
+    operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved | None]:
+    """activation(batch_norm(input) + residual) by given statistics (C,), zero under the mask."""
+    mask = operands.mask
+    if mask is not None:
+        operands, _ = native_masked.fill(operands, training=False)
+    input, weight, bias, residual, _ = operands
+    y, stats, bits = _channel_forward(
+        input, residual, weight, bias, mean, var, 0, eps, activation.code, activation.param, save, ()
     )
+    return y if mask is None else y.masked_fill_(~mask, 0), Saved(stats, bits) if save else None
 
 
 def batch_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    stats: Tensor,
-    activation: int,
-    param: float,
-    *,
-    training: bool,
-    needs: tuple[bool, bool, bool, bool],
-    count: int = 0,
+    dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, *, training: bool,
     sizes: Sequence[int] = (),
-) -> Gradients:
-    """Gradients of input, weight, bias and residual; training=False: the statistics are constants.
-
-    count: how many values are behind the statistics, where not all are (the others come with grad_output = 0).
-    sizes: as in the forward.
-    """
-    assert _core is not None
-    return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, 0, training, activation, param, *needs, sizes, count
-    )
+) -> Gradients:  # fmt: skip
+    """training=False: the statistics are constants. sizes: as in the forward."""
+    mask, count = operands.mask, 0  # 0: all values are behind the statistics
+    if mask is not None and operands.input.numel():
+        count = native_masked.count_values(operands) if training else 0
+        operands, _ = native_masked.fill(operands, training)
+        dy = native_masked.select(mask, dy, torch.zeros((), dtype=dy.dtype))
+    input, weight, bias, residual, _ = operands
+    found = _channel_backward(
+        dy, input, residual, saved.bits, weight, bias, saved.stats, 0, training, activation.code, activation.param,
+        *needs, sizes, count,
+    )  # fmt: skip
+    return Gradients(*found) if mask is None else native_masked.clear(found, mask, activation.code)
 
 
 def group_norm_forward(
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    param: float,
-    eps: float,
-    *,
-    save_for_backward: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """activation(group_norm(input) + residual): (output, stats (3, N * num_groups), bits). Instance norm: C groups."""
-    assert _core is not None
-    return _core.channel_forward(
-        input, residual, weight, bias, None, None, num_groups, eps, activation, param, save_for_backward, ()
+    operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved | None]:
+    """activation(group_norm(input) + residual); stats (3, N * num_groups). Instance norm: C groups."""
+    input, weight, bias, residual, _ = operands
+    y, stats, bits = _channel_forward(
+        input, residual, weight, bias, None, None, num_groups, eps, activation.code, activation.param, save, ()
     )
+    return y, Saved(stats, bits) if save else None
 
 
 def group_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    num_groups: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    stats: Tensor,
-    activation: int,
-    param: float,
-    *,
-    needs: tuple[bool, bool, bool, bool],
+    dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
 ) -> Gradients:
-    """Gradients of input, weight, bias and residual."""
-    assert _core is not None
-    return _core.channel_backward(
-        grad_output, input, residual, bits, weight, bias, stats, num_groups, True, activation, param, *needs, (), 0
-    )
+    """The first derivative of group norm."""
+    input, weight, bias, residual, _ = operands
+    found = _channel_backward(
+        dy, input, residual, saved.bits, weight, bias, saved.stats, num_groups, True, activation.code, activation.param,
+        *needs, (), 0,
+    )  # fmt: skip
+    return Gradients(*found)
 
 
-def layer_norm_forward(
-    input: Tensor,
-    normalized_size: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    save_for_backward: bool = True,
-) -> tuple[Tensor, Tensor | None]:
-    """Layer norm over rows of `normalized_size` elements: (output, stats (3, rows))."""
-    assert _core is not None
-    return _core.layer_forward(input, normalized_size, False, weight, bias, eps, save_for_backward)
+def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
+    """Layer norm over rows of `size` elements; stats (3, rows)."""
+    y, stats = _layer_forward(operands.input, size, False, operands.weight, operands.bias, eps, save)
+    return y, Saved(stats) if save else None
 
 
-def layer_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    normalized_size: int,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    stats: Tensor,
-    *,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias."""
-    assert _core is not None
-    return _core.layer_backward(grad_output, input, normalized_size, False, weight, bias, stats, *needs)
+def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
+    """The first derivative of layer norm."""
+    input, weight, bias, *_ = operands
+    return Gradients(*_layer_backward(dy, input, size, False, weight, bias, saved.stats, *needs[:3]))
 
 
-def rms_norm_forward(
-    input: Tensor, normalized_size: int, weight: Tensor | None, eps: float, *, save_for_backward: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    """RMS norm over rows of `normalized_size` elements: (output, stats (3, rows): 0, mean square, rstd)."""
-    assert _core is not None
-    return _core.layer_forward(input, normalized_size, True, weight, None, eps, save_for_backward)
+def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
+    """RMS norm over rows of `size` elements; stats (3, rows): 0, mean square, rstd."""
+    y, stats = _layer_forward(operands.input, size, True, operands.weight, None, eps, save)
+    return y, Saved(stats) if save else None
 
 
-def rms_norm_backward(
-    grad_output: Tensor,
-    input: Tensor,
-    normalized_size: int,
-    weight: Tensor | None,
-    stats: Tensor,
-    *,
-    needs: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of input and weight."""
-    assert _core is not None
-    return _core.layer_backward(grad_output, input, normalized_size, True, weight, None, stats, *needs, False)[:2]
+def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
+    """The first derivative of RMS norm."""
+    input, weight, *_ = operands
+    return Gradients(*_layer_backward(dy, input, size, True, weight, None, saved.stats, *needs[:2], False))
 
 
 def move_running(
-    stats: Tensor,
-    count: int,
-    running_mean: Tensor,
-    running_var: Tensor,
-    batches: Tensor | None,
-    momentum: float | None,
+    stats: Tensor, count: int, mean: Tensor, var: Tensor, batches: Tensor | None, momentum: float | None
 ) -> bool | None:
     """running = (1 - factor) * running + factor * new, var unbiased; batches grows by one.
 
-    stats: (3, C). running_mean, running_var: (C,). batches: 0-dim int64, or None. momentum: the factor, or None for the
+    stats: (3, C). mean, var: the buffers, (C,). batches: 0-dim int64, or None. momentum: the factor, or None for the
     cumulative average (1 / batches). Returns False, and nothing is written, where a new value is not finite; None, and
     nothing is written, for buffers that are not contiguous float32 or float64 on the CPU.
     """
-    assert _core is not None
-    return _core.move_running(stats, count, running_mean, running_var, batches, momentum)
+    return _move_running(stats, count, mean, var, batches, momentum)
 
 
 def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.batch_norm import apply
-from ._base import TrackedNorm, verify_small_batch
+from .._fx import is_proxy, module_node
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.road import run
+from .base import Given, TrackedNorm, verify_small_batch
 
 
 class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
@@ -32,8 +34,9 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
         small_batch: what one value per channel gets in training: "error" as in torch, or "running" (it is normalized
             with the running statistics, which do not move).
 
-    Call: ``bn(x, residual=None, mask=None)``. residual: x's shape, added before the activation. mask: bool, (N, *) or
-    (N, 1, *), True = a real value: statistics are those of the real values, outputs elsewhere are zero.
+    Call: ``bn(x, residual=None, mask=None, activation=None)``. residual: x's shape, added before the activation.
+    mask: bool, (N, *) or (N, 1, *), True = a real value: statistics are those of the real values, outputs elsewhere are
+    zero. activation: for this call, in place of the layer's own.
 
     Differences from torch.nn: running statistics stay float32 in half-precision modules; an empty batch is not
     counted; a batch with NaN or Inf moves no statistic (RuntimeWarning); an activation checkpoint updates once;
@@ -66,21 +69,20 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
         self.small_batch = verify_small_batch(small_batch)
         self._widen_statistics()
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
+    ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask, activation=activation)
         self._check_input_dim(input)
+        return run(self._spec(input, activation), input, *self._affine(), residual, mask)
+
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        """This call but for its tensors; the layers that build on batch norm say theirs here."""
         running = self._running()
-        return apply(
-            input,
-            running,
-            *self._affine(),
-            self.training or running is None,
-            self.eps,
-            residual=residual,
-            activation=self._resolved_activation(),
-            mask=mask,
-            small_batch=self.small_batch,
-        )
+        batch = self.training or running is None
+        return BatchNormSpec(self._resolved_activation(activation), running, batch, self.eps, self.small_batch)
 
     def extra_repr(self) -> str:
         """torch's arguments, then the extras that are not at their defaults."""

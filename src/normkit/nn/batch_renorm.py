@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.batch_renorm import Limits, Recent, apply, verify_limits
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.batch_renorm import Limits, Recent, corrected, verify_limits
 from ..moments import accumulator_dtype
+from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
 # Ioffe 2017, section 4: batch norm for 5k steps, then r_max relaxed to its limit at 40k and d_max to its own at 25k.
@@ -35,8 +37,8 @@ class _BatchRenorm(_BatchNorm):
         warm_up: (start, r_end, d_end) in batches counted: until `start` it is batch norm, r_max is reached at `r_end`
             and d_max at `d_end`; the paper's (5000, 40000, 25000). (0, 0, 0): the limits hold from the first batch.
 
-    Call: ``bn(x, residual=None, mask=None)``, as :class:`normkit.BatchNorm2d`. An activation checkpoint's
-    recomputation uses r and d of its original forward, up to 16 forwards back.
+    Call: ``bn(x, residual=None, mask=None, activation=None)``, as :class:`normkit.BatchNorm2d`. An activation
+    checkpoint's recomputation uses r and d of its original forward, up to 64 forwards back.
 
     Raises:
         ValueError: limits or warm_up out of range, track_running_stats=False; the rank is wrong; one value per channel.
@@ -85,15 +87,9 @@ class _BatchRenorm(_BatchNorm):
         start, r_end, d_end = self.warm_up
         return Limits(1 + (self.r_max - 1) * _ramp(clock, start, r_end), self.d_max * _ramp(clock, start, d_end))
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """input: (N, C, *) -> the same shape, dtype and memory format."""
-        self._check_input_dim(input)
-        running = self._running()
-        return apply(
-            input, running, *self._affine(), self.training or running is None, self.eps,
-            self.limits() if self.training else Limits(1.0, 0.0), self._recent,
-            residual=residual, activation=self._resolved_activation(), mask=mask, small_batch=self.small_batch,
-        )  # fmt: skip
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        spec = super()._spec(input, activation)
+        return corrected(spec, self.limits(), self._recent) if self.training else spec
 
     def extra_repr(self) -> str:
         """torch's arguments, the extras that are not at their defaults, and the limits."""

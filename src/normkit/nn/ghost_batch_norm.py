@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..functional.ghost_batch_norm import apply
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.ghost_batch_norm import sliced
+from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
 
@@ -26,8 +28,8 @@ class _GhostBatchNorm(_BatchNorm):
             :class:`normkit.BatchNorm2d`.
         virtual_batch_size: the longest slice, in samples.
 
-    Call: ``bn(x, residual=None, mask=None)``, as :class:`normkit.BatchNorm2d`. Without running statistics evaluation
-    slices too.
+    Call: ``bn(x, residual=None, mask=None, activation=None)``, as :class:`normkit.BatchNorm2d`. Without running
+    statistics evaluation slices too.
 
     Raises:
         ValueError: virtual_batch_size below 1; the rank is wrong; a channel has one value in training.
@@ -58,15 +60,8 @@ class _GhostBatchNorm(_BatchNorm):
         )  # fmt: skip
         self.virtual_batch_size = virtual_batch_size
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """input: (N, C, *) -> the same shape, dtype and memory format."""
-        self._check_input_dim(input)
-        running = self._running()
-        return apply(
-            input, running, *self._affine(), self.training or running is None, self.eps,
-            self.virtual_batch_size, residual=residual, activation=self._resolved_activation(), mask=mask,
-            small_batch=self.small_batch,
-        )  # fmt: skip
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        return sliced(super()._spec(input, activation), input, self.virtual_batch_size)
 
     def extra_repr(self) -> str:
         """torch's arguments, the extras that are not at their defaults, and the virtual batch size."""

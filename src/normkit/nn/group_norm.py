@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..functional.group_norm import apply
-from ._base import Norm
+from .._fx import is_proxy, module_node
+from ..functional.group_norm import GroupNormSpec
+from ..functional.road import run
+from .base import Given, Norm
 
 
 class GroupNorm(Norm, nn.GroupNorm):
@@ -25,9 +27,9 @@ class GroupNorm(Norm, nn.GroupNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``gn(x, residual=None, mask=None)``. x: (N, C, *). residual: x's shape, added before the activation. mask:
-    bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its real values, outputs
-    elsewhere are zero.
+    Call: ``gn(x, residual=None, mask=None, activation=None)``. x: (N, C, *). residual: x's shape, added before the
+    activation. mask: bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its real
+    values, outputs elsewhere are zero. activation: for this call, in place of the layer's own.
 
     Raises:
         ValueError: num_channels is not divisible by num_groups; torch's text.
@@ -50,14 +52,11 @@ class GroupNorm(Norm, nn.GroupNorm):
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self._set_activation(activation)
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
+    ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
-        return apply(
-            input,
-            self.num_groups,
-            *self._affine(),
-            self.eps,
-            residual=residual,
-            activation=self._resolved_activation(),
-            mask=mask,
-        )
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask, activation=activation)
+        spec = GroupNormSpec(self._resolved_activation(activation), self.num_groups, self.eps)
+        return run(spec, input, *self._affine(), residual, mask)

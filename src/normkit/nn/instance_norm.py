@@ -7,8 +7,10 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from ..functional.instance_norm import apply
-from ._base import TrackedNorm
+from .._fx import is_proxy, module_node
+from ..functional.instance_norm import InstanceNormSpec
+from ..functional.road import run
+from .base import Given, TrackedNorm
 
 
 class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
@@ -30,9 +32,10 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``norm(x, residual=None, mask=None)``. x: with or without the batch axis. residual: x's shape, added before
-    the activation. mask: bool, x's shape without its channel axis (or with 1 there), True = a real value: a sample's
-    statistics are those of its real values, outputs elsewhere are zero.
+    Call: ``norm(x, residual=None, mask=None, activation=None)``. x: with or without the batch axis. residual: x's
+    shape, added before the activation. mask: bool, x's shape without its channel axis (or with 1 there), True = a real
+    value: a sample's statistics are those of its real values, outputs elsewhere are zero. activation: for this call, in
+    place of the layer's own.
 
     Differences from torch.nn: channels_last is kept; ``momentum=None`` is the cumulative average (torch never moves);
     num_batches_tracked counts (torch never does); the rules of running statistics are those of BatchNorm here.
@@ -61,29 +64,25 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
         self._set_activation(activation)
         self._widen_statistics()
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
+    ) -> Tensor:
         """input: (N, C, *) or (C, *) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, residual=residual, mask=mask, activation=activation)
         self._check_input_dim(input)
         unbatched = input.dim() == self._get_no_batch_dim()
         self._check_channels(input, 0 if unbatched else 1)
         if unbatched:
             residual, mask = (None if t is None else t.unsqueeze(0) for t in (residual, mask))
-            return self._normalize(input.unsqueeze(0), residual, mask).squeeze(0)
-        return self._normalize(input, residual, mask)
+            return self._normalize(input.unsqueeze(0), residual, mask, activation).squeeze(0)
+        return self._normalize(input, residual, mask, activation)
 
-    def _normalize(self, input: Tensor, residual: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _normalize(self, input: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Given) -> Tensor:
         own = self.training or not self.track_running_stats or self.running_mean is None
         running = self._running() if self.training or not own else None
-        return apply(
-            input,
-            running,
-            *self._affine(),
-            own,
-            self.eps,
-            residual=residual,
-            activation=self._resolved_activation(),
-            mask=mask,
-        )
+        spec = InstanceNormSpec(self._resolved_activation(activation), running, own, self.eps)
+        return run(spec, input, *self._affine(), residual, mask)
 
     def _check_channels(self, input: Tensor, axis: int) -> None:
         found = input.size(axis)

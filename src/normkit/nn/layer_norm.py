@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional.layer_norm import apply
-from ._base import Norm
+from .._fx import is_proxy, module_node
+from ..functional.layer_norm import LayerNormSpec
+from ..functional.road import run
+from .base import Given, Norm
 
 
 class LayerNorm(Norm, nn.LayerNorm):
@@ -26,9 +28,9 @@ class LayerNorm(Norm, nn.LayerNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("gelu"), or a module; applied last.
 
-    Call: ``ln(x, mask=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a real position:
-    outputs elsewhere are zero. It takes no residual: where one is added, the field adds before layer norm
-    (:func:`normkit.functional.add_layer_norm`).
+    Call: ``ln(x, mask=None, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
+    real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds before layer
+    norm (:func:`normkit.functional.add_layer_norm`). activation: for this call, in place of the layer's own.
 
     Raises:
         RuntimeError: the input does not end in normalized_shape; torch's text.
@@ -50,13 +52,11 @@ class LayerNorm(Norm, nn.LayerNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
         """input: (*, *normalized_shape) -> the same shape and dtype."""
-        return apply(
-            input,
-            self.normalized_shape,
-            *self._affine(),
-            self.eps,
-            activation=self._resolved_activation(),
-            mask=mask,
-        )
+        if is_proxy(input):
+            return module_node(self, input, mask=mask, activation=activation)
+        return run(self._spec(activation), input, *self._affine(), mask=mask)
+
+    def _spec(self, activation: Given) -> LayerNormSpec:
+        return LayerNormSpec(self._resolved_activation(activation), self.normalized_shape, self.eps)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..functional.layer_norm import apply_2d
+from .._fx import is_proxy, module_node
+from ..functional.layer_norm import over_channels
+from .base import Given
 from .layer_norm import LayerNorm
 
 
@@ -26,8 +28,9 @@ class LayerNorm2d(LayerNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("gelu"), or a module; applied last.
 
-    Call: ``ln(x, mask=None)``. x: (N, C, H, W). mask: bool, (N, H, W) or (N, 1, H, W), True = a real pixel: outputs
-    elsewhere are zero. Training and evaluation are the same.
+    Call: ``ln(x, mask=None, activation=None)``. x: (N, C, H, W). mask: bool, (N, H, W) or (N, 1, H, W), True = a
+    real pixel: outputs elsewhere are zero. Training and evaluation are the same. activation: for this call, in place of
+    the layer's own.
 
     Raises:
         ValueError: the input is not 4D, or a mask does not fit.
@@ -49,12 +52,14 @@ class LayerNorm2d(LayerNorm):
     ) -> None:
         super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype, activation=activation)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
         """input: (N, C, H, W) -> the same shape, dtype and memory format."""
+        if is_proxy(input):
+            return module_node(self, input, mask=mask, activation=activation)
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if input.shape[1] != self.normalized_shape[0]:
             raise RuntimeError(
                 f"expected {self.normalized_shape[0]} channels at axis 1, got an input of shape {tuple(input.shape)}"
             )
-        return apply_2d(input, *self._affine(), self.eps, activation=self._resolved_activation(), mask=mask)
+        return over_channels(self._spec(activation), input, *self._affine(), mask)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..functional.rms_norm import apply
-from ._base import Norm
+from .._fx import is_proxy, module_node
+from ..functional.rms_norm import RMSNormSpec
+from ..functional.road import run
+from .base import Given, Norm
 
 
 class RMSNorm(Norm, nn.RMSNorm):
@@ -25,9 +27,9 @@ class RMSNorm(Norm, nn.RMSNorm):
         elementwise_affine: whether to learn weight, of normalized_shape.
         activation: None, a name in torch.nn.functional, or a module; applied last.
 
-    Call: ``rms(x, mask=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a real position:
-    outputs elsewhere are zero. It takes no residual: where one is added, the field adds before the norm
-    (:func:`normkit.functional.add_rms_norm`).
+    Call: ``rms(x, mask=None, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
+    real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds before the norm
+    (:func:`normkit.functional.add_rms_norm`). activation: for this call, in place of the layer's own.
 
     Raises:
         RuntimeError: the input does not end in normalized_shape; torch's text.
@@ -48,6 +50,9 @@ class RMSNorm(Norm, nn.RMSNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
         """x: (*, *normalized_shape) -> the same shape and dtype."""
-        return apply(x, self.normalized_shape, self.weight, self.eps, activation=self._resolved_activation(), mask=mask)
+        if is_proxy(x):
+            return module_node(self, x, mask=mask, activation=activation)
+        spec = RMSNormSpec(self._resolved_activation(activation), self.normalized_shape, self.eps)
+        return run(spec, x, self.weight, mask=mask)

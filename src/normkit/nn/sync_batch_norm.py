@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed import is_distributed
-from ..functional.sync_batch_norm import apply
+from ..functional.batch_norm import BatchNormSpec
+from ..functional.sync_batch_norm import synchronised
+from .base import Given
 from .batch_norm import _BatchNorm
 
 
@@ -29,7 +31,7 @@ class SyncBatchNorm(_BatchNorm):
             the statistics of all.
         process_group: who shares statistics; None: all processes.
 
-    Call: ``bn(x, residual=None, mask=None)``. x: (N, C) or (N, C, *).
+    Call: ``bn(x, residual=None, mask=None, activation=None)``. x: (N, C) or (N, C, *).
 
     Differences from torch.nn: works on the CPU and with gloo; an empty batch on one rank is fine; derivatives of every
     order. It is an instance of torch's _BatchNorm but not of torch's SyncBatchNorm, because
@@ -64,15 +66,11 @@ class SyncBatchNorm(_BatchNorm):
         )  # fmt: skip
         self.process_group = process_group
 
-    def forward(self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """input: (N, C, *) -> the same shape, dtype and memory format."""
+    def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
+        spec = super()._spec(input, activation)
         if not (self.training and is_distributed(self.process_group)):
-            return super().forward(input, residual, mask)
-        self._check_input_dim(input)
-        return apply(
-            input, self._running(), *self._affine(), self.eps, self.process_group, residual=residual,
-            activation=self._resolved_activation(), mask=mask,
-        )  # fmt: skip
+            return spec
+        return synchronised(spec, self.process_group)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

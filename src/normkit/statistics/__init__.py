@@ -3,7 +3,17 @@
 from .adapt import Adaptation, adapt
 from .deferred import deferred_statistics
 from .distance import distance
+from .merge import merge_statistics
 from .recalibrate import recalibrate
 from .report import LayerReport, Recalibration
 
-__all__ = ["Adaptation", "LayerReport", "Recalibration", "adapt", "deferred_statistics", "distance", "recalibrate"]
+__all__ = [
+    "Adaptation",
+    "LayerReport",
+    "Recalibration",
+    "adapt",
+    "deferred_statistics",
+    "distance",
+    "merge_statistics",
+    "recalibrate",
+]

@@ -7,22 +7,23 @@ mixture. The statistics are constants to autograd.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import _shapes
-from ..functional._running import is_recomputation
+from ..functional.running import is_recomputation
+from ..model.interrupts import UserBlock
+from ..model.kept import MODES, Kept
+from ..model.select import Selector
 from ..moments import accumulator_dtype
-from ..surgery.select import Selector
-from .measure import Sample, measure
-from .observe import arguments, replaced, under
-from .tally import Tally
-from .targets import IN_EVAL_MODE, Target, find, statistics
+from .accumulator import Accumulator
+from .axis import AxisCheck
+from .layers import IN_EVAL_MODE, Layer, find, running_statistics
+from .lent import Lent
+from .sample import Sample, sample
+from .stand_in import FORWARD, Forward, arguments, put_in
 
 
 def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: Selector | None = None) -> Adaptation:
@@ -50,9 +51,9 @@ def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: S
     Returns:
         An :class:`Adaptation`, which can be called like the model.
 
-    Frozen layers are left alone. Samples that a mask hides wholly do not count in n, values under a mask do not count
-    at all. A batch with NaN or Inf, or empty, is normalized by what is known without it. For instance norms t is the
-    average over the samples.
+    Frozen layers are left alone, and modules that share the names of the buffers but do not normalize axis 1. Samples
+    that a mask hides wholly do not count in n, values under a mask do not count at all. A batch with NaN or Inf, or
+    empty, is normalized by what is known without it. For instance norms t is the average over the samples.
 
     Raises:
         ValueError: prior is negative or NaN, `only` selects nothing; with prior=0 one single value per channel.
@@ -70,40 +71,38 @@ def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: S
     return Adaptation(model, float(prior), running, only)
 
 
-class Adaptation:
+class Adaptation(UserBlock):
     """The block of :func:`adapt`. `names`: the adapted layers. Calling it calls the model."""
 
     def __init__(self, model: nn.Module, prior: float, running: bool, only: Selector | None) -> None:
+        super().__init__()
         self.model, self.prior, self.running = model, prior, running
-        self._targets = [target for target in find(model, only) if target.left_alone in (None, IN_EVAL_MODE)]
+        self._layers = [layer for layer in find(model, only) if layer.left_alone in (None, IN_EVAL_MODE)]
         self._streams: dict[nn.Module, _Stream] = {}
-        self._modes: list[tuple[nn.Module, bool]] = []
-        self._stand_ins: AbstractContextManager[None] | None = None
+        self._kept: tuple[Kept, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(target.name for target in self._targets)
+        return tuple(layer.name for layer in self._layers)
 
     def __enter__(self) -> Adaptation:
-        if self._stand_ins is not None:
+        if self._kept:
             raise RuntimeError("this adaptation is already entered: make another with normkit.adapt")
-        self.reset()
-        stand_ins = replaced({target.layer: self._forward(target) for target in self._targets})
-        stand_ins.__enter__()
-        self._stand_ins = stand_ins
-        self._modes = [(module, module.training) for module in self.model.modules()]
-        for module, _ in self._modes:
-            module.training = False
-        return self
+        return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._stand_ins is not None
-        for module, training in self._modes:
-            module.training = training
-        stand_ins, self._stand_ins = self._stand_ins, None
-        stand_ins.__exit__(None, None, None)
+    def begin(self) -> None:
+        """Put the stand-ins in, and the model into evaluation mode."""
+        self.reset()
+        self._kept = Kept(self.model, only=MODES), Kept(*(layer.module for layer in self._layers), only=FORWARD)
+        put_in({layer.module: self._forward(layer) for layer in self._layers})
+        for module in self.model.modules():
+            module.training = False
+
+    def leave(self) -> None:
+        """Give modes and forwards back."""
+        for kept in self._kept:
+            kept.give_back()
+        self._kept = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
@@ -112,64 +111,66 @@ class Adaptation:
         """Forget the samples that a running adaptation has seen: a new domain begins."""
         self._streams.clear()
 
-    def _forward(self, target: Target) -> Callable[..., Any]:
+    def _forward(self, layer: Layer) -> Forward:
         """The stand-in of one layer: its own forward under the mixture."""
-        layer, own = target.layer, target.layer.forward
+        module, own, check = layer.module, layer.module.forward, AxisCheck(layer.module)
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             if math.isinf(self.prior):
                 return own(*args, **kwargs)
-            x, mask = arguments(layer, args, kwargs)
-            with torch.no_grad():
-                mean, var = self._mixture(target, x, mask)
-            with under(layer, mean, var):
+            x, mask = arguments(module, args, kwargs)
+            if check.refuses(own, x, args, kwargs):
+                return own(*args, **kwargs)
+            mean, var = self._mixture(layer, x, mask)
+            with Lent(module, mean, var) as lent, lent:
                 return own(*args, **kwargs)
 
         return forward
 
-    def _mixture(self, target: Target, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        source_mean, source_var = (buffer.to(accumulator_dtype(buffer)) for buffer in statistics(target.layer))
-        stream = self._stream(target)
+    @torch.no_grad()
+    def _mixture(self, layer: Layer, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        own = running_statistics(layer.module)
+        source_mean, source_var = (buffer.to(accumulator_dtype(buffer)) for buffer in own)
+        stream = self._stream(layer)
         if not (self.running and is_recomputation()):  # a checkpoint's recomputation was counted by its forward
-            sample = measure(x, mask, target.per_instance)
-            stream.add(sample, _samples(x, mask))
-        if self.prior == 0 and stream.tally.values == 1 and not target.per_instance:
+            stream.add(sample(x, mask, layer.per_instance), _samples(x, mask))
+        if self.prior == 0 and stream.seen.values == 1 and not layer.per_instance:
             raise ValueError(_shapes.ONE_VALUE.format(x.size()) + " (normkit.adapt with prior=0)")
-        found = stream.read(target.per_instance)
+        found = stream.read(layer.per_instance)
         if found is None:
             return source_mean, source_var
         share = self.prior / (self.prior + stream.samples)
         return share * source_mean + (1 - share) * found[0], share * source_var + (1 - share) * found[1]
 
-    def _stream(self, target: Target) -> _Stream:
+    def _stream(self, layer: Layer) -> _Stream:
         """What counts for this call: everything so far, or nothing yet."""
-        layer = target.layer
-        if not self.running or layer not in self._streams:
-            mean, _ = statistics(layer)
-            self._streams[layer] = _Stream(Tally.empty(mean.numel(), mean.device, target.per_instance))
-        return self._streams[layer]
+        module = layer.module
+        if not self.running or module not in self._streams:
+            mean, _ = running_statistics(module)
+            self._streams[module] = _Stream(Accumulator.empty(mean.numel(), mean.device, layer.per_instance))
+        return self._streams[module]
 
 
 class _Stream:
     """The test data that one layer has seen: their moments and the number of samples."""
 
-    def __init__(self, tally: Tally) -> None:
-        self.tally, self.samples = tally, 0
+    def __init__(self, seen: Accumulator) -> None:
+        self.seen, self.samples = seen, 0
 
     def add(self, sample: Sample, samples: int) -> None:
-        skipped = int(self.tally.skipped)
-        self.tally.add(sample)
-        self.tally.flush()
-        if int(self.tally.skipped) == skipped and int(sample.values):
+        skipped = int(self.seen.skipped)
+        self.seen.add(sample)
+        self.seen.flush()
+        if int(self.seen.skipped) == skipped and int(sample.values):
             self.samples += samples
 
     def read(self, per_instance: bool) -> tuple[Tensor, Tensor] | None:
         """(mean, biased variance) of all values; for instance norm the averages over samples."""
-        if self.tally.values == 0:
+        if self.seen.values == 0:
             return None
         if per_instance:
-            return self.tally.moments.mean, self.tally.within / self.tally.freedom
-        return self.tally.moments.mean, self.tally.moments.var(correction=0)
+            return self.seen.moments.mean, self.seen.within / self.seen.freedom
+        return self.seen.moments.mean, self.seen.moments.var(correction=0)
 
 
 def _samples(x: Tensor, mask: Tensor | None) -> int:

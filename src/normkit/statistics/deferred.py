@@ -6,19 +6,20 @@ exception drops them. Each micro-batch is still normalized by its own statistics
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from typing import Any
 
 from torch import nn
 
-from ..functional import _running
-from ..functional._running import Held, Running
-from ..nn._base import TrackedNorm
+from ..functional import running as _running
+from ..functional.running import Running, Update
+from ..model.interrupts import UserBlock
+from ..model.kept import Kept
+from ..model.transaction import Transaction
+from ..nn.base import TrackedNorm
 
 
-@contextmanager
-def deferred_statistics(model: nn.Module) -> Iterator[None]:
+def deferred_statistics(model: nn.Module) -> Deferral:
     """Hold the running statistics of a model's norms back; they move once on leaving, by all batches seen merged.
 
     For gradient accumulation: k micro-batches of one optimizer step leave the running mean, the running variance and
@@ -40,18 +41,39 @@ def deferred_statistics(model: nn.Module) -> Iterator[None]:
         ...         loss_fn(model(x), y).backward()
         >>> optimizer.step()
     """
-    layers = [layer for layer in _tracked(model) if layer._deferred is None]
-    for layer in layers:
-        layer._deferred = []
-    held: list[tuple[TrackedNorm, list[Held]]] = []
-    try:
-        yield
-        held = [(layer, layer._deferred or []) for layer in layers]
-    finally:
-        for layer in layers:
-            layer._deferred = None
-    for layer, batches in held:
-        _move(layer, batches)
+    return Deferral(model)
+
+
+class Deferral(UserBlock, ContextDecorator):
+    """The block of :func:`deferred_statistics`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._layers: list[TrackedNorm] = []
+        self._kept = Kept()
+
+    def begin(self) -> None:
+        """Give each layer a list to put its batches on."""
+        self._layers = [layer for layer in _tracked(self.model) if layer._deferred is None]
+        self._kept = Kept(*self._layers, only=("_deferred",))
+        self.push(self._move)  # runs first on leaving
+        for layer in self._layers:
+            layer._deferred = []
+
+    def leave(self) -> None:
+        """Take the lists away."""
+        self._kept.give_back()
+
+    def _move(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """Move the statistics of all layers, or of none."""
+        if kind is not None:
+            return
+        moves = [move for layer in self._layers if (move := _merged(layer)) is not None]
+        with Transaction() as change, change:
+            for running, _ in moves:
+                change.keep_values(running.mean, running.var, running.batches)
+            change.commit(lambda: _write(moves))
 
 
 def _tracked(model: nn.Module) -> list[TrackedNorm]:
@@ -73,18 +95,23 @@ def _tracked(model: nn.Module) -> list[TrackedNorm]:
     return found
 
 
-def _move(layer: TrackedNorm, batches: list[Held]) -> None:
-    mean, var = layer.running_mean, layer.running_var
+def _write(moves: list[tuple[Running, Update]]) -> None:
+    for running, held in moves:
+        _running.apply_update(running, held)
+
+
+def _merged(layer: TrackedNorm) -> tuple[Running, Update] | None:
+    """What moves, and by what; None where nothing does."""
+    mean, var, batches = layer.running_mean, layer.running_var, layer._deferred
     if mean is None or var is None or not batches:
-        return
+        return None
     finite = [batch for batch in batches if _running.is_finite(batch, var.dtype)]
     if len(finite) < len(batches):
         _running.warn_not_finite()
     if not finite:
-        return
+        return None
     # one layer's batches are all of one kind
     merged: Any = finite[0]
     for batch in finite[1:]:
         merged = merged.merge(batch)
-    running = Running(mean, var, layer.num_batches_tracked, layer.momentum)
-    _running.move_held(running, merged)
+    return Running(mean, var, layer.num_batches_tracked, layer.momentum), merged

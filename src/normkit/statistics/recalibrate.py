@@ -10,20 +10,22 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
-from ..surgery.select import Selector
+from ..model.restore import Restored
+from ..model.select import Selector
+from ..model.transaction import Transaction
 from . import batches as feeding
+from .accumulator import NEVER, Accumulator
 from .distance import distance
+from .layers import Layer, find, running_statistics
 from .passes import Job, layer_by_layer, one_pass
-from .preserve import preserved
 from .report import LayerReport, Recalibration
-from .tally import NEVER, Tally
-from .targets import Target, find, statistics
 
 Estimator = Literal["population", "batch_average"]
 ESTIMATORS = ("population", "batch_average")
@@ -101,15 +103,20 @@ def recalibrate(
         raise ValueError(f"estimator must be 'population' or 'batch_average', got {estimator!r}")
     feeding.verify(batches, steps, sequential)
     merged, group = _group(distributed)
-    targets = find(model, only)
+    layers = find(model, only)
     job = Job(model, batches, steps, forward, progress, merged, group, estimator == "batch_average")
-    measured = [target for target in targets if target.left_alone is None]
-    tallies: dict[nn.Module, Tally] = {}
+    measured = [layer for layer in layers if layer.left_alone is None]
+    found: dict[nn.Module, Accumulator] = {}
     seen = 0
     if measured:
-        with preserved(model):
-            tallies, seen = (layer_by_layer if sequential else one_pass)(job, measured)
-    entries = tuple(_write(target, tallies.get(target.layer)) for target in targets)
+        with Restored(model, evaluating=True) as restored, restored:
+            found, seen = (layer_by_layer if sequential else one_pass)(job, measured)
+    results = [_result(layer, found.get(layer.module)) for layer in layers]
+    with Transaction() as change, change:
+        for result in results:
+            change.keep_values(*result.buffers)
+        change.commit(lambda: [result.write() for result in results])
+    entries = tuple(result.report for result in results)
     _warn_of_skipped(entries)
     return Recalibration(estimator, sequential, seen, entries)
 
@@ -127,30 +134,44 @@ def _group(distributed: bool | ranks.Group) -> tuple[bool, ranks.Group]:
     return ranks.is_distributed(group), group
 
 
-def _write(target: Target, tally: Tally | None) -> LayerReport:
-    """Write one layer's statistics in place, and say what was done."""
-    kind = type(target.layer).__name__
-    if target.left_alone is not None:
-        return LayerReport(target.name, kind, "left alone", target.left_alone)
-    assert tally is not None
-    counts = {"values": tally.values, "calls": tally.calls, "skipped": int(tally.skipped)}
-    found = tally.read()
-    if tally.first == NEVER:
-        return LayerReport(target.name, kind, "left alone", "not reached by any batch", **counts)
+@dataclass(frozen=True)
+class _Result:
+    """What is said of a layer, and what is written: the new statistics, into these buffers."""
+
+    report: LayerReport
+    new: tuple[Tensor, ...] = ()
+    buffers: tuple[Tensor, ...] = ()
+
+    @torch.no_grad()
+    def write(self) -> None:
+        for buffer, new in zip(self.buffers, self.new, strict=True):
+            buffer.copy_(new)
+
+
+def _result(layer: Layer, accumulator: Accumulator | None) -> _Result:
+    kind = type(layer.module).__name__
+    if layer.left_alone is not None:
+        return _Result(LayerReport(layer.name, kind, "left alone", layer.left_alone))
+    assert accumulator is not None
+    counts = {"values": accumulator.values, "calls": accumulator.calls, "skipped": int(accumulator.skipped)}
+    found = accumulator.read()
+    if accumulator.refusal is not None:
+        return _Result(LayerReport(layer.name, kind, "left alone", accumulator.refusal, **counts))
+    if accumulator.first == NEVER:
+        return _Result(LayerReport(layer.name, kind, "left alone", "not reached by any batch", **counts))
     if found is None:
-        return LayerReport(target.name, kind, "left alone", "fewer than 2 finite values per channel", **counts)
-    (old_mean, old_var), (mean, var) = statistics(target.layer), found
+        return _Result(LayerReport(layer.name, kind, "left alone", "fewer than 2 finite values per channel", **counts))
+    old = old_mean, old_var = running_statistics(layer.module)
+    mean, var = found
     if not (mean.to(old_mean).isfinite().all() and var.to(old_var).isfinite().all()):
-        return LayerReport(target.name, kind, "left alone", f"overflow {old_mean.dtype}", **counts)
-    apart = distance(old_mean.to(mean), old_var.to(var), mean, var, getattr(target.layer, "eps", 0.0))
-    with torch.no_grad():
-        old_mean.copy_(mean)
-        old_var.copy_(var)
+        return _Result(LayerReport(layer.name, kind, "left alone", f"overflow {old_mean.dtype}", **counts))
+    apart = distance(old_mean.to(mean), old_var.to(var), mean, var, getattr(layer.module, "eps", 0.0))
     worst = int(apart.nan_to_num(nan=math.inf).argmax())
-    return LayerReport(
-        target.name, kind, "recalibrated", "", **counts, distance=_finite(apart.square().mean().sqrt()),
+    report = LayerReport(
+        layer.name, kind, "recalibrated", "", **counts, distance=_finite(apart.square().mean().sqrt()),
         largest=_finite(apart[worst]), channel=worst,
     )  # fmt: skip
+    return _Result(report, found, old)
 
 
 def _finite(value: Tensor) -> float | None:

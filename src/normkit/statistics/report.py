@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from ..model.table import Table, Tabular
 
 _COLUMNS = ("layer", "type", "values", "calls", "distance", "largest", "what")
 
@@ -36,7 +35,7 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class Recalibration:
+class Recalibration(Tabular):
     """The result of :func:`normkit.recalibrate`: `batches` counts those of all ranks, `layers` are in model order."""
 
     estimator: str
@@ -88,21 +87,10 @@ class Recalibration:
         )
         return f"{text}, of which {len(self.unreached)} not reached" if self.unreached else text
 
-    def __str__(self) -> str:
-        rows = [_COLUMNS, *(_row(layer) for layer in self.layers)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, self.summary()])
-
-    def __rich__(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*_COLUMNS, caption=Text(self.summary()))  # Text: a layer may be called "[red]"
-        for layer in self.layers:
-            style = "green" if layer.action == "recalibrated" else "yellow"
-            table.add_row(*(Text(cell) for cell in _row(layer)), style=style)
-        return table
+    def table(self) -> Table:
+        """One row a layer."""
+        done = tuple(layer.action == "recalibrated" for layer in self.layers)
+        return Table(_COLUMNS, tuple(map(_row, self.layers)), done, (self.summary(),))
 
 
 def _row(layer: LayerReport) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ train, unless the set comes with its own split.
 from __future__ import annotations
 
 import gzip
-import zipfile
+import hashlib
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +22,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .._reading import open_plain
 from ..errors import UsageError
+from . import archive
 
 if TYPE_CHECKING:
     import numpy as np
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FEWEST = 640  # a test set of 128 images, and a training set that fills the largest batch
+MOST_CLASSES = 10_000  # the last layer of every network has an output for each
 NAMES = ("digits", "mnist5k", "fashion-mnist")
 
 
@@ -94,47 +98,75 @@ def _fashion() -> Images:
     return _standardized("fashion-mnist", *parts)
 
 
-def _user(path: Path) -> Images:
-    import numpy as np
+def fingerprint(name: str) -> str | None:
+    """What tells the contents of a user's file from others; None for a data set that comes with its package."""
+    if name in NAMES:
+        return None
+    digest = hashlib.sha256()
+    with open_plain(Path(name), archive.LARGEST) as file:
+        while piece := file.read(archive.PIECE):
+            digest.update(piece)
+    return digest.hexdigest()[:16]
 
-    if not path.is_file():
-        raise UsageError(f"no data set is called {str(path)!r}: there are {', '.join(NAMES)}, or give a .npz file")
+
+def _user(path: Path) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        with archive.opened(path) as zipped:
+            heads = [archive.header(zipped, name) for name in ("images", "labels")]
+            if complaint := _misshapen(*heads):
+                raise UsageError(f"{path} {complaint}")
+            images, labels = (
+                archive.read(zipped, name, head) for name, head in zip(("images", "labels"), heads, strict=True)
+            )
+    except UsageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"no data set is called {str(path)!r}: there are {', '.join(NAMES)}, or give a .npz file"
+        ) from None
+    except archive.ERRORS as error:
         raise UsageError(f"cannot read `images` and `labels` from {path}: {error}") from None
-    if complaint := _complaint(images, labels):
+    if complaint := _unfit(images, labels):
         raise UsageError(f"{path} {complaint}")
     return _split(path.name, images, labels)
 
 
-def _complaint(images: np.ndarray, labels: np.ndarray) -> str | None:
-    """What keeps these arrays from being a data set, or None."""
-    import numpy as np
-
-    whole = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
-    if images.ndim not in (3, 4) or not whole or labels.min(initial=0) < 0:
+def _misshapen(images: archive.Header, labels: archive.Header) -> str | None:
+    """What keeps arrays of these headers from being a data set, or None."""
+    whole = labels.dtype[1] in "iu" and labels.shape == images.shape[:1]
+    if len(images.shape) not in (3, 4) or 0 in images.shape or not whole:
         return (
             "must hold images (N, H, W) or (N, H, W, C) and integer labels (N,) from 0 on, "
             f"got images {images.shape} and labels {labels.shape} of {labels.dtype}"
         )
-    if len(images) < FEWEST:
-        return f"holds {len(images)} images; a study needs at least {FEWEST} to train and to test"
-    if images.dtype.kind not in "iufb":
-        return f"must hold images of numbers, got {images.dtype}"
+    if len(labels.shape) and labels.shape[0] < FEWEST:
+        return f"holds {labels.shape[0]} images; a study needs at least {FEWEST} to train and to test"
+    return None
+
+
+def _unfit(images: np.ndarray, labels: np.ndarray) -> str | None:
+    """What in these values keeps them from being a data set, or None."""
+    import numpy as np
+
+    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        found = f"{labels.min()} to {labels.max()}"
+        return f"must hold images and integer labels from 0 to at most {MOST_CLASSES - 1:,}, got {found}"
     if not np.isfinite(images).all():
         return "must hold finite images, got NaN or Inf"
-    return "holds images that are all the same" if images.min() == images.max() else None
+    return None
 
 
 def _idx(path: Path) -> np.ndarray:
     """An idx file of unsigned bytes: two zero bytes, type, rank, then rank big-endian sizes, then the values."""
     import numpy as np
 
-    raw = gzip.decompress(path.read_bytes())
-    sizes = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sizes)
+    try:
+        with open_plain(path, archive.MOST_NUMBERS) as file, gzip.open(file) as unpacked:
+            raw = unpacked.read(archive.MOST_NUMBERS)
+        sizes = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(sizes)
+    except (*archive.ERRORS, IndexError) as error:
+        raise UsageError(f"cannot read {path}: {error}: install its package again, or use mnist5k") from None
 
 
 def _split(name: str, images: np.ndarray, labels: np.ndarray) -> Images:
@@ -155,5 +187,9 @@ def _standardized(
 
     x, t = tensor(train_x), tensor(test_x)
     mean, std = x.mean(), x.std()
+    least, most = x.min().item(), x.max().item()
+    if least == most or not math.isfinite(std):
+        what = "all the same" if least == most else "too large"
+        raise UsageError(f"{name} holds training images that are {what} in float32, from {least:g} to {most:g}")
     labels = [torch.tensor(y.astype("int64")) for y in (train_y, test_y)]
     return Images(name, (x - mean) / std, labels[0], (t - mean) / std, labels[1])

@@ -38,7 +38,7 @@ def plan(preset: Preset) -> list[Params]:
     steps = 300 if preset.quick else 3000
     return [
         {"batch": BATCH, "steps": steps, "rate": RATE, "seed": seed, "data": preset.data}
-        for seed in range(preset.seeds)
+        for seed in preset.seed_range()
     ]
 
 
@@ -191,6 +191,7 @@ STUDY = Study(
     "source more than that too; without a corruption adapting costs less than 2 points; the source errs more than "
     "group norm.",
     papers=("Schneider et al. 2020, arXiv:2006.16971", "Li et al. 2017, arXiv:1603.04779"),
+    seconds=(6.4, 21.0),
     plan=plan,
     run=run,
     judge=judge,

@@ -1,8 +1,9 @@
 """The gallery of defects: scripts that compute one number three times, with torch, with normkit and in float64.
 
 A script is a file NN_name.py with TITLE, MEASURES (what the number is), THREADS (public reports: a bare number is a
-pytorch/pytorch issue), TOLERANCE (absolute, argued beside it) and with_torch(), with_normkit(), truth() -> float. The
-rows feed act 1 of the demo and the README's table.
+pytorch/pytorch issue), TOLERANCE (absolute, argued beside it) and with_torch(), with_normkit(), truth() -> float.
+MISSING = True says that torch cannot be asked for the number: then its answer is what a user gets without. The rows
+feed act 1 of the demo and the README's tables.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Row:
     normkit: Answer
     torch_right: bool
     normkit_right: bool
+    missing: bool = False  # torch has no such request, so it gives no wrong answer to one
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,7 +45,7 @@ class Row:
 def folder() -> Path:
     """Where the scripts lie: beside the installed package, or in the source tree this package runs from."""
     package = Path(__file__).resolve().parents[1]
-    places = [package / "defects", package.parents[1] / "examples" / "defects", Path("examples/defects")]
+    places = [package / "defects", package.parents[1] / "examples" / "defects"]  # never the current folder: it is run
     for place in places:
         if any(place.glob("[0-9]*.py")):
             return place
@@ -70,7 +72,9 @@ def row(script: Path) -> Row:
         return not isinstance(answer, str) and abs(answer - truth) <= module.TOLERANCE
 
     threads = tuple(module.THREADS)
-    return Row(script.stem, module.TITLE, module.MEASURES, threads, truth, theirs, ours, right(theirs), right(ours))
+    missing = getattr(module, "MISSING", False)
+    verdicts = right(theirs), right(ours), missing
+    return Row(script.stem, module.TITLE, module.MEASURES, threads, truth, theirs, ours, *verdicts)
 
 
 def markdown(table: list[Row]) -> str:
@@ -79,8 +83,8 @@ def markdown(table: list[Row]) -> str:
 
     lines = ["| computed | float64 | normkit | torch | reported |", "|---|---:|---:|---:|---|"]
     for r in table:
-        marks = ["✓" if right else "✗" for right in (r.normkit_right, r.torch_right)]
-        answers = f"{number(r.truth, 5)} | {marks[0]} {value(r.normkit, 5)} | {marks[1]} {value(r.torch, 5)}"
+        marks = "✓ " if r.normkit_right else "✗ ", "✓ " if r.torch_right else "" if r.missing else "✗ "
+        answers = f"{number(r.truth, 5)} | {marks[0]}{value(r.normkit, 5)} | {marks[1]}{value(r.torch, 5)}"
         threads = ", ".join(thread(t) for t in r.threads)
         lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} | {threads} |")
     return "\n".join(lines) + "\n"

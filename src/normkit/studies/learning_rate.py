@@ -31,7 +31,7 @@ def plan(preset: Preset) -> list[Params]:
         for activation in ACTIVATIONS
         for norm in NORMS
         for rate in RATES
-        for seed in range(preset.seeds)
+        for seed in preset.seed_range()
     ]
 
 
@@ -161,6 +161,7 @@ STUDY = Study(
     f"steps; at its best rate the sigmoid network is more than 0.3 more accurate with BN, and stays under "
     f"{TRAINS} without.",
     papers=("Ioffe & Szegedy 2015, arXiv:1502.03167, section 4", "Bjorck et al. 2018, arXiv:1806.02375"),
+    seconds=(0.2, 1.0),
     plan=plan,
     run=run,
     judge=judge,

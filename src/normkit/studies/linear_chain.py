@@ -28,7 +28,7 @@ LIMIT = 0.1  # with BN two factors remain, the last weight and the last gain: th
 
 
 def plan(preset: Preset) -> list[Params]:
-    return [{"seed": seed, "rate": RATE} for seed in range(max(SEEDS, preset.seeds))]
+    return [{"seed": seed, "rate": RATE} for seed in preset.seed_range(SEEDS)]
 
 
 def run(params: Params) -> Result:
@@ -141,6 +141,7 @@ STUDY = Study(
         "Goodfellow, Bengio & Courville 2016, Deep Learning, section 8.7.1",
         "Ioffe & Szegedy 2015, arXiv:1502.03167",
     ),
+    seconds=(0.2, 0.2),
     plan=plan,
     run=run,
     judge=judge,

@@ -17,7 +17,8 @@ def _index() -> str:
 
 Each study states a claim about training, runs an experiment on real data, and judges the claim by a rule that is
 written beside it and can fail. Two margins, in `small_batch` and `train_test_gap`, were set after pilot runs.
-`normkit study` runs them all, `normkit study NAME` one, `--quick` the short preset.
+`normkit study` runs them all, `normkit study NAME` one, `--quick` the short preset; `--list` says how long each takes,
+`--first-seed N` draws a fresh sample: the seeds from N on.
 
 | study | claim |
 |---|---|

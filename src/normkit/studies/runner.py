@@ -9,10 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 
 from ..errors import UsageError
 from .store import Store
@@ -58,27 +61,70 @@ def _in_pool(missing: Sequence[tuple[Study, Params]], store: Store, advance: Adv
     # spawn, not fork: a forked child inherits torch's thread pool in an unusable state
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    futures: dict[Future[Run], str] = {}
     try:
-        futures: dict[Future[Run], str] = {
-            pool.submit(timed, study.name, params): study.name for study, params in missing
-        }
-        for future in as_completed(futures):
-            store.add(futures[future], future.result())
-            advance(futures[future])
+        with _interrupts_held():
+            for study, params in missing:
+                futures[pool.submit(timed, study.name, params)] = study.name
+        for future in as_completed(list(futures)):
+            name = futures[future]
+            store.add(name, future.result())
+            del futures[future]
+            advance(name)
     except BrokenProcessPool:
         raise UsageError(
             "a worker was ended from outside (out of memory?); finished runs are kept, start again to go on"
         ) from None
-    except BaseException:
+    except BaseException as error:
+        processes = list((pool._processes or {}).values())  # a pool that is shut down forgets them
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in list((pool._processes or {}).values()):
+        for process in processes:
             process.terminate()
+        if isinstance(error, KeyboardInterrupt):
+            _keep_finished(futures, store)
         raise
     pool.shutdown()
+
+
+def _keep_finished(futures: Mapping[Future[Run], str], store: Store) -> None:
+    """Store what the workers finished and nobody took yet."""
+    for future, name in futures.items():
+        if future.done() and not future.cancelled() and future.exception() is None:
+            store.add(name, future.result())
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of this block, and never reaches a process that starts in it: its parent ends it.
+
+    A worker that is still importing could not ignore the signal by itself yet, and would print its traceback.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+        yield  # only the main thread is interrupted; Windows has no mask
+        return
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))  # other threads take it too
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what a new process inherits
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _start_worker() -> None:
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """A worker of a parent that was killed would wait for its next run for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -31,9 +31,7 @@ GROWTH_LIMIT = 1e-3  # float32 training: the orthogonality that gives the sum ho
 
 def plan(preset: Preset) -> list[Params]:
     steps = 150 if preset.quick else 1000
-    return [
-        {"seed": seed, "rate": RATE, "steps": steps, "data": preset.data} for seed in range(max(SEEDS, preset.seeds))
-    ]
+    return [{"seed": seed, "rate": RATE, "steps": steps, "data": preset.data} for seed in preset.seed_range(SEEDS)]
 
 
 def run(params: Params) -> Result:
@@ -183,6 +181,7 @@ STUDY = Study(
     "seeds a step turns weights of scale 0.01 by more than 1,000 times what it turns those of scale 100, and the "
     "trained weights are longer than the initial ones.",
     papers=("Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.3", "van Laarhoven 2017, arXiv:1706.05350"),
+    seconds=(3.0, 5.0),
     plan=plan,
     run=run,
     judge=judge,

@@ -28,7 +28,7 @@ def plan(preset: Preset) -> list[Params]:
         {"norm": norm, "batch": batch, "images": images, "rate": RATE, "seed": seed, "data": preset.data}
         for norm in NORMS
         for batch in BATCHES
-        for seed in range(preset.seeds)
+        for seed in preset.seed_range()
     ]
 
 
@@ -116,6 +116,7 @@ STUDY = Study(
     "point more than GN, and GN loses less than 1 point; at batch 32 BN is better than GN; at batch 2 exact "
     "statistics are better than the running average.",
     papers=("Wu & He 2018, arXiv:1803.08494", "Wu & Johnson 2021, arXiv:2105.07576"),
+    seconds=(1.1, 11.0),
     plan=plan,
     run=run,
     judge=judge,

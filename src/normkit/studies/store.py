@@ -1,17 +1,19 @@
 """Finished runs in results.json: written whole and atomically after each run, read again to resume.
 
 Rules: a run is found again only under the same study, the same parameters and the same versions of normkit and torch;
-runs of other presets stay in the file; a file that is not ours is refused, never overwritten.
+runs of other presets, and of other processes that write here meanwhile, stay in the file; a file that is not ours is
+refused, never overwritten.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from .. import _files
+from .._reading import parse, read_text
 from ..errors import UsageError
 from .study import Params, Run
 
@@ -22,17 +24,22 @@ class Store:
     """The results file of one output folder."""
 
     def __init__(self, folder: Path, made_with: str) -> None:
-        self.path = folder / "results.json"
+        self.path, self.page = folder / "results.json", folder / "report.html"
         self._made_with = made_with
-        _make_writable(folder)
-        self._document = _read(self.path)
-        self._runs = {
-            _key(entry["study"], entry["params"], entry["made_with"]): entry for entry in self._document["runs"]
-        }
+        _make_writable(folder, self.path, self.page)
+        self._document: dict[str, Any] = {"format": FORMAT}
+        self._runs: dict[str, dict[str, Any]] = {}
+        self._text: str | None = None  # what the file held when it was last looked at
+        self._look()
+        self._resumed = {entry["study"] for entry in self._runs.values() if entry["made_with"] == made_with}
 
     def find(self, study: str, params: Params) -> Run | None:
         entry = self._runs.get(_key(study, params, self._made_with))
-        return entry and Run(entry["params"], entry["result"], entry["seconds"])
+        return Run(entry["params"], entry["result"], entry["seconds"]) if entry else None
+
+    def resumed(self, study: str) -> bool:
+        """Whether runs of `study` were in the file from the beginning."""
+        return study in self._resumed
 
     def add(self, study: str, run: Run) -> None:
         """Keep one finished run, on disk before this returns."""
@@ -48,20 +55,36 @@ class Store:
 
     def write(self, **sections: Any) -> None:
         """Write the file with `sections` replaced; a crash leaves the old file or the new one, never half of one."""
-        self._document = {**self._document, **finite(sections), "runs": list(self._runs.values())}
-        text = json.dumps(self._document, allow_nan=False, separators=(",", ":"), sort_keys=True)
-        partial = self.path.with_suffix(".json.partial")
-        try:
-            partial.write_text(text + "\n", encoding="utf-8")
-            os.replace(partial, self.path)
-        except OSError as error:
-            raise UsageError(
-                f"cannot write {self.path}: {error.strerror or error}; what it held before is kept"
-            ) from None
+        _files.update(self.path, lambda: self._merged(finite(sections)))
 
     @property
     def document(self) -> dict[str, Any]:
-        return self._document
+        return {**self._document, "runs": list(self._runs.values())}
+
+    def _merged(self, sections: dict[str, Any]) -> str:
+        """The new text: what is known here, and what others have written since."""
+        self._look()
+        self._document |= sections
+        self._text = json.dumps(self.document, allow_nan=False, separators=(",", ":"), sort_keys=True) + "\n"
+        return self._text
+
+    def _look(self) -> None:
+        """Take over what the file holds."""
+        try:
+            text = read_text(self.path)
+            if text == self._text:
+                return
+            document = parse(text)
+            if not _is_ours(document):
+                raise ValueError("it does not hold normkit's results")
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"cannot resume from {self.path}: {error}; move it away or choose another folder with --out"
+            ) from None
+        runs = {_key(entry["study"], entry["params"], entry["made_with"]): entry for entry in document.pop("runs")}
+        self._document, self._runs, self._text = document, runs | self._runs, text
 
 
 def finite(value: Any) -> Any:
@@ -79,30 +102,14 @@ def _key(study: str, params: Params, made_with: str) -> str:
     return json.dumps([study, params, made_with], sort_keys=True)
 
 
-def _make_writable(folder: Path) -> None:
+def _make_writable(folder: Path, *files: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".normkit-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        for file in files:
+            _files.prepare(file)
     except OSError as error:
         raise UsageError(
-            f"cannot write to the output folder {folder}: {error.strerror}; choose another with --out"
+            f"cannot write to the output folder {folder}: {_files.reason(error)}; choose another with --out"
         ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {"format": FORMAT, "runs": []}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not _is_ours(document):
-            raise ValueError("it does not hold normkit's results")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"cannot resume from {path}: {error}; move it away or choose another folder with --out"
-        ) from None
-    return document
 
 
 def _is_ours(document: Any) -> bool:

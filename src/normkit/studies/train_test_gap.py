@@ -30,7 +30,7 @@ def plan(preset: Preset) -> list[Params]:
     looks = [10, 30, 100, 300, 600] if preset.quick else [10, 30, 100, 300, 1000, 3000, 6000]
     return [
         {"looks": looks, "batch": BATCH, "rate": RATE, "seed": seed, "data": preset.data}
-        for seed in range(max(SEEDS, preset.seeds))
+        for seed in preset.seed_range(SEEDS)
     ]
 
 
@@ -151,6 +151,7 @@ STUDY = Study(
     "without a shift; and under a shift of 0.75 exact statistics err over 10 points more than the test batch's "
     "own.",
     papers=("Wu & Johnson 2021, arXiv:2105.07576", "Schneider et al. 2020, arXiv:2006.16971"),
+    seconds=(2.6, 11.0),
     plan=plan,
     run=run,
     judge=judge,

@@ -27,7 +27,10 @@ FEWEST_SEEDS = 5
 
 @dataclass(frozen=True)
 class Part:
-    """One judged statement: what was measured, its 95 % interval, the margin it had to pass, and the word."""
+    """One judged statement: what was measured, its 95 % interval, the margin it had to pass, and the word.
+
+    p: of the test that gave the word, None where none was made.
+    """
 
     claim: str
     word: Word
@@ -38,6 +41,7 @@ class Part:
     margin: float
     unit: str
     reason: str
+    p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,14 @@ class Verdict:
     word: Word
     sentence: str
     parts: tuple[Part, ...]
+
+    @property
+    def deciding(self) -> Part:
+        """The part that the word hangs on: the least certain of all that hold, or the surest of those that do not."""
+        parts = [part for part in self.parts if part.word == self.word]
+        certainty = [math.inf if part.p is None else 1 - part.p for part in parts]
+        pick = min if self.word == "supported" else max
+        return parts[certainty.index(pick(certainty))]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +80,7 @@ def paired(claim: str, differences: Sequence[float], margin: float, unit: str) -
     if word == "not supported":
         reason += " for the opposite"
     low, high = _interval(differences)
-    return Part(claim, word, sum(differences) / len(differences), low, high, "above", margin, unit, reason)
+    return Part(claim, word, sum(differences) / len(differences), low, high, "above", margin, unit, reason, p)
 
 
 def paired_below(claim: str, values: Sequence[float], margin: float, unit: str) -> Part:

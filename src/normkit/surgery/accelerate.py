@@ -1,33 +1,37 @@
 """Making a model of torch's norms run on ours, with additions and activations fused: `nk.accelerate`.
 
-Rules: three steps, each with its way back. (1) every norm becomes the same norm of normkit; (2) an activation module
-that follows only that norm moves into it; (3) where an activation is shared or a function, or a residual is added, the
-forward of the smallest block that does it is rewritten. The changed model must give what the original gave, or the
-steps are undone.
+Rules: two steps, in one transaction. (1) every norm becomes the same norm of normkit; (2) the forward of the smallest
+block that adds to its output or activates it is rewritten to do so in the norm's call. Nothing else changes: layers
+stay plain, activations stay modules, and whoever uses them otherwise gets what he got. The changed model must give what
+the original gave, or the steps are undone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from ..dataflow import Flow, observe
+from ..model.dataflow import Flow, flow_of, refuse_lazy
+from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
+from ..model.kept import Kept
+from ..model.restore import in_both_modes
+from ..model.select import Selector, Site, select
+from ..model.swap import hooked, kind, put, working_copy
+from ..model.transaction import Transaction
 from . import activations
-from .block import Block
+from .block import Block, prepare
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
-from .families import BATCH_FAMILIES, family
-from .modes import in_both_modes
-from .pattern import Pattern, only_follows, pattern_of
+from .fused_call import FusedSequential, children_steps, ending
+from .pattern import Pattern, pattern_of
+from .positions import Positions
 from .recompute import add as add_recomputation
-from .select import Selector, Site, select
-from .swap import hooked, kind, put, working_copy
-from .verify import check, outputs_in_both_modes
+from .thaw import waiting_layers
+from .undo import remember, standing_aside
+from .verify import behaviours, check
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
@@ -47,9 +51,10 @@ def accelerate(
     """Replace torch's norms by normkit's, and fuse the addition and the activation that follow them.
 
     The same function, in training and evaluation: parameters, buffers, state_dict, names and the classes of the outer
-    modules stay. An activation module that is fused leaves an ``nn.Identity``; a block whose forward uses functions or
-    a shared activation keeps its class and gets a new ``forward``, written from a trace of that one forward. Where
-    what happens is not certain from a run and a trace that agree, only the layer is replaced.
+    modules stay, activations too. A block that adds to a norm's output or activates it keeps its class and gets a new
+    ``forward``, written from a trace of that one forward, which gives both to the norm's call: other methods of the
+    model, and code that uses its children, find what they found. Where what happens is not certain from a run and a
+    trace that agree, only the layer is replaced.
 
     Args:
         model: in any mode, which stays.
@@ -67,66 +72,59 @@ def accelerate(
     """
     select(model, only, skip)
     model = working_copy(model, inplace)
-    sites = select(model, only, skip)
-    before = outputs_in_both_modes(model, example_inputs) if verify else {}
-    swaps, fusions = _Undo(), _Undo()
-    try:
-        built = _swap(model, sites, swaps)
-        fused, unfused = _fuse(model, example_inputs, sites, built, fusions)
-    except BaseException:
-        fusions.undo()
-        swaps.undo()
-        raise
-    errors, failure = check(model, example_inputs, before)
-    if failure and fused:
-        fusions.undo()
-        unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
-        fused = {}
+    with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
+        sites = select(model, only, skip)
+        before = behaviours(model, example_inputs) if verify else {}
+        built = _swap(model, sites, example_inputs)
+        swapped = Kept(model)
+        try:
+            fused, unfused = _fuse(model, example_inputs, sites, built)
+        except Exception:
+            if not before:
+                raise
+            fused, unfused = {}, {}  # the check says what is wrong with the model by now
         errors, failure = check(model, example_inputs, before)
-    if failure:
-        fusions.undo()
-        swaps.undo()
-        built = dict.fromkeys(built, f"undone: {failure}")
-    entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
-    if recompute:
-        entries.append(_recomputing(model))
-    record(model, entries, errors)
+        if failure and fused:
+            swapped.give_back()
+            unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
+            fused = {}
+            errors, failure = check(model, example_inputs, before)
+        if failure:
+            change.undo()
+            built = dict.fromkeys(built, f"undone: {failure}")
+        entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
+        change.commit(lambda: record(model, [*entries, *([_recomputing(model)] if recompute else [])], errors))
     return model
 
 
-class _Undo:
-    """Steps back, to be taken in reverse."""
-
-    def __init__(self) -> None:
-        self.steps: list[Callable[[], Any]] = []
-
-    def add(self, step: Callable[..., Any], *arguments: Any) -> None:
-        self.steps.append(partial(step, *arguments))
-
-    def undo(self) -> None:
-        while self.steps:
-            self.steps.pop()()
-
-
 # -- step 1 -----------------------------------------------------------------------------------------------------------
-def _swap(model: nn.Module, sites: list[Site], undo: _Undo) -> dict[str, Built]:
-    surroundings = Surroundings.of(model)
+def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str, Built]:
+    open_rank = any(family(site.module) == "frozen" and rank(site.module) is None for site in sites)
+    surroundings = Surroundings(model, Positions(model, example_inputs if open_rank else None))
     built: dict[str, Built] = {}
     for site in sites:
         target = str(family(site.module))
         new = site.refused or successor(site, _TARGETS.get(target, target), surroundings)
+        new = new if isinstance(new, str) else _held_otherwise(new[0], site.module) or new
         if not isinstance(new, str) and site.name == "":
             new = "it is the model itself: use the layer of normkit instead"
         built[site.name] = new
         if not isinstance(new, str):
             put(model, site.names, new[0])
-            undo.add(put, model, site.names, site.module)
+            if not author(type(site.module)):
+                remember(new[0], site.module)
     return built
 
 
-# -- steps 2 and 3 ----------------------------------------------------------------------------------------------------
+def _held_otherwise(new: nn.Module, old: nn.Module) -> str | None:
+    """What the two layers hold under other names, or one as a parameter and the other as a buffer."""
+    held = [(list(dict(layer.named_parameters())), list(layer.state_dict())) for layer in (new, old)]
+    return None if held[0] == held[1] else f"{kind(new)} has other parameters or another state_dict"
+
+
+# -- step 2 ----------------------------------------------------------------------------------------------------
 def _fuse(
-    model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built], undo: _Undo
+    model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """name -> what was fused, name -> why not."""
     flows = _flows(model, example_inputs)
@@ -139,82 +137,34 @@ def _fuse(
         pattern = reason or pattern_of(site.name, modules, flows, adds=family(site.module) in _TAKE_RESIDUAL)
         if isinstance(pattern, str):
             unfused[site.name] = pattern
-        elif _movable(site.name, pattern, modules, flows):
-            fused[site.name] = _move(model, site.name, pattern, modules, flows, undo)
         else:
             by_scope.setdefault(pattern.scope, {})[site.name] = pattern
     for scope, patterns in by_scope.items():
-        _rewrite(modules, scope, patterns, flows, fused, unfused, undo)
+        _rewrite(modules, scope, patterns, flows, fused, unfused)
     return fused, unfused
 
 
 def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
     """A run in evaluation, and one in training if the model can, be it that a channel has one value only."""
-    with _any_batch(model):
-        return list(in_both_modes(model, lambda: observe(model, example_inputs)).values())
+    refuse_lazy(model)
 
+    def run() -> Flow:
+        for norm in model.modules():
+            if is_ours(norm) and hasattr(
+                norm, "small_batch"
+            ):  # they take one value a channel, as a batch of one image may have
+                norm.__dict__["small_batch"] = "running"
+        return flow_of(model, example_inputs)
 
-@contextmanager
-def _any_batch(model: nn.Module) -> Iterator[None]:
-    """Our batch norms take one value a channel, as a batch of one image may have."""
-    norms: list[Any] = [m for m in model.modules() if type(m).__module__.startswith("normkit.")]
-    before = {norm: norm.small_batch for norm in norms if hasattr(norm, "small_batch")}
-    try:
-        for norm in before:
-            norm.small_batch = "running"
-        yield
-    finally:
-        for norm, policy in before.items():
-            norm.small_batch = policy
+    return list(in_both_modes(model, run).values())
 
 
 def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
-    if site.refused or not type(norm).__module__.startswith("normkit."):
+    if site.refused or not is_ours(norm) or author_of_forward(norm) != "normkit":
         return "it was not replaced"
     if getattr(norm, "activation", None) is not None:
         return "its activation is in it already"
     return "it has hooks, which see its output" if hooked(norm) else None
-
-
-def _movable(name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow]) -> bool:
-    """Whether an activation module stands behind this norm alone, or has its own place in a Sequential.
-
-    In a forward of its own it does for certain only where training was seen too; otherwise a trace has to tell.
-    """
-    if pattern.adds or not pattern.activation:
-        return False
-    alone = len(flows) > 1 and only_follows(name, pattern.activation, flows)
-    return alone or _place(pattern, modules) is not None
-
-
-def _place(pattern: Pattern, modules: dict[str, nn.Module]) -> str | None:
-    """The child of a Sequential, behind `through`, that is the activation."""
-    scope = modules[pattern.scope]
-    if type(scope).forward is not nn.Sequential.forward or "forward" in scope.__dict__:
-        return None
-    children = list(scope._modules.items())
-    through = [index for index, (_, child) in enumerate(children) if child is modules[pattern.through]]
-    for key, child in children[through[0] + 1 :] if len(through) == 1 else []:
-        if child is modules[str(pattern.activation)]:
-            return f"{pattern.scope}.{key}" if pattern.scope else key
-        if type(child) is not nn.Identity:
-            return None
-    return None
-
-
-def _move(
-    model: nn.Module, name: str, pattern: Pattern, modules: dict[str, nn.Module], flows: list[Flow], undo: _Undo
-) -> str:
-    name_of_activation = str(pattern.activation)
-    module = modules[name_of_activation]
-    activation = activations.of_module(module)
-    alone = only_follows(name, name_of_activation, flows)
-    everywhere = tuple(n for n, other in model.named_modules(remove_duplicate=False) if other is module)
-    places = everywhere if alone else (str(_place(pattern, modules)),)
-    put(model, places, nn.Identity().train(module.training))
-    undo.add(put, model, places, module)
-    _set_activation(modules[name], activation, undo)
-    return f"fused with {_shown(activation)} ({name_of_activation})"
 
 
 def _rewrite(
@@ -224,10 +174,11 @@ def _rewrite(
     flows: list[Flow],
     fused: dict[str, str],
     unfused: dict[str, str],
-    undo: _Undo,
 ) -> None:
     module = modules[scope]
-    where = f"the forward of {scope or 'the model'} ({kind(module)})"
+    if type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__:
+        return _fuse_sequential(module, scope, patterns, modules, flows, fused, unfused)
+    where = _forward_of(module, scope)
     found: dict[str, str | nn.Module | None] = {}
     try:
         block = Block(module, scope, flows)
@@ -238,21 +189,43 @@ def _rewrite(
                 unfused[name] = f"{where} stays: {error}"
         if not found:
             return
-        undo.add(block.install().remove)
+        block.install()
     except ValueError as error:
         unfused.update(dict.fromkeys(patterns, f"{where} stays: {error}"))
         return
     for name, activation in found.items():
-        _set_activation(modules[name], activation, undo)
-        modules[name].__dict__["_normkit_takes_residual"] = patterns[name].adds
         parts = [*(["the addition"] if patterns[name].adds else []), *([_shown(activation)] if activation else [])]
         fused[name] = f"fused with {' and '.join(parts)}; {where} was rewritten"
 
 
-def _set_activation(norm: Any, activation: str | nn.Module | None, undo: _Undo) -> None:
-    if activation is not None:
-        norm._set_activation(activation)
-        undo.add(norm._set_activation, None)
+def _fuse_sequential(
+    module: nn.Module,
+    scope: str,
+    patterns: dict[str, Pattern],
+    modules: dict[str, nn.Module],
+    flows: list[Flow],
+    fused: dict[str, str],
+    unfused: dict[str, str],
+) -> None:
+    for name, pattern in patterns.items():
+        try:
+            prepare(modules[pattern.through], pattern.through, name, flows)
+        except ValueError as error:
+            unfused[name] = f"{pattern.through} stays: {error}"
+            continue
+        children, activation = children_steps(module), modules[str(pattern.activation)]
+        behind = [after for step, after in pairwise(children) if ending(step) is modules[name]]
+        if behind and all(step is activation for step in behind):
+            fused[name] = (
+                f"fused with {_shown(activations.of_module(activation))}; {_forward_of(module, scope)} does both"
+            )
+            FusedSequential(module).install()
+        else:
+            unfused[name] = "its activation is not the next child"
+
+
+def _forward_of(module: nn.Module, scope: str) -> str:
+    return f"the forward of {scope or 'the model'} ({kind(module)})"
 
 
 def _shown(activation: str | nn.Module | None) -> str:
@@ -261,7 +234,7 @@ def _shown(activation: str | nn.Module | None) -> str:
 
 # -- the record --------------------------------------------------------------------------------------------------------
 def _recomputing(model: nn.Module) -> Change:
-    if not any(type(module).__module__.startswith("normkit.") for module in model.modules()):
+    if not any(map(is_ours, model.modules())):
         return Change(
             "accelerate", "", "kept", kind(model), kind(model), "no output to compute again: no norm is normkit's"
         )

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from .._activation import resolve
 from ..kernels import native
+from ..model.swap import hooked
 
 _NAMES: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -25,6 +26,7 @@ _NAMES: dict[type[nn.Module], str] = {
     nn.Hardsigmoid: "hardsigmoid",
     nn.Mish: "mish",
 }
+_WITH_ARGUMENTS = frozenset((nn.LeakyReLU, nn.ELU, nn.GELU))
 _FUNCTIONS = frozenset((*_NAMES.values(), "gelu", "leaky_relu", "elu"))
 
 
@@ -40,6 +42,14 @@ def of_module(module: nn.Module) -> str | nn.Module | None:
     if isinstance(module, nn.GELU) and kind is nn.GELU:
         return "gelu" if module.approximate == "none" else nn.GELU(module.approximate)
     return None
+
+
+def seen_as(module: nn.Module) -> str | nn.Module | None:
+    """What a norm takes in this module's place, or None where a call of it may be something else."""
+    kind = type(module)
+    if "forward" in module.__dict__ or hooked(module):
+        return None
+    return module if kind in _WITH_ARGUMENTS else _NAMES.get(kind)
 
 
 def is_function(op: str) -> bool:

@@ -1,7 +1,8 @@
 """The arithmetic of folding: y = scale * x + shift per channel, put into the weight and bias of a neighbour.
 
-Rules: everything is computed in float64 (float32 where the device has no float64) and rounded once, into the
-parameters that are there: the objects stay, and half-precision weights do not pass through half-precision products.
+Rules: everything is computed in float64 (float32 where the device has no float64) and rounded once, when it is written
+into the parameters that are there: the objects stay, and half-precision weights do not pass through half-precision
+products.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..model.families import eps
 
 _TRANSPOSED = nn.modules.conv._ConvTransposeNd
 _CONVOLUTION = nn.modules.conv._ConvNd
@@ -32,31 +35,52 @@ class Affine:
         return Affine(self.scale.repeat_interleave(times), self.shift.repeat_interleave(times))
 
 
+@dataclass(frozen=True)
+class Weights:
+    """What a layer will hold. weight: the layer's shape; bias: (C,) or None; both in the precision of `wide`."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @staticmethod
+    def of(layer: Any) -> Weights:
+        return Weights(wide(layer.weight), None if layer.bias is None else wide(layer.bias))
+
+    def write(self, layer: Any) -> None:
+        """Into the layer's own parameters; one that it lacks is made."""
+        with torch.no_grad():
+            layer.weight.copy_(self.weight)
+            if self.bias is not None and layer.bias is not None:
+                layer.bias.copy_(self.bias)
+            elif self.bias is not None:
+                new = self.bias.to(dtype=layer.weight.dtype, device=layer.weight.device)
+                layer.bias = nn.Parameter(new, requires_grad=layer.weight.requires_grad)
+
+
 def affine_of(norm: Any) -> Affine:
     """scale = weight / sqrt(running_var + eps), shift = bias - running_mean * scale."""
     mean, var = wide(norm.running_mean), wide(norm.running_var)
-    scale = (var + norm.eps).rsqrt()
+    scale = (var + eps(norm)).rsqrt()
     if norm.weight is not None:
         scale = scale * wide(norm.weight)
     shift = -mean * scale
     return Affine(scale, shift if norm.bias is None else shift + wide(norm.bias))
 
 
-def fold_after(layer: Any, affine: Affine) -> None:
-    """Make `layer(x)` give scale * layer(x) + shift. layer: convolution, transposed convolution, linear."""
-    weight = wide(layer.weight)
+def fold_after(layer: Any, weights: Weights, affine: Affine) -> Weights:
+    """With which `layer(x)` gives scale * layer(x) + shift. layer: convolution, transposed convolution, linear."""
+    weight = weights.weight
     if isinstance(layer, _TRANSPOSED):  # (in, out / groups, *kernel); group g holds the g-th block of outputs
         scale = affine.scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
         weight = (weight.unflatten(0, (layer.groups, -1)) * scale).flatten(0, 1)
     else:  # (out, in / groups, *kernel)
         weight = weight * affine.scale.view(-1, *[1] * (weight.dim() - 1))
-    bias = affine.shift if layer.bias is None else wide(layer.bias) * affine.scale + affine.shift
-    _write(layer, weight, bias)
+    return Weights(weight, affine.shift if weights.bias is None else weights.bias * affine.scale + affine.shift)
 
 
-def fold_before(layer: Any, affine: Affine) -> None:
-    """Make `layer(x)` give layer(scale * x + shift), borders aside: `border` says when that is exact."""
-    weight = wide(layer.weight)
+def fold_before(layer: Any, weights: Weights, affine: Affine) -> Weights:
+    """With which `layer(x)` gives layer(scale * x + shift), borders aside: `border` says when that is exact."""
+    weight = weights.weight
     groups = getattr(layer, "groups", 1)
     ones = [1] * (weight.dim() - 2)
     if isinstance(layer, _TRANSPOSED):  # (groups, in / groups, out / groups, *kernel)
@@ -69,8 +93,7 @@ def fold_before(layer: Any, affine: Affine) -> None:
         scale, shift = (t.view(groups, 1, -1, *ones) for t in (affine.scale, affine.shift))
         added = (grouped * shift).flatten(2).sum(-1)
         weight = (grouped * scale).flatten(0, 1)
-    bias = added.flatten() if layer.bias is None else wide(layer.bias) + added.flatten()
-    _write(layer, weight, bias)
+    return Weights(weight, added.flatten() if weights.bias is None else weights.bias + added.flatten())
 
 
 def border(layer: Any) -> str | None:
@@ -92,13 +115,3 @@ def _pads(layer: Any) -> bool:
 def wide(tensor: Tensor) -> Tensor:
     """In the precision that folding computes in."""
     return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
-
-
-def _write(layer: Any, weight: Tensor, bias: Tensor) -> None:
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if layer.bias is None:
-            new = bias.to(dtype=layer.weight.dtype, device=layer.weight.device)
-            layer.bias = nn.Parameter(new, requires_grad=layer.weight.requires_grad)
-        else:
-            layer.bias.copy_(bias)

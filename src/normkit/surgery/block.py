@@ -4,64 +4,71 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import fx, nn
 
-from ..dataflow import Flow
+from .._fx import is_proxy
+from ..model.dataflow import Flow
+from ..model.recorder import kind_of
 from . import activations
-from .addition import norm_and_add
+from .fused_call import HEAD, fused_call, is_idle, is_sequential, leading, steps
+from .instance_forward import InstanceForward
 from .pattern import Pattern
-from .swap import hooked
 from .trace import trace
 
 
-class RewrittenForward:
+class RewrittenForward(InstanceForward):
     """The new forward of one module: kept as source, so the module can be copied, saved and compiled.
 
-    It looks like the bound method that it stands for to who asks for its signature or code.
+    kinds: argument -> what was seen there when it was traced (`recorder.kind_of`); a call that differs goes to the
+    class's own forward, which computes the same on the same modules.
     """
 
-    def __init__(self, owner: nn.Module, source: str, names: dict[str, Any]) -> None:
-        self.owner, self.source, self.names = owner, source, names
+    def __init__(self, owner: nn.Module, source: str, names: dict[str, Any], kinds: dict[str, Any]) -> None:
+        self.source, self.names, self.kinds = source, names, kinds
+        super().__init__(owner)
         self._compile()
 
-    def install(self) -> None:
-        """Give the owner this forward, and its replicas of nn.DataParallel, which copy attributes, one of their own."""
-        self.owner.__dict__.update(forward=self, _replicate_for_data_parallel=self._replicate)
-
-    def remove(self) -> None:
-        """Give the owner its class's forward back."""
-        del self.owner.__dict__["forward"], self.owner.__dict__["_replicate_for_data_parallel"]
-
-    def _replicate(self) -> nn.Module:
-        replica = type(self.owner)._replicate_for_data_parallel(self.owner)
-        RewrittenForward(replica, self.source, self.names).install()
-        return replica
+    def of(self, owner: nn.Module) -> RewrittenForward:
+        return RewrittenForward(owner, self.source, self.names, self.kinds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._function(self.owner, *args, **kwargs)
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        if len(given) != len(args) + len(kwargs) or not self._fits(given):
+            return self.original(*args, **kwargs)
+        return self._function(self.owner, **given)
+
+    def _fits(self, given: dict[str, Any]) -> bool:
+        return len(given) == len(self.kinds) and all(
+            name in self.kinds and not is_proxy(value) and kind_of(value) == self.kinds[name]
+            for name, value in given.items()
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # a module (torch) is stored by its name; everything else in a trace's names can be pickled
         names = {name: _ModuleName(v.__name__) if inspect.ismodule(v) else v for name, v in self.names.items()}
-        return {"owner": self.owner, "source": self.source, "names": names}
+        return {**super().__getstate__(), "source": self.source, "names": names, "kinds": self.kinds}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         import importlib
 
-        self.owner, self.source = state["owner"], state["source"]
         names = state["names"].items()
+        self.source, self.kinds = state["source"], state["kinds"]
         self.names = {n: importlib.import_module(v.name) if isinstance(v, _ModuleName) else v for n, v in names}
+        super().__setstate__(state)
         self._compile()
 
     def _compile(self) -> None:
-        names = dict(self.names)
-        exec(compile(self.source, "<normkit: rewritten forward>", "exec"), names)
-        self._function = names["forward"]
-        self.__code__, self.__name__ = self._function.__code__, "forward"
-        self.__signature__ = inspect.signature(partial(type(self.owner).forward, self.owner))
+        self._function = compiled(self.source, self.names)
+        self._parameters = tuple(self.__signature__.parameters)
+
+
+def compiled(source: str, names: dict[str, Any]) -> Any:
+    """The function `forward` of this source."""
+    names = dict(names)
+    exec(compile(source, "<normkit: rewritten forward>", "exec"), names)
+    return names["forward"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,20 @@ class _ModuleName:
     name: str
 
 
+class _Global(str):
+    """A name in the source of a forward."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class Block:
     """One block being rewritten. ValueError from the constructor says why it cannot be."""
 
     def __init__(self, module: nn.Module, name: str, flows: list[Flow]) -> None:
-        self.module, self.name = module, name
-        self.graph = trace(module, name, flows)
+        self.module, self.name, self.flows = module, name, flows
+        self.graph, self.kinds = trace(module, name, flows)
+        self._activations: dict[str, nn.Module] = {}
 
     def fuse(self, name: str, pattern: Pattern) -> str | nn.Module | None:
         """Rewrite the calls behind one norm; ValueError if they differ. Returns its activation (None: an addition)."""
@@ -89,54 +104,51 @@ class Block:
             activation = activations.of_node(last, self.module)
             if activation is None:
                 raise ValueError(f"the trace has {last.target} where the run has an activation")
-        if addition is None:
-            last.replace_all_uses_with(node)
-            self.graph.erase_node(last)
-        else:
-            self._add(self._unrolled(node, name), addition, last)
+        self._call(node, name, addition, last, activation)
         return activation
 
     def _verify_addition(self, node: fx.Node, addition: fx.Node) -> None:
-        if addition.target is norm_and_add:
+        if addition.target is fused_call:
             raise ValueError("the addition is fused with another norm already")
         function = getattr(addition.target, "__name__", addition.target)
         plain = function in ("add", "iadd", "add_") and len(addition.args) == 2 and not addition.kwargs
         if not plain or len(addition.all_input_nodes) != 2:
             raise ValueError("the trace has another addition than the run")
 
-    def _add(self, node: fx.Node, addition: fx.Node, last: fx.Node) -> None:
-        others = [argument for argument in addition.all_input_nodes if argument is not node]
-        if any(len(argument.users) != 1 for argument in node.all_input_nodes):
+    def _call(
+        self, node: fx.Node, norm: str, addition: fx.Node | None, last: fx.Node, activation: str | nn.Module | None
+    ) -> None:
+        if len(node.args) != 1 or node.kwargs:
+            raise ValueError(f"{node.target} is called with more than one argument")
+        input, behind = node.args[0], str(node.target) != self._relative(norm)
+        if behind:
+            prepare(self.module.get_submodule(str(node.target)), self._full(str(node.target)), norm, self.flows)
+        elif addition is not None and any(len(argument.users) != 1 for argument in node.all_input_nodes):
             raise ValueError("the norm's input has other readers, which could change it before the addition")
-        with self.graph.inserting_before(addition):
-            layer = self.graph.get_attr(str(node.target))
-            fused = self.graph.call_function(norm_and_add, (layer, *node.all_input_nodes), {"residual": others[0]})
+        residual = None if addition is None else next(a for a in addition.all_input_nodes if a is not node)
+        with self.graph.inserting_before(node):
+            module = self.graph.get_attr(str(node.target))
+            if behind:
+                input = self.graph.call_function(leading, (module, input))
+        with self.graph.inserting_before(addition or node):
+            given = {"residual": residual, "activation": self._argument(last, activation)}
+            given = {name: value for name, value in given.items() if value is not None}
+            fused = self.graph.call_function(fused_call, (module, input), given)
         last.replace_all_uses_with(fused)
-        for gone in [*([last] if last is not addition else []), addition, node]:
+        for gone in dict.fromkeys([last, *([addition] if addition is not None else []), node]):
             self.graph.erase_node(gone)
 
-    def _unrolled(self, node: fx.Node, norm: str) -> fx.Node:
-        """The call of the norm itself: the nn.Sequential that ends with it is called child by child."""
-        wanted = self._relative(norm)
-        chain: list[str] = []
-        target = str(node.target)
-        while target != wanted:
-            container = self.module.get_submodule(target)
-            plain = type(container).forward is nn.Sequential.forward and "forward" not in container.__dict__
-            if not plain or hooked(container) or len(node.args) != 1 or node.kwargs:
-                raise ValueError(f"the addition is behind {target}, which is no plain nn.Sequential")
-            *before, (last, _) = [(key, child) for key, child in container.named_children() if not _idle(child)]
-            chain += [f"{target}.{key}" for key, _ in before]
-            target = f"{target}.{last}"
-        value = node.args[0]
-        with self.graph.inserting_before(node):
-            for step in (*chain, *([target] if chain else [])):
-                value = self.graph.call_module(step, (value,))
-        if not chain:
-            return node
-        node.replace_all_uses_with(value)  # type: ignore[arg-type]  # the last call made above is a node
-        self.graph.erase_node(node)
-        return value  # type: ignore[return-value]  # as above
+    def _argument(self, node: fx.Node, activation: str | nn.Module | None) -> Any:
+        """An activation as an argument in the source: the model's own module, a name, or a module that is made here."""
+        if activation is None:
+            return None
+        if node.op == "call_module":
+            return self.graph.get_attr(str(node.target))
+        if isinstance(activation, str):
+            return activation
+        name = f"_activation_{len(self._activations)}"
+        self._activations[name] = activation
+        return _Global(name)
 
     def _user(self, node: fx.Node) -> fx.Node:
         """The one reader; an nn.Identity on the way is taken out."""
@@ -144,7 +156,7 @@ class Block:
         if len(users) != 1:
             raise ValueError(f"the trace has {len(users)} readers of {node.name}")
         user = users[0]
-        if user.op != "call_module" or not _idle(self.module.get_submodule(str(user.target))):
+        if user.op != "call_module" or not is_idle(self.module.get_submodule(str(user.target))):
             return user
         user.replace_all_uses_with(node)
         self.graph.erase_node(user)
@@ -153,6 +165,9 @@ class Block:
     def _relative(self, name: str) -> str:
         return name[len(self.name) + 1 :] if self.name else name
 
+    def _full(self, name: str) -> str:
+        return f"{self.name}.{name}" if self.name else name
+
     def _node(self, target: str) -> fx.Node:
         relative = self._relative(target)
         nodes = [node for node in self.graph.nodes if node.op == "call_module" and node.target == relative]
@@ -160,14 +175,54 @@ class Block:
             raise ValueError(f"the trace calls {relative} {len(nodes)} times")
         return nodes[0]
 
-    def install(self) -> RewrittenForward:
+    def install(self) -> None:
         """Give the module its new forward."""
         self.graph.lint()
         code = self.graph.python_code("self")
-        forward = RewrittenForward(self.module, code.src, dict(code.globals))
-        forward.install()
-        return forward
+        RewrittenForward(self.module, code.src, {**code.globals, **self._activations}, self.kinds).install()
 
 
-def _idle(module: nn.Module) -> bool:
-    return type(module) is nn.Identity and not hooked(module)
+# -- a norm at the end of other modules ------------------------------------------------------------------------------
+class Head:
+    """The forward of a module that ends with a norm, up to that norm. idle: the Identities that it calls after it."""
+
+    def __init__(self, forward: RewrittenForward, norm: str, idle: tuple[str, ...]) -> None:
+        self.forward, self._norm, self._idle = forward, norm, idle
+
+    def norm(self, owner: nn.Module) -> nn.Module:
+        return owner.get_submodule(self._norm)
+
+    def holds(self, owner: nn.Module) -> bool:
+        return "forward" not in owner.__dict__ and all(is_idle(owner.get_submodule(name)) for name in self._idle)
+
+    def __call__(self, owner: nn.Module, input: Any) -> Any:
+        return self.forward._function(owner, input)
+
+
+def prepare(module: nn.Module, name: str, norm: str, flows: list[Flow]) -> None:
+    """Give the modules between `module`, whose output is the norm's, and that norm what `leading` needs."""
+    if name == norm:
+        return
+    if is_sequential(module):
+        children = [(key, child) for key, child in module.named_children() if steps(child)]
+        if not children:
+            raise ValueError(f"nothing is in {name}")
+        key, child = children[-1]
+        return prepare(child, f"{name}.{key}", norm, flows)
+    graph, kinds = trace(module, name, flows)
+    if list(kinds.values()) != ["tensor"]:
+        raise ValueError(f"{name}, which ends with the norm, takes other arguments than one tensor")
+    (output,) = [node for node in graph.nodes if node.op == "output"]
+    value, behind = output.args[0], []
+    while isinstance(value, fx.Node) and value.op == "call_module" and is_idle(module.get_submodule(str(value.target))):
+        behind.append(value)
+        value = value.args[0]
+    if not isinstance(value, fx.Node) or value.op != "call_module" or len(value.args) != 1 or value.kwargs:
+        raise ValueError(f"the trace of {name} does not end with the norm")
+    last = str(value.target)
+    prepare(module.get_submodule(last), f"{name}.{last}", norm, flows)
+    output.args = (value.args[0],)
+    for node in (*behind, value):
+        graph.erase_node(node)
+    code, idle = graph.python_code("self"), tuple(str(node.target) for node in behind)
+    module.__dict__[HEAD] = Head(RewrittenForward(module, code.src, dict(code.globals), kinds), last, idle)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from ..model.table import Table, Tabular
 
 _ATTRIBUTE = "_normkit_changes"
 _COLUMNS = ("operation", "layer", "action", "before", "after", "reason")
@@ -44,7 +43,7 @@ class OutputError:
 
 
 @dataclass(frozen=True)
-class Changes:
+class Changes(Tabular):
     """All entries in order. `replaced` and `kept` filter; `errors` is what verify=True measured, one entry an
     output."""
 
@@ -90,25 +89,13 @@ class Changes:
         data: dict[str, list[dict[str, Any]]] = json.loads(text)
         return cls(tuple(Change(**e) for e in data["entries"]), tuple(OutputError(**e) for e in data["errors"]))
 
-    def __str__(self) -> str:
-        rows = [_COLUMNS, *(_row(entry) for entry in self.entries)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, self.summary(), *map(_error_line, self.errors)])
-
     def summary(self) -> str:
         return f"{len(self.replaced)} replaced, {len(self.kept)} kept"
 
-    def __rich__(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
-
-        caption = "\n".join([self.summary(), *map(_error_line, self.errors)])
-        table = Table(*_COLUMNS, caption=Text(caption))  # Text: a layer may be called "[red]"
-        for entry in self.entries:
-            style = "green" if entry.action == "replaced" else "yellow"
-            table.add_row(*(Text(cell) for cell in _row(entry)), style=style)
-        return table
+    def table(self) -> Table:
+        """One row an entry."""
+        done = tuple(entry.action == "replaced" for entry in self.entries)
+        return Table(_COLUMNS, tuple(map(_row, self.entries)), done, (self.summary(), *map(_error_line, self.errors)))
 
 
 def changes(model: nn.Module) -> Changes:

@@ -8,18 +8,22 @@ stays shared.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..model.families import author, family
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, parametrized, put, working_copy
+from ..model.transaction import Transaction
 from .build import TARGETS, Built, build
 from .changes import Change, record
-from .families import family, has_convolution, model_rank
+from .layer_facts import facts_of
+from .positions import Positions
 from .probe import structure
-from .select import Selector, Site, select
-from .source import source_of
-from .swap import kind, parametrized, put, working_copy
-from .thaw import remember, thawed
+from .thaw import put_away, remember, thawed, waiting_layers
+from .undo import original, standing_aside, undo
 
 
 def convert(
@@ -28,6 +32,7 @@ def convert(
     only: Selector | None = None,
     skip: Selector | None = None,
     inplace: bool = False,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Replace the model's normalization layers by those of another family.
 
@@ -37,7 +42,8 @@ def convert(
       says so.
     - "layer": LayerNorm2d (over channels, at each position) on images, LayerNorm on (N, C).
     - "instance": per sample and channel.
-    - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was.
+    - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was. The way back from
+      ``nk.accelerate`` too: rewritten forwards and recomputation go, layers of other libraries are what they were.
 
     A layer that is the target already is kept. An activation inside of a layer (a subclass that a numeric probe shows
     to be activation(norm(x))) comes along as the new layer's ``activation``.
@@ -47,50 +53,64 @@ def convert(
         target: one of the above.
         only, skip: which layers: name patterns ("layer1", "*.bn2"), types, functions (name, module) -> bool, or lists.
         inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. A sync or group layer does not
+            say how many spatial dimensions it sees: where the model does not show it otherwise, one run on them does.
 
     Returns: the changed model; ``nk.changes(model)`` lists every layer. Raises ValueError for an unknown target and
     where no normalization layer is selected, RuntimeError where the model cannot be copied.
     """
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, but got {target!r}")
-    return apply(model, "convert", target, only, skip, inplace)
+    return apply(model, "convert", target, only, skip, inplace, example_inputs)
 
 
 def apply(
-    model: nn.Module, operation: str, target: str, only: Selector | None, skip: Selector | None, inplace: bool
+    model: nn.Module,
+    operation: str,
+    target: str,
+    only: Selector | None,
+    skip: Selector | None,
+    inplace: bool,
+    example_inputs: Any,
 ) -> nn.Module:
     """What `convert` and `freeze` have in common."""
     select(model, only, skip)
     model = working_copy(model, inplace)
-    sites = select(model, only, skip)
-    surroundings = Surroundings.of(model)
-    entries = []
-    root: nn.Module = model
-    for site in sites:
-        built = site.refused or successor(site, target, surroundings)
-        if not isinstance(built, str) and site.name == "":
-            if inplace:
-                built = "it is the model itself, which cannot be replaced in place"
-            else:
-                root = built[0]
-        elif not isinstance(built, str):
-            put(model, site.names, built[0])
-        entries.append(entry(operation, site, built))
-    record(root, entries)
-    return root
+    with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
+        surroundings = Surroundings(model, Positions(model, example_inputs))
+        built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip)}
+        change.commit(lambda: _put(model, built, operation, target))
+    return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
+
+
+def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -> Built:
+    built = site.refused or successor(site, target, surroundings)
+    if inplace and site.name == "" and not isinstance(built, str):
+        return "it is the model itself, which cannot be replaced in place"
+    return built
+
+
+def _put(model: nn.Module, built: dict[Site, Built], operation: str, target: str) -> None:
+    root = model
+    for site, new in built.items():
+        if isinstance(new, str):
+            continue
+        if site.name == "":
+            root = new[0]
+        else:
+            put(model, site.names, new[0])
+        put_away(new[0])
+    if target == "torch":
+        undo(root)
+    record(root, [entry(operation, site, new) for site, new in built.items()])
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the rest of the model says about a layer whose class does not: see `families`."""
+    """What is known of a layer besides what it says itself."""
 
     model: nn.Module
-    rank: int | None
-    flat: bool
-
-    @classmethod
-    def of(cls, model: nn.Module) -> Surroundings:
-        return cls(model, model_rank(model), not has_convolution(model, 1))
+    positions: Positions
 
 
 def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
@@ -100,10 +120,15 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     if refusal is not None:
         return refusal
     norm = thawed(norm, surroundings.model)
+    before = original(norm) if target == "torch" else None
+    if before is not None:
+        return before, "what it was before accelerate"
     shape = structure(norm)
     if isinstance(shape, str):
         return shape
-    built = build(source_of(norm, shape, surroundings.rank), target, flat=surroundings.flat)
+    where = surroundings.positions
+    facts = facts_of(norm, shape, where.spatial(site.module))
+    built = build(facts, target, flat=where.flat(site.module), probably_flat=where.probably_flat(site.module))
     if not isinstance(built, str) and target == "frozen":
         remember(built[0], norm, surroundings.model)
     return built
@@ -116,16 +141,14 @@ def _refusal(norm: nn.Module, target: str) -> str | None:
     if parametrized(norm):
         return "it has a parametrized weight, which no other layer can take over"
     own = [name for name in (*norm._parameters, *norm._buffers) if name not in _STATE]
-    if own and not type(norm).__module__.startswith("normkit."):
+    if own and author(type(norm)) != "normkit":
         return f"it holds {own[0]} (pruned, or a subclass), which no other layer can take over"
     if any(is_lazy(parameter) for parameter in (*norm.parameters(), *norm.buffers())):
         return "it is lazy and has no shape yet: run the model once first"
-    if norm.__dict__.get("_normkit_takes_residual") and target in ("torch", "layer"):
-        return "a rewritten forward gives it a residual, which the target's layer does not take"
-    library = "torch.nn" if target == "torch" else "normkit."
+    library = "torch" if target == "torch" else "normkit"
     families = {"layer": ("layer", "layer2d")}.get(target, (target,))
     same = family(norm) in families or (target == "torch" and family(norm) != "sync")
-    return "it is that already" if same and type(norm).__module__.startswith(library) else None
+    return "it is that already" if same and author(type(norm)) == library else None
 
 
 def entry(operation: str, site: Site, built: Built) -> Change:

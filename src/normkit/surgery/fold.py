@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from ..dataflow import observe
+from ..model.dataflow import observe
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, working_copy
+from ..model.transaction import Transaction
 from .changes import Change, OutputError, record
 from .fold_plan import Plan
-from .select import Selector, Site, select
-from .swap import kind, working_copy
 from .verify import compare, outputs_of
 
 _TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"
@@ -61,20 +62,22 @@ def fold(
     """
     select(model, only, skip)
     model = working_copy(model, inplace)
-    sites = select(model, only, skip)
-    if model.training:
-        record(model, [_entry(site, {}, {}, _TRAINING) for site in sites])
-        return model
-    plan = Plan(model, observe(model, example_inputs))
-    before = outputs_of(model, example_inputs) if verify else {}
-    for site in sites:
-        plan.add(site)
-    done = plan.fold_all()
-    errors, failure = _verified(model, example_inputs, before) if done else ((), None)
-    if failure is not None:
-        plan.undo()
-        done = {}
-    record(model, [_entry(site, done, plan.reasons, failure) for site in sites], errors)
+    with Transaction(model) as change, change:
+        sites = select(model, only, skip)
+        if model.training:
+            change.commit(lambda: record(model, [_entry(site, {}, {}, _TRAINING) for site in sites]))
+            return model
+        plan = Plan(model, observe(model, example_inputs))
+        before = outputs_of(model, example_inputs) if verify else {}
+        for site in sites:
+            plan.add(site)
+        done = plan.fold_all()
+        plan.write(change)
+        errors, failure = _verified(model, example_inputs, before) if done else ((), None)
+        if failure is not None:
+            change.undo()
+            done = {}
+        change.commit(lambda: record(model, [_entry(site, done, plan.reasons, failure) for site in sites], errors))
     return model
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..dataflow import Call, Flow, Value
+from ..model.dataflow import Flow
+from ..model.recorder import RecordedCall, Value
 
 _RESHAPES = frozenset(("flatten", "reshape", "view", "unflatten", "reshape_as", "view_as"))
 
@@ -21,7 +22,7 @@ class FoldedFlow:
         self._union: dict[int, int] = {}  # value behind a folded norm -> value in front of it
         self._merged: dict[int, list[int]] = {}  # value -> all values that are the same now
 
-    def remove(self, call: Call) -> None:
+    def remove(self, call: RecordedCall) -> None:
         """Take a call out: what it made is what it read."""
         front, back = self.find(call.inputs[0]), self.find(call.outputs[0])
         self._merged[front] = [*self._same(front), *self._same(back)]
@@ -40,13 +41,13 @@ class FoldedFlow:
     def value(self, index: int) -> Value:
         return self.flow.values[index]
 
-    def calls(self, module: str) -> list[Call]:
+    def calls(self, module: str) -> list[RecordedCall]:
         return self.flow.calls_of(module)
 
-    def producer(self, value: int) -> Call | None:
+    def producer(self, value: int) -> RecordedCall | None:
         return self.flow.producer(self.find(value))
 
-    def consumers(self, value: int) -> list[Call]:
+    def consumers(self, value: int) -> list[RecordedCall]:
         """Readers of the value, without norms that are folded away: their output is the value itself."""
         root = self.find(value)
         readers = [call for same in self._same(root) for call in self.flow.consumers(same)]
@@ -55,7 +56,7 @@ class FoldedFlow:
     def escapes(self, value: int) -> str | None:
         return next((why for same in self._same(value) if (why := self.flow.escapes(same))), None)
 
-    def path_back(self, value: int) -> tuple[list[int], Call | None]:
+    def path_back(self, value: int) -> tuple[list[int], RecordedCall | None]:
         """From the norm's input back to what made it, through reshapes; the path begins at the norm."""
         path, producer = [value], self.producer(value)
         while producer is not None and self.reshapes(producer):
@@ -63,12 +64,12 @@ class FoldedFlow:
             producer = self.producer(producer.inputs[0])
         return path, producer
 
-    def reshapes(self, call: Call) -> bool:
+    def reshapes(self, call: RecordedCall) -> bool:
         if call.module is not None:
             return isinstance(self.modules[call.module], (nn.Flatten, nn.Unflatten))
         return call.op in _RESHAPES and len(call.outputs) == 1
 
-    def only_read_along(self, path: list[int], last: Call) -> str | None:
+    def only_read_along(self, path: list[int], last: RecordedCall) -> str | None:
         """Why something else than the path, which ends with the call `last`, sees a value of it."""
         for value in path:
             others = [call for call in self.consumers(value) if call.index != last.index]
@@ -83,7 +84,7 @@ class FoldedFlow:
         """The value and what one reshape makes of it."""
         return [value, *(call.outputs[0] for call in self.consumers(value) if self.reshapes(call))]
 
-    def sole_reader(self, value: int) -> tuple[int, Call | None, str | None]:
+    def sole_reader(self, value: int) -> tuple[int, RecordedCall | None, str | None]:
         readers = self.consumers(value)
         if len(readers) != 1:
             return value, None, f"its output has {len(readers)} readers"

@@ -1,26 +1,29 @@
-"""Which norm folds into which neighbour, decided on the flow of one run, and the folding itself, with the way back."""
+"""Which norm folds into which neighbour, decided on the flow of one run, and what the neighbour will hold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..dataflow import Call, Flow
-from .affine import Affine, affine_of, border, fold_after, fold_before
-from .families import BATCH_FAMILIES, family
+from ..model.dataflow import Flow
+from ..model.families import BATCH_FAMILIES, family
+from ..model.recorder import RecordedCall
+from ..model.select import Site
+from ..model.swap import hooked, kind, parametrized, put
+from ..model.transaction import Transaction
+from .affine import Affine, Weights, affine_of, border, fold_after, fold_before
+from .affine_probe import takes_affine
 from .fold_flow import FoldedFlow
-from .probe import Structure, structure, takes_affine
-from .remainder import remainder
-from .select import Site
-from .swap import hooked, kind, parametrized, put
+from .folded_rest import folded_rest
+from .probe import Structure, structure
 
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class Plan:
-    """Norms to fold (`add`), the folding (`fold_all`), the reasons of what stays, and the way back (`undo`)."""
+    """Norms to fold (`add`), the folding (`fold_all`), the reasons of what stays; `write` changes the model."""
 
     def __init__(self, model: nn.Module, flow: Flow) -> None:
         self.model = model
@@ -29,7 +32,8 @@ class Plan:
         self.owners = _owners(model)
         self.reasons: dict[str, str] = {}
         self._waiting: dict[str, tuple[Site, Structure]] = {}
-        self._undo: list[Callable[[], Any]] = []
+        self._weights: dict[str, Weights] = {}  # of the layers that norms were folded into
+        self._rests: list[tuple[Site, nn.Module]] = []
 
     def add(self, site: Site) -> None:
         """Take a norm in, or give the reason why it stays whatever its neighbours are."""
@@ -54,10 +58,14 @@ class Plan:
                     progress = True
         return done
 
-    def undo(self) -> None:
-        """Put every module and every value back."""
-        for step in reversed(self._undo):
-            step()
+    def write(self, change: Transaction) -> None:
+        """Give the layers their weights, and put the rests in the places of the norms."""
+        for name, weights in self._weights.items():
+            layer: Any = self.modules[name]
+            change.keep_values(layer.weight, layer.bias)
+            weights.write(layer)
+        for site, rest in self._rests:
+            put(self.model, site.names, rest)
 
     # -- one norm -------------------------------------------------------------------------------------------------
     def _fold(self, site: Site, shape: Structure) -> tuple[str, str] | None:
@@ -69,38 +77,36 @@ class Plan:
         if reason is None:
             layers, front = self._layers_in_front(site, calls)
             if layers:
-                return self._commit(site, shape, calls, dict.fromkeys(layers, affine), fold_after, "in front")
+                return self._take(site, shape, calls, dict.fromkeys(layers, affine), fold_after, "in front")
             fitted, behind = self._layers_behind(site, shape, calls, affine)
             if fitted:
-                return self._commit(site, shape, calls, fitted, fold_before, "behind")
+                return self._take(site, shape, calls, fitted, fold_before, "behind")
             reason = f"in front: {front}; behind: {behind}"
         self.reasons[site.name] = reason
         return None
 
-    def _commit(
+    def _take(
         self,
         site: Site,
         shape: Structure,
-        calls: list[Call],
+        calls: list[RecordedCall],
         layers: dict[str, Affine],
-        change: Callable[[nn.Module, Affine], None],
+        fold: Callable[[nn.Module, Weights, Affine], Weights],
         where: str,
     ) -> tuple[str, str]:
         for name, affine in layers.items():
             layer = self.modules[name]
-            self._undo.append(_restorer(layer))
-            change(layer, affine)
-        rest = remainder(shape.activation, residual=any(len(call.inputs) > 1 for call in calls))
+            self._weights[name] = fold(layer, self._weights.get(name) or Weights.of(layer), affine)
+        rest = folded_rest(shape.activation, residual=any(len(call.inputs) > 1 for call in calls))
         rest.train(site.module.training)
-        put(self.model, site.names, rest)
-        self._undo.append(lambda: put(self.model, site.names, site.module))
+        self._rests.append((site, rest))
         if isinstance(rest, nn.Identity):
             for call in calls:
                 self.flow.remove(call)
         return kind(rest), f"folded into {', '.join(layers)} {where}"
 
     # -- neighbours -----------------------------------------------------------------------------------------------
-    def _layers_in_front(self, site: Site, calls: list[Call]) -> tuple[list[str], str]:
+    def _layers_in_front(self, site: Site, calls: list[RecordedCall]) -> tuple[list[str], str]:
         found: dict[str, None] = {}
         for call in calls:
             path, producer = self.flow.path_back(call.inputs[0])
@@ -118,7 +124,7 @@ class Plan:
                 return [], f"{name} is shared: another of its outputs goes elsewhere"
         return list(found), ""
 
-    def _fits_after(self, producer: Call, path: list[int]) -> str | None:
+    def _fits_after(self, producer: RecordedCall, path: list[int]) -> str | None:
         name = str(producer.module)
         layer = self.modules[name]
         shapes = [self.flow.value(value).shape for value in path]
@@ -133,7 +139,7 @@ class Plan:
         return takes_affine(layer, self.flow.value(producer.inputs[0]).shape, shapes[0][1], after=True)
 
     def _layers_behind(
-        self, site: Site, shape: Structure, calls: list[Call], affine: Affine
+        self, site: Site, shape: Structure, calls: list[RecordedCall], affine: Affine
     ) -> tuple[dict[str, Affine], str]:
         if shape.activation is not None or any(len(call.inputs) > 1 for call in calls):
             return {}, "the norm has an activation or a residual of its own"
@@ -172,7 +178,7 @@ class Plan:
         reason = takes_affine(layer, seen, int(fitted.scale.numel()), after=False)
         return f"{name}: {at_border}" if at_border else reason or fitted
 
-    def _neighbour_refusal(self, call: Call | None, how: str, value: int) -> str | None:
+    def _neighbour_refusal(self, call: RecordedCall | None, how: str, value: int) -> str | None:
         if call is None:
             return f"{how} an input of the model"
         if call.module is None:
@@ -193,6 +199,8 @@ class Plan:
             return f"{name} has a parametrized weight"
         if not isinstance(getattr(layer, "weight", None), nn.Parameter):
             return f"{name} has no weight parameter of its own"
+        if layer.weight.is_inference():
+            return f"{name} has a weight that was made in inference mode, and cannot be written"
         if not layer.weight.is_floating_point():
             return f"{name} has a weight of {layer.weight.dtype}"
         return self._escaping_parameters(name)
@@ -212,7 +220,7 @@ class Plan:
 
     def _escaping_parameters(self, name: str) -> str | None:
         for tensor in (*self.modules[name].parameters(), *self.modules[name].buffers()):
-            others = self.owners.get(id(tensor), set()) - {name}  # a bias that a fold has made is in no list
+            others = self.owners[id(tensor)] - {name}
             others -= {other for other in others if other.startswith(name + ".")}
             if others:
                 return f"{name} shares a parameter with {min(others)}"
@@ -222,7 +230,7 @@ class Plan:
         return None
 
 
-def _calls_refusal(calls: list[Call]) -> str | None:
+def _calls_refusal(calls: list[RecordedCall]) -> str | None:
     if not calls:
         return "the example inputs do not reach it"
     for call in calls:
@@ -246,17 +254,3 @@ def _owners(model: nn.Module) -> dict[int, set[str]]:
             if tensor is not None:
                 owners.setdefault(id(tensor), set()).add(name)
     return owners
-
-
-def _restorer(layer: Any) -> Callable[[], Any]:
-    weight: Tensor = layer.weight.detach().clone()
-    bias = None if layer.bias is None else layer.bias.detach().clone()
-
-    def restore() -> None:
-        layer.weight.data.copy_(weight)
-        if bias is None:
-            layer.bias = None
-        else:
-            layer.bias.data.copy_(bias)
-
-    return restore

@@ -6,18 +6,26 @@ that the way back restores class, momentum, counter, hooks and requires_grad by 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
+from ..model.families import family
+from ..model.select import Selector, Site, select
+from ..model.swap import kind, put, working_copy
+from ..model.transaction import Transaction
 from .changes import Change, record
 from .convert import Surroundings, apply, successor
-from .families import family
-from .select import Selector, Site, select
-from .swap import kind, put, working_copy
-from .thaw import remembered, thawed
+from .positions import Positions
+from .thaw import remembered, thawed, waiting_layers
 
 
 def freeze(
-    model: nn.Module, only: Selector | None = None, skip: Selector | None = None, inplace: bool = False
+    model: nn.Module,
+    only: Selector | None = None,
+    skip: Selector | None = None,
+    inplace: bool = False,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """Fix statistics and affine parameters of every batch normalization, whatever ``train()`` says later.
 
@@ -26,10 +34,10 @@ def freeze(
     which an optimizer would apply. BatchNorm1d/2d/3d, sync, ghost and renorm layers and recognised subclasses; others
     are kept, with the reason in ``nk.changes(model)``.
 
-    Args: only, skip, inplace as in ``nk.convert``. Returns: the frozen model; `nk.unfreeze` is the way back.
-    Raises ValueError where no normalization layer is selected, RuntimeError where the model cannot be copied.
+    Args: only, skip, inplace, example_inputs as in ``nk.convert``. Returns: the frozen model; `nk.unfreeze` is the way
+    back. Raises ValueError where no normalization layer is selected, RuntimeError where the model cannot be copied.
     """
-    return apply(model, "freeze", "frozen", only, skip, inplace)
+    return apply(model, "freeze", "frozen", only, skip, inplace, example_inputs)
 
 
 def unfreeze(
@@ -45,20 +53,25 @@ def unfreeze(
     """
     select(model, only, skip)
     model = working_copy(model, inplace)
-    surroundings = Surroundings.of(model)
-    entries = []
-    for site in select(model, only, skip):
-        back = site.refused or _unfrozen(model, site, surroundings)
-        if isinstance(back, str):
-            entries.append(Change("unfreeze", site.name, "kept", kind(site.module), kind(site.module), back))
+    with Transaction(model, *waiting_layers(model)) as change, change:
+        surroundings = Surroundings(model, Positions(model))
+        back = {site: site.refused or _unfrozen(model, site, surroundings) for site in select(model, only, skip)}
+        change.commit(lambda: _put(model, back))
+    return next((new for site, new in back.items() if site.name == "" and not isinstance(new, str)), model)
+
+
+def _put(model: nn.Module, back: dict[Site, nn.Module | str]) -> None:
+    root, entries = model, []
+    for site, new in back.items():
+        if isinstance(new, str):
+            entries.append(Change("unfreeze", site.name, "kept", kind(site.module), kind(site.module), new))
             continue
-        entries.append(Change("unfreeze", site.name, "replaced", kind(site.module), kind(back)))
+        entries.append(Change("unfreeze", site.name, "replaced", kind(site.module), kind(new)))
         if site.name == "":
-            model = back
+            root = new
         else:
-            put(model, site.names, back)
-    record(model, entries)
-    return model
+            put(model, site.names, new)
+    record(root, entries)
 
 
 def _unfrozen(model: nn.Module, site: Site, surroundings: Surroundings) -> nn.Module | str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .families import family
+from ..model.families import family
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = 1e-4) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..dataflow import Call, Flow
+from ..model.dataflow import Flow
+from ..model.recorder import RecordedCall
+from ..model.swap import hooked
 from . import activations
-from .swap import hooked
 
 _ADDITIONS = frozenset(("add", "add_", "__radd__"))
 
@@ -38,7 +39,7 @@ def pattern_of(name: str, modules: dict[str, nn.Module], flows: list[Flow], *, a
     return found.pop() if len(found) == 1 else "its calls are followed by different things"
 
 
-def _of_call(flow: Flow, call: Call, modules: dict[str, nn.Module], adds: bool) -> Pattern | str:
+def _of_call(flow: Flow, call: RecordedCall, modules: dict[str, nn.Module], adds: bool) -> Pattern | str:
     reader = _reader(flow, call)
     if isinstance(reader, str):
         return reader
@@ -60,7 +61,7 @@ def _of_call(flow: Flow, call: Call, modules: dict[str, nn.Module], adds: bool) 
     return Pattern(str(flow.calls[scope].module), through, addition is not None, activation)
 
 
-def _reader(flow: Flow, call: Call) -> Call | str:
+def _reader(flow: Flow, call: RecordedCall) -> RecordedCall | str:
     """The one call that reads the output of `call`."""
     if len(call.outputs) != 1:
         return "it gives something else than one tensor"
@@ -80,7 +81,7 @@ def _hands_on(flow: Flow, value: int) -> str | None:
     return None
 
 
-def _is_addition(flow: Flow, call: Call, reader: Call) -> bool:
+def _is_addition(flow: Flow, call: RecordedCall, reader: RecordedCall) -> bool:
     """Whether `reader` adds a tensor of the same shape to the norm's output and changes none but that output in
     place."""
     if reader.module is not None or reader.op not in _ADDITIONS or len(reader.inputs) != 2 or len(call.inputs) != 1:
@@ -90,31 +91,22 @@ def _is_addition(flow: Flow, call: Call, reader: Call) -> bool:
     return left.index != right.index and (left.shape, left.dtype) == (right.shape, right.dtype) and not mutates_other
 
 
-def _changed_later(flow: Flow, call: Call, addition: Call) -> bool:
+def _changed_later(flow: Flow, call: RecordedCall, addition: RecordedCall) -> bool:
     residual = next(value for value in addition.inputs if value != call.outputs[0])
     return any(residual in reader.changed for reader in flow.readers[residual])
 
 
-def _activation(reader: Call, modules: dict[str, nn.Module]) -> str | None:
+def _activation(reader: RecordedCall, modules: dict[str, nn.Module]) -> str | None:
     if reader.module is None:
         return "" if activations.is_function(reader.op) and len(reader.inputs) == 1 else None
     module = modules[reader.module]
     return reader.module if activations.of_module(module) is not None and not hooked(module) else None
 
 
-def _through(flow: Flow, call: Call, scope: int) -> str | None:
+def _through(flow: Flow, call: RecordedCall, scope: int) -> str | None:
     """The call directly inside of `scope` that hands out the norm's output."""
     if scope not in call.enclosing:
         return None
     inner = [*call.enclosing[call.enclosing.index(scope) + 1 :], call.index]
     first = flow.calls[inner[0]]
     return first.module if first.outputs == call.outputs else None
-
-
-def only_follows(name: str, activation: str, flows: list[Flow]) -> bool:
-    """Whether every call of this activation module reads the output of this norm."""
-    for flow in flows:
-        made = {call.outputs[0] for call in flow.calls_of(name)}
-        if any(call.inputs[:1] == () or call.inputs[0] not in made for call in flow.calls_of(activation)):
-            return False
-    return True

@@ -1,12 +1,14 @@
 """What a layer that is not exactly torch's or ours computes, found out with numbers instead of by its name.
 
 Rules: a probe runs on a copy with parameters and inputs of its own, so nothing hangs on the values that the layer
-holds, and its random state is its own. What a probe cannot show is refused with a reason.
+holds, and its random state is its own. It compares outputs, the gradients of input and parameters, and every buffer
+afterwards, for two batch sizes. What a probe cannot show is refused with a reason.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .affine import Affine, fold_after, fold_before
-from .families import BATCH_FAMILIES, family, rank
+from ..model.families import BATCH_FAMILIES, author_of_forward, channels, eps, family, rank
+from .across_ranks import reads_ranks
 
-# Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8).
+# Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8),
+# in gradients of weights summed over up to 7 * 27 positions.
 _TOLERANCE = 1e-4
+_BATCHES = (4, 7)
+_OTHER_STATISTICS = "a subclass whose outputs are the norm's and whose running statistics are not"
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A layer is activation(norm(x)); `activation` is None, a name of torch.nn.functional, or a module."""
+    """A layer is activation(norm(x)); `activation` is None, a name of torch.nn.functional, or a module. family: which
+    norm, where the class does not say so."""
 
     activation: str | nn.Module | None
+    family: str | None = None
 
 
 def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Structure | str:
@@ -33,117 +40,150 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
 
     modes: the values of `training` for which it must hold.
     """
-    defined_in = next(base for base in type(norm).__mro__ if "forward" in base.__dict__).__module__
     if "forward" in norm.__dict__:
         return "its forward was replaced on the instance"
-    if defined_in.startswith("normkit."):
+    if author_of_forward(norm) == "normkit":
         return Structure(norm.activation)  # type: ignore[arg-type]  # every layer of normkit.nn has it
-    if defined_in.startswith("torch.nn."):
+    if author_of_forward(norm) == "torch":
         return Structure(None)
-    try:
-        return _probed(norm, modes)
-    except Exception as error:
-        return f"a subclass with a forward of its own, which fails on a probe ({type(error).__name__}: {error})"
+    found: Structure | str = ""
+    for kind in _kinds(norm):
+        try:
+            with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+                found = _probed(norm, kind, modes)
+        except Exception as error:
+            found = found or f"a subclass with a forward of its own, which fails on a probe ({_shown(error)})"
+        if isinstance(found, Structure):
+            return found
+    return found
 
 
-def _probed(norm: nn.Module, modes: tuple[bool, ...]) -> Structure | str:
-    steps = [child for child in norm.children() if not isinstance(child, nn.Identity)]
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _kinds(norm: nn.Module) -> tuple[str, ...]:
+    """The families that it may be; a layer norm of one axis may have it in front of two others."""
+    kind = str(family(norm))
+    one = kind == "layer" and len(norm.normalized_shape) == 1  # type: ignore[arg-type]  # every layer norm has it
+    return ("layer", "layer2d") if one else (kind,)
+
+
+def _probed(norm: nn.Module, kind: str, modes: tuple[bool, ...]) -> Structure | str:
+    if kind in BATCH_FAMILIES and True in modes and reads_ranks(norm):
+        return "a subclass with a forward of its own that asks about other processes, which a probe in one cannot show"
+    if kind != family(norm) and _takes_last_axis(norm):
+        return "a subclass with a forward of its own that normalizes other axes for other ranks"
     for training in modes:
-        probe, x = _prepared(norm, training)
-        expected = _reference(probe, x)
-        for step in [child for child in probe.children() if not isinstance(child, nn.Identity)]:
-            expected = step(expected)
-        with torch.no_grad():
-            if not torch.allclose(probe.forward(x), expected, rtol=_TOLERANCE, atol=_TOLERANCE):
-                return "a subclass with a forward of its own that is not an activation of the norm"
-    if len(steps) > 1:
-        return Structure(nn.Sequential(*steps))
-    return Structure(steps[0] if steps else None)
+        for shape in _shapes(norm, kind):
+            refusal = _differs(_prepared(norm, training), kind, shape)
+            if refusal is not None:
+                return refusal
+    steps = [child for child in norm.children() if not isinstance(child, nn.Identity)]
+    activation = nn.Sequential(*steps) if len(steps) > 1 else steps[0] if steps else None
+    return Structure(activation, None if kind == family(norm) else kind)
 
 
-def _prepared(norm: nn.Module, training: bool) -> tuple[Any, Tensor]:
-    """A float32 copy with parameters of order one, and an input for it: (4, C, 3, ...)."""
+def _takes_last_axis(norm: Any) -> bool:
+    """Whether it is the layer norm of its class on tokens, whatever it is on images."""
+    try:
+        return _differs(_prepared(norm, False), "layer", (4, 3, *norm.normalized_shape)) is None
+    except Exception:
+        return False
+
+
+def _shapes(norm: Any, kind: str) -> Iterator[tuple[int, ...]]:
+    """(N, C, 3, ...), or what ends with the normalized axes, behind one axis or two."""
+    for count, batch in enumerate(_BATCHES):
+        if kind in ("layer", "rms"):
+            yield (batch, *[3] * (count + 1), *norm.normalized_shape)
+        else:
+            spatial = 2 if rank(norm) is None else rank(norm)
+            yield (batch, channels(norm), *[3] * (spatial or 0))
+
+
+def _prepared(norm: nn.Module, training: bool) -> Any:
+    """A float32 copy with parameters and statistics of order one, whose momentum is not zero for a while."""
     probe: Any = copy.deepcopy(norm).float().cpu().train(training)
     random = torch.Generator().manual_seed(0)
     for tensor in (*probe.parameters(recurse=False), *probe.buffers(recurse=False)):
         if tensor.is_floating_point():
             tensor.data.copy_(torch.rand(tensor.shape, generator=random) + 0.5)
-    spatial = 2 if rank(norm) is None else rank(norm)
-    channels = next(t.numel() for t in (*probe.parameters(recurse=False), *probe.buffers(recurse=False)))
-    shape = (4, 3, channels) if family(norm) in ("layer", "rms") else (4, channels, *[3] * (spatial or 0))
-    return probe, torch.randn(shape, generator=random)
+    for parameter in probe.parameters():
+        parameter.requires_grad_()
+    if isinstance(getattr(probe, "momentum", None), float):
+        probe.momentum = 0.3
+    return probe
 
 
-def _reference(norm: Any, x: Tensor) -> Tensor:
-    kind = family(norm)
-    weight, bias = norm.weight, getattr(norm, "bias", None)
-    if kind in BATCH_FAMILIES:
-        batch = norm.training and kind != "frozen"
-        return F.batch_norm(x, norm.running_mean.clone(), norm.running_var.clone(), weight, bias, batch, 0.1, norm.eps)
-    if kind == "group":
-        return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
-    if kind == "layer2d":
-        return F.layer_norm(x.movedim(1, -1), norm.normalized_shape, weight, bias, norm.eps).movedim(-1, 1)
-    if kind == "layer":
-        return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
-    if kind == "instance":
-        return F.instance_norm(x, weight=weight, bias=bias, eps=norm.eps)
-    return F.rms_norm(x, norm.normalized_shape, weight, norm.eps)
+def _differs(probe: Any, kind: str, shape: tuple[int, ...]) -> str | None:
+    """Why the layer is not its family's norm and an activation on an input of this shape, or None."""
+    reference = _Reference(probe, kind)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    expected = reference(x)
+    for step in [child for child in probe.children() if not isinstance(child, nn.Identity)]:
+        expected = step(expected)
+    given = probe.forward(x.clone())  # which it may change in place
+    if given.shape != expected.shape or not _same([given], [expected]):
+        return "a subclass with a forward of its own that is not an activation of the norm"
+    own = [
+        parameter for parameter in (probe._parameters.get(name) for name in ("weight", "bias")) if parameter is not None
+    ]
+    slope = torch.linspace(-1, 1, x.numel()).view(shape)
+    ours = torch.autograd.grad(expected, [x, *reference.parameters], slope, allow_unused=True)
+    theirs = torch.autograd.grad(given, [x, *own], slope, allow_unused=True)
+    if not _same(theirs, ours):
+        return "a subclass with a forward of its own whose gradients are not the norm's"
+    return (
+        None
+        if _same([probe._buffers.get(name) for name in reference.buffers], reference.buffers.values())
+        else _OTHER_STATISTICS
+    )
 
 
-_PLAIN_LAYERS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
+def _same(these: Any, those: Any) -> bool:
+    return all(
+        (a is None and b is None)
+        or (a is not None and b is not None and torch.allclose(a.float(), b.float(), rtol=_TOLERANCE, atol=_TOLERANCE))
+        for a, b in zip(these, those, strict=True)
+    )
 
 
-def takes_affine(layer: nn.Module, shape: tuple[int, ...], channels: int, *, after: bool) -> str | None:
-    """Why folding an affine map after (or before) `layer` is not exact for this class, or None.
+class _Reference:
+    """torch's norm of this family on copies of a layer's tensors. buffers: what they are after its calls."""
 
-    A class of torch.nn is known. A subclass (a convolution that pads itself, or standardizes its weight) is folded on
-    a copy, in float64 and with random parameters, on inputs of `shape` and a few sizes beside it, and must give what
-    it should.
-    """
-    if type(layer) in _PLAIN_LAYERS and "forward" not in layer.__dict__:
-        return None
-    try:
-        exact = all(_folds(layer, size, channels, after) for size in _sizes(layer, shape, after))
-    except Exception as error:
-        return f"a {type(layer).__name__} fails on a probe ({type(error).__name__}: {error})"
-    if exact:
-        return None
-    return f"a probe shows that the output of {type(layer).__name__} is not affine in its weight and bias"
+    def __init__(self, norm: Any, kind: str) -> None:
+        self.norm, self.kind = norm, kind
+        self.weight, self.bias = (self._copy(name) for name in ("weight", "bias"))
+        self.parameters = [t for t in (self.weight, self.bias) if t is not None and t.requires_grad]
+        self.buffers = {name: t.clone() for name, t in norm._buffers.items() if t is not None}
 
+    def _copy(self, name: str) -> Tensor | None:
+        tensor = getattr(self.norm, name, None)
+        if tensor is None:
+            return None
+        return tensor.detach().clone().requires_grad_(name in self.norm._parameters)
 
-def _sizes(layer: nn.Module, shape: tuple[int, ...], after: bool) -> list[tuple[int, ...]]:
-    """The size of the run; for a fold in front, where borders count, its neighbours too (padding that depends on
-    it)."""
-    leading = (1, *shape[1:])
-    if after or isinstance(layer, nn.Linear):
-        return [leading]
-    return [(*leading[:2], *(size + more for size in leading[2:])) for more in range(4)]
+    def __call__(self, x: Tensor) -> Tensor:
+        kind, norm, weight, bias = self.kind, self.norm, self.weight, self.bias
+        if kind in BATCH_FAMILIES or kind == "instance":
+            return self._by_statistics(x)
+        if kind == "group":
+            return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
+        if kind == "layer2d":
+            return F.layer_norm(x.movedim(1, -1), norm.normalized_shape, weight, bias, norm.eps).movedim(-1, 1)
+        if kind == "layer":
+            return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+        return F.rms_norm(x, norm.normalized_shape, weight, norm.eps)
 
-
-def _folds(layer: nn.Module, shape: tuple[int, ...], channels: int, after: bool) -> bool:
-    plain: Any = copy.deepcopy(layer).double().cpu()
-    random = torch.Generator().manual_seed(0)
-    for parameter in plain.parameters():
-        parameter.data.copy_(torch.randn(parameter.shape, generator=random))
-    folded = copy.deepcopy(plain)
-    affine = Affine(*(torch.rand(channels, generator=random, dtype=torch.float64) + 0.5 for _ in range(2)))
-    (fold_after if after else fold_before)(folded, affine)
-    x = torch.randn(shape, generator=random, dtype=torch.float64)
-    with torch.no_grad():
-        expected = apply(affine, plain.forward(x)) if after else plain.forward(apply(affine, x))
-        return torch.allclose(folded.forward(x), expected, rtol=1e-9, atol=1e-9)
-
-
-def apply(affine: Affine, x: Tensor) -> Tensor:
-    """scale * x + shift. x: (N, C, *)."""
-    ones = [1] * (x.dim() - 2)
-    return x * affine.scale.view(-1, *ones) + affine.shift.view(-1, *ones)
+    def _by_statistics(self, x: Tensor) -> Tensor:
+        mean, var, batches = (self.buffers.get(n) for n in ("running_mean", "running_var", "num_batches_tracked"))
+        moves = self.norm.training and self.kind != "frozen"
+        momentum = getattr(self.norm, "momentum", 0.0)
+        if moves and batches is not None:
+            batches += 1
+            momentum = 1 / float(batches) if momentum is None else momentum
+        own = moves or mean is None  # the statistics of what it is given
+        if self.kind == "instance":
+            return F.instance_norm(x, mean, var, self.weight, self.bias, own, momentum, self.norm.eps)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, own, momentum or 0.0, eps(self.norm))

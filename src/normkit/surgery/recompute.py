@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..functional._choose import is_exporting, is_transformed
-from ..functional._recompute import recompute_outputs
+from ..functional.choose import is_exporting, is_transformed
+from ..functional.recompute import recompute_outputs
+from ..model.transaction import Transaction
 
 _HANDLES = "_normkit_recompute"
 
@@ -25,6 +26,17 @@ def add(model: nn.Module) -> None:
     """Have every training forward of `model` keep recipes instead of norms' outputs."""
     if _HANDLES in model.__dict__:
         return
+    with Transaction(model) as change, change:
+        change.commit(lambda: _register(model))
+
+
+def remove(model: nn.Module) -> None:
+    """Undo `add`."""
+    for handle in model.__dict__.pop(_HANDLES, ()):
+        handle.remove()
+
+
+def _register(model: nn.Module) -> None:
     # The handles travel with the model: a loaded one then gives later hooks other numbers.
     model.__dict__[_HANDLES] = (
         model.register_forward_pre_hook(_before, prepend=True),

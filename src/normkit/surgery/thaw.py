@@ -27,11 +27,15 @@ class Memory:
 
 
 def remember(frozen: nn.Module, before: nn.Module, model: nn.Module) -> None:
-    """Keep `before` on the layer that replaces it, and put its parameters out of the reach of an optimizer."""
-    parameters = dict(before.named_parameters(recurse=False))
-    trained = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    """Keep `before` on the layer that will replace it."""
+    trained = {name: parameter.requires_grad for name, parameter in before.named_parameters(recurse=False)}
     frozen.__dict__[_ATTRIBUTE] = Memory(before, before.training, model.training, trained)
-    for parameter in parameters.values():
+
+
+def put_away(layer: nn.Module) -> None:
+    """Put the parameters of the layer that this one remembers, if it does, out of the reach of an optimizer."""
+    memory = remembered(layer)
+    for parameter in () if memory is None else memory.layer.parameters(recurse=False):
         parameter.requires_grad_(False)
         parameter.grad = None  # an optimizer would still apply it, to memory that the frozen layer uses
 
@@ -39,6 +43,11 @@ def remember(frozen: nn.Module, before: nn.Module, model: nn.Module) -> None:
 def remembered(layer: nn.Module) -> Memory | None:
     found = layer.__dict__.get(_ATTRIBUTE)
     return found if isinstance(found, Memory) else None
+
+
+def waiting_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of before of all frozen ones: no part of the model, and changed with it."""
+    return [memory.layer for layer in model.modules() if (memory := remembered(layer)) is not None]
 
 
 def thawed(layer: nn.Module, model: nn.Module) -> nn.Module:

@@ -3,7 +3,8 @@
 A trace holds what is done with tensors and nothing else. Rules:
 - only the block's own forward is traced, its children are leaves; in training and evaluation, with gradients and
   without, and all must agree;
-- the calls in the trace must be the calls that a run has seen; optional and variable arguments are refused;
+- the calls in the trace must be the calls that a run has seen, and it holds for arguments of the same kinds: flags have
+  the run's values, arguments left out their defaults; variable arguments are refused;
 - an in-place operation is traced as one that makes a new tensor: allowed only on tensors that nobody else reads;
 - what a trace loses is refused: contexts around a part (no gradients, autocast, a checkpoint), autograd functions,
   random numbers and tensors made outside of it, attributes that the forward sets, tensors that it hands to others.
@@ -13,15 +14,19 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..dataflow import Call, Flow, random_state, untouched
+from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
+from ..model.dataflow import Flow
+from ..model.interrupts import Guard
+from ..model.kept import Kept
+from ..model.recorder import RecordedCall
+from ..model.restore import Restored
 
 # What may hand out the memory of its input.
 _VIEWS = frozenset(
@@ -33,20 +38,23 @@ _VIEWS = frozenset(
 
 _one_at_a_time = threading.Lock()  # torch.fx patches classes while it traces
 _RANDOM = "it draws random numbers outside of tensors that it is given, which a trace would fix"
-_AUTOCAST = ("cpu", "cuda")  # whose autocast a forward may turn on or off
 
 
-def trace(module: nn.Module, name: str, flows: list[Flow]) -> fx.Graph:
-    """The graph of the module's forward; ValueError says why a trace cannot stand for it."""
+def trace(module: nn.Module, name: str, flows: list[Flow]) -> tuple[fx.Graph, dict[str, Any]]:
+    """The graph of the module's forward, and argument -> the kind that it was traced for (`recorder.kind_of`).
+
+    ValueError says why a trace cannot stand for it.
+    """
     _refuse_signature(module)
-    with untouched(module):
-        graph = _traced_in_all_modes(module)
+    kinds = _kinds(module, [call for flow in flows for call in flow.calls_of(name)])
+    with Restored(module) as restored, restored:
+        graph = _traced_in_all_modes(module, kinds)
     for flow in flows:
         for call in flow.calls_of(name):
             _compare(flow, call, graph, name)
             _refuse_mutation(flow, call)
             _refuse_stash(flow, call)
-    return graph
+    return graph, kinds
 
 
 def _refuse_signature(module: nn.Module) -> None:
@@ -55,10 +63,16 @@ def _refuse_signature(module: nn.Module) -> None:
     if "forward" in module.__dict__:
         raise ValueError("its forward was replaced on the instance")
     for parameter in inspect.signature(module.forward).parameters.values():
-        if parameter.default is not parameter.empty:
-            raise ValueError(f"its forward has the optional argument {parameter.name}, which a trace would fix")
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ValueError(f"its forward has the variable argument {parameter.name}, which a trace would fix")
+
+
+def _kinds(module: nn.Module, calls: list[RecordedCall]) -> dict[str, Any]:
+    names = tuple(inspect.signature(module.forward).parameters)
+    found = [{**dict(zip(names, call.kinds[0], strict=False)), **call.kinds[1]} for call in calls]
+    if not found or any(kinds != found[0] for kinds in found):
+        raise ValueError("it is called with other kinds of arguments from one time to the next")
+    return found[0]
 
 
 # -- the trace --------------------------------------------------------------------------------------------------------
@@ -67,9 +81,20 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, kinds: dict[str, Any]) -> None:
         super().__init__()
+        self.kinds = kinds
         self.own, self.contexts, self.lost = set(module.modules()), _contexts(), ""
+
+    def create_args_for_root(self, *arguments: Any, **options: Any) -> Any:
+        """Proxies, and values where the run had flags or left the argument out."""
+        function, (root, *given) = super().create_args_for_root(*arguments, **options)
+        parameters = list(inspect.signature(root.forward).parameters.values())
+        return function, [root, *map(self._given, parameters, given)]
+
+    def _given(self, parameter: inspect.Parameter, proxy: Any) -> Any:
+        kind = self.kinds.get(parameter.name, ("value", parameter.default))
+        return kind[1] if isinstance(kind, tuple) else proxy
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
@@ -84,42 +109,32 @@ class _Tracer(fx.Tracer):
         return super().create_node(*args, **kwargs)
 
 
-def _traced_in_all_modes(module: nn.Module) -> fx.Graph:
+def _traced_in_all_modes(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
     graphs = []
     for training in (True, False):
         for child in module.modules():
             child.training = training
         for surrounded in (True, False):
-            with torch.set_grad_enabled(surrounded), _autocast(surrounded):
-                graphs.append(_traced(module))
+            torch.set_grad_enabled(surrounded)
+            set_autocasts(surrounded)  # a part that turns it off shows only where it is on
+            graphs.append(_traced(module, kinds))
     if any(str(graph) != str(graphs[-1]) for graph in graphs):
         raise ValueError("its forward is another one in training than in evaluation, or by gradient mode or autocast")
     return graphs[-1]
 
 
-@contextmanager
-def _autocast(enabled: bool) -> Iterator[None]:
-    """A part that turns it off shows only where it is on."""
-    before = [(kind, torch.is_autocast_enabled(kind)) for kind in _AUTOCAST]
+def _traced(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
+    tracer, before, random = _Tracer(module, kinds), Kept(module), drawn_outside_torch()
+    functions = _AutogradFunctions(tracer)
     try:
-        for kind in _AUTOCAST:
-            torch.set_autocast_enabled(kind, enabled)
-        yield
-    finally:
-        for kind, was in before:
-            torch.set_autocast_enabled(kind, was)
-
-
-def _traced(module: nn.Module) -> fx.Graph:
-    tracer, attributes, random = _Tracer(module), _Attributes(module), random_state()
-    try:
-        with _one_at_a_time, _watched_autograd_functions(tracer), _Draws(tracer):
+        with _one_at_a_time, functions, functions, _Draws(tracer):
             graph = tracer.trace(module)
     except Exception as error:
         raise ValueError(tracer.lost or f"torch.fx cannot trace it ({type(error).__name__}: {error})") from error
     finally:
-        changed = attributes.give_back()
-    if random != random_state():
+        changed = before.changed()
+        before.give_back()
+    if random != drawn_outside_torch():
         tracer.lost = _RANDOM
     if tracer.lost:
         raise ValueError(tracer.lost)
@@ -145,77 +160,35 @@ class _Draws(TorchDispatchMode):
 
 def _contexts() -> tuple[Any, ...]:
     """What surrounds an operation and is no part of a trace."""
-    autocast = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _AUTOCAST]
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocast, hooks
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocasts(), hooks
 
 
-@contextmanager
-def _watched_autograd_functions(tracer: _Tracer) -> Iterator[None]:
+class _AutogradFunctions(Guard):
     """An autograd function runs its forward on what stands for tensors without a word: its backward would be lost."""
-    function: Any = torch.autograd.Function
-    original = function.__dict__["apply"]
 
-    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(argument, fx.Proxy) and argument.tracer is tracer for argument in (*args, *kwargs.values())):
-            tracer.lost = f"it calls the autograd function {cls.__name__}, whose backward a trace does not hold"
-        return original.__get__(None, cls)(*args, **kwargs)
+    def __init__(self, tracer: _Tracer) -> None:
+        self.tracer = tracer
+        self.function: Any = torch.autograd.Function
+        self.original = self.function.__dict__["apply"]
 
-    function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        function.apply = original
+    def begin(self) -> None:
+        tracer, original = self.tracer, self.original
 
+        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+            given = (*args, *kwargs.values())
+            if any(isinstance(argument, fx.Proxy) and argument.tracer is tracer for argument in given):
+                tracer.lost = f"it calls the autograd function {cls.__name__}, whose backward a trace does not hold"
+            return original.__get__(None, cls)(*args, **kwargs)
 
-class _Attributes:
-    """What the module and its children hold in attributes, and in lists, sets and dicts there."""
+        self.function.apply = classmethod(apply)
 
-    def __init__(self, module: nn.Module) -> None:
-        self.owners = [(name, child, dict(child.__dict__)) for name, child in module.named_modules()]
-        self.contents = {id(value): _content(value) for _, _, held in self.owners for value in held.values()}
-
-    def give_back(self) -> list[str]:
-        """Put everything back; returns the names of what was changed."""
-        changed = []
-        for owner, child, before in self.owners:
-            after = child.__dict__
-            for name in [*before, *(name for name in after if name not in before)]:
-                old, new = before.get(name), after.get(name)
-                if not _same(old, new) or (name in before and not self._kept(old)):
-                    changed.append(f"{owner}.{name}".lstrip("."))
-            after.clear()
-            after.update(before)
-        return changed
-
-    def _kept(self, value: Any) -> bool:
-        """Whether a container or tensor is as it was; a container is put back."""
-        before, after = self.contents[id(value)], _content(value)
-        kept = len(before) == len(after) and all(map(_same, before, after))
-        if not kept and isinstance(value, list):
-            value[:] = before
-        elif not kept and isinstance(value, (dict, set)):
-            value.clear()
-            value.update(before)
-        return kept
-
-
-def _content(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.items())
-    if isinstance(value, (list, set)):
-        return list(value)
-    return [value._version] if isinstance(value, Tensor) and not value.is_inference() else []
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return a is b or (type(a) is type(b) and isinstance(a, (int, float, str)) and a == b)
+    def give_back(self) -> None:
+        self.function.apply = self.original
 
 
 # -- the trace and the runs -------------------------------------------------------------------------------------------
-def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
+def _compare(flow: Flow, call: RecordedCall, graph: fx.Graph, name: str) -> None:
     """The module calls of the trace must be those of the run, in the same order."""
     seen = [str(c.module) for c in flow.calls_in(call) if c.module is not None]
     prefix = f"{name}." if name else ""
@@ -224,7 +197,7 @@ def _compare(flow: Flow, call: Call, graph: fx.Graph, name: str) -> None:
         raise ValueError("the trace calls other modules than the run")
 
 
-def _refuse_mutation(flow: Flow, call: Call) -> None:
+def _refuse_mutation(flow: Flow, call: RecordedCall) -> None:
     for inner in flow.calls_in(call):
         if inner.module is None and inner.op.endswith("_") and not inner.op.endswith("__") and inner.inputs:
             target = inner.inputs[0]
@@ -235,7 +208,7 @@ def _refuse_mutation(flow: Flow, call: Call) -> None:
                 raise ValueError(f"{inner.op} changes a tensor in place that is read elsewhere")
 
 
-def _refuse_stash(flow: Flow, call: Call) -> None:
+def _refuse_stash(flow: Flow, call: RecordedCall) -> None:
     """A tensor that the forward puts into an attribute, a list, a closure: the trace would not."""
     if any(value in flow.held for inner in flow.calls_in(call) for value in inner.outputs):
         raise ValueError("something still holds a tensor that it makes")

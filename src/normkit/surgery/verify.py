@@ -1,29 +1,42 @@
 """Is the changed model still the same function? Largest error of each output on the example inputs.
 
-Rules: both models run from the same random state and are given back as they were. The limit is relative to the largest
+Rules: both models run from the same random state and are given back as they were; gradients and the buffers that a call
+leaves are compared too, and another batch size. The limit is relative to the largest
 absolute value of the output; it is there to catch a wrong fold, not to grade rounding: errors are reported whatever
 they are.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from ..dataflow import call_with, named_leaves, output_name, untouched
+from ..model.dataflow import arguments, call_with, refuse_lazy
+from ..model.recorder import named_leaves, output_name
+from ..model.restore import Restored, in_both_modes
 from .changes import OutputError
-from .modes import in_both_modes
 
 # Some hundred layers, each adding a few roundings of what its neighbour amplifies.
 _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
+# Where the largest gradient of outputs weighted by -0.5 to 1 is smaller, it is zero but for rounding.
+_NOISE = 1e-3
+
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Every tensor of the model's result by its place ("output['out']"), without touching the model."""
-    with untouched(model), torch.no_grad():
-        leaves = named_leaves(call_with(model, example_inputs))
+    refuse_lazy(model)
+    with Restored(model) as restored, restored:
+        return _outputs(model, example_inputs)
+
+
+def _outputs(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
+    leaves = named_leaves(call_with(model, example_inputs))
     return {output_name(path): leaf.clone() for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 
@@ -32,28 +45,119 @@ def compare(operation: str, before: dict[str, Tensor], after: dict[str, Tensor])
     return tuple(_error(operation, name, tensor, after.get(name)) for name, tensor in before.items())
 
 
-def outputs_in_both_modes(model: nn.Module, example_inputs: Any) -> dict[bool, dict[str, Tensor]]:
-    """mode -> outputs; training only where the model can."""
-    return in_both_modes(model, lambda: outputs_of(model, example_inputs))
+@dataclass(frozen=True)
+class Behaviour:
+    """What one call of a model gives: outputs by place, gradients of inputs and parameters, buffers afterwards."""
+
+    outputs: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+
+
+def behaviours(model: nn.Module, example_inputs: Any) -> dict[tuple[str, bool], Behaviour]:
+    """(batch size, mode) -> behaviour: of the example and, where the model takes it, of another batch size.
+
+    Training only where the model can. Gradients are taken on the example itself.
+    """
+    refuse_lazy(model)
+    found: dict[tuple[str, bool], Behaviour] = {}
+    for size, inputs in (("", example_inputs), ("with another batch size", _resized(example_inputs))):
+        try:
+            runs = in_both_modes(model, partial(_behaviour, model, inputs, size == ""))
+        except Exception:
+            if not found:
+                raise
+            continue
+        found.update({(size, mode): run for mode, run in runs.items()})
+    return found
+
+
+def _behaviour(model: nn.Module, example_inputs: Any, differentiate: bool) -> Behaviour:
+    if not differentiate:
+        outputs = _outputs(model, example_inputs)
+        return Behaviour(outputs, {}, _buffers(model))
+    args, kwargs = arguments(example_inputs)
+    leaves = {f"input {i}": t for i, t in enumerate(tree_leaves((args, kwargs))) if _differentiable(t)}
+    leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
+    # clones: a forward may work in place on what it is given, and autograd refuses that on leaves
+    args, kwargs = tree_map(lambda t: t.clone() if _differentiable(t) else t, (args, kwargs))
+    wanted = leaves | {f"parameter {name}": p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.enable_grad():
+        try:
+            result = model(*args, **kwargs)
+            outputs = {output_name(path): leaf for path, leaf in named_leaves(result) if isinstance(leaf, Tensor)}
+        except Exception:  # it cannot be differentiated: then as it runs without
+            return Behaviour(_outputs(model, example_inputs), {}, _buffers(model))
+        copies, buffers = {name: t.detach().clone() for name, t in outputs.items()}, _buffers(model)
+        return Behaviour(copies, _gradients([t for t in outputs.values() if t.requires_grad], wanted), buffers)
+
+
+def _gradients(outputs: list[Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a sum of all outputs with weights that differ: each counts. Empty where autograd refuses."""
+    slopes = [torch.linspace(-0.5, 1, t.numel(), device=t.device).to(t.dtype).view_as(t) for t in outputs]
+    try:
+        found = torch.autograd.grad(outputs, list(wanted.values()), slopes, allow_unused=True)
+    except Exception:
+        return {}
+    return {f"the gradient of {name}": g for name, g in zip(wanted, found, strict=True) if g is not None}
+
+
+def _differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {f"buffer {name}": buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+
+def _resized(example_inputs: Any) -> Any:
+    """The example with fewer samples, or one more: of every tensor whose axis 0 is as long as the first one's."""
+    sizes = [leaf.shape[0] for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+
+    def resize(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != sizes[0]:
+            return leaf
+        return leaf[: max(2, sizes[0] // 2)] if sizes[0] > 2 else torch.cat([leaf, leaf[:1]])
+
+    return tree_map(resize, example_inputs)
 
 
 def check(
-    model: nn.Module, example_inputs: Any, before: dict[bool, dict[str, Tensor]]
+    model: nn.Module, example_inputs: Any, before: dict[tuple[str, bool], Behaviour]
 ) -> tuple[tuple[OutputError, ...], str | None]:
     """The errors in evaluation against `before`, and what is wrong with the model now, or None."""
     if not before:
         return (), None
     try:
-        after = outputs_in_both_modes(model, example_inputs)
+        after = behaviours(model, example_inputs)
     except Exception as error:
         return (), f"the changed model fails with {type(error).__name__}: {error}"
-    if True in before and True not in after:
-        return (), "the changed model fails in training"
-    errors = compare("accelerate", before[False], after[False])
-    # statistics of few values amplify rounding without bound: training is compared for gross errors, once, loosely
-    training = compare("accelerate", before.get(True, {}), after.get(True, {}))
-    wrong = [e for e in errors if not e.largest <= e.limit] + [e for e in training if not e.largest <= 100 * e.limit]
+    if not before.keys() <= after.keys():
+        return (), "the changed model fails " + " ".join(
+            f"{'in training' if mode else 'in evaluation'} {size}".strip()
+            for size, mode in before.keys() - after.keys()
+        )
+    errors = compare("accelerate", before["", False].outputs, after["", False].outputs)
+    wrong = [e for e in errors if not e.largest <= e.limit]
+    for key, then in before.items():
+        wrong += _gross(then, after[key])
     return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
+
+
+def _gross(before: Behaviour, after: Behaviour) -> list[OutputError]:
+    """Statistics of few values amplify rounding without bound: all but evaluation's outputs is held to 100 times that.
+
+    A gradient is held to the largest of them all: that of a bias in front of a norm is zero but for rounding.
+    """
+    found = [
+        *compare("accelerate", before.outputs, after.outputs),
+        *compare("accelerate", before.buffers, after.buffers),
+    ]
+    gradients = compare("accelerate", before.gradients, after.gradients)
+    noise = max((_NOISE * _RELATIVE_LIMIT.get(t.dtype, 0.0) for t in before.gradients.values()), default=0.0)
+    largest = max((error.limit for error in gradients), default=0.0)
+    found += [replace(error, limit=max(largest, noise)) for error in gradients]
+    return [error for error in found if not error.largest <= 100 * error.limit]
 
 
 def _error(operation: str, name: str, before: Tensor, after: Tensor | None) -> OutputError:

@@ -1,0 +1,152 @@
+"""The functions of the native core (native/bind.cpp). kernels/core.py imports it, kernels/native.py calls it.
+
+Arguments are positional. Tensors are plain (no subclass), on the CPU, with memory; each is checked (native/edge.h), and
+what does not fit raises a RuntimeError, TypeError, ValueError or NotImplementedError, in torch's words if it has any.
+"""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+INTERFACE: int
+
+def set_torch(torch: ModuleType, is_recomputation: Callable[[], bool], /) -> None: ...
+def set_parallel(address: int, /) -> None: ...
+def isa() -> str: ...
+def use_isa(name: str, /) -> bool: ...
+def isa_problem() -> str: ...
+def keep_memory(limit: int, /) -> None: ...
+def kept_memory() -> int: ...
+def channel_ready(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    /,
+) -> int:
+    """How many values each channel of input (N, C, *) has, where all tensors are as kernels take them; else 0."""
+
+def rows_ready(input: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, /) -> int:
+    """How many rows of `width` elements input (*, width) has, where all tensors are as kernels take them; else 0."""
+
+def plain_gradient(grad_output: Tensor, /) -> bool:
+    """Whether it is a plain tensor with memory, with no torch-dispatch mode around it: what `fused_backward` takes."""
+
+def fused_forward(
+    ctx: Any,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: Any,
+    running: tuple[Tensor, Tensor, Tensor | None, float | None, Any] | None,
+    kind: int,
+    size: int,
+    training: bool,
+    eps: float,
+    code: int,
+    param: float,
+    /,
+) -> Tensor:
+    """The forward of an autograd Function whose arguments are those after ctx. kind: what has statistics of its own.
+
+    kind      0: a channel over the batch; 1: one of `size` groups of a sample's channels; 2: layer norm, 3: RMS norm of
+              rows of `size` elements (no residual, no activation)
+    ctx       None saves nothing. Else ctx.to_save = (input, weight, bias, residual or None, None, stats, bits or None),
+              ctx.norm = norm, ctx.plan = (kind, size, training, code, param, channels_last)
+    stats     their bytes: uint8, to be seen as float64 (3, sets)
+    bits      uint8, in the memory order that channels_last tells
+    running   (mean, var, batches, momentum, deferred); kind 0 takes its statistics from there unless training. A
+              training forward moves them; where that is no plain step it asks norm.move(stats, input), stats as float64
+    """
+
+def fused_backward(ctx: Any, grad_output: Tensor, /) -> tuple[Tensor | None, ...]:
+    """One gradient for each of those twelve arguments: of input, weight, bias and residual, then None.
+
+    Reads ctx.saved_tensors, ctx.plan and ctx.needs_input_grad. What comes back in another dtype or memory format is
+    brought back where that is exact; RuntimeError where it is not what was saved.
+    """
+
+def channel_forward(
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    groups: int,
+    eps: float,
+    code: int,
+    param: float,
+    save: bool,
+    sizes: Sequence[int],
+    /,
+) -> tuple[Tensor, Any, Any]:
+    """(output, stats, bits) of input (N, C, *); stats float64 (3, sets) and bits uint8 may be None.
+
+    groups: 0 for statistics of channels over the batch. mean, var: (C,), given statistics. sizes: samples of each slice
+    of the batch, where slices have statistics of their own: stats is (3 * slices, C) then.
+    """
+
+def channel_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    residual: Tensor | None,
+    bits: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    groups: int,
+    training: bool,
+    code: int,
+    param: float,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_residual: bool,
+    sizes: Sequence[int],
+    count: int,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight, bias and residual where needed. stats: float64 (3, sets), or its bytes.
+
+    count: how many values are behind the statistics where not all are, else 0.
+    """
+
+def channel_statistics(input: Tensor, /) -> Tensor:
+    """(3, C) float64 of input (N, C, *): mean, biased variance, 1 / sqrt(var)."""
+
+def layer_forward(
+    input: Tensor, width: int, rms: bool, weight: Tensor | None, bias: Tensor | None, eps: float, save: bool, /
+) -> tuple[Tensor, Any]:
+    """(output, stats float64 (3, rows) or None) over rows of `width` elements."""
+
+def layer_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    width: int,
+    rms: bool,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    stats: Tensor,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight and bias where needed. stats: float64 (3, rows), or its bytes."""
+
+def move_running(
+    stats: Tensor,
+    count: int,
+    running_mean: Tensor,
+    running_var: Tensor,
+    batches: Tensor | None,
+    momentum: float | None,
+    /,
+) -> bool | None:
+    """True: moved. False: nothing was, a new value is not finite. None: nothing was, only torch's operations can."""

@@ -1,0 +1,50 @@
+"""What travels between a norm, its kernels and autograd: tensors by name, and nothing else. A leaf."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Operands(NamedTuple):
+    """The tensors that a norm works on.
+
+    input: (N, C, *), or (*, D) for norms of rows. weight, bias: (C,), or the normalized shape. residual: as the input.
+    mask: bool, of the input's rank and broadcastable to it, True = a real value.
+    """
+
+    input: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Saved(NamedTuple):
+    """What a kernel's forward leaves for its backward beside the operands.
+
+    stats: float64 (3, sets): mean, biased variance, rstd of each set of values; some norms add rows of their own.
+    bits: uint8, one bit per element, where a piecewise linear activation behind a residual has slope 1; or None.
+    """
+
+    stats: Tensor
+    bits: Tensor | None = None
+
+
+class Needs(NamedTuple):
+    """Whose gradient is wanted."""
+
+    input: bool
+    weight: bool
+    bias: bool
+    residual: bool
+
+
+class Gradients(NamedTuple):
+    """With respect to each operand, in its dtype; None where not needed."""
+
+    input: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None = None
+    residual: Tensor | None = None

@@ -1,0 +1,181 @@
+"""The autograd of fused kernels.
+
+A kernel's backward serves first derivatives. Where a backward is differentiated in turn, transformed, or given a
+gradient that is no plain tensor, the composed operations are differentiated instead, so derivatives of every order are
+right. Saved: the operands, the statistics, and for a residual either one bit per element (activations whose slope
+depends on the sign alone) or the residual itself (smooth activations).
+
+Rule: statistics go through autograd as their bytes, uint8. Hooks on saved tensors may compress floating-point values
+(to bfloat16, say), and then inputs lose digits; statistics read as another type would be memory read wrongly. Bytes
+come back whole from any dtype that a hook may choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .._activation import IDENTITY, NONE
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import native
+from . import _storage
+from .running import Running
+from .spec import NormSpec
+
+BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
+
+# Told of every output and of what made it while some thread is in normkit.recompute_outputs().
+output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
+
+_is_grad_enabled = torch.is_grad_enabled
+_peek_transform = torch._C._functorch.peek_interpreter_stack
+
+
+class Fused(torch.autograd.Function):
+    """A kernel's two halves, called from Python: for every kernel and norm."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        *tensors, norm, kernel = arguments
+        operands = Operands(*tensors)
+        y, saved = norm.forward(kernel, operands, True)
+        assert saved is not None
+        kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
+        stats = saved.stats.view(torch.uint8)
+        ctx.save_for_backward(*operands._replace(residual=kept), stats, saved.bits)
+        ctx.norm, ctx.kernel = norm, kernel
+        ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
+        if output_listener is not None:
+            output_listener(norm, kernel, y, stats, operands)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
+        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last)
+        if _takes_operations(dy):
+            return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
+        return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
+
+
+class InCore(torch.autograd.Function):
+    """The same for calls that are ready, each half one call of the core: through `Fused` a small norm takes half as
+    long again ((16, 8), forward and backward: 40 us against 52)."""
+
+    forward = staticmethod(native.fused_forward)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        (dy,) = gradients
+        if not _takes_operations(dy):
+            return native.fused_backward(ctx, dy)
+        needs, channels_last = Needs(*ctx.needs_input_grad[:4]), ctx.plan[5]
+        operands, saved = _unpacked(ctx.saved_tensors, dy, channels_last)
+        return (*composed_backward(ctx.norm, native, dy, operands, saved, needs), *(None,) * 8)
+
+
+# Function.apply first asks whether a torch.func transform is active; no kernel is chosen under one.
+_apply = super(torch.autograd.Function, Fused).apply
+_apply_in_core = super(torch.autograd.Function, InCore).apply
+
+
+def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+    """The norm on a kernel, under autograd where a gradient is wanted."""
+    if _needs_graph(*operands[:4]):
+        return _apply(*operands, norm, kernel)
+    return norm.forward(kernel, operands, False)[0]
+
+
+def apply_in_core(  # flat: twelve arguments, those of the core's one call; to pack them would cost a microsecond
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, norm: NormSpec,
+    running: Running | None, kind: int, size: int, training: bool, eps: float, code: int, param: float,
+) -> Tensor:  # fmt: skip
+    """The same for a call that is ready. size: the number of groups, or the width of the rows."""
+    arguments = (input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
+    if _needs_graph(input, weight, bias, residual):
+        return _apply_in_core(*arguments)
+    return native.fused_forward(None, *arguments)
+
+
+def is_listening() -> bool:
+    """Whether outputs have to be told of, which only `Fused` does."""
+    return output_listener is not None
+
+
+def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    return _is_grad_enabled() and (
+        input.requires_grad
+        or (weight is not None and weight.requires_grad)
+        or (bias is not None and bias.requires_grad)
+        or (residual is not None and residual.requires_grad)
+    )
+
+
+def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tuple[Operands, Saved]:
+    """The operands as the forward saw them, and what was saved beside them, whatever hooks made of them meanwhile.
+
+    The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
+    """
+    _storage.verify(tensors)
+    input, weight, bias, residual, mask, stats, bits = tensors
+    input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
+    if channels_last:
+        input = input.movedim(1, -1).contiguous().movedim(-1, 1)
+    whole = stats.to(torch.uint8)
+    if whole.dtype != stats.dtype and not torch.equal(whole.to(stats.dtype), stats):
+        raise RuntimeError(
+            f"a hook on saved tensors gave a norm's statistics back as other values, in {stats.dtype}: unpack has to "
+            "give back what was packed"
+        )
+    saved = Saved(whole.contiguous().view(torch.float64), None if bits is None else bits.to(torch.uint8))
+    return Operands(input, weight, bias, residual, mask), saved
+
+
+def is_channels_last(input: Tensor) -> bool:
+    """Whether the channels are innermost in memory."""
+    return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
+
+
+def _takes_operations(dy: Tensor) -> bool:
+    """Whether a backward is differentiated in turn, or has a gradient that no kernel takes (a subclass, a batch)."""
+    return (
+        _is_grad_enabled()
+        or not native.plain_gradient(dy)
+        or _peek_transform() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def composed_backward(
+    norm: NormSpec, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs
+) -> Gradients:
+    """The first derivative by operations: the composed forward, differentiated; with a graph where one is wanted."""
+    activation, dresidual, create_graph = norm.activation, None, torch.is_grad_enabled()
+    if operands.mask is not None:
+        dy = torch.where(operands.mask, dy, 0)
+    if saved.bits is not None:
+        # What is known of the activation's input is its sign, and the slope is locally constant.
+        positive = kernel.unpack_bits(saved.bits, operands.input)
+        dy = torch.where(positive, dy, activation.param * dy)
+        norm = replace(norm, activation=NONE)
+    if norm.activation.code == IDENTITY:
+        dresidual = dy
+    with torch.enable_grad():
+        # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
+        # weight of a layer called twice), the way between them is no part of this derivative.
+        operands = Operands._make(None if tensor is None else tensor.view_as(tensor) for tensor in operands)
+        y = norm.composed(operands, saved.stats)
+        wanted = [i for i, needed in enumerate(needs) if needed and operands[i] is not None]
+        found = torch.autograd.grad(
+            y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
+        ) if wanted else ()  # fmt: skip
+    gradients: list[Tensor | None] = [None, None, None, dresidual if needs.residual else None]
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    return Gradients(*gradients)

@@ -1,0 +1,117 @@
+"""Fused kernels under torch.compile: each norm is one opaque operator, which inductor calls instead of fusing.
+
+`normkit::<norm>` computes (output, stats, bits) and `normkit::<norm>_backward` the gradients; both are functional, so
+running statistics are moved by tensor operations outside, from the `stats` that came out. An operator's body makes the
+norm's spec from plain numbers and uses it as eager mode does. One derivative: that is what compiled graphs have.
+
+The schemas below are the operators' signatures; the functions behind them take the same arguments in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._activation import IDENTITY, Activation, by_code
+from .._operands import Needs, Operands, Saved
+from ..kernels import native
+from .spec import NormSpec
+
+# What makes a norm's spec from plain numbers: (size, eps, activation); `size` is the norm's own integer.
+Make = Callable[[int, float, Activation], NormSpec]
+# How many sets of statistics an input has: (input, size).
+Sets = Callable[[Tensor, int], int]
+
+_OPERANDS = "Tensor input, Tensor? weight, Tensor? bias, Tensor? residual"
+_FACTS = "SymInt size, float eps, int activation, float param"
+_FORWARD = f"({_OPERANDS}, {_FACTS}) -> (Tensor, Tensor, Tensor)"
+_BACKWARD = (
+    f"(Tensor dy, {_OPERANDS}, Tensor stats, Tensor? bits, {_FACTS}, bool[] needs) -> (Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+class Operator:
+    """The two operators of one norm."""
+
+    def __init__(self, norm: str, make: Make, sets: Sets) -> None:
+        self._make, self._sets = make, sets
+        self._backward = _define(f"{norm}_backward", _BACKWARD, self._run_backward, self._fake_backward)
+        self._forward = _define(norm, _FORWARD, self._run_forward, self._fake_forward)
+        self._forward.register_autograd(self._differentiate, setup_context=_save)
+
+    def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
+        """(output like the input, stats (3, sets) float64)."""
+        output, stats, _ = self._forward(*operands[:4], size, eps, activation.code, float(activation.param))
+        return output, stats
+
+    def _run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
+        output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
+        assert saved is not None
+        bits = _none(operands.input) if saved.bits is None else saved.bits
+        return _like(output, operands.input), saved.stats, bits
+
+    def _fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        (input, _, _, residual), (size, _, activation, _) = arguments[:4], arguments[4:]
+        stats = input.new_empty((3, self._sets(input, size)), dtype=torch.float64)
+        count = native.count_bit_bytes(input) if residual is not None and native.keeps_bits(activation) else 0
+        return torch.empty_like(input), stats, input.new_empty((count,), dtype=torch.uint8)
+
+    def _run_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        operands, saved, (size, eps, activation, param, needs) = (
+            Operands(*arguments[:4]), Saved(*arguments[4:6]), arguments[6:],
+        )  # fmt: skip
+        norm = self._make(size, eps, by_code(activation, param))
+        found = norm.backward(native, dy, operands, saved, Needs(*needs))
+        return tuple(
+            _none(operands.input) if gradient is None or operand is None else _like(gradient.to(operand.dtype), operand)
+            for gradient, operand in zip(found, operands._replace(residual=operands.input), strict=False)
+        )
+
+    def _fake_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        input, weight, bias, _ = arguments[:4]
+        return tuple(
+            torch.empty_like(operand) if needed and operand is not None else _none(input)
+            for operand, needed in zip((input, weight, bias, input), arguments[-1], strict=True)
+        )
+
+    def _differentiate(self, ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+        *operands, stats, bits = ctx.saved_tensors
+        size, eps, activation, param, has_residual = ctx.settings
+        needs = list(ctx.needs_input_grad[:4])
+        through = has_residual and activation == IDENTITY  # then the residual's gradient is dy itself
+        asked = [*needs[:3], needs[3] and not through]
+        bits = bits if bits.numel() else None
+        found = self._backward(dy, *operands, stats, bits, size, eps, activation, param, asked)
+        gradients = [gradient if asked[i] else None for i, gradient in enumerate(found)]
+        if through and needs[3]:
+            gradients[3] = dy
+        return (*gradients, None, None, None, None)
+
+
+def _define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    operator = torch.library.custom_op(f"normkit::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
+    operator.register_fake(fake)
+    return operator
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    input, weight, bias, residual, size, eps, activation, param = inputs
+    _, stats, bits = output
+    needs_residual = residual is not None and activation != IDENTITY and not native.keeps_bits(activation)
+    ctx.save_for_backward(input, weight, bias, residual if needs_residual else None, stats, bits)
+    ctx.settings = (size, eps, activation, param, residual is not None)
+
+
+def _none(input: Tensor) -> Tensor:
+    """An operator cannot return None; an empty tensor stands for it."""
+    return input.new_empty((0,), dtype=torch.uint8)
+
+
+def _like(tensor: Tensor, input: Tensor) -> Tensor:
+    """The tensor in the strides that the fake kernel promised."""
+    like = torch.empty_like(input, device="meta")
+    return tensor if tensor.stride() == like.stride() else torch.empty_like(input).copy_(tensor)

@@ -1,0 +1,30 @@
+"""Whether a tensor's values are in memory: torch's operations read freed storage and end the process.
+
+FSDP and offloading free the storage of a tensor (`untyped_storage().resize_(0)`) that is not in use; a tensor that is
+read all the same is a mistake of whoever freed it, and gets words. The native core looks for itself (native/edge.h).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .choose import has_memory, is_plain
+
+_FREED = (
+    "The tensor has a non-zero number of elements, but its data is not allocated yet.\nA {} of sizes {}: its storage "
+    "was freed (resize_(0), as FSDP and offloading do); it has to be brought back before it is read"
+)
+
+
+def verify(tensors: Iterable[Tensor | None]) -> None:
+    """Raise torch's error for a plain CPU tensor whose storage was freed; others are looked at by torch itself."""
+    if not has_memory():
+        return
+    for tensor in tensors:
+        if tensor is None or not is_plain(tensor) or not tensor.is_cpu or tensor.layout is not torch.strided:
+            continue
+        if tensor.numel() and tensor.untyped_storage().nbytes() == 0 and not tensor._is_zerotensor():
+            raise RuntimeError(_FREED.format(tensor.dtype, list(tensor.shape)))

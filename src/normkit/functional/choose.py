@@ -1,0 +1,191 @@
+"""Which path computes a call of a norm: one function, from the call to (path, reason).
+
+    native      the C++ core; one opaque operator in a compiled graph
+    aten        PyTorch's own kernels, under the same autograd Function
+    composed    differentiable torch operations
+    exported    PyTorch's own operation: in a program that must run without normkit, and for nested or complex tensors
+
+The reasons are for people: `normkit info` prints them and errors quote them. The road's first look (`is_eager` and the
+norm's `ready`) is the short cut to "native" for the common call; a test holds the two to the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from .._operands import Operands
+from ..kernels import native
+from .spec import NormSpec
+
+BACKENDS = ("aten", "native", "composed", "triton")
+
+_is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
+_peek_transform = torch._C._functorch.peek_interpreter_stack
+_count_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
+
+# The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
+_requested: str | None = None
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Compute every norm inside the `with` block on one path: "aten", "native", "composed" or "triton".
+
+    A norm that cannot run there raises a RuntimeError that says why; nothing falls back silently. The choice holds for
+    all threads of the process. Derivatives of a second or higher order always use the composed operations.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    global _requested
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
+    before, _requested = _requested, name
+    try:
+        yield
+    finally:
+        _requested = before
+
+
+def choose(norm: NormSpec, operands: Operands) -> tuple[str, str]:
+    """The path for one call, and why.
+
+    Args:
+        norm: the call but for its tensors.
+        operands: its tensors, verified.
+
+    Raises:
+        RuntimeError: the backend that was asked for cannot serve this call.
+    """
+    if _requested is None:
+        return _best(norm, operands)
+    if _requested == "composed":
+        return "composed", "asked for"
+    path = "exported" if _requested == "aten" and _is_captured() else _requested
+    why_not = _WHY_NOT[path](norm, operands)
+    if why_not is not None:
+        raise RuntimeError(f"backend {_requested!r} was asked for and cannot serve this call: {why_not}")
+    return path, "asked for"
+
+
+def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
+    if is_exporting():
+        why_not = why_not_exported(norm, operands)
+        return ("exported", "programs must run without normkit") if why_not is None else ("composed", why_not)
+    if operands.input.is_nested or operands.input.is_complex():
+        why_not = why_not_exported(norm, operands)
+        return ("exported", "nested or complex: PyTorch's own operation") if why_not is None else ("composed", why_not)
+    why_not = why_not_native(norm, operands)
+    if why_not is None:
+        return "native", "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
+    if operands.input.device.type == "cuda" and why_not_aten(norm, operands) is None:
+        if torch.compiler.is_compiling() and why_not_exported(norm, operands) is None:
+            return "exported", "PyTorch's own operation is left to the compiler on CUDA"
+        if not torch.compiler.is_compiling():
+            return "aten", "PyTorch's own kernels serve CUDA"
+    return "composed", why_not
+
+
+def is_exporting() -> bool:
+    """Whether a program is being captured that must not need normkit: torch.export, ONNX or jit tracing."""
+    return torch.compiler.is_exporting() or _tracing_state() is not None
+
+
+def _is_captured() -> bool:
+    """Whether the operations become a graph, where a kernel that Python calls cannot be part of."""
+    return is_exporting() or torch.compiler.is_compiling()
+
+
+def is_eager() -> bool:
+    """Whether the call is an ordinary one: no other path asked for, nothing that captures or transforms it."""
+    return (
+        (_requested is None or _requested == "native")
+        and not _is_traced_by_dynamo()
+        and not _count_modes()
+        and _peek_transform() is None
+        and forward_ad._current_level < 0
+        and _tracing_state() is None
+    )
+
+
+def has_memory() -> bool:
+    """Whether the tensors of a call have storages to ask for: those of a mode, a trace or a transform may have none."""
+    return not (
+        _is_traced_by_dynamo() or _count_modes() or _peek_transform() is not None or _tracing_state() is not None
+    )
+
+
+def is_transformed() -> bool:
+    """Whether a torch.func transform or a forward-mode level is active."""
+    return _peek_transform() is not None or forward_ad._current_level >= 0
+
+
+def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
+    """The first condition that keeps the native kernels from this call, or None."""
+    input = operands.input
+    if not is_plain(input):
+        return f"{type(input).__name__} is a tensor subclass"
+    if not input.is_cpu:
+        return f"the tensor is on {input.device.type}, the native kernels are for the CPU"
+    if not native.supports_dtype(input.dtype):
+        return native.why_not() or f"no native kernel for {input.dtype}"
+    if torch.compiler.is_compiling():
+        return norm.why_not_native(operands) or norm.why_not_operator(operands) or _why_not_opaque(operands)
+    if _count_modes():
+        return "a torch-dispatch mode is active (fake tensors have no memory)"
+    if is_transformed():
+        return "a torch.func transform or forward-mode level is active"
+    if _tracing_state() is not None:
+        return "the call is being traced"
+    if input.layout is not torch.strided:
+        return f"the layout is {input.layout}"
+    for tensor in (*operands[1:], *norm.buffers()):
+        if tensor is not None and not (is_plain(tensor) and tensor.is_cpu):
+            return "a parameter, buffer, residual or mask is not a plain CPU tensor"
+    return norm.why_not_native(operands)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is exactly a Tensor or Parameter: a subclass may mean anything by its values."""
+    return type(tensor) is Tensor or type(tensor) is Parameter
+
+
+def _why_not_opaque(operands: Operands) -> str | None:
+    """In a compiled graph the native kernels are opaque operators, which torch.func transforms cannot see into."""
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active in the compiled function"
+    if any(tensor is not None and not tensor.is_cpu for tensor in operands):
+        return "a parameter or residual is not on the CPU"
+    return None
+
+
+def why_not_aten(norm: NormSpec, operands: Operands) -> str | None:
+    """The first condition that keeps PyTorch's kernels from this call, or None."""
+    if not norm.has_aten:
+        return f"PyTorch has no kernel of {norm.name}"
+    if operands.mask is not None:
+        return "PyTorch's norms take no mask"
+    if _peek_transform() is not None:
+        return "a torch.func transform is active, and PyTorch's batch norm moves statistics in place"
+    return None
+
+
+def why_not_exported(norm: NormSpec, operands: Operands) -> str | None:
+    """The first condition that keeps PyTorch's own operation from an exported program, or None."""
+    return norm.why_not_exported() if operands.mask is None else "PyTorch's norms take no mask"
+
+
+def _why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
+    return "normkit has no Triton kernels yet"
+
+
+_WHY_NOT = {
+    "native": why_not_native, "aten": why_not_aten, "exported": why_not_exported, "triton": _why_not_triton,
+}  # fmt: skip

@@ -1,0 +1,61 @@
+"""The one road of a norm's call: from the layer or function to a kernel.
+
+    plain eager call, tensors as the core wants them   ->  norm.in_core: one call of the native core
+    else    norm.verified   torch's errors, operands made ready
+            choose          (path, reason)
+            composed -> norm.composed | exported -> norm.exported | native, aten -> the kernel under autograd
+
+What a kernel does not fuse follows as operations of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .._activation import NONE
+from .._operands import Operands
+from ..kernels import aten, composed, native
+from . import _autograd, _storage
+from .choose import choose, is_eager
+from .spec import NormSpec
+
+_KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
+
+
+def run(
+    norm: NormSpec,
+    input: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """The norm's output: ``activation(norm(input) + residual)``, zero under the mask.
+
+    Raises:
+        ValueError, RuntimeError, TypeError, NotImplementedError: what the norm's function documents.
+    """
+    if mask is None and is_eager() and norm.ready(input, weight, bias, residual):
+        return norm.in_core(input, weight, bias, residual)
+    norm, operands = norm.verified(Operands(input, weight, bias, residual, mask))
+    _storage.verify((*operands, *norm.buffers()))
+    path, _ = choose(norm, operands)
+    if path == "composed":
+        return norm.composed(operands)
+    if path == "exported":
+        return norm.exported(operands)
+    kernel = _KERNELS[path]
+    if norm.is_fused(kernel, operands):
+        return _on_kernel(norm, kernel, operands)
+    y = _on_kernel(replace(norm, activation=NONE), kernel, operands._replace(residual=None))
+    return composed.add_and_activate(y, operands, norm.activation)
+
+
+def _on_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+    if torch.compiler.is_compiling():
+        return norm.operator(operands)
+    return _autograd.apply(norm, kernel, operands)

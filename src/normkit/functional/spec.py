@@ -1,0 +1,100 @@
+"""`NormSpec`: everything that a call of a norm says except its tensors, and what each path does with them.
+
+The road (`road.py`) asks a spec, in this order:
+
+    ready, in_core      is this the common call, and then the one call of the native core that serves it
+    verified            torch's errors for what the norm cannot take, and the operands as the paths below want them
+    why_not_*           which paths the norm does not have (`choose` asks)
+    forward, backward   the two halves on a kernel, under one autograd Function
+    composed            the same as differentiable torch operations: every order of derivative, every transform
+    exported            the same as plain ATen operations, for programs that must run without normkit
+    operator            the same as one opaque operator of a compiled graph
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import ModuleType
+from typing import ClassVar
+
+from torch import Tensor
+
+from .._activation import IDENTITY, Activation
+from .._operands import Gradients, Needs, Operands, Saved
+
+
+@dataclass(slots=True, eq=False)
+class NormSpec(ABC):
+    """One call of a norm. A subclass adds the facts of its norm: eps, groups, where the running statistics are."""
+
+    activation: Activation
+
+    name: ClassVar[str]
+    has_aten: ClassVar[bool] = True  # whether PyTorch has a kernel of this norm
+    fuses: ClassVar[bool] = True  # whether the kernels of this norm take a residual and an activation
+
+    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+        """Whether the native core takes these tensors as they are: one look, for the common call in eager mode."""
+        return False
+
+    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """The output of a call that is ready: one call of the core, under autograd where a gradient is wanted."""
+        raise NotImplementedError(f"{type(self).__name__} is never ready")
+
+    @abstractmethod
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The operands, checked and made ready, and the norm that serves them: for some batches a simpler one."""
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """The buffers that a call reads or writes."""
+        return ()
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Why the native kernels cannot serve these operands of the norm, or None."""
+        return None if operands.mask is None else "a mask is given"
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """Why the norm is no single operator under torch.compile, or None."""
+        return f"{self.name} has no operator for compiled graphs"
+
+    def why_not_exported(self) -> str | None:
+        """Why PyTorch's own operation is not this norm, or None."""
+        return None if self.has_aten else f"PyTorch has no {self.name}"
+
+    def is_fused(self, kernel: ModuleType, operands: Operands) -> bool:
+        """Whether the kernel adds the residual and applies the activation in the same pass over memory."""
+        if not self.fuses:
+            return operands.residual is None and self.activation.code == IDENTITY
+        takes_residual = operands.residual is None or kernel.FUSES_RESIDUAL
+        return takes_residual and self.activation.code in kernel.FUSED_ACTIVATIONS
+
+    @abstractmethod
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """The output, and what the backward needs if `save` asks for it. Moves the running statistics.
+
+        kernel: a module of the shape of :mod:`normkit.kernels.native`.
+        """
+
+    @abstractmethod
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """The first derivative. dy: the gradient with respect to the output."""
+
+    @abstractmethod
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """The output by differentiable operations.
+
+        stats: the statistics that an earlier forward of this call found; then nothing moves. None: this is the forward.
+        """
+
+    def exported(self, operands: Operands) -> Tensor:
+        """The output by PyTorch's own operation; asked for where `why_not_exported` has no reason."""
+        raise NotImplementedError(f"{type(self).__name__} has no operation of PyTorch")
+
+    def operator(self, operands: Operands) -> Tensor:
+        """The output as one opaque operator; asked for where `why_not_operator` has no reason."""
+        raise NotImplementedError(f"{type(self).__name__} has no operator")
+
+    def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
+        """The norm that makes this one's output again from its statistics and moves none; None: keep the output."""
+        return self

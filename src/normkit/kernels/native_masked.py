@@ -1,0 +1,83 @@
+"""Masked batch norm on the native kernels.
+
+Values under the mask are replaced, per channel, by one value that is real and so near the others. What the replaced
+values add to the sums about it is nothing: the kernels' moments of all M values give those of the m real ones exactly,
+
+    mean = f + M/m (mean_M - f)        var = M/m (var_M + (mean_M - f)^2) - (mean - f)^2        f: the value put in
+
+A select before the kernels and one after them, in each direction; NaN and Inf under the mask reach nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._activation import IDENTITY
+from .._operands import Gradients, Operands
+
+
+def count_values(operands: Operands) -> int:
+    """How many real values each channel has."""
+    input, mask = operands.input, operands.mask
+    values = input.numel() // max(1, input.shape[1])
+    return values if mask is None else int(mask.sum()) * (values // max(1, mask.numel()))
+
+
+def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:
+    """The operands with every value under the mask replaced, without the mask; and what stands in the input's place.
+
+    That is a real value of each channel beside the input, (C, 1, ...); 0 in evaluation and where none is real.
+    """
+    input, weight, bias, residual, mask = operands
+    assert mask is not None
+    zero = torch.zeros((), dtype=input.dtype)
+    value = _real_value(input, mask) if training else zero
+    residual = None if residual is None else select(mask, residual, zero)
+    return Operands(select(mask, input, value), weight, bias, residual), value
+
+
+def statistics(found: Tensor, filled: Tensor, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of the `count` real values, float64; zeros where there are none.
+
+    found: (3, C), the kernels' statistics of `filled`; value: what stands in it under the mask.
+    """
+    all_mean, all_var, _ = found
+    if count == 0:
+        return torch.zeros_like(all_mean), torch.zeros_like(all_var)
+    value = value.flatten().double()
+    share = filled.numel() / filled.shape[1] / count
+    distance = all_mean - value
+    offset = share * distance
+    var = share * (all_var + distance * distance) - offset * offset
+    return value + offset, var.clamp(min=0)
+
+
+def clear(gradients: tuple[Any, ...], mask: Tensor, activation: int) -> Gradients:
+    """The kernels' gradients with zeros under the mask."""
+    dx, dweight, dbias, dresidual = gradients
+    if dx is not None:
+        dx.masked_fill_(~mask, 0)
+    if dresidual is not None and activation != IDENTITY:
+        dresidual.masked_fill_(~mask, 0)  # an open gate may have met a value that was put in
+    return Gradients(dx, dweight, dbias, dresidual)
+
+
+def select(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """torch.where in the strides of `yes`."""
+    return torch.where(mask, yes, no, out=torch.empty_like(yes))
+
+
+def _real_value(input: Tensor, mask: Tensor) -> Tensor:
+    """The values of the first real position, (C, 1, ...); 0 where there is none."""
+    flat = int(mask.reshape(-1).to(torch.uint8).argmax())
+    at: list[int] = []
+    for size in reversed(mask.shape):
+        flat, index = divmod(flat, size)
+        at.insert(0, index)
+    if not mask[tuple(at)]:
+        return torch.zeros((), dtype=input.dtype)
+    sample, positions = at[0], tuple(at[2:])
+    return input[sample].movedim(0, -1)[positions].reshape(-1, *[1] * (input.dim() - 2))

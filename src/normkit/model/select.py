@@ -1,0 +1,98 @@
+"""Which normalization layers of a model an operation is about: `only=` and `skip=`.
+
+A selector is a name or pattern ("layer1", "layer1.*", "*.bn2": a name stands for everything below it too), a type, a
+function `(name, module) -> bool`, or a list of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from .families import NORM_TYPES, family, is_like_norm
+
+Selector: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool] | Iterable[Selector]"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A normalization layer and every qualified name it has in the model; `refused` says why it was not selected."""
+
+    module: nn.Module
+    names: tuple[str, ...]
+    refused: str | None
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+def select(model: nn.Module, only: Selector | None, skip: Selector | None) -> list[Site]:
+    """Every normalization layer of `model`, each once, in order, with those that `only` and `skip` leave out marked.
+
+    Raises ValueError where nothing is selected: the one refusal that is an exception; TypeError for what is no model.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected a model (a torch.nn.Module), got {model!r}")
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if family(module) is not None or is_like_norm(module) or _is_scripted(module):
+            names.setdefault(module, []).append(name)
+    sites = [Site(module, tuple(found), _refusal(found, module, only, skip)) for module, found in names.items()]
+    if not any(site.refused is None for site in sites):
+        raise ValueError(_nothing_selected(model, sites, only, skip))
+    return sites
+
+
+def matches(selector: Selector, name: str, module: nn.Module) -> bool:
+    """Whether one layer under one of its names is meant."""
+    if isinstance(selector, str):
+        return name == selector or name.startswith(selector + ".") or fnmatchcase(name, selector)
+    if isinstance(selector, type):
+        return isinstance(module, selector)
+    if callable(selector):
+        return bool(selector(name, module))
+    if isinstance(selector, Iterable):
+        return any(matches(one, name, module) for one in selector)
+    raise TypeError(f"only= and skip= take a name pattern, a type, a function or a list of these, not {selector!r}")
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    """Whether it was a norm of torch.nn before torch.jit compiled it."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        return False
+    kind = getattr(nn, str(module.original_name), None)
+    return isinstance(kind, type) and issubclass(kind, NORM_TYPES)
+
+
+def _refusal(names: list[str], module: nn.Module, only: Selector | None, skip: Selector | None) -> str | None:
+    if _is_scripted(module):
+        return "torch.jit has compiled it: change the model before that"
+    if family(module) is None:
+        return f"{type(module).__name__} is a class of its own, and what it computes is not known"
+    if only is not None and not any(matches(only, name, module) for name in names):
+        return "not selected by only="
+    if skip is not None and any(matches(skip, name, module) for name in names):
+        return "left out by skip="
+    return None
+
+
+def _nothing_selected(model: nn.Module, sites: list[Site], only: Selector | None, skip: Selector | None) -> str:
+    if not sites:
+        return f"expected a model with a normalization layer, got {type(model).__name__} with none"
+    if all(_is_scripted(site.module) for site in sites):
+        return f"all {len(sites)} normalization layers are compiled by torch.jit: change the model before that"
+    unknown = [site for site in sites if family(site.module) is None]
+    if len(unknown) == len(sites):
+        first = f"{unknown[0].name or '(the model itself)'} ({type(unknown[0].module).__name__})"
+        return f"expected a model with a normalization layer, got {len(sites)} of unknown classes, as {first}"
+    shown = ", ".join(f"{site.name or '(the model itself)'} ({type(site.module).__name__})" for site in sites[:5])
+    return (
+        f"only={only!r} and skip={skip!r} select none of the {len(sites)} normalization layers; "
+        f"they are {shown}{', ...' if len(sites) > 5 else ''}"
+    )

@@ -1,0 +1,3 @@
+"""Fixtures of the tests of kernels."""
+
+from tests.kernels.native_isa import isa as isa  # written twice: handed on, not unused

@@ -1,0 +1,134 @@
+"""Importing normkit never fails for the native core: whatever is wrong with it is a reason, told in one line."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import subprocess
+import sys
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from normkit.kernels import core as loading
+from normkit.kernels import memory
+from tests.kernels.native_isa import needs_native
+
+PROGRAM = "import normkit as nk, torch; print(nk.BatchNorm1d(3)(torch.ones(4, 3)).sum().item())"
+
+
+def expect_reason(text: str) -> None:
+    """That there is no core, and why: one line that says so."""
+    core, reason = loading.load()
+    assert core is None
+    assert reason is not None
+    assert text in reason
+    assert "\n" not in reason
+
+
+def raising(error: BaseException) -> Any:
+    def function(*arguments: Any) -> Any:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ImportError("_native.so: file too short"), "is not built (_native.so: file too short)"),
+        (OSError("cannot map\nthe file"), "does not load (OSError: cannot map the file)"),
+        (SystemError("initialization failed"), "does not load (SystemError: initialization failed)"),
+    ],
+)
+def test_a_core_that_does_not_load_is_a_reason(error: Exception, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib, "import_module", raising(error))
+    expect_reason(text)
+
+
+@pytest.mark.parametrize("function", ["set_torch", "set_parallel"])
+def test_a_core_that_does_not_like_this_torch_is_a_reason(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"INTERFACE": loading._INTERFACE, "set_torch": lambda *_: None, "set_parallel": lambda *_: None}
+    stand_in = SimpleNamespace(**{**names, function: raising(AttributeError("no\nsuch thing"))})
+    monkeypatch.setattr(importlib, "import_module", lambda name: stand_in)
+    expect_reason(f"does not know this torch, {torch.__version__} (AttributeError: no such thing)")
+
+
+def table(major: int, functions: int) -> Any:
+    """A capsule as torch's, of an exchange table of another version or with gaps."""
+    memory = (ctypes.c_uint64 * 8)(major, 0, *[1] * functions)
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    capsule = new(ctypes.addressof(memory), b"dlpack_exchange_api", None)
+    KEPT.append(memory)
+    return capsule
+
+
+KEPT: list[Any] = []  # the memory that capsules point to
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("tensor", "text"),
+    [
+        (SimpleNamespace(), "__dlpack_c_exchange_api__"),
+        (SimpleNamespace(__dlpack_c_exchange_api__=3), "PyCapsule"),
+        (SimpleNamespace(__dlpack_c_exchange_api__=table(2, 5)), "torch speaks version 2 of DLPack's exchange table"),
+        (SimpleNamespace(__dlpack_c_exchange_api__=table(1, 0)), "table of DLPack functions has gaps"),
+    ],
+    ids=["no table", "another object", "another version", "gaps"],
+)
+def test_a_torch_that_the_core_does_not_know_is_a_reason(
+    tensor: Any, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "torch", SimpleNamespace(Tensor=tensor, __version__="0.0", __file__=torch.__file__))
+    expect_reason(text)
+
+
+@needs_native
+def test_the_core_says_what_it_misses_until_it_is_given_torch() -> None:
+    program = (  # normkit would give it torch: the module is loaded from its file
+        "import importlib.util as u, sys; spec = u.spec_from_file_location('normkit._native', sys.argv[1]);"
+        "core = u.module_from_spec(spec); spec.loader.exec_module(core); core.channel_statistics(3)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(loading.core.__file__)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(
+        "RuntimeError: the native core was not given torch: import normkit.kernels.core first"
+    )
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("NORMKIT_KEEP_MB", "8796093022208", "got '8796093022208'; using the default"),
+        ("NORMKIT_KEEP_MB", "9" * 5000, "got '9999"),
+        ("NORMKIT_KEEP_MB", "x\ny", r"got 'x\ny'; using the default"),
+        ("NORMKIT_ISA", "sse9", "NORMKIT_ISA=sse9: expected baseline, avx2 or avx512"),
+        ("NORMKIT_ISA", "a\nb", r"NORMKIT_ISA='a\nb': expected baseline"),
+        ("NORMKIT_ISA", "\udcff", r"NORMKIT_ISA='\udcff': expected baseline"),
+    ],
+)
+def test_nonsense_in_the_environment_is_a_warning_of_one_line(name: str, value: str, text: str) -> None:
+    environment = {**os.environ, name: value}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert done.stdout.strip() == "0.0"
+    lines = [line for line in done.stderr.splitlines() if "RuntimeWarning" in line]
+    assert len(lines) == 1
+    assert text in lines[0]
+    assert len(lines[0]) < 400
+
+
+def test_the_largest_number_of_megabytes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMKIT_KEEP_MB", str(2**43 - 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert memory.to_keep() == (2**43 - 1) << 20
