@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .bounds import contract
+from normkit import contract
+
 from .case import Case
 from .errors import is_broken
 from .finding import Finding, Outcome
@@ -84,7 +85,7 @@ def _compare(case: Case, name: str, value: Tensor, truth: Truth) -> Finding | No
     largest = torch.finfo(value.dtype).max if floating else torch.inf
     fits = expected.isfinite() & (expected.abs() <= largest) & bound.isfinite()
     error = (value.double() - expected).abs()
-    allowed = bound.expand_as(error) + (contract().underflow(value.dtype) if floating else 0)
+    allowed = bound.expand_as(error) + (contract.underflow(value.dtype) if floating else 0)
     bad = fits & ~(error <= allowed)
     if case.tensors["x"].values in ("nan", "inf", "minus_inf") and name == "y":  # a NaN stays a NaN
         bad = bad | (~expected.isfinite() & value.isfinite())

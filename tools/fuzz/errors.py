@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .case import Case
 from .finding import Finding, Outcome
+from .norms import NORMS
 from .pools import DTYPES, WRONG_ACTIVATIONS
 from .truth import Truth
 
@@ -84,7 +85,8 @@ def is_special(case: Case) -> bool:
 
 def _several_wrongs(case: Case) -> bool:
     """Whether it is a matter of order which error comes first."""
-    wrongs = [case.momentum == "None" and not case.layer, case.eps == "None", 0 in case.shape, case.part < 1]
+    untracked = "running" in NORMS[case.norm].takes and not case.training and "running_mean" not in case.tensors
+    wrongs = [untracked, case.momentum == "None" and not case.layer, case.eps == "None", 0 in case.shape, case.part < 1]
     wrongs += [a.size is not None or a.dtype not in DTYPES for a in case.tensors.values()]
     return sum(wrongs) > 1
 

@@ -35,15 +35,15 @@ NAMES: dict[str, Any] = {
 def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
     """Run the case; a disagreement is a finding. stage: told what runs, so that a crash can be laid at its door."""
     stage("make")
-    make = _function(render_make(case), "make")
+    make, with_normkit = program(case, "normkit")
     stage("normkit")
-    ours = _outcome(render(case, "normkit"), "with_normkit", make)
+    ours = _outcome(with_normkit, make)
     assert ours is not None
     broken = restore()
     if is_lost():
         return None if "INTERNAL ASSERT" in str(ours.error) else _LOST
     stage("torch")
-    theirs = _outcome(render(case, "torch"), "with_torch", make)
+    theirs = _outcome(program(case, "torch")[1], make)
     restore()
     if broken:
         return Finding("state", broken, "what was set inside the call stays set after it", 4)
@@ -57,8 +57,15 @@ def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
 
 def run_torch(case: Case, stage: Stage) -> None:
     """Run torch's program alone, to learn whether it dies of the case."""
+    make, with_torch = program(case, "torch")
     stage("torch")
-    _outcome(render(case, "torch"), "with_torch", _function(render_make(case), "make"))
+    _outcome(with_torch, make)
+
+
+def program(case: Case, lib: str) -> tuple[Callable[[], dict[str, Any]], Callable[..., dict[str, Any]] | None]:
+    """The case's two functions: the tensors', and the one that takes them; None where torch has no such norm."""
+    text = render(case, lib)
+    return _function(render_make(case), "make"), None if text is None else _function(text, f"with_{lib}")
 
 
 def _function(text: str, name: str) -> Callable[..., Any]:
@@ -67,14 +74,14 @@ def _function(text: str, name: str) -> Callable[..., Any]:
     return names[name]
 
 
-def _outcome(text: str | None, name: str, make: Callable[[], dict[str, Any]]) -> Outcome | None:
-    if text is None:
+def _outcome(runs: Callable[..., dict[str, Any]] | None, make: Callable[[], dict[str, Any]]) -> Outcome | None:
+    if runs is None:
         return None
-    program, tensors = _function(text, name), make()
+    tensors = make()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return Outcome(found=program(**tensors))
+            return Outcome(found=runs(**tensors))
     except Exception as error:
         error.__traceback__ = None
         return Outcome(error=error)

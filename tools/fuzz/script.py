@@ -68,8 +68,8 @@ def script(number: int, seed: int, case: Case, finding: Finding) -> str:
     ]
     calls_ = [f'show("{lib}", with_{lib})' for lib in ("torch", "normkit") if f"def with_{lib}(" in body]
     if finding.expected is not None:
-        calls_.append(f'print("float64:", {finding.expected!r})')
-    return "\n\n".join(parts) + "\n" + "\n".join(calls_).replace("nan)", "float('nan'))") + "\n"
+        calls_.append(f'print("float64:", float("{finding.expected!r}"))')
+    return "\n\n".join(parts) + "\n" + "\n".join(calls_) + "\n"
 
 
 def _helpers(text: str) -> list[str]:

@@ -12,6 +12,14 @@ from .findings import key
 from .fit import fit
 
 _NORMS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm")
+# Where a field has to be unusual, the most usual of the unusual: a fault of all of them is one kind then.
+_NEXT = {
+    "activation": ("'relu'", "'silu'", "nn.Softplus()"),
+    "eps": ("0.1",),
+    "momentum": ("0.37",),
+    "mask": ("random",),
+}
+_NEXT_OF_ARRAY = {"dtype": ("float64", "float16"), "layout": ("channels_last", "strided"), "values": ("mean1e2",)}
 _FIELDS = ("transform", "after", "hook", "edit", "alias", "threads", "mask", "activation", "momentum", "eps", "layer")
 
 
@@ -41,7 +49,11 @@ def shrink(
 
 def _size(case: Case) -> tuple[int, ...]:
     order = _NORMS.index(case.norm) if case.norm in _NORMS else len(_NORMS)
-    return len(features(case)), order, len(case.shape), math.prod(case.shape), sum(case.shape), len(case.wanted)
+    odd = [(table, getattr(case, name)) for name, table in _NEXT.items()]
+    odd += [(t, getattr(a, name)) for name, t in _NEXT_OF_ARRAY.items() for a in case.tensors.values()]
+    oddness = sum(table.index(value) if value in table else len(table) for table, value in odd)
+    shape = len(case.shape), math.prod(case.shape), sum(case.shape)
+    return len(features(case)), order, oddness, *shape, len(case.wanted)
 
 
 def _simpler(case: Case) -> Iterator[Case]:
@@ -52,6 +64,9 @@ def _simpler(case: Case) -> Iterator[Case]:
     for name in _FIELDS:
         if getattr(case, name) != getattr(SIMPLEST, name):
             yield case.but(**{name: getattr(SIMPLEST, name)})
+    for name, table in _NEXT.items():
+        if getattr(case, name) != getattr(SIMPLEST, name):
+            yield from (case.but(**{name: value}) for value in table)
     for plan in ("backward", "none"):
         if case.plan != plan:
             yield case.but(plan=plan)
@@ -70,6 +85,7 @@ def _simpler(case: Case) -> Iterator[Case]:
         for f in dataclasses.fields(Array):
             if getattr(array, f.name) != getattr(usual(name), f.name):
                 yield case.tensor(name, **{f.name: getattr(usual(name), f.name)})
+                yield from (case.tensor(name, **{f.name: value}) for value in _NEXT_OF_ARRAY.get(f.name, ()))
         yield case.with_tensor(name, usual(name))
     floats = {name: dataclasses.replace(array, dtype="float32") for name, array in case.tensors.items()}
     yield case.but(tensors=floats)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from normkit import reference
+from normkit import contract, reference
 
-from .bounds import contract
 from .case import Case
 from .norms import NORMS, leading
 
@@ -46,17 +45,22 @@ class Standard:
     def gradient_bound(self, dxhat: Tensor, unsure: Tensor, u: float, keep: Tensor | None) -> Tensor:
         """The contract's bound of dx, and what an error `unsure` of each dxhat adds to it."""
         if not self.axes:
-            return 16 * u * self.scale * dxhat.abs() + self.scale * unsure
-        full = torch.ones_like(self.core, dtype=torch.bool) if keep is None else keep.expand(self.core.shape)
-        bounds = []
-        parts = (self.split(v.expand(self.core.shape)) for v in (dxhat, unsure, self.core, self.scale, full.double()))
-        for d, e, c, s, k in zip(*parts, strict=True):
-            mean = lambda v: v.mean(self.axes, keepdim=True)  # noqa: E731
-            spread = s * (e + mean(e) + c.abs() * mean(e * c.abs()))
-            share = mean(k)  # a mean over the real values is so much larger than one over all
-            share = torch.where(share > 0, share, 1)
-            bounds.append((contract().input_gradient_bound(d, c, s, self.axes, u) + spread) / share)
-        return self.join(bounds)
+            return contract.GRADIENT_ROUNDINGS * u * self.scale * dxhat.abs() + self.scale * unsure
+        mean = self._mean_over_real(keep)
+        core = self.core.abs()
+        spread = self.scale * (unsure + mean(unsure) + core * mean(unsure * core))
+        return contract.input_gradient_bound(dxhat, self.core, self.scale, mean, u) + spread
+
+    def _mean_over_real(self, keep: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The average over the real values that one statistic covers, for each element."""
+        real = torch.ones_like(self.core) if keep is None else keep.expand(self.core.shape).double()
+
+        def mean(v: Tensor) -> Tensor:
+            parts = zip(self.split(v.expand(self.core.shape)), self.split(real), strict=True)
+            total = lambda p: p.sum(self.axes, keepdim=True)  # noqa: E731
+            return self.join([(total(p * k) / total(k).clamp(min=1)).expand(p.shape) for p, k in parts])
+
+        return mean
 
 
 def is_by_running(case: Case) -> bool:
@@ -157,17 +161,17 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     if not moves or not all(bool(v.to(dtypes[n]).isfinite().all()) for n, v in new.items()):
         return still
     factor = 1.0 if case.momentum == "None" else float(eval(case.momentum))
-    c, std = contract(), unbiased.sqrt()
-    steep = ((spread / std.clamp(min=1e-300)) / 1e4).clamp(min=1) ** 2  # the bounds hold up to mean / std = 1e4
+    # the bounds hold up to this kappa = mean / std
+    steep = (spread / unbiased.sqrt().clamp(min=1e-300) / contract.KAPPA_STATISTICS).clamp(min=1) ** 2
     error = {
-        "running_mean": c.MEAN_RELATIVE * torch.maximum(spread, std),
-        "running_var": c.VAR_RELATIVE * unbiased * steep,
+        "running_mean": contract.mean_bound(spread, unbiased),
+        "running_var": contract.variance_bound(unbiased) * steep,
     }
     found = {"batches": (torch.ones(()), torch.zeros(()))}
     for name, value in new.items():
         expected = (1 - factor) * old[name] + factor * value
-        u = c.unit_roundoff(dtypes[name])
+        u = contract.unit_roundoff(dtypes[name])
         parts = abs(1 - factor) * old[name].abs() + abs(factor) * value.abs()
-        rest = 4 * c.unit_roundoff(torch.float64) * old[name].abs()  # old + factor * (new - old), in float64
+        rest = 4 * contract.unit_roundoff(torch.float64) * old[name].abs()  # old + factor * (new - old), in float64
         found[name] = expected, abs(factor) * error[name] + 4 * u * parts + rest
     return found

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bounds import contract
+from normkit import contract
+
 from .case import Case
 from .norms import NORMS, is_unbatched, leading
 from .standard import Standard, moved, standardize
@@ -55,7 +56,7 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     truth = Truth()
     # z - tanh(z), z * (1 + erf(z)): off by roundings of z, not of the result
     cancels = 8 * f.u * f.z.abs() if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")) else 0
-    tiny = 32 * contract().underflow(tensors["x"].dtype) if case.activation or case.after else 0
+    tiny = 32 * contract.underflow(tensors["x"].dtype) if case.activation or case.after else 0
     bound = torch.maximum((low - y).abs(), (high - y).abs()) + _rounding(case, f) * y.abs() + cancels + tiny
     if case.after in ("join", "reuse"):
         bound = bound + 8 * f.u * f.leaves["x"].abs()
@@ -102,12 +103,12 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     if residual is not x and residual is not nothing:
         leaves["residual"] = residual.requires_grad_()
     z = s.xhat * weight + bias + (residual if keep is None else torch.where(keep, residual, 0))
-    u = contract().unit_roundoff(dtype)
+    u = contract.unit_roundoff(dtype)
     if dtype == torch.float64:  # nothing is wider: sums carry dozens of roundings, each of the size of x
         u = u * 64 * (1 + float((x.detach().abs() * s.scale).nan_to_num(0, 0).max()) if x.numel() else 1)
     share = residual.detach().abs() if keep is None else torch.where(keep, residual.detach(), 0).abs()
-    step = contract().output_bound(s.size, weight, bias, u).detach() + 8 * u * share
-    step = step + contract().underflow(dtype)
+    step = contract.output_bound(s.size, weight, bias, u).detach() + 8 * u * share
+    step = step + contract.underflow(dtype)
     if dtype == torch.float64:
         step = step + 8 * u * weight.detach().abs()
     dy = torch.ones_like(x) if case.plan == "sum" else t.get("dy", torch.zeros_like(x))
@@ -166,7 +167,7 @@ def _rounding(case: Case, f: Forward) -> float:
 
 def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str, Tensor]) -> None:
     """First derivatives with their bounds; directional and second ones, which are compared loosely."""
-    s, c = f.standard, contract()
+    s, c = f.standard, contract
     names = list(f.leaves)
     # the slope of a kinked function at NaN is what its author wrote
     slopes = torch.where(f.z.isfinite(), slope(f.g, f.z), torch.nan)
@@ -207,7 +208,7 @@ def _parameter_bound(
     case: Case, f: Forward, tensors: dict[str, Tensor], name: str, dz: Tensor, unsure: Tensor, factor: Tensor
 ) -> Tensor:
     """The bound of a sum of dz * factor over the positions. Its terms are rounded as x is, the sum as the parameter."""
-    c, s, shape = contract(), f.standard, f.leaves["x"].shape
+    c, s, shape = contract, f.standard, f.leaves["x"].shape
     axes = (0, *range(2, len(shape))) if NORMS[case.norm].channels else tuple(range(len(shape) - case.part))
     total = (lambda v: v.expand(shape).sum(axes)) if axes else (lambda v: v.expand(shape))
     dtypes, double = (tensors["x"].dtype, tensors[name].dtype), tensors["x"].dtype == torch.float64

@@ -32,10 +32,7 @@ import torch._dynamo  # noqa: E402
 import torch._inductor  # noqa: E402
 import torch.utils._device  # noqa: E402
 
-from .bounds import contract  # noqa: E402
 from .run import run, run_torch  # noqa: E402  # imports normkit
-
-contract()
 
 
 def prepare() -> tuple[Callable[..., object], Callable[..., object]]:

@@ -1,0 +1,96 @@
+"""The fuzzer's own truth: torch's float64 layers find the same, and a wrong result is out of bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tools.fuzz.case import Array, Case, usual
+from tools.fuzz.finding import Outcome
+from tools.fuzz.fit import fit
+from tools.fuzz.judge import judge
+from tools.fuzz.run import program
+from tools.fuzz.truth import compute
+
+TORCHS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm", "layer_norm_2d", "frozen_batch_norm",
+          "add_layer_norm", "add_rms_norm", "sync_batch_norm")  # fmt: skip
+NAMES = ("x", "weight", "bias", "residual", "dy")
+
+
+def case_of(norm: str, **fields: object) -> Case:
+    """A case of all tensors in float64."""
+    arrays = {n: dataclasses.replace(usual(n), dtype="float64") for n in (*NAMES, "running_mean", "running_var")}
+    wanted = ("x", "weight", "bias", "residual")
+    return fit(Case(norm=norm, shape=(4, 6, 3, 5), part=2, tensors=arrays, wanted=wanted).but(**fields))
+
+
+def results(case: Case, lib: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    make, run = program(case, lib)
+    assert run is not None
+    return run(**make()), make()
+
+
+@pytest.mark.parametrize("activation", ["", "'relu'", "'silu'", "nn.Softplus()"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", TORCHS)
+def test_torchs_float64_is_the_truth(norm: str, training: bool, activation: str) -> None:
+    case = case_of(norm, training=training, activation=activation, eps="0.01")
+    found, tensors = results(case, "torch")
+    truth = compute(case, tensors)
+    assert {"y", "dx"} <= found.keys() & truth.results.keys()
+    for name, value in found.items():
+        expected, _ = truth.results[name]
+        torch.testing.assert_close(value.detach().double(), expected.reshape(value.shape), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("norm", TORCHS)
+def test_second_and_directional_derivatives_are_torchs(norm: str) -> None:
+    for fields in ({"plan": "double"}, {"transform": "jvp"}):
+        if norm.startswith("add_") and "transform" in fields:
+            continue
+        case = case_of(norm, training=norm != "instance_norm", **fields)
+        if norm in ("batch_norm", "sync_batch_norm") and "transform" in fields:
+            case = case.with_tensor("running_mean", None).with_tensor("running_var", None)
+        found, tensors = results(case, "torch")
+        truth = compute(case, tensors)
+        for name in {"ddx", "ddy", "jvp"} & found.keys():
+            torch.testing.assert_close(found[name].detach(), truth.results[name][0], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("norm", ["ghost_batch_norm", "batch_renorm", "normalize", *TORCHS])
+@pytest.mark.parametrize("mask", ["", "random", "first_sample"])
+def test_normkit_is_within_bounds_and_a_little_more_is_not(norm: str, mask: str) -> None:
+    case = case_of(norm, mask=mask)
+    case = case.but(tensors={n: dataclasses.replace(a, dtype="float32") for n, a in case.tensors.items()})
+    found, tensors = results(case, "normkit")
+    truth = compute(case, tensors)
+    assert judge(case, Outcome(found=dict(found)), None, truth) is None
+    for name, value in found.items():
+        if name not in truth.results or not value.is_floating_point():
+            continue
+        wrong = {**found, name: value.detach() * 1.0001}
+        finding = judge(case, Outcome(found=wrong), None, truth)
+        assert finding is not None, name
+        assert finding.what == name
+
+
+def test_a_mask_lets_nothing_through() -> None:
+    case = case_of("batch_norm", mask="poisoned")
+    found, tensors = results(case, "normkit")
+    assert tensors["x"].isnan().any()
+    truth = compute(case, tensors)
+    assert all(bool(expected.isfinite().all()) for expected, _ in truth.results.values())
+    leaked = {**found, "y": torch.where(tensors["x"].isnan(), torch.nan, found["y"].detach())}
+    finding = judge(case, Outcome(found=leaked), None, truth)
+    assert finding is not None
+    assert (finding.kind, finding.severity) == ("value", 5)
+
+
+def test_bounds_grow_only_at_kinks() -> None:
+    smooth = case_of("batch_norm", activation="'silu'", tensors={"x": Array(), "dy": Array()}, wanted=("x",))
+    kinked = smooth.but(activation="'relu'")
+    for case in (smooth, kinked):
+        _, tensors = results(case, "normkit")
+        expected, bound = compute(case, tensors).results["dx"]
+        assert float((bound / expected.abs().clamp(min=1e-2)).median()) < 1e-3
