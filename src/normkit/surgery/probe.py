@@ -8,6 +8,7 @@ afterwards, for two batch sizes. What a probe cannot show is refused with a reas
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,9 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
         return Structure(norm.activation)  # type: ignore[arg-type]  # every layer of normkit.nn has it
     if author_of_forward(norm) == "torch":
         return Structure(None)
+    more = list(inspect.signature(type(norm).forward).parameters)[2:]
+    if more:
+        return f"a subclass whose forward takes more than its input ({', '.join(more)})"
     found: Structure | str = ""
     for kind in _kinds(norm):
         try:

@@ -61,9 +61,9 @@ def thawed(layer: nn.Module, model: nn.Module) -> nn.Module:
     before = memory.layer
     moved = _moved_dtype(before, layer)
     for name, trained in memory.trained.items():
-        parameter: Any = before._parameters[name]
-        parameter.data = layer._buffers[name]
+        parameter = _holding(before._parameters[name], layer._buffers[name])
         parameter.requires_grad_(trained)
+        before._parameters[name] = parameter
     for name, old in before._buffers.items():
         now = layer._buffers.get(name)
         if old is not None:
@@ -72,6 +72,14 @@ def thawed(layer: nn.Module, model: nn.Module) -> nn.Module:
             before._buffers[name] = present.to(device, moved if moved and old.is_floating_point() else old.dtype)
     before.train(memory.training if model.training == memory.model_training else model.training)
     return before
+
+
+def _holding(parameter: Any, value: Any) -> nn.Parameter:
+    """The same Parameter object with this value; a new one where it was made on meta and the value lies elsewhere."""
+    if parameter.is_meta and not value.is_meta:
+        return nn.Parameter(value)  # as `to_empty` and `load_state_dict(assign=True)` give the plain layer
+    parameter.data = value
+    return parameter
 
 
 def _moved_dtype(before: nn.Module, layer: nn.Module) -> torch.dtype | None:
