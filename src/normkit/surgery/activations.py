@@ -60,7 +60,8 @@ def _by_numbers(module: nn.Module) -> str | nn.Module | None:
             theirs = [_curve(copy.deepcopy(module).train(mode).forward, grid) for mode in (True, False)]
     except Exception:
         return None
-    for found in (*_NAMES.values(), "gelu", nn.GELU("tanh"), "leaky_relu", "elu"):
+    candidates: tuple[str | nn.Module, ...] = (*_NAMES.values(), "gelu", nn.GELU("tanh"), "leaky_relu", "elu")
+    for found in candidates:
         known = found if isinstance(found, nn.Module) else getattr(F, found)
         if all(torch.allclose(curve, _curve(known, grid), rtol=1e-12, atol=1e-12) for curve in theirs):
             return found
