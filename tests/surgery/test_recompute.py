@@ -44,7 +44,8 @@ def recomputes(model, x=X):
     """Whether the first norm's output, which the block behind it keeps in training, is gone after the forward."""
     seen = []
     model = copy.deepcopy(model)
-    model[1].register_forward_hook(lambda module, inputs, output: seen.append(StorageWeakRef(output.untyped_storage())))
+    # a hook on the norm or on the ReLU would part them
+    model[3].register_forward_pre_hook(lambda module, inputs: seen.append(StorageWeakRef(inputs[0].untyped_storage())))
     out = model(x)
     gone = seen[0].expired()
     del out
