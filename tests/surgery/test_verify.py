@@ -65,3 +65,14 @@ def test_gradients_that_are_zero_but_for_rounding_undo_nothing(kind):
 def test_an_input_that_is_changed_in_place_is_differentiated():
     model = randomized(nn.Sequential(nn.ReLU(inplace=True), nn.BatchNorm2d(3, eps=3e-4), nn.ReLU(inplace=True)))
     assert changes(accelerate(model, X))["1"].reason.startswith("fused")
+
+
+def test_gradients_that_amplify_rounding_undo_nothing():
+    """A batch norm over two rows gives 1 and -1, and its gradient is what rounding left."""
+    torch.manual_seed(0)
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    deep = [layer for _ in range(4) for layer in (nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Hardswish())]
+    model = nn.Sequential(*deep, *pool, nn.BatchNorm1d(3, affine=False, eps=1e-12))
+    result = accelerate(model, X[:2] * 1e-3 + 1)
+    assert {entry.action for entry in changes(result)} == {"replaced"}
+    assert changes(result)["1"].reason.startswith("fused")

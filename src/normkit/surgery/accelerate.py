@@ -74,7 +74,7 @@ def accelerate(
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip)
-        before = behaviours(model, example_inputs) if verify else {}
+        before = behaviours(model, example_inputs, rounding=True) if verify else {}
         built = _swap(model, sites, example_inputs)
         swapped = Kept(model)
         try:

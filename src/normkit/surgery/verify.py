@@ -24,6 +24,8 @@ from .changes import OutputError
 # Some hundred layers, each adding a few roundings of what its neighbour amplifies.
 _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
+_ROUNDED = "with inputs that differ by a rounding"
+
 # Where the largest gradient of outputs weighted by -0.5 to 1 is smaller, it is zero but for rounding.
 _NOISE = 1e-3
 
@@ -54,10 +56,11 @@ class Behaviour:
     buffers: dict[str, Tensor]
 
 
-def behaviours(model: nn.Module, example_inputs: Any) -> dict[tuple[str, bool], Behaviour]:
+def behaviours(model: nn.Module, example_inputs: Any, *, rounding: bool = False) -> dict[tuple[str, bool], Behaviour]:
     """(batch size, mode) -> behaviour: of the example and, where the model takes it, of another batch size.
 
-    Training only where the model can. Gradients are taken on the example itself.
+    Training only where the model can. Gradients are taken on the example itself. rounding: of training also on inputs
+    that differ by a rounding, as (_ROUNDED, True): how much of what is compared is noise.
     """
     refuse_lazy(model)
     found: dict[tuple[str, bool], Behaviour] = {}
@@ -69,7 +72,18 @@ def behaviours(model: nn.Module, example_inputs: Any) -> dict[tuple[str, bool], 
                 raise
             continue
         found.update({(size, mode): run for mode, run in runs.items()})
+    if rounding and ("", True) in found:
+        runs = in_both_modes(model, partial(_behaviour, model, tree_map(_rounded, example_inputs), True))
+        found.update({(_ROUNDED, mode): run for mode, run in runs.items() if mode})
     return found
+
+
+def _rounded(leaf: Any) -> Any:
+    """The leaf, every other value a few units in the last place larger."""
+    if not _differentiable(leaf):
+        return leaf
+    up = torch.arange(leaf.numel(), device=leaf.device).view(leaf.shape) % 2
+    return leaf.detach() * (1 + 4 * torch.finfo(leaf.dtype).eps * up.to(leaf.dtype))
 
 
 def _behaviour(model: nn.Module, example_inputs: Any, differentiate: bool) -> Behaviour:
@@ -137,22 +151,22 @@ def check(
         after = behaviours(model, example_inputs)
     except Exception as error:
         return (), f"the changed model fails with {type(error).__name__}: {error}"
-    if not before.keys() <= after.keys():
-        return (), "the changed model fails " + " ".join(
-            f"{'in training' if mode else 'in evaluation'} {size}".strip()
-            for size, mode in before.keys() - after.keys()
-        )
+    compared = {key: then for key, then in before.items() if key[0] != _ROUNDED}
+    if not compared.keys() <= after.keys():
+        size, mode = min(compared.keys() - after.keys())
+        return (), f"the changed model fails in {'training' if mode else 'evaluation'} {size}".rstrip()
     errors = compare("accelerate", before["", False].outputs, after["", False].outputs)
     wrong = [e for e in errors if not e.largest <= e.limit]
-    for key, then in before.items():
-        wrong += _gross(then, after[key])
+    for (size, mode), then in compared.items():
+        wrong += _gross(then, after[size, mode], before.get((_ROUNDED, mode)) if size == "" else None)
     return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
 
 
-def _gross(before: Behaviour, after: Behaviour) -> list[OutputError]:
+def _gross(before: Behaviour, after: Behaviour, rounded: Behaviour | None) -> list[OutputError]:
     """Statistics of few values amplify rounding without bound: all but evaluation's outputs is held to 100 times that.
 
-    A gradient is held to the largest of them all: that of a bias in front of a norm is zero but for rounding.
+    A gradient is held to the largest of them all: that of a bias in front of a norm is zero but for rounding. rounded:
+    what a rounding of the inputs makes of `before`; so much, ten times over, is no error either.
     """
     found = [
         *compare("accelerate", before.outputs, after.outputs),
@@ -162,7 +176,20 @@ def _gross(before: Behaviour, after: Behaviour) -> list[OutputError]:
     noise = max((_NOISE * _RELATIVE_LIMIT.get(t.dtype, 0.0) for t in before.gradients.values()), default=0.0)
     largest = max((error.limit for error in gradients), default=0.0)
     found += [replace(error, limit=max(largest, noise)) for error in gradients]
-    return [error for error in found if not error.largest <= 100 * error.limit]
+    moved = {} if rounded is None else _amplified(before, rounded)
+    return [error for error in found if not error.largest <= max(100 * error.limit, 10 * moved.get(error.output, 0.0))]
+
+
+def _amplified(before: Behaviour, rounded: Behaviour) -> dict[str, float]:
+    """Name -> by how much it moves where the inputs are rounded; of gradients, the largest of them."""
+    parts = [compare("", then, now) for then, now in zip(_parts(before), _parts(rounded), strict=True)]
+    largest = max((error.largest for error in parts[1] if error.largest < float("inf")), default=0.0)
+    moved = {error.output: error.largest for part in parts for error in part if error.largest < float("inf")}
+    return moved | dict.fromkeys((error.output for error in parts[1]), largest)
+
+
+def _parts(behaviour: Behaviour) -> tuple[dict[str, Tensor], ...]:
+    return behaviour.outputs, behaviour.gradients, behaviour.buffers
 
 
 def _error(operation: str, name: str, before: Tensor, after: Tensor | None) -> OutputError:
