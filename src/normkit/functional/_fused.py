@@ -188,7 +188,7 @@ class FusedCore(torch.autograd.Function):
         if _takes_operations(grad_output):
             input, *others, _, stats, bits = ctx.saved_tensors
             if bits is not None:  # their memory order is the forward's, whatever a hook made of the strides
-                last = ctx.plan[5]
+                bits, last = _bytes(bits), ctx.plan[5]
                 input = input.movedim(1, -1).contiguous().movedim(-1, 1) if last else input.contiguous()
             of, needs = Operands(input, *others), ctx.needs_input_grad[:4]
             return (*composed_backward(ctx.norm, grad_output, of, _doubles(stats), bits, needs), *(None,) * 8)
@@ -196,11 +196,16 @@ class FusedCore(torch.autograd.Function):
 
 
 def _doubles(saved: Tensor) -> Tensor:
-    """Statistics (3, *) float64 from their bytes, which a hook on saved tensors may have kept in another dtype."""
+    """Statistics (3, *) float64 from their bytes."""
+    return _bytes(saved).contiguous().view(torch.float64)
+
+
+def _bytes(saved: Tensor) -> Tensor:
+    """What was saved as bytes, which a hook on saved tensors may have kept in another dtype."""
     whole = saved.to(torch.uint8)
     if whole.dtype != saved.dtype and not torch.equal(whole.to(saved.dtype), saved):
         raise RuntimeError("a hook on saved tensors changed the statistics: unpack has to give back what was packed")
-    return whole.contiguous().view(torch.float64)
+    return whole
 
 
 # Function.apply first asks whether a torch.func transform is active; no fused kernel is chosen under one.
