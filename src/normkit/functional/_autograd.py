@@ -127,14 +127,19 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
     if bits is not None and is_channels_last(input) != channels_last:
         input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
-    whole = stats.to(torch.uint8)
-    if whole.dtype != stats.dtype and not torch.equal(whole.to(stats.dtype), stats):
+    bits = None if bits is None else _bytes(bits)
+    return Operands(input, weight, bias, residual, mask), Saved(_bytes(stats).contiguous().view(torch.float64), bits)
+
+
+def _bytes(saved: Tensor) -> Tensor:
+    """What was saved as bytes, which a hook on saved tensors may have kept in another dtype."""
+    whole = saved.to(torch.uint8)
+    if whole.dtype != saved.dtype and not torch.equal(whole.to(saved.dtype), saved):
         raise RuntimeError(
-            f"a hook on saved tensors gave a norm's statistics back as other values, in {stats.dtype}: unpack has to "
+            f"a hook on saved tensors gave a norm's statistics back as other values, in {saved.dtype}: unpack has to "
             "give back what was packed"
         )
-    saved = Saved(whole.contiguous().view(torch.float64), None if bits is None else bits.to(torch.uint8))
-    return Operands(input, weight, bias, residual, mask), saved
+    return whole
 
 
 def is_channels_last(input: Tensor) -> bool:
