@@ -26,7 +26,7 @@ _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05
 
 _ROUNDED = "with inputs that differ by a rounding"
 
-# Where the largest gradient of outputs weighted by -0.5 to 1 is smaller, it is zero but for rounding.
+# Values below are zero but for rounding: outputs of a norm over equal samples, gradients of a bias in front of a norm.
 _NOISE = 1e-3
 
 
@@ -125,20 +125,20 @@ def _buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _resized(example_inputs: Any) -> Any:
-    """The example with fewer samples, or one more: of every tensor whose axis 0 is as long as the first one's.
-
-    One more is another one, where it is of numbers: equal samples have no variance, and outputs are all rounding.
-    """
+    """The example with fewer samples, or one more: of every tensor whose axis 0 is as long as the first one's."""
     sizes = [leaf.shape[0] for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor) and leaf.dim() > 0]
 
     def resize(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.dim() == 0 or leaf.shape[0] != sizes[0]:
             return leaf
-        if sizes[0] > 2:
-            return leaf[: max(2, sizes[0] // 2)]
-        return torch.cat([leaf, leaf[:1] * 0.625 if _differentiable(leaf) else leaf[:1]])
+        return leaf[: max(2, sizes[0] // 2)] if sizes[0] > 2 else torch.cat([leaf, _other(leaf[:1])])
 
     return tree_map(resize, example_inputs)
+
+
+def _other(sample: Tensor) -> Tensor:
+    """Another sample: equal ones have no variance."""
+    return sample * 0.5 if _differentiable(sample) else sample
 
 
 def check(
@@ -169,13 +169,12 @@ def _gross(before: Behaviour, after: Behaviour, rounded: Behaviour | None) -> li
     what a rounding of the inputs makes of `before`; so much, ten times over, is no error either.
     """
     found = [
-        *compare("accelerate", before.outputs, after.outputs),
-        *compare("accelerate", before.buffers, after.buffers),
+        replace(error, limit=max(error.limit, _NOISE * _RELATIVE_LIMIT.get(tensor.dtype, 0.0)))
+        for then, now in zip(_parts(before), _parts(after), strict=True)
+        for error, tensor in zip(compare("accelerate", then, now), then.values(), strict=True)
     ]
-    gradients = compare("accelerate", before.gradients, after.gradients)
-    noise = max((_NOISE * _RELATIVE_LIMIT.get(t.dtype, 0.0) for t in before.gradients.values()), default=0.0)
-    largest = max((error.limit for error in gradients), default=0.0)
-    found += [replace(error, limit=max(largest, noise)) for error in gradients]
+    largest = max((error.limit for error in found if error.output in before.gradients), default=0.0)
+    found = [replace(error, limit=largest) if error.output in before.gradients else error for error in found]
     moved = {} if rounded is None else _amplified(before, rounded)
     return [error for error in found if not error.largest <= max(100 * error.limit, 10 * moved.get(error.output, 0.0))]
 
