@@ -125,6 +125,12 @@ def test_track_running_stats_switched_off_later_stops_the_update_and_the_use() -
         assert torch.equal(now, then)
 
 
+def test_where_the_statistics_were_taken_away_evaluation_uses_the_inputs_own() -> None:
+    layer, x = nk.InstanceNorm2d(5, EPS, track_running_stats=True).eval(), gaussian(SHAPE, generator(6)).float()
+    layer.running_mean = layer.running_var = None
+    torch.testing.assert_close(layer(x), F.instance_norm(x, eps=EPS))
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 4), (2, 5, 0), (2, 0, 4)], ids=["no_samples", "no_positions", "no_channels"])
 def test_an_empty_batch_moves_and_counts_nothing(shape: tuple[int, ...]) -> None:
     layer = nk.InstanceNorm1d(shape[1], affine=True, track_running_stats=True)

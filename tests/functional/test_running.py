@@ -164,6 +164,14 @@ def test_without_a_counter_a_cumulative_average_stays_and_another_moves(name: st
     assert (layer.running_mean == 0).all() == (momentum is None)
 
 
+@pytest.mark.parametrize("missing", ["running_mean", "running_var"])
+def test_one_statistic_without_the_other_is_refused_in_evaluation_with_torchs_text(missing: str) -> None:
+    for layer in (nk.BatchNorm1d(3, EPS).eval(), nn.BatchNorm1d(3, EPS).eval()):
+        setattr(layer, missing, None)
+        with pytest.raises(RuntimeError, match=f"{missing} must be defined in evaluation mode"):
+            layer(batches(1)[0])
+
+
 def test_no_gradient_flows_into_the_statistics_and_no_graph_is_kept() -> None:
     layer = nk.BatchNorm1d(3)
     x = batches(1)[0].requires_grad_()
