@@ -133,7 +133,9 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
                 del state_dict[prefix + name]  # older files of frozen layers hold the identity in its place
             elif absent[name] and mean in state_dict and var in state_dict and _is_identity(mine, name):
                 self._buffers[name] = None  # the same function, and the form that the state has
-        if counter not in state_dict and mean in state_dict:
+        if self.num_batches_tracked is None:
+            state_dict.pop(counter, None)
+        elif counter not in state_dict and mean in state_dict:
             own = self.num_batches_tracked  # on meta there is no number to keep
             state_dict[counter] = torch.tensor(0, device=state_dict[mean].device) if own.is_meta else own
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)

@@ -105,7 +105,10 @@ def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str,
     for site in sites:
         target = str(family(site.module))
         new = site.refused or successor(site, _TARGETS.get(target, target), surroundings)
-        new = new if isinstance(new, str) else _held_otherwise(new[0], site.module) or new
+        if not isinstance(new, str):
+            if "num_batches_tracked" not in site.module._buffers and family(new[0]) == "frozen":
+                new[0]._buffers["num_batches_tracked"] = None  # the model saves what it saved before
+            new = _held_otherwise(new[0], site.module) or new
         if not isinstance(new, str) and site.name == "":
             new = "it is the model itself: use the layer of normkit instead"
         built[site.name] = new
