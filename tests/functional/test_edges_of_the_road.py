@@ -130,3 +130,29 @@ def test_freed_storage_gets_words_in_normalize(which: str) -> None:
     freed.untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="its data is not allocated yet"):
         nk.functional.normalize(x, moments, **{which: freed})
+
+
+@pytest.mark.parametrize("name", ["BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d"])
+def test_a_mask_over_no_channels_is_an_empty_batch(name: str) -> None:
+    layer = getattr(nk, name)(0, eps=3e-4)
+    y = layer(torch.randn(6, 0, 5), mask=torch.ones(6, 5, dtype=torch.bool))
+    assert y.shape == (6, 0, 5)
+
+
+def test_a_mask_changed_in_place_before_the_backward_raises() -> None:
+    x = torch.randn(6, 4, 5, requires_grad=True)
+    mask = torch.ones(6, 5, dtype=torch.bool)
+    y = nk.BatchNorm1d(4, eps=3e-4)(x, mask=mask)
+    mask[0] = False
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_parameters_in_the_place_of_running_statistics_move_as_buffers_do() -> None:
+    ours, theirs = (library.BatchNorm1d(4, eps=3e-4, momentum=0.3) for library in (nk, torch.nn))
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    for layer in (ours, theirs):
+        layer.running_mean = torch.nn.Parameter(torch.zeros(4), requires_grad=False)
+        layer(x)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))

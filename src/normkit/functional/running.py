@@ -128,7 +128,7 @@ def is_recomputation() -> bool:
 
 def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, samples: int | Tensor | None) -> None:
     """spread: m2 of a batch's moments (samples None), or the unbiased variance averaged over `samples`."""
-    if isinstance(count, int) and count < 2:
+    if (isinstance(count, int) and count < 2) or mean.shape[-1] == 0:
         return
     arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():

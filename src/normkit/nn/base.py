@@ -99,11 +99,17 @@ class TrackedNorm(Norm):
 
     def _wide_statistics(self) -> tuple[Any, Any]:
         """running_mean and running_var of a call that does not move them."""
-        mean, var = self._buffers["running_mean"], self._buffers["running_var"]
+        mean, var = self._present_statistics()
         if (mean is None or mean.dtype is torch.float32) and (var is None or var.dtype is torch.float32):
             return mean, var
         self._widen_statistics()
-        return self._buffers["running_mean"], self._buffers["running_var"]
+        return self._present_statistics()
+
+    def _present_statistics(self) -> tuple[Any, Any]:
+        try:
+            return self._buffers["running_mean"], self._buffers["running_var"]
+        except KeyError:  # somebody has assigned Parameters in their place
+            return self.running_mean, self.running_var
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
@@ -113,7 +119,7 @@ class TrackedNorm(Norm):
         """Where this call's running statistics are; None when they are neither used nor moved."""
         buffers = self._buffers  # three lookups by nn.Module's __getattr__ cost as much as a small kernel
         if self.training:
-            mean, var = buffers["running_mean"], buffers["running_var"]
+            mean, var = self._present_statistics()
             if not self.track_running_stats or mean is None or var is None:
                 return None
             batches, momentum = buffers["num_batches_tracked"], self.momentum
