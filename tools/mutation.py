@@ -39,6 +39,10 @@ MOMENTS = "tests/test_moments.py"
 GHOST, RENORM = "tests/nn/test_ghost_batch_norm.py", "tests/nn/test_batch_renorm.py"
 FROZEN, SYNC = "tests/nn/test_frozen_batch_norm.py", "tests/nn/test_sync_batch_norm.py"
 DEFERRED = "tests/statistics/test_deferred.py"
+OPTIONS, CONSTRUCTORS = "tests/nn/test_options.py", "tests/nn/test_constructors.py"
+ARGUMENTS, INSTANCE = "tests/functional/test_arguments.py", "tests/functional/test_instance_norm.py"
+EDGES, IN_PLACE = "tests/functional/test_edges_of_the_road.py", "tests/model/test_in_place.py"
+COMPILE, EXPORT = "tests/test_compile.py", "tests/test_export.py"
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,47 @@ BUGS: dict[str, Bug] = {
     "evaluation_by_the_batch": Bug(
         "evaluation uses the batch's statistics", "nn/batch_norm.py", "self.training or running is None",
         "True", RUNNING),
+    "frozen_ignores_its_eps": Bug(
+        "a layer normalizes by the default eps", "nn/frozen_batch_norm.py", "running, False, self.eps",
+        "running, False, 1e-5", OPTIONS),
+    "ghost_ignores_its_eps": Bug(
+        "the slices' norm has the default eps", "functional/ghost_batch_norm.py", "norm.running, True, norm.eps",
+        "norm.running, True, 1e-5", OPTIONS),
+    "correction_ignores_its_eps": Bug(
+        "r and d are made with the default eps", "functional/batch_renorm.py",
+        "correction(moments, norm.running, norm.eps,", "correction(moments, norm.running, 1e-5,", OPTIONS),
+    "sync_ignores_its_eps": Bug(
+        "the norm of all ranks has the default eps", "functional/sync_batch_norm.py", "norm.running, True, norm.eps",
+        "norm.running, True, 1e-5", SYNC),
+    "operator_ignores_its_eps": Bug(
+        "a compiled graph has the default eps", "functional/group_norm.py", "OPERATOR(self.num_groups, self.eps,",
+        "OPERATOR(self.num_groups, 1e-5,", COMPILE),
+    "exported_momentum": Bug(
+        "an exported program moves by the default momentum", "functional/batch_norm.py",
+        "factor = momentum if self.training", "factor = 0.1 if self.training", EXPORT),
+    "limits_swapped": Bug(
+        "r_max and d_max change places", "functional/batch_renorm.py", "Limits(r_max, d_max), None)",
+        "Limits(d_max, r_max), None)", ARGUMENTS),
+    "ghost_without_bias_has_one": Bug(
+        "a constructor drops an argument", "nn/ghost_batch_norm.py", "dtype, bias=bias,", "dtype,", CONSTRUCTORS),
+    "small_batch_of_slices": Bug(
+        "the norm of slices forgets the policy for a single value", "functional/ghost_batch_norm.py",
+        "norm.eps, norm.small_batch, sizes", 'norm.eps, "error", sizes', MASK),
+    "instance_counts_twice": Bug(
+        "a recomputation moves an instance norm's statistics", "functional/running.py",
+        "    if is_recomputation():\n        return\n    update = Averages", "    update = Averages", CHECKPOINT),
+    "average_without_a_counter": Bug(
+        "momentum=None moves though nothing counts the batches", "nn/base.py",
+        "if momentum is None and batches is None:", "if batches is None and (momentum := momentum or 0.1) < 0:", RUNNING),
+    "tracking_switched_off_later": Bug(
+        "evaluation goes by statistics that are tracked no more", "nn/instance_norm.py",
+        "self.training or not self.track_running_stats or", "self.training or", INSTANCE),
+    "vmapped_slices_weigh_alike": Bug(
+        "a slice without countable samples weighs as much as any", "functional/running.py",
+        "(mean * share).sum(0), (spread * share).sum(0)", "mean.mean(0), spread.mean(0)", EDGES),
+    "example_inputs_are_the_users": Bug(
+        "a model that works in place changes the example inputs", "model/dataflow.py", "leaf.detach().clone() if",
+        "leaf.detach() if", IN_PLACE),
 }  # fmt: skip
 
 
