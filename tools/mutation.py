@@ -125,7 +125,7 @@ BUGS: dict[str, Bug] = {
         "finite = torch.ones((), dtype=torch.bool)", RUNNING),
     "empty_batch_counts": Bug(
         "an empty batch is counted", "functional/running.py",
-        "    if isinstance(count, int) and count < 2:\n        return\n",
+        "    if (isinstance(count, int) and count < 2) or mean.shape[-1] == 0:\n        return\n",
         "    if isinstance(count, int) and count < 2:\n        return running.batches.add_(1)\n", RUNNING),
     "narrow_after_half": Bug(
         ".bfloat16() rounds the running statistics", "nn/base.py", "            if is_narrow(new):",
@@ -222,7 +222,8 @@ BUGS: dict[str, Bug] = {
         "    if is_recomputation():\n        return\n    update = Averages", "    update = Averages", CHECKPOINT),
     "average_without_a_counter": Bug(
         "momentum=None moves though nothing counts the batches", "nn/base.py",
-        "if momentum is None and batches is None:", "if batches is None and (momentum := momentum or 0.1) < 0:", RUNNING),
+        "if momentum is None and batches is None:", "if batches is None and (momentum := momentum or 0.1) < 0:",
+        RUNNING),
     "tracking_switched_off_later": Bug(
         "evaluation goes by statistics that are tracked no more", "nn/instance_norm.py",
         "self.training or not self.track_running_stats or", "self.training or", INSTANCE),
