@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from typing import Any
 
 from ..errors import UsageError
 from .store import Store
@@ -76,10 +77,14 @@ def _in_pool(missing: Sequence[tuple[Study, Params]], store: Store, advance: Adv
             "a worker was ended from outside (out of memory?); finished runs are kept, start again to go on"
         ) from None
     except BaseException as error:
-        processes = list((pool._processes or {}).values())  # a pool that is shut down forgets them
+        # a pool that is shut down forgets them
+        processes = list((pool._processes or {}).values())
+        manager: Any = getattr(pool, "_executor_manager_thread", None)
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
+        if manager is not None:  # at Python's exit it would find its pipe half closed and print a traceback
+            manager.join(timeout=10)
         if isinstance(error, KeyboardInterrupt):
             _keep_finished(futures, store)
         raise
