@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.families import author, family, is_like_norm
+from ..model.families import author
 from ..model.row_norm import RowNorm
 from ..model.row_probe import arguments, row_norm_of
+from ..model.select import why_no_family
 from .build import Built
-from .instance_forward import InstanceForward, uninstall
-
-_HALF_WEIGHT = "it computes in {} and rounds otherwise than normkit's kernels"
+from .instance_forward import InstanceForward
 
 
 class RowForward(InstanceForward):
@@ -62,14 +61,38 @@ class RowForward(InstanceForward):
         return (args[0], args[1]) if len(args) == 2 else (args[0], None)
 
 
-def why_unknown(module: nn.Module) -> str | None:
-    """Why what a module of no known family computes is not known, or None where it is a norm that `accelerate` takes.
+def installed(module: nn.Module) -> bool:
+    """Whether the module's forward calls our kernels already."""
+    return isinstance(module.__dict__.get("forward"), RowForward)
 
-    "" for what does not look like a norm, and is not one.
-    """
-    if author(type(module)) or family(module) is not None:
-        return "" if family(module) is None else None
-    row = row_norm_of(module)
-    if isinstance(row, RowNorm):
+
+def why_unknown(module: nn.Module) -> str | None:
+    """For `select`: why what a module computes is not known, "" where it is no norm, None where it is known."""
+    reason = why_no_family(module)
+    if reason is None or author(type(module)):
+        return reason
+    if installed(module):
         return None
-    return f"{type(module).__name__} is a class of its own, and what it computes is not known: {row}" if is_like_norm(module) else ""
+    row = row_norm_of(module)
+    return None if isinstance(row, RowNorm) else reason and f"{reason}: {row}"
+
+
+def replacement(module: nn.Module) -> Built:
+    """The module itself, to be given a `RowForward`, and what it computes; or why it is kept."""
+    if installed(module):
+        return "it calls normkit's kernels already"
+    row = row_norm_of(module)
+    if isinstance(row, str):
+        return row
+    dtypes = {parameter.dtype for parameter in module._parameters.values() if parameter is not None}
+    for dtype in dtypes or {torch.float32}:
+        if (dtype, dtype if row.weight else None) not in row.casts:
+            return f"in {str(dtype).removeprefix('torch.')} it rounds otherwise than normkit's kernels"
+    return module, f"its forward calls normkit's {row}"
+
+
+def install(module: nn.Module) -> None:
+    """Give the module the forward that `replacement` speaks of."""
+    row = row_norm_of(module)
+    assert isinstance(row, RowNorm)
+    RowForward(module, row).install()
