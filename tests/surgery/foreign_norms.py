@@ -26,6 +26,14 @@ class CastThenWeight(Weighted):
         return self.weight * self.normalized(hidden_states.float()).to(hidden_states.dtype)
 
 
+class CastTwice(Weighted):
+    """T5: the input is cast for its mean square only, so that its two gradients are rounded before they are added."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.float().pow(2).mean(-1, keepdim=True)
+        return self.weight * (x * torch.rsqrt(variance + self.variance_epsilon)).to(self.weight.dtype)
+
+
 class WeightThenCast(Weighted):
     """OLMo 2."""
 
@@ -42,7 +50,8 @@ class OnePlus(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + self.eps)
+        wide = x.float()
+        y = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (y * (1.0 + self.weight.float())).type_as(x)
 
 
@@ -50,7 +59,8 @@ class NoWeight(nn.Module):
     """Llama 4's L2 norm."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5)).type_as(x)
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).type_as(x)
 
 
 class FixedWidth(nn.Module):
@@ -91,7 +101,8 @@ class CentredWithBias(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        centred = x.float() - x.float().mean(-1, keepdim=True)
+        wide = x.float()
+        centred = wide - wide.mean(-1, keepdim=True)
         y = centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.gamma * y.to(x.dtype) + self.beta
 

@@ -53,9 +53,11 @@ class RowForward(InstanceForward):
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None] | None:
         """The input and the gate, where nothing else was given and both are tensors."""
-        for name in self._names[len(args) :]:
-            if name in kwargs:
-                args = (*args, kwargs[name])
+        if kwargs:
+            names = self._names[len(args) :][: len(kwargs)]
+            if kwargs.keys() != set(names):
+                return None
+            args = (*args, *(kwargs[name] for name in names))
         if len(args) > 2 or not all(isinstance(tensor, Tensor) for tensor in args) or not args:
             return None
         return (args[0], args[1]) if len(args) == 2 else (args[0], None)
