@@ -19,7 +19,7 @@ from normkit.surgery.row_norms import installed
 from . import foreign_norms as foreign
 
 HALF = (torch.bfloat16, torch.float16)
-# what is made, and: kind, eps, factor 1 + weight, gate, axis, where the weight multiplies in half precision (None: unknown)
+# what is made; kind, eps, is the factor 1 + weight, gate, axis, where the weight multiplies in half precision
 NORMS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "CastThenWeight": (lambda: foreign.CastThenWeight(48), ("rms", 1e-6, False, None, -1, AFTER)),
     "WeightThenCast": (lambda: foreign.WeightThenCast(48, 1e-5), ("rms", 1e-5, False, None, -1, BEFORE)),

@@ -148,9 +148,9 @@ class LayerNormSpec(NormSpec):
 
 
 def over_channels(
-    norm: LayerNormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None, mask: Tensor | None
+    norm: NormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None, mask: Tensor | None
 ) -> Tensor:
-    """A layer norm of (C,) over C of (N, C, *), in the input's memory format. mask: (N, *) or (N, 1, *)."""
+    """A layer or RMS norm of (C,) over C of (N, C, *), in the input's memory format. mask: (N, *) or (N, 1, *)."""
     last = input.dim() - 1  # not -1: the tracing ONNX exporter writes it as it is
     rows = input.movedim(1, last)  # channels-last images are rows of C already
     if mask is not None:

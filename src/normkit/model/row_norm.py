@@ -9,7 +9,7 @@ and one more operation multiplies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,14 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._activation import NONE
-from ..functional._autocast import WIDENING_DEVICES
 from ..functional.layer_norm import LayerNormSpec, over_channels
 from ..functional.rms_norm import RMSNormSpec
 from ..functional.road import run
 
 Dtypes: TypeAlias = "tuple[torch.dtype, torch.dtype | None]"  # of the input and of the weight
 BEFORE, AFTER = "before", "after"
-_ACTIVATIONS = {"silu": F.silu, "sigmoid": torch.sigmoid}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
 GATES = tuple((place, name) for place in (BEFORE, AFTER) for name in _ACTIVATIONS)
 
 
@@ -58,9 +57,9 @@ class RowNorm:
             return False
         if (gate is None) != (self.gate is None) or (gate is not None and not _alike(gate, x)):
             return False
-        # there autocast would run our norm in float32 and give float32
+        # on an accelerator autocast would run our norm in float32 and give float32
         device = x.device.type
-        return x.dtype == torch.float32 or device not in WIDENING_DEVICES or not torch.is_autocast_enabled(device)
+        return x.dtype == torch.float32 or device == "cpu" or not torch.is_autocast_enabled(device)
 
     def __call__(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, gate: Tensor | None = None
@@ -72,7 +71,8 @@ class RowNorm:
             weight = 1.0 + weight.float()
         if gate is None:
             return self._normalized(x, axis, weight, bias, cast, x.dtype)
-        place, name = self.gate  # type: ignore[misc]  # `takes` has seen it
+        assert self.gate is not None  # `takes` has seen to it
+        place, name = self.gate
         factor = _ACTIVATIONS[name](gate.float())
         if place == BEFORE:
             return self._normalized(x * factor, axis, weight, bias, cast, x.dtype)
@@ -85,14 +85,14 @@ class RowNorm:
         """The norm of x times weight plus bias, rounded to dtype before or after the weight."""
         if weight is None or cast == BEFORE or dtype == torch.float32 == weight.dtype:
             return self._kernel(x, axis, weight, bias).to(dtype)
-        y = self._kernel(x, axis, None, None).to(dtype)
-        weight, bias = (t if t is None or axis == -1 else t.view(-1, *[1] * (x.dim() - 2)) for t in (weight, bias))
-        return weight * y if bias is None else weight * y + bias
+        shape = (-1, *[1] * (x.dim() - 2)) if axis == 1 else (-1,)
+        y = weight.view(shape) * self._kernel(x, axis, None, None).to(dtype)
+        return y if bias is None else y + bias.view(shape)
 
     def _kernel(self, x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         shape = (x.shape[axis],)
-        spec = (RMSNormSpec if self.kind == "rms" else LayerNormSpec)(NONE, shape, self.eps)
-        if axis == 1 and x.dim() > 2:
+        spec = RMSNormSpec(NONE, shape, self.eps) if self.kind == "rms" else LayerNormSpec(NONE, shape, self.eps)
+        if axis == 1:
             return over_channels(spec, x, weight, bias, None)
         return run(spec, x, weight, bias)
 

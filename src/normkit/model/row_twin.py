@@ -7,6 +7,7 @@ rows (*, D) here; the module sees D at `axis`.
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -62,6 +63,11 @@ class Twin:
 def held(module: nn.Module) -> dict[str, nn.Parameter]:
     """Its own parameters by name, without those that are None."""
     return {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+
+
+def arguments(module: nn.Module) -> list[str]:
+    """The names of what its forward takes: the input, and perhaps a gate."""
+    return list(inspect.signature(type(module).forward).parameters)[1:]
 
 
 def rows_of(*shape: int) -> Tensor:

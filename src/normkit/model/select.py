@@ -38,7 +38,11 @@ def why_no_family(module: nn.Module) -> str | None:
     """An `Unknown`: what has a family is known."""
     if family(module) is not None:
         return None
-    return f"{type(module).__name__} is a class of its own, and what it computes is not known" if is_like_norm(module) else ""
+    return (
+        f"{type(module).__name__} is a class of its own, and what it computes is not known"
+        if is_like_norm(module)
+        else ""
+    )
 
 
 def select(
@@ -56,7 +60,9 @@ def select(
     for name, module in model.named_modules(remove_duplicate=False):
         if _is_scripted(module) or unknown(module) != "":
             names.setdefault(module, []).append(name)
-    sites = [Site(module, tuple(found), _refusal(found, module, only, skip, unknown)) for module, found in names.items()]
+    sites = [
+        Site(module, tuple(found), _refusal(found, module, only, skip, unknown)) for module, found in names.items()
+    ]
     if not any(site.refused is None for site in sites):
         raise ValueError(_nothing_selected(model, sites, only, skip, unknown))
     return sites

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..model.families import author
 from ..model.row_norm import RowNorm
-from ..model.row_probe import arguments, row_norm_of
+from ..model.row_probe import row_norm_of
+from ..model.row_twin import arguments
 from ..model.select import why_no_family
 from .build import Built
 from .instance_forward import InstanceForward
