@@ -1,6 +1,7 @@
 """Making a model of torch's norms run on ours, with additions and activations fused: `nk.accelerate`.
 
-Rules: two steps, in one transaction. (1) every norm becomes the same norm of normkit; (2) the forward of the smallest
+Rules: two steps, in one transaction. (1) every norm becomes the same norm of normkit, and an RMS or layer norm that is
+a class of its own (LlamaRMSNorm) stays and gets a forward that calls normkit's kernels; (2) the forward of the smallest
 block that adds to its output or activates it is rewritten to do so in the norm's call. Nothing else changes: layers
 stay plain, activations stay modules, and whoever uses them otherwise gets what he got. The changed model must give what
 the original gave, or the steps are undone.
@@ -51,7 +52,8 @@ def accelerate(
     """Replace torch's norms by normkit's, and fuse the addition and the activation that follow them.
 
     The same function, in training and evaluation: parameters, buffers, state_dict, names and the classes of the outer
-    modules stay, activations too. A block that adds to a norm's output or activates it keeps its class and gets a new
+    modules stay, activations too. RMS and layer norms of other classes are known by their numbers and stay what they
+    are, with a new ``forward``. A block that adds to a norm's output or activates it keeps its class and gets a new
     ``forward``, written from a trace of that one forward, which gives both to the norm's call: other methods of the
     model, and code that uses its children, find what they found. Where what happens is not certain from a run and a
     trace that agree, only the layer is replaced.
