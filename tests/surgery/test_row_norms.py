@@ -267,6 +267,21 @@ def test_only_what_is_selected_is_replaced_and_taken_back() -> None:
     assert [installed(norm) for norm in back] == [False, False, True]
 
 
+def test_what_the_check_finds_is_undone() -> None:
+    class Saturating(foreign.CastThenWeight):
+        """Another function where no probe looks."""
+
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states) * (1.0 if float(hidden_states.detach().abs().max()) < 1e7 else 0.5)
+
+    model = nn.Sequential(Saturating(48))
+    assert nk.changes(nk.accelerate(model, X))["0"].action == "replaced"
+    kept = nk.accelerate(model, 1e9 * X, inplace=True)
+    entry = nk.changes(kept)["0"]
+    assert (entry.action, entry.reason.split(":")[0]) == ("kept", "undone")
+    assert "forward" not in model[0].__dict__
+
+
 def test_a_shared_norm_and_a_tied_weight() -> None:
     norm = stirred(foreign.CastThenWeight(48))
     tied = foreign.CastThenWeight(48)

@@ -25,11 +25,14 @@ KINDS = ("Llama", "Mamba2", "Gemma3", "Olmo2", "Olmo", "T5", "Cohere", "Whisper"
 
 
 def norms(model: nn.Module) -> dict[str, nn.Module]:
-    """Those that the library's names tell; a block with "Norm" in its name holds other modules."""
+    """Those that the library's names tell; a block with "Norm" in its name holds other modules, and torch's
+    parametrization `_WeightNorm` is none."""
     return {
         name: module
         for name, module in model.named_modules()
-        if "Norm" in type(module).__name__ and not any(True for _ in module.children())
+        if "Norm" in (kind := type(module).__name__)
+        and not kind.startswith("_")
+        and not any(True for _ in module.children())
     }
 
 
