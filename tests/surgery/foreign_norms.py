@@ -84,6 +84,32 @@ class GateFirst(Weighted):
         return self.weight * self.normalized(x).to(hidden_states.dtype)
 
 
+class GroupedGateFirst(Weighted):
+    """Mamba 2 with several groups."""
+
+    def __init__(self, width: int, group_size: int) -> None:
+        super().__init__(width)
+        self.group_size = group_size
+
+    def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
+        x = hidden_states.float()
+        if gate is not None:
+            x = x * F.silu(gate.float())
+        y = self.normalized(x.unflatten(-1, (-1, self.group_size))).flatten(-2)
+        return self.weight * y.to(hidden_states.dtype)
+
+
+class GroupedWeightThenCast(Weighted):
+    """Falcon-H1: n_groups, and the weight before the cast."""
+
+    def __init__(self, width: int, n_groups: int) -> None:
+        super().__init__(width)
+        self.n_groups = n_groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight * self.normalized(x.float().unflatten(-1, (self.n_groups, -1))).flatten(-2)).to(x.dtype)
+
+
 class GateLast(Weighted):
     """Qwen 3 Next."""
 
@@ -160,7 +186,7 @@ class CountingNorm(Weighted):
 
 
 class GroupedNorm(Weighted):
-    """Over parts of the last axis."""
+    """Over parts of the last axis, and no setting says so."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.weight * self.normalized(x.unflatten(-1, (-1, 4))).flatten(-2)

@@ -27,6 +27,11 @@ NORMS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "NoWeight": (foreign.NoWeight, ("rms", 1e-5, False, None, -1, BEFORE)),
     "FixedWidth": (lambda: foreign.FixedWidth(48), ("layer", 1e-5, False, None, -1, BEFORE)),
     "GateFirst": (lambda: foreign.GateFirst(48), ("rms", 1e-6, False, ("before", "silu"), -1, AFTER)),
+    "GroupedGateFirst": (
+        lambda: foreign.GroupedGateFirst(48, 16),
+        ("rms", 1e-6, False, ("before", "silu"), -1, AFTER),
+    ),
+    "GroupedWeightThenCast": (lambda: foreign.GroupedWeightThenCast(48, 4), ("rms", 1e-6, False, None, -1, BEFORE)),
     "GateLast": (lambda: foreign.GateLast(48), ("rms", 1e-6, False, ("after", "silu"), -1, AFTER)),
     "CentredWithBias": (lambda: foreign.CentredWithBias(48), ("layer", 1e-12, False, None, -1, AFTER)),
     "OverChannels": (lambda: foreign.OverChannels(48), ("layer", 1e-6, False, None, 1, None)),
@@ -47,7 +52,7 @@ def inputs(name: str, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """(N, L, D) or (N, D, H, W), and a gate."""
     random = torch.Generator().manual_seed(3)
     shape = (4, 48, 8, 16) if name == "OverChannels" else (4, 128, 48)
-    count = 2 if name.startswith("Gate") else 1
+    count = 2 if "Gate" in name else 1
     return [torch.randn(shape, generator=random).to(dtype).requires_grad_() for _ in range(count)]
 
 
@@ -83,6 +88,7 @@ def test_what_it_computes_is_found(name: str) -> None:
     assert isinstance(row, RowNorm), row
     assert (row.kind, row.eps, row.unit_offset, row.gate) == (kind, eps, offset, gate)
     assert set(row.axes.values()) == {axis}
+    assert row.groups == {"GroupedGateFirst": 3, "GroupedWeightThenCast": 4}.get(name, 1)
     parameters = [key for key, _ in make().named_parameters()]
     assert [key for key in (row.weight, row.bias) if key] == parameters
     for dtype in HALF:
@@ -121,7 +127,7 @@ def test_outputs_and_gradients_are_the_same_in_half_precision(name: str, dtype: 
     assert bool((gap <= 2 * unit * y.float().abs()).all())
     for theirs, other in zip(gradients, found, strict=True):
         scale = theirs.float().abs().max()
-        assert float((theirs == other).float().mean()) >= 0.99
+        assert int((theirs != other).sum()) <= max(1, 0.01 * theirs.numel())
         assert float((theirs.float() - other.float()).abs().max()) <= 2 * unit * scale
 
 

@@ -34,7 +34,7 @@ _LATENT = {
 }  # fmt: skip
 _MAMBA = {
     "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "state_size": 8,
-    "n_groups": 1, "chunk_size": 8, "use_cache": False,
+    "n_groups": 2, "chunk_size": 8, "use_cache": False,
 }  # fmt: skip
 _GEMMA = {"attention_dropout": 0.0, "query_pre_attn_scalar": 8, "sliding_window": 16}
 

@@ -35,7 +35,8 @@ class RowNorm:
 
     unit_offset: the factor is 1 + weight. axes: rank of the input -> the normalized axis, -1 or 1. gate: None, or
     (whether it multiplies before or after the norm, its activation). casts: which dtypes of input and weight are known,
-    and whether the weight multiplies before or after the cast to the input's dtype.
+    and whether the weight multiplies before or after the cast to the input's dtype. groups: into how many equal parts
+    the last axis is cut, each normalized for itself (Mamba 2).
     """
 
     kind: str
@@ -47,6 +48,7 @@ class RowNorm:
     gate: tuple[str, str] | None
     axes: Mapping[int, int]
     casts: Mapping[Dtypes, str]
+    groups: int = 1
 
     def takes(self, x: Tensor, weight: Tensor | None, gate: Tensor | None) -> bool:
         """Whether this is a call of which it is known what the module gives."""
@@ -83,26 +85,35 @@ class RowNorm:
         self, x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None, cast: str, dtype: torch.dtype
     ) -> Tensor:
         """The norm of x times weight plus bias, rounded to dtype before or after the weight."""
-        if weight is None or cast == BEFORE or dtype == torch.float32 == weight.dtype:
+        if self.groups > 1 and cast == BEFORE:
+            y = self._kernel(x.float(), axis, None, None)
+            y = y if weight is None else weight.float() * y
+            return (y if bias is None else y + bias.float()).to(dtype)
+        if self.groups == 1 and (weight is None or cast == BEFORE or dtype == torch.float32 == weight.dtype):
             return self._kernel(x, axis, weight, bias).to(dtype)
+        assert weight is not None  # without one nothing multiplies after the cast
         shape = (-1, *[1] * (x.dim() - 2)) if axis == 1 else (-1,)
         y = weight.view(shape) * self._kernel(x, axis, None, None).to(dtype)
         return y if bias is None else y + bias.view(shape)
 
     def _kernel(self, x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        if self.groups > 1:
+            x = x.unflatten(-1, (self.groups, -1))
         shape = (x.shape[axis],)
         spec = RMSNormSpec(NONE, shape, self.eps) if self.kind == "rms" else LayerNormSpec(NONE, shape, self.eps)
         if axis == 1:
             return over_channels(spec, x, weight, bias, None)
-        return run(spec, x, weight, bias)
+        y = run(spec, x, weight, bias)
+        return y if self.groups == 1 else y.flatten(-2)
 
     def __str__(self) -> str:
         factor = "1 + weight" if self.unit_offset else "weight" if self.weight else "no weight"
         factor += " and bias" if self.bias else ""
         axes = {"its channels" if axis == 1 else "its last axis" for axis in self.axes.values()}
         gate = "" if self.gate is None else f", {self.gate[1]}(gate) {self.gate[0]} it"
-        name = "RMS" if self.kind == "rms" else "layer"
-        return f"{name} norm over {' or '.join(sorted(axes))}: eps {self.eps:.4g}, {factor}{gate}{self._shown_casts()}"
+        parts = "" if self.groups == 1 else f" in {self.groups} groups"
+        name = f"{'RMS' if self.kind == 'rms' else 'layer'} norm over {' or '.join(sorted(axes))}{parts}"
+        return f"{name}: eps {self.eps:.4g}, {factor}{gate}{self._shown_casts()}"
 
     def _shown_casts(self) -> str:
         """What happens in half precision, where its input has the weight's dtype or it has no weight."""

@@ -86,10 +86,17 @@ def _fitting(twin: Twin) -> Iterator[RowNorm]:
         except Exception:  # not an input of this rank
             continue
         for kind, (weight, bias), offset in product(("rms", "layer"), affine, (False, True) if names else (False,)):
-            for gating in GATES if gated else (None,):
-                row = RowNorm(kind, twin.width, 1e-30, weight, bias, offset, gating, {rank: axis}, casts)
+            for gating, groups in product(GATES if gated else (None,), _groups(twin) if axis == -1 else (1,)):
+                row = RowNorm(kind, twin.width, 1e-30, weight, bias, offset, gating, {rank: axis}, casts, groups)
                 if same(theirs, twin.ours(row, x, axis, gate)):
                     yield row
+
+
+def _groups(twin: Twin) -> list[int]:
+    """Into how many parts the last axis may be cut: a setting says how many, or how wide each is."""
+    settings = {value for value in twin.module.__dict__.values() if type(value) is int and 1 < value < twin.width}
+    counts = {count for value in settings if twin.width % value == 0 for count in (value, twin.width // value)}
+    return [1, *sorted(counts)] if twin.parameters else [1]
 
 
 def _shapes(width: int) -> dict[int, tuple[int, ...]]:
@@ -101,8 +108,8 @@ def _eps(twin: Twin, row: RowNorm) -> float | None:
     """What is added to the variance: rows t * u, with u of mean 0 and variance 1, become u * t / sqrt(t^2 + eps)."""
     ((rank, axis),) = row.axes.items()
     t = 10.0 ** -torch.arange(0, 8, 0.25, dtype=torch.float64, device="cpu")
-    u = rows_of(twin.width).double()
-    u = (u - u.mean()) / u.std(correction=0)
+    u = rows_of(row.groups, twin.width // row.groups).double()
+    u = ((u - u.mean(-1, keepdim=True)) / u.std(-1, correction=0, keepdim=True)).flatten()
     rows = (t.view(-1, 1) * u).float().view(*[1] * (rank - 2), len(t), twin.width)
     gate = None if row.gate is None else torch.full_like(rows, _AS_IT_IS[row.gate[1]])
     one, tiny, zero = (
@@ -126,7 +133,7 @@ def _meant(eps: float, twin: Twin) -> float:
 def _axes(twin: Twin, row: RowNorm) -> Iterator[tuple[int, int]]:
     """Each rank that the module takes, with the axis over which it is this norm."""
     for rank, shape in _shapes(twin.width).items():
-        for axis in (-1, 1) if rank > 2 else (-1,):
+        for axis in (-1, 1) if rank > 2 and row.groups == 1 else (-1,):
             trial = replace(row, axes={rank: axis})
             try:
                 if all(_is_norm(twin, trial, shape, axis, training) for training in (True, False)):
