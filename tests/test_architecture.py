@@ -16,6 +16,7 @@ import normkit as nk
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("cli",),
+    ("learn",),
     ("studies",),
     ("bench",),
     ("surgery", "statistics"),

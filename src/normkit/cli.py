@@ -83,6 +83,14 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 
+    learn = commands.add_parser("learn", help="batch norm as a page to play with, in English and Chinese")
+    learn.add_argument("--out", type=Path, default=Path("learn.html"), metavar="F", help="default: %(default)s")
+    learn.add_argument("--lang", default="en", metavar="en|zh", help="the language it opens in (default: %(default)s)")
+    learn.add_argument("--serve", action="store_true", help="answer on 127.0.0.1 with the library instead of writing F")
+    learn.add_argument("--port", type=int, default=8765, metavar="N", help="default: %(default)s; 0 takes a free one")
+    learn.add_argument("--data", type=Path, metavar="PATH", help="a .npz whose images take the place of the digits")
+    learn.set_defaults(call=_learn)
+
     info = commands.add_parser("info", help="versions, instruction set, threads, paths available and why not")
     info.set_defaults(call=_info)
     return top
@@ -121,6 +129,12 @@ def _bench(args: argparse.Namespace) -> None:
         json=args.json,
     )
     bench(request, show=print)
+
+
+def _learn(args: argparse.Namespace) -> None:
+    from .learn import learn
+
+    learn(args.out, args.lang, serve=args.serve, port=args.port, data=args.data)
 
 
 def _info(_args: argparse.Namespace) -> None:
