@@ -57,8 +57,8 @@ function compare(id) {
   c.line(12, 31, c.width - 12, 31, "grid", {"stroke-width": 3});
   c.dot(x(at(guess)), 31, 6, "muted");
   c.dot(x(at(truth)), 31, 8, "good");
-  c.text(x(at(truth)), 15, `${t("computed", "算出")} ${short(truth)}`, {"text-anchor": end(at(truth))});
-  c.text(x(at(guess)), 56, `${t("you", "你猜")} ${short(guess)}`, {"text-anchor": end(at(guess)), class: "muted"});
+  c.text(x(at(truth)), 15, `${t("computed", "算出")} ${short(truth, 4)}`, {"text-anchor": end(at(truth))});
+  c.text(x(at(guess)), 56, `${t("you", "你猜")} ${short(guess, 4)}`, {"text-anchor": end(at(guess)), class: "muted"});
 }
 
 function speak(language) {
