@@ -63,7 +63,7 @@ HOSTILE = {
     "a vector": (GOOD.ravel(), "got (2400,)"),
     "nan": (GOOD * np.nan, "must hold finite images"),
     "constant": (GOOD * 0, "not all the same"),
-    "objects": (np.array([{}] * 6, dtype=object), "plain array of numbers"),
+    "objects": (np.array([{}] * 6, dtype=object), "got |O"),
     "complex": (GOOD * 1j, "numbers of at most 8 bytes"),
 }
 
