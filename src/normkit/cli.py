@@ -113,11 +113,13 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    from .learn import learn
     from .studies.demo import demo
     from .studies.progress import show
 
     outcome = demo(args.out)
     show(outcome.results, str(outcome.html))
+    learn(args.out / "learn.html", show=lambda path: print(f"to play with: {path}"))
 
 
 def _bench(args: argparse.Namespace) -> None:
