@@ -94,3 +94,14 @@ def test_what_does_not_fit_is_answered_by_a_line(port: int, case: str) -> None:
 def test_a_body_that_is_too_long_is_not_read(port: int) -> None:
     assert ask(port, "POST", "/compute", None, Content_Length=str(10**8))[0] == 400
     assert ask(port, "POST", "/compute", None, Content_Length="many")[0] == 400
+
+
+def test_it_says_its_address_and_ends_on_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_self: server.Server) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.Server, "serve_forever", interrupted)
+    said: list[str] = []
+    server.serve("", 0, said.append)
+    assert len(said) == 1
+    assert said[0].startswith("http://127.0.0.1:")
