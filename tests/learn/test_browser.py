@@ -168,3 +168,46 @@ def test_words_stand_out_from_the_paper(page: browser.Page, scheme: str) -> None
 def test_a_deep_link_leads_to_its_section(page: browser.Page) -> None:
     page.evaluate("document.documentElement.style.scrollBehavior = 'auto'; location.hash = '#test-time'")
     assert abs(page.evaluate("return document.getElementById('test-time').getBoundingClientRect().top")) < 40
+
+
+def shown_after(page: browser.Page, section: str, choices: list[str], values: dict[str, float]) -> dict[str, str]:
+    """What a section's readouts say after its reader chose and moved these."""
+    chosen = "".join(f"tell('{section}-{choice}', (e) => {{ e.checked = true }});" for choice in choices)
+    put = "".join(f"tell('{section}-{name}', (e) => {{ e.value = {value} }});" for name, value in values.items())
+    return page.evaluate(
+        "const tell = (id, act) => { const e = document.getElementById(id); act(e);"
+        "  e.dispatchEvent(new Event('input', {bubbles: true})) };"
+        f"{chosen}{put}"
+        f"return Object.fromEntries([...document.querySelectorAll('#{section} [data-out]')]"
+        ".map(e => [e.dataset.out, e.textContent]))"
+    )
+
+
+@pytest.mark.parametrize("slip", ["right", "mean", "variance", "m", "eps"])
+def test_a_slip_turns_the_gradient_check_red(page: browser.Page, slip: str) -> None:
+    said = shown_after(page, "backward", [f"wrong-{slip}"], {})
+    assert said["word"] == ("right" if slip == "right" else "wrong")
+    assert (said["sum"] == "0") == (slip != "mean")  # as the answer of the exercise says
+
+
+@pytest.mark.parametrize(
+    ("aim", "weight", "word"), [("fall", 0.8, "as promised"), ("fall", 1.4, "wrong way!"), ("rise", 1.4, "overshoots")]
+)
+def test_a_step_goes_the_wrong_way_where_the_text_says(page: browser.Page, aim: str, weight: float, word: str) -> None:
+    said = shown_after(page, "one-step", [f"aim-{aim}"], {"depth": 16, "w": weight, "rate": -1.5})
+    assert said["word"] == word
+
+
+def test_shift_and_scale_leave_the_outputs_alone(page: browser.Page) -> None:
+    before = shown_after(page, "four-numbers", [], {})["y"]
+    for button in ("shift", "stretch"):
+        page.evaluate(f"document.querySelector('#four-numbers [data-do={button}]').click()")
+        said = shown_after(page, "four-numbers", [], {})
+        assert said["y"] == before
+        assert "4.000" not in said["mean"]
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "instance", "group"])
+def test_feature_maps_are_those_of_normkit(page: browser.Page, norm: str) -> None:
+    away = shown_after(page, "shared-mean", [f"norm-{norm}"], {})["away"]
+    assert "10⁻⁸" in away or "10⁻⁷" in away  # the page's copy has seven decimals

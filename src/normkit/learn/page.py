@@ -42,6 +42,7 @@ def render(numbers: Mapping[str, Any], language: str, *, served: bool = False) -
         "sections": "\n".join(parts),
         "numbers": embedded(numbers),
         "scripts": "\n".join(scripts) + "\nstart();",
+        "about": "commit {commit}, rule {rule}".format(**numbers["about"]),
         "version": str(numbers["normkit"]),
     }
     text = markup.expand(_read("assets", "page.html"), "page")

@@ -15,7 +15,7 @@
   }
 
   function drawGradient(plot, s) {
-    const c = chart(plot, 230), f = frame(c, {x: [0.01, 100], y: [1e-3, 1e3], ticks: [0.01, 0.1, 1, 10, 100], rows: [0.001, 0.1, 10, 1000], log: "xy", label: "a", side: "|dL/d(aw)|"});
+    const c = chart(plot, 230), f = frame(c, {x: [0.01, 100], y: [1e-3, 1e4], ticks: [0.01, 0.1, 1, 10, 100], rows: [0.001, 0.1, 10, 1000], log: "xy", label: "a", side: "|dL/d(aw)|"});
     const one = length(measure(1, 0).dw), scales = Array.from({length: 81}, (_, i) => 10 ** (-2 + i / 20));
     c.path(scales.map((a) => [f.x(a), f.y(one / a)]), "muted", {"stroke-dasharray": "5 5", "stroke-width": 1.5});
     c.path(scales.map((a) => [f.x(a), f.y(length(measure(a, s.eps).dw))]), 1);
