@@ -1,6 +1,8 @@
 """The command: writes the page, or says in one line why not."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,18 @@ def test_it_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["learn", "--out", str(path), "--lang", "zh"]) == 0
     assert capsys.readouterr().out == f"{path}\n"
     assert path.read_text(encoding="utf-8").startswith('<!doctype html>\n<html lang="zh">')
+
+
+def test_it_needs_nothing_but_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys, warnings\n"
+        "warnings.simplefilter('ignore')\n"  # torch warns without numpy
+        "for name in ('numpy', 'scipy', 'sklearn', 'mlxtend', 'matplotlib', 'jinja2', 'rich'): sys.modules[name] = None\n"
+        "from normkit import cli\n"
+        "sys.exit(cli.main(['learn', '--out', sys.argv[1]]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.html")], check=True, timeout=120)
+    assert (tmp_path / "x.html").stat().st_size > 200_000
 
 
 def test_an_unknown_language_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
