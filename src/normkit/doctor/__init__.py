@@ -1,0 +1,1 @@
+"""What is wrong with a model's normalization, in numbers, and the call that mends it."""
