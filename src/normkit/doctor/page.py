@@ -109,9 +109,10 @@ def _strip(layers: Sequence[Figures], worst: Sequence[str], shares: Mapping[str,
     for i, (layer, level) in enumerate(zip(layers, worst, strict=True)):
         part = max(0.0, min(1.0, shares.get(layer["name"], 0.0)))
         label = f"{layer['name'] or _MODEL}: {'nothing found' if level == 'ok' else level}"
-        bars = tag("span", class_=f"level {level}"), tag("span", class_="share", style=f"height:{round(40 * part)}px")
+        bars = tag("span", class_=f"level {level}"), tag("span", class_="share", style=f"height:{100 * part:.0f}%")
         lanes = tag("span", bars[0], class_="lane"), tag("span", bars[1], class_="lane low") if shares else None
         cells.append(tag("a", lanes, href=f"#layer-{i}", class_="cell", data_layer=i, aria_label=label))
+    size = "few" if len(cells) <= 16 else "some" if len(cells) <= 40 else "many"
     keys = [tag("span", tag("i", class_=f"key {level}"), text) for level, text in
             (("error", "error"), ("warning", "warning"), ("note", "note"), ("ok", "nothing found"))]  # fmt: skip
     if shares:
@@ -119,7 +120,7 @@ def _strip(layers: Sequence[Figures], worst: Sequence[str], shares: Mapping[str,
     return tag(
         "section",
         tag("h2", f"{len(layers)} norms, in the order in which the data reach them"),
-        tag("nav", cells, class_="strip", aria_label="The norms in order"),
+        tag("nav", cells, class_=f"strip {size}", aria_label="The norms in order"),
         tag("p", keys, class_="keys"),
     )
 
