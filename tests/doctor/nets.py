@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +90,11 @@ def images(batches: int = 8, size: int = 16, seed: int = 1) -> list[tuple[Tensor
 
 def trained(make: Callable[[], nn.Module], steps: int = 80, size: int = 16, seed: int = 0) -> nn.Module:
     """Trained by SGD, and left in evaluation mode: its running statistics are those of momentum 0.1."""
+    return copy.deepcopy(_trained(make, steps, size, seed))
+
+
+@cache
+def _trained(make: Callable[[], nn.Module], steps: int, size: int, seed: int) -> nn.Module:
     model = seeded(make, seed).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for x, y in images(steps, size, seed + 100):
