@@ -18,6 +18,7 @@ FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("cli",),
     ("studies",),
     ("bench",),
+    ("testing",),
     ("doctor",),
     ("surgery", "statistics"),
     ("paths",),

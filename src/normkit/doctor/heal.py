@@ -1,0 +1,144 @@
+"""The safe fixes of a diagnosis, made: through statistics and settings, never through weights.
+
+Rules: only findings above a note are treated, and what follows from them; each number is measured again afterwards;
+what is not done is named, with the call that would do it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..model.swap import working_copy
+from ..model.table import Table, Tabular
+from ..statistics.recalibrate import recalibrate
+from .finding import WHOLE, Finding
+
+if TYPE_CHECKING:
+    from .diagnose import Diagnosis
+    from .evidence import Request
+
+STATISTICS = frozenset(("NK101", "NK103", "NK104", "NK105", "NK107", "NK108"))  # which exact statistics mend
+_ASSIGNMENT = re.compile(r"layer\.(eps|momentum) = ([0-9.e+-]+)$")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One finding: what was done, or why not; its number before and after, None where there is none."""
+
+    finding: Finding
+    done: bool
+    what: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True)
+class Healing(Tabular):
+    """All treatments, in the order of the findings; what is left above a note afterwards."""
+
+    treatments: tuple[Treatment, ...]
+    left: int
+
+    def table(self) -> Table:
+        rows = tuple(
+            (t.finding.code, t.finding.where or WHOLE, t.what, _number(t.before), _number(t.after))
+            for t in self.treatments
+        )
+        note = f"{sum(t.done for t in self.treatments)} mended, {self.left} left above a note"
+        columns = ("rule", "layer", "what", "before", "after")
+        return Table(columns, rows, tuple(t.done for t in self.treatments), (note,))
+
+
+def heal(
+    diagnosis: Diagnosis, model: nn.Module, asked: Request | None, diagnose: Callable[..., Diagnosis], inplace: bool
+) -> tuple[nn.Module, Healing]:
+    """The healed model, and what was done. diagnose: to measure again."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"expected the model that was diagnosed, got {model!r:.200}")
+    findings = _treated(diagnosis)
+    model = working_copy(model, inplace)
+    batches = None if asked is None else asked.batches
+    done: dict[str, str] = {}
+    for finding in findings:
+        assigned = _ASSIGNMENT.search(finding.fix)
+        if assigned:
+            setattr(model.get_submodule(finding.where), assigned[1], float(assigned[2]))
+            done[finding.key] = f"{assigned[1]} = {assigned[2]}"
+    sick = [f for f in findings if f.code in STATISTICS and _statistics_can(f)]
+    if sick and batches is not None:
+        names = list(dict.fromkeys(finding.where for finding in sick))
+        report = recalibrate(model, batches, only=_exactly(names), forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
+        made = {layer.name for layer in report.recalibrated}
+        for finding in sick:
+            if finding.where in made:
+                done[finding.key] = f"recalibrated from {report[finding.where].values:,} values"
+    after = {}
+    if asked is not None:
+        again = diagnose(model, batches, forward=asked.forward, optimizer=asked.optimizer, loss_fn=asked.loss_fn)
+        after = {finding.key: finding for finding in again.findings}
+    treatments = tuple(_treatment(finding, done.get(finding.key), after.get(finding.key)) for finding in findings)
+    return model, Healing(treatments, sum(f.severity != "note" for f in after.values()))
+
+
+def heal_state(diagnosis: Diagnosis, content: Mapping[str, Any]) -> tuple[dict[str, Any], Healing]:
+    """A checkpoint's content with the fixes that a state allows: counters whole, statistics float32."""
+    healed, changed = _rewritten(content)
+    treatments = []
+    for finding in diagnosis.findings:
+        own = next((name for name in changed if finding.where and name.endswith(finding.where.split(": ")[-1])), None)
+        if own is not None and finding.code in ("NK109", "NK304"):
+            treatments.append(Treatment(finding, True, changed[own], finding.measured, None))
+        elif finding.severity != "note":
+            needs = f"needs the model and batches: {finding.fix}"
+            treatments.append(Treatment(finding, False, needs, finding.measured, finding.measured))
+    return healed, Healing(tuple(treatments), sum(not t.done for t in treatments))
+
+
+def _rewritten(content: Mapping[str, Any], place: str = "") -> tuple[dict[str, Any], dict[str, str]]:
+    healed: dict[str, Any] = {}
+    changed: dict[str, str] = {}
+    for key, value in content.items():
+        layer, _, name = str(key).rpartition(".")
+        healed[key] = value
+        if isinstance(value, Mapping):
+            healed[key], below = _rewritten(value, f"{place}{key}.")
+            changed |= below
+        elif isinstance(value, Tensor) and name == "num_batches_tracked" and value.is_floating_point():
+            healed[key], changed[place + layer] = value.round().long(), "the counter made an integer"
+        elif isinstance(value, Tensor) and name in ("running_mean", "running_var") and value.dtype.itemsize < 4:
+            healed[key], changed[place + layer] = value.float(), "statistics made float32"
+    return healed, changed
+
+
+def _treated(diagnosis: Diagnosis) -> list[Finding]:
+    """What is above a note, and what follows from it."""
+    above = [finding for finding in diagnosis.findings if finding.severity != "note"]
+    keys = {key for finding in above for key in finding.follows}
+    return [f for f in diagnosis.findings if f in above or f.key in keys]
+
+
+def _statistics_can(finding: Finding) -> bool:
+    return finding.code != "NK108" or finding.fix.startswith("nk.recalibrate")
+
+
+def _exactly(names: list[str]) -> Callable[[str, nn.Module], bool]:
+    """A selector of these layers and of none below them."""
+    wanted = frozenset(names)
+    return lambda name, _: name in wanted
+
+
+def _treatment(finding: Finding, what: str | None, after: Finding | None) -> Treatment:
+    if what is None:
+        return Treatment(
+            finding, False, f"not done: {finding.fix}", finding.measured, after.measured if after else None
+        )
+    return Treatment(finding, True, what, finding.measured, None if after is None else after.measured)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
