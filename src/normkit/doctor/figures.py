@@ -1,4 +1,4 @@
-"""One norm's figures as plain data, for the page: JSON that holds a number or None for every channel it draws."""
+"""Each norm's figures as plain data, for the page: JSON that holds a number or None for every channel it draws."""
 
 from __future__ import annotations
 
@@ -8,8 +8,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .evidence import Evidence
+from .gap_report import Gap
+from .state import NormState
+
 DRAWN = 512  # channels of a layer: more dots hide each other, and a page of a large network stays below 3 MB
 FAR = 0.5  # standard deviations: a channel that is marked
+
+
+def of_evidence(evidence: Evidence, gap: Gap | None) -> list[dict[str, Any]]:
+    """Every norm, in the order in which the data reach them, and then those that no batch reached."""
+    shares = {share.layer: share.share for share in gap.shares} if gap else {}
+    known = {norm.where: _place(evidence, norm) for norm in evidence.norms}
+    return [_of_norm(evidence, norm, shares) for norm in sorted(evidence.norms, key=lambda norm: known[norm.where])]
+
+
+def _place(evidence: Evidence, norm: NormState) -> float:
+    run = evidence.run(norm)
+    return math.inf if run is None or run.traffic.order < 0 else run.traffic.order
+
+
+def _of_norm(evidence: Evidence, norm: NormState, shares: dict[str, float]) -> dict[str, Any]:
+    run = evidence.run(norm)
+    return figures(
+        norm.where,
+        norm.kind,
+        running=None if norm.mean is None or norm.var is None else (norm.mean, norm.var),
+        data=None if run is None or run.mean is None or run.var is None else (run.mean, run.var),
+        gamma=norm.weight,
+        beta=norm.bias,
+        distance=None if run is None else run.distance,
+        eps=norm.eps,
+        momentum=norm.momentum,
+        counter=norm.counter,
+        saturated=run.traffic.saturated if run is not None and run.traffic.outputs else None,
+        share=shares.get(norm.where),
+    )
 
 
 def figures(

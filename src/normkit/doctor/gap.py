@@ -17,9 +17,9 @@ from torch import nn
 
 from ..statistics import batches as feeding
 from ..statistics.layers import Layer, running_statistics
-from .answer import Answer, Metric, Scale, answer
 from .cause import cause
 from .gap_report import Gap, LayerShare, Test
+from .scale import Answer, Metric, Scale, answer
 from .shares import Coalition, Order, coalitions, orders, shares
 from .switch import REFINEMENTS, Switch, apart
 

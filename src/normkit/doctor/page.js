@@ -116,7 +116,7 @@ for (const cell of document.querySelectorAll(".cell")) {
   const layer = layers[Number(cell.dataset.layer)];
   const lines = [cell.getAttribute("aria-label"), `${layer.kind}, ${layer.channels} channels`];
   if (layer.distance !== undefined && layer.distance !== null) lines.push(`${number(layer.distance)} from the data's statistics`);
-  if (layer.saturated) lines.push(`${number(100 * layer.saturated)} % saturated`);
+  if (layer.saturated) lines.push(`${number(100 * layer.saturated)} % of the outputs are beyond 4`);
   if (layer.share !== undefined && layer.share !== null) lines.push(`${number(layer.share)} of the gap`);
   const show = () => { const box = cell.getBoundingClientRect(); say(lines.join("\n"), box.left, box.bottom - 14); };
   cell.addEventListener("pointerenter", show);

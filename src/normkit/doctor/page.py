@@ -112,6 +112,8 @@ def _strip(layers: Sequence[Figures], worst: Sequence[str], shares: Mapping[str,
         bars = tag("span", class_=f"level {level}"), tag("span", class_="share", style=f"height:{100 * part:.0f}%")
         lanes = tag("span", bars[0], class_="lane"), tag("span", bars[1], class_="lane low") if shares else None
         cells.append(tag("a", lanes, href=f"#layer-{i}", class_="cell", data_layer=i, aria_label=label))
+    reached = any(layer["data_mean"] is not None for layer in layers)
+    order = "in the order in which the data reach them" if reached else "in the model's order"
     size = "few" if len(cells) <= 16 else "some" if len(cells) <= 40 else "many"
     keys = [tag("span", tag("i", class_=f"key {level}"), text) for level, text in
             (("error", "error"), ("warning", "warning"), ("note", "note"), ("ok", "nothing found"))]  # fmt: skip
@@ -119,7 +121,7 @@ def _strip(layers: Sequence[Figures], worst: Sequence[str], shares: Mapping[str,
         keys.append(tag("span", tag("i", class_="key p0"), "share of the train/eval gap"))
     return tag(
         "section",
-        tag("h2", f"{len(layers)} norms, in the order in which the data reach them"),
+        tag("h2", f"{len(layers)} norm{'s' if len(layers) != 1 else ''}, {order}"),
         tag("nav", cells, class_=f"strip {size}", aria_label="The norms in order"),
         tag("p", keys, class_="keys"),
     )
@@ -198,7 +200,7 @@ def _card(index: int, layer: Figures, level: str, found: Sequence[Figures], shar
         if layer.get(key) is not None:
             facts.append((label, number(layer[key], 6 if key == "counter" else 3)))
     if layer.get("saturated") is not None:
-        facts.append(("saturated", f"{100 * layer['saturated']:.2g} %"))
+        facts.append(("outputs beyond 4", f"{100 * layer['saturated']:.2g} %"))
     if share is not None:
         facts.append(("share of the gap", number(share, 2)))
     codes = [_badge(one["severity"], one["code"]) for one in found]
@@ -219,8 +221,8 @@ def _footer(report: Mapping[str, Any]) -> Html:
     facts = [(tag("dt", label), tag("dd", str(fact))) for label, fact in report["about"].items()]
     text = (
         "Distances are root mean squares over the channels, in standard deviations of the running statistics, "
-        "sqrt(running_var + eps). Saturated: outputs beyond 4 in magnitude. At most 512 channels of a layer are drawn, "
-        "the farthest from the data among them."
+        "sqrt(running_var + eps). Outputs beyond 4 saturate a sigmoid or tanh. At most 512 channels of a layer are "
+        "drawn, the farthest from the data among them."
     )
     return tag("footer", tag("p", text), tag("dl", facts))
 
