@@ -13,7 +13,8 @@ import torch
 
 from normkit.doctor.figures import DRAWN, figures
 from normkit.doctor.html import Html, tag
-from normkit.doctor.page import number, render
+from normkit.doctor.page import render
+from normkit.doctor.page_words import number
 from tests.doctor.pages import HOSTILE, gap, layers, report
 
 
