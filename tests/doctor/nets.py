@@ -97,10 +97,12 @@ def trained(make: Callable[[], nn.Module], steps: int = 80, size: int = 16, seed
 def _trained(make: Callable[[], nn.Module], steps: int, size: int, seed: int) -> nn.Module:
     model = seeded(make, seed).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    for x, y in images(steps, size, seed + 100):
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
-        optimizer.step()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # of dropout
+        for x, y in images(steps, size, seed + 100):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
     return model.eval()
 
 

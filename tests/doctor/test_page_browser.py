@@ -94,10 +94,11 @@ def test_a_cell_of_the_strip_says_its_layer_and_opens_it(page: browser.Page) -> 
 def test_the_strip_is_coloured_by_the_worst_finding(page: browser.Page) -> None:
     levels = page.evaluate("return [...document.querySelectorAll('.level')].map(e => e.className)")
     assert levels == ["level note", "level error", "level ok"]
-    heights = page.evaluate(
-        "return [...document.querySelectorAll('.share')].map(e => e.getBoundingClientRect().height)"
+    parts = page.evaluate(
+        "const part = e => e.getBoundingClientRect().height / e.parentElement.getBoundingClientRect().height;"
+        "return [...document.querySelectorAll('.share')].map(part)"
     )
-    assert heights == [0, 33, 0]
+    assert parts == pytest.approx([0, 0.83, 0], abs=0.01)
 
 
 def test_a_hostile_name_is_shown_and_not_run(hostile: browser.Page) -> None:
