@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,43 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..info import version
 from ..statistics.batches import Feed
 from . import text
 from .catalogue import chosen
 from .checkpoint import state_of
 from .evidence import Evidence, Request, gather, request
-from .finding import SEVERITIES, Finding, at_least
+from .finding import SEVERITIES, rounded
 from .follow import follow
 from .heal import Healing, heal
-
-SCHEMA = "normkit.diagnosis/1"
+from .report import Report
 
 
 @dataclass(frozen=True, eq=False)
-class Diagnosis:
-    """What was found. findings: the worst first, then in the model's order. model: its class. norms: how many it has.
-    batches, images: how many were looked at, 0 for a state alone. change, noise: of the answer by the running
-    statistics, and by single batches' (see `Forward`). gap: the train/eval gap with each layer's share, or None."""
+class Diagnosis(Report):
+    """A report that is shown as text, by rich and in notebooks, and that can mend what it names."""
 
-    findings: tuple[Finding, ...]
-    model: str
-    norms: int
-    batches: int = 0
-    images: int = 0
-    change: float | None = None
-    noise: float | None = None
-    gap: object | None = None
     _asked: Request | None = field(default=None, repr=False)
-
-    @property
-    def healthy(self) -> bool:
-        """Whether nothing is above a note."""
-        return not any(at_least(finding.severity, "warning") for finding in self.findings)
-
-    def at_least(self, severity: Any) -> tuple[Finding, ...]:
-        """The findings of this severity ("note", "warning", "error") or worse."""
-        return tuple(finding for finding in self.findings if at_least(finding.severity, severity))
 
     def fix(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
         """A copy of `model` with the safe fixes made: statistics recalibrated on the batches of the diagnosis, eps and
@@ -59,16 +37,7 @@ class Diagnosis:
 
     def healing(self, model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Healing]:
         """As `fix`, with the list of what was done, the number before and after, and of what was not and why."""
-        return heal(self, model, self._asked, diagnose, inplace)
-
-    def to_json(self) -> str:
-        """The form of schema.json: the same input gives the same text."""
-        document = {
-            "schema": SCHEMA, "normkit": version(), "model": self.model, "norms": self.norms, "batches": self.batches,
-            "images": self.images, "change": self.change, "noise": self.noise, "healthy": self.healthy,
-            "findings": [finding.to_json() for finding in self.findings],
-        }  # fmt: skip
-        return json.dumps(document, allow_nan=False, indent=1)
+        return heal(self.findings, model, self._asked, diagnose, inplace)
 
     def __str__(self) -> str:
         return text.plain(self)
@@ -138,8 +107,8 @@ def diagnose(
         len(evidence.norms),
         0 if run is None else run.batches,
         0 if run is None else run.images,
-        None if run is None else text.finite(run.change),
-        None if run is None else text.finite(run.noise),
+        None if run is None else rounded(run.change),
+        None if run is None else rounded(run.noise),
         evidence.gap,
         asked,
     )

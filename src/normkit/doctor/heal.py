@@ -7,20 +7,18 @@ what is not done is named, with the call that would do it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..model.swap import working_copy
 from ..model.table import Table, Tabular
 from ..statistics.recalibrate import recalibrate
+from .evidence import Request
 from .finding import WHOLE, Finding
-
-if TYPE_CHECKING:
-    from .diagnose import Diagnosis
-    from .evidence import Request
+from .report import Report
 
 STATISTICS = frozenset(("NK101", "NK103", "NK104", "NK105", "NK107", "NK108"))  # which exact statistics mend
 _ASSIGNMENT = re.compile(r"layer\.(eps|momentum) = ([0-9.e+-]+)$")
@@ -55,12 +53,12 @@ class Healing(Tabular):
 
 
 def heal(
-    diagnosis: Diagnosis, model: nn.Module, asked: Request | None, diagnose: Callable[..., Diagnosis], inplace: bool
+    found: Sequence[Finding], model: nn.Module, asked: Request | None, diagnose: Callable[..., Report], inplace: bool
 ) -> tuple[nn.Module, Healing]:
     """The healed model, and what was done. diagnose: to measure again."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected the model that was diagnosed, got {model!r:.200}")
-    findings = _treated(diagnosis)
+    findings = _treated(found)
     model = working_copy(model, inplace)
     batches = None if asked is None else asked.batches
     done: dict[str, str] = {}
@@ -85,11 +83,11 @@ def heal(
     return model, Healing(treatments, sum(f.severity != "note" for f in after.values()))
 
 
-def heal_state(diagnosis: Diagnosis, content: Mapping[str, Any]) -> tuple[dict[str, Any], Healing]:
+def heal_state(found: Sequence[Finding], content: Mapping[str, Any]) -> tuple[dict[str, Any], Healing]:
     """A checkpoint's content with the fixes that a state allows: counters whole, statistics float32."""
     healed, changed = _rewritten(content)
     treatments = []
-    for finding in diagnosis.findings:
+    for finding in found:
         own = next((name for name in changed if finding.where and name.endswith(finding.where.split(": ")[-1])), None)
         if own is not None and finding.code in ("NK109", "NK304"):
             treatments.append(Treatment(finding, True, changed[own], finding.measured, None))
@@ -115,11 +113,11 @@ def _rewritten(content: Mapping[str, Any], place: str = "") -> tuple[dict[str, A
     return healed, changed
 
 
-def _treated(diagnosis: Diagnosis) -> list[Finding]:
+def _treated(found: Sequence[Finding]) -> list[Finding]:
     """What is above a note, and what follows from it."""
-    above = [finding for finding in diagnosis.findings if finding.severity != "note"]
+    above = [finding for finding in found if finding.severity != "note"]
     keys = {key for finding in above for key in finding.follows}
-    return [f for f in diagnosis.findings if f in above or f.key in keys]
+    return [f for f in found if f in above or f.key in keys]
 
 
 def _statistics_can(finding: Finding) -> bool:

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .finding import WHOLE, Finding, rounded
+from .finding import WHOLE, Finding
 from .follow import followers
-
-if TYPE_CHECKING:
-    from .diagnose import Diagnosis
+from .report import Report
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _COLOURS = {"error": "#c0392b", "warning": "#b7791f", "note": "#6b7280"}
 FEW = 3  # layers of a note that are named
 
 
-def finite(value: float | None) -> float | None:
-    return rounded(value)
-
-
-def plain(diagnosis: Diagnosis) -> str:
+def plain(diagnosis: Report) -> str:
     return "\n".join(line for _, line in _lines(diagnosis))
 
 
-def rich(diagnosis: Diagnosis) -> Any:
+def rich(diagnosis: Report) -> Any:
     from rich.text import Text
 
     whole = Text()
@@ -36,7 +30,7 @@ def rich(diagnosis: Diagnosis) -> Any:
     return whole
 
 
-def html(diagnosis: Diagnosis) -> str:
+def html(diagnosis: Report) -> str:
     colour = {style: f' style="color:{value}"' for style, value in _COLOURS.items()}
     lines = "".join(
         f"<div{colour.get(style, '')}>{escape(line).replace('  ', ' &nbsp;') or '&nbsp;'}</div>"
@@ -45,7 +39,7 @@ def html(diagnosis: Diagnosis) -> str:
     return f'<div style="font-family:monospace;white-space:pre-wrap">{lines}</div>'
 
 
-def _lines(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+def _lines(diagnosis: Report) -> list[tuple[str, str]]:
     """(style, line): the head, what is above a note one by one, the notes by rule."""
     under = followers(diagnosis.findings)
     by_key = {finding.key: finding for finding in diagnosis.findings}
@@ -61,7 +55,7 @@ def _lines(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     return [*lines, ("", ""), ("head", _summary(diagnosis))]
 
 
-def _head(diagnosis: Diagnosis) -> list[str]:
+def _head(diagnosis: Report) -> list[str]:
     what = f"{diagnosis.model}: {diagnosis.norms} norm{'s' if diagnosis.norms != 1 else ''}"
     if diagnosis.norms == 0:
         return [f"{diagnosis.model} has no normalization layers: nothing to examine"]
@@ -102,7 +96,7 @@ def _number(finding: Finding) -> str:
     return f"  [{finding.measured:g} {finding.unit}{limit}]"
 
 
-def _summary(diagnosis: Diagnosis) -> str:
+def _summary(diagnosis: Report) -> str:
     counts = {
         severity: sum(finding.severity == severity for finding in diagnosis.findings)
         for severity in ("error", "warning", "note")
