@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from normkit.doctor.finding import Finding
+from normkit.doctor.report import Report
 from normkit.doctor.sarif import sarif
 from tests.doctor.pages import HOSTILE
 from tests.doctor.schema import violations
@@ -25,17 +26,16 @@ FINDINGS = [
     replace(FINDING, where="", severity="note", measured=None, limit=None),
     replace(FINDING, where=HOSTILE, cause=HOSTILE, fix=HOSTILE),
 ]
-TITLES = {"NK103": "Statistics far from the data's", "NK104": "Statistics that lag", "NK900": "Another"}
 
 
-def log(**options: Any) -> dict[str, Any]:
-    return json.loads(json.dumps(sarif(FINDINGS, TITLES, options.pop("file", "models/net.py"), **options)))
+def log(findings: list[Finding] = FINDINGS, file: str | Path = "models/net.py", line: int | None = None) -> Any:
+    return json.loads(sarif(Report(tuple(findings), "Net", 3), file, line))
 
 
 def test_the_log_satisfies_the_schema():
     assert list(violations(log(), SCHEMA)) == []
     assert list(violations(log(line=12), SCHEMA)) == []
-    assert list(violations(sarif([], {}, "x.pt"), SCHEMA)) == []
+    assert list(violations(log([]), SCHEMA)) == []
 
 
 @pytest.mark.parametrize(

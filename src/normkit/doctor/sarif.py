@@ -5,38 +5,42 @@ The format: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.ht
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ..info import version
+from .catalogue import catalogue
 from .finding import WHOLE, Finding
+from .report import Report
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(findings: Iterable[Finding], titles: Mapping[str, str], file: str | Path, line: int | None = None) -> Any:
-    """The log, as what `json.dump` takes.
+def sarif(report: Report, artifact: str | Path, line: int | None = None) -> str:
+    """The log as JSON.
 
-    titles: code -> the rule in a sentence, of every code that the findings have. file: the checkpoint, or the file of
-    the factory, relative to where the reader stands or absolute. line: where the factory begins, from 1.
+    artifact: the checkpoint, or the file of the factory; absolute, or relative to where the reader stands. line: where
+    the factory begins, from 1.
     """
-    found = list(findings)
-    codes = list(dict.fromkeys(finding.code for finding in found))
-    driver = {
-        "name": "normkit doctor",
-        "semanticVersion": version(),
-        "rules": [{"id": code, "shortDescription": {"text": titles[code]}} for code in codes],
-    }
-    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(file)}}
+    codes = list(dict.fromkeys(finding.code for finding in report.findings))
+    driver = {"name": "normkit doctor", "semanticVersion": version(), "rules": [_rule(code) for code in codes]}
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(artifact)}}
     if line is not None:
         place["region"] = {"startLine": line}
-    results = [_result(finding, codes.index(finding.code), place) for finding in found]
+    results = [_result(finding, codes.index(finding.code), place) for finding in report.findings]
+    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, allow_nan=False, indent=1)
+
+
+def _rule(code: str) -> dict[str, Any]:
+    rule = catalogue()[code]
     return {
-        "$schema": SCHEMA,
-        "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
+        "id": code,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.page.strip()},
     }
 
 
@@ -62,9 +66,9 @@ def _result(finding: Finding, rule: int, place: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _uri(file: str | Path) -> str:
+def _uri(artifact: str | Path) -> str:
     """Absolute as file:///..., relative as it is; with what a URI may not hold escaped."""
-    path = Path(file)
+    path = Path(artifact)
     if path.is_absolute():
         return path.as_uri()
     return quote(path.as_posix())  # a colon too: what stands before one would be a scheme
