@@ -40,8 +40,10 @@ _KINDS = {
 }
 
 
-def update(path: Path, make: Callable[[], str]) -> None:
+def update(path: Path, make: Callable[[], str | bytes], *, most: int = LARGEST) -> None:
     """Replace what `path` holds by `make()`, which is called under the lock and may read the file first.
+
+    most: how many bytes it may be.
 
     Raises:
         UsageError: it cannot be written, and still holds what it held.
@@ -50,11 +52,10 @@ def update(path: Path, make: Callable[[], str]) -> None:
         _verify(path)
         with _locked(path):
             _verify(path)
-            content = make().encode()
-            if len(content) > LARGEST:
-                raise OSError(
-                    errno.EFBIG, f"expected at most {LARGEST:,} bytes, got {len(content):,}: name another place"
-                )
+            made = make()
+            content = made.encode() if isinstance(made, str) else made
+            if len(content) > most:
+                raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {len(content):,}: name another place")
             _replace(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {reason(error)}; what it held before is kept") from None

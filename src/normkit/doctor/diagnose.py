@@ -17,7 +17,7 @@ from .evidence import Evidence, Request, gather, request
 from .finding import SEVERITIES, rounded
 from .follow import follow
 from .heal import Healing, heal
-from .report import Report
+from .report import Layer, Report
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Diagnosis(Report):
 
     def healing(self, model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Healing]:
         """As `fix`, with the list of what was done, the number before and after, and of what was not and why."""
-        return heal(self.findings, model, self._asked, diagnose, inplace)
+        return heal(self, model, self._asked, diagnose, inplace)
 
     def __str__(self) -> str:
         return text.plain(self)
@@ -110,5 +110,14 @@ def diagnose(
         None if run is None else rounded(run.change),
         None if run is None else rounded(run.noise),
         evidence.gap,
+        _layers(evidence),
         asked,
+    )
+
+
+def _layers(evidence: Evidence) -> tuple[Layer, ...]:
+    measured = [(norm, run) for norm in evidence.norms if (run := evidence.measured(norm)) is not None]
+    return tuple(
+        Layer(norm.name, norm.kind, rounded(run.apart), rounded(run.margin), rounded(run.batch), rounded(run.change))
+        for norm, run in measured
     )

@@ -107,7 +107,7 @@ class Forward:
 
     def needed(self) -> int | None:
         """How many images would tell a distance of SCREEN at every layer; None where these do or nothing is known."""
-        margins = [run.margin for run in self.norms.values() if run.distance is not None]
+        margins = [run.margin for run in self.norms.values() if run.distance is not None and not run.far]
         if not margins or self.images < 2:
             return None
         worst = max(margins)

@@ -26,13 +26,15 @@ _ASSIGNMENT = re.compile(r"layer\.(eps|momentum) = ([0-9.e+-]+)$")
 
 @dataclass(frozen=True)
 class Treatment:
-    """One finding: what was done, or why not; its number before and after, None where there is none."""
+    """One finding: what was done, or why not; its number before and after, None where there is none. What statistics
+    mend is told by the layer's distance from the data's, in sqrt(running_var + eps)."""
 
     finding: Finding
     done: bool
     what: str
     before: float | None
     after: float | None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,12 @@ class Healing(Tabular):
 
 
 def heal(
-    found: Sequence[Finding], model: nn.Module, asked: Request | None, diagnose: Callable[..., Report], inplace: bool
+    report: Report, model: nn.Module, asked: Request | None, diagnose: Callable[..., Report], inplace: bool
 ) -> tuple[nn.Module, Healing]:
     """The healed model, and what was done. diagnose: to measure again."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"expected the model that was diagnosed, got {model!r:.200}")
-    findings = _treated(found)
+    findings = _treated(report.findings)
     model = working_copy(model, inplace)
     batches = None if asked is None else asked.batches
     done: dict[str, str] = {}
@@ -70,17 +72,15 @@ def heal(
     sick = [f for f in findings if f.code in STATISTICS and _statistics_can(f)]
     if sick and batches is not None:
         names = list(dict.fromkeys(finding.where for finding in sick))
-        report = recalibrate(model, batches, only=_exactly(names), forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
-        made = {layer.name for layer in report.recalibrated}
+        made_of = recalibrate(model, batches, only=_exactly(names), forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
+        made = {layer.name for layer in made_of.recalibrated}
         for finding in sick:
             if finding.where in made:
-                done[finding.key] = f"recalibrated from {report[finding.where].values:,} values"
-    after = {}
-    if asked is not None:
-        again = diagnose(model, batches, forward=asked.forward, optimizer=asked.optimizer, loss_fn=asked.loss_fn)
-        after = {finding.key: finding for finding in again.findings}
-    treatments = tuple(_treatment(finding, done.get(finding.key), after.get(finding.key)) for finding in findings)
-    return model, Healing(treatments, sum(f.severity != "note" for f in after.values()))
+                done[finding.key] = f"recalibrated from {made_of[finding.where].values:,} values"
+    given = Request(None, None, None, None) if asked is None else asked
+    again = diagnose(model, batches, forward=given.forward, optimizer=given.optimizer, loss_fn=given.loss_fn)
+    treatments = tuple(_treatment(finding, done.get(finding.key), report, again) for finding in findings)
+    return model, Healing(treatments, len(again.at_least("warning")))
 
 
 def heal_state(found: Sequence[Finding], content: Mapping[str, Any]) -> tuple[dict[str, Any], Healing]:
@@ -130,12 +130,13 @@ def _exactly(names: list[str]) -> Callable[[str, nn.Module], bool]:
     return lambda name, _: name in wanted
 
 
-def _treatment(finding: Finding, what: str | None, after: Finding | None) -> Treatment:
-    if what is None:
-        return Treatment(
-            finding, False, f"not done: {finding.fix}", finding.measured, after.measured if after else None
-        )
-    return Treatment(finding, True, what, finding.measured, None if after is None else after.measured)
+def _treatment(finding: Finding, what: str | None, before: Report, after: Report) -> Treatment:
+    said = what if what is not None else f"not done: {finding.fix}"
+    if finding.code in STATISTICS and before.distance(finding.where) is not None:
+        numbers = before.distance(finding.where), after.distance(finding.where)
+        return Treatment(finding, what is not None, said, *numbers, "sqrt(var + eps)")
+    left = next((other.measured for other in after.findings if other.key == finding.key), None)
+    return Treatment(finding, what is not None, said, finding.measured, left, finding.unit)
 
 
 def _number(value: float | None) -> str:

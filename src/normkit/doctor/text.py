@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from .finding import WHOLE, Finding
+from .finding import SEVERITIES, WHOLE, Finding
 from .follow import followers
 from .report import Report
 
@@ -97,11 +97,10 @@ def _number(finding: Finding) -> str:
 
 
 def _summary(diagnosis: Report) -> str:
-    counts = {
-        severity: sum(finding.severity == severity for finding in diagnosis.findings)
-        for severity in ("error", "warning", "note")
-    }
+    under = followers(diagnosis.findings)
+    own = [finding for finding in diagnosis.findings if finding.key not in under]
+    counts = {severity: sum(finding.severity == severity for finding in own) for severity in reversed(SEVERITIES)}
     said = ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count)
     if diagnosis.healthy:
         return f"healthy{f' ({said})' if said else ''}"
-    return f"{said}; `normkit explain {diagnosis.findings[0].code}` says more"
+    return f"{said}; `normkit explain {own[0].code}` says more"

@@ -1,7 +1,7 @@
 """Too few images to tell.
 
 What it checks: what the number of images leaves open: 2.5 standard errors of the distance between running and exact
-statistics, at the layer where they are largest, above the limit of 0.1.
+statistics, at the layer (of those that are not surely far off) where they are largest, above the limit of 0.1.
 
 Why: mean and variance of a sample are off by themselves. With n independent images the mean is off by 1 / sqrt(n)
 standard deviations where all values of an image are one: 0.18 at 32 images, more than the limit. Values inside of an
