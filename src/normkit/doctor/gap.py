@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from ..model.ambient import RandomStates
 from ..statistics import batches as feeding
 from ..statistics.layers import Layer, running_statistics
 from .cause import cause
@@ -83,7 +84,11 @@ def attribute_gap(
         raise ValueError(f"max_batches must be an int of at least 1, got {max_batches!r}")
     if isinstance(orders, bool) or not isinstance(orders, int) or orders < 2 or orders % 2:
         raise ValueError(f"orders must be an even int of at least 2, got {orders!r}")
-    held = list(islice(batches, max_batches))
+    random = RandomStates()
+    try:
+        held = list(islice(batches, max_batches))
+    finally:
+        random.give_back()  # a loader draws its seed
     if not held:
         raise ValueError("expected at least one batch, got none: is the loader empty, or the generator used up?")
     return _Attribution(model, held, forward, metric, progress, seed).gap(orders)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..model.table import Table, Tabular
+from .finding import rounded
 
 _COLUMNS = ("layer", "share of the gap", "over the orders", "distance", "what")
 
@@ -155,6 +156,10 @@ class Gap(Tabular):
     def to_json(self) -> str:
         return json.dumps(asdict(self), allow_nan=False)
 
+    def to_document(self) -> dict[str, Any]:
+        """The fields by name, numbers to four digits, in the form of schema.json."""
+        return _rounded(asdict(self))
+
     @classmethod
     def from_json(cls, text: str) -> Gap:
         """The inverse of `to_json`."""
@@ -176,6 +181,14 @@ class Gap(Tabular):
         )
         notes = tuple(line for line in self.sentences() if line not in {share.sentence() for share in self.shares})
         return Table(_COLUMNS, rows, (False,) * len(rows), notes)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(inner) for inner in value]
+    return rounded(value) if isinstance(value, float) else value
 
 
 def _difference(a: float | None, b: float | None) -> float | None:
