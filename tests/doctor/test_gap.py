@@ -134,14 +134,15 @@ def test_a_healthy_trained_net_has_no_shares(make, size, metric):
 
 @pytest.mark.parametrize("make", [Residual, Chain, Rows])
 def test_a_trained_net_that_fails_in_evaluation(make):
-    """The loss: statistics that lag behind the weights, as a momentum of another framework's direction leaves them."""
+    """By the loss, in a net whose other statistics are as good as training leaves them."""
     model = trained(make)
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    norms[-1].running_mean.add_(3 * norms[-1].running_var.sqrt())
+    name, layer = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)][-1]
+    layer.running_mean.add_(3 * layer.running_var.sqrt())
     gap = attributed(model, metric=loss)
     assert gap.unit == "loss"
     assert gap.gap > 0.2
-    assert len(gap.shares) == 1
+    assert gap.shares[0].layer == name
+    assert gap.shares[0].share == pytest.approx(1, abs=0.1)
     assert gap.running > gap.exact
 
 
@@ -203,7 +204,8 @@ def test_frozen_layers_and_layers_held_in_evaluation_are_no_players():
     frozen.train()
     frozen.block1.norm1.eval()
     gap = attributed(frozen)
-    assert named(gap) == ["block2.norm1"]
+    assert "block2.norm1" in named(gap)
+    assert not {"block0.norm1", "block1.norm1"} & set(named(gap))
     assert gap.layers == 4
 
 
@@ -231,7 +233,7 @@ def test_a_norm_trained_on_two_different_inputs_has_a_gap_of_its_own():
     """It normalizes each by its own statistics in training and both by one set in evaluation."""
     gap = attributed(trained(Shared))
     assert gap.found
-    assert max(gap.shares, key=lambda share: share.share).layer == "norm"
+    assert "norm" in named(gap)
 
 
 def test_a_shared_norm_is_one_player():
@@ -299,8 +301,8 @@ def test_a_model_that_works_in_place_on_its_input_sees_the_same_data_each_time()
 def test_what_depends_on_the_batch_and_on_dropout_is_told_apart():
     model = recalibrated(Residual)
     gap = attributed(model)
-    assert gap.depends_on_the_batch > 0.05
-    assert gap.dropout > 0.05
+    assert gap.depends_on_the_batch > 0.02
+    assert gap.dropout > 0.2
     model.drop = nn.Identity()
     assert attributed(model).dropout == 0
     assert attributed(model, images(8, 256)).depends_on_the_batch < gap.depends_on_the_batch
