@@ -27,15 +27,6 @@ NORMS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The nets are small: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def attributed(model: nn.Module, batches=None, **options) -> Gap:
     return attribute_gap(model, images() if batches is None else batches, progress=False, **options)
 

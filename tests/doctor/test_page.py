@@ -11,10 +11,13 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+import normkit as nk
+from normkit.cli import main
 from normkit.doctor.figures import DRAWN, figures
 from normkit.doctor.html import Html, tag
 from normkit.doctor.page import render
 from normkit.doctor.page_words import number
+from tests.doctor.nets import Residual, images, recalibrated
 from tests.doctor.pages import HOSTILE, gap, layers, report
 
 
@@ -123,3 +126,32 @@ def test_figures_of_a_norm_over_several_axes_draw_nothing():
 )
 def test_numbers(value, text):
     assert number(value) == text
+
+
+def test_a_diagnosis_writes_its_page(tmp_path):
+    model = recalibrated(Residual)
+    model.block1.norm1.running_var.mul_(14)
+    diagnosis = nk.diagnose(model, images())
+    diagnosis.to_html(tmp_path / "page.html", "package:factory")
+    text = " ".join(Seen((tmp_path / "page.html").read_text("utf-8")).texts)
+    assert "package:factory" in text
+    assert "of the gap is block1.norm1" in str(diagnosis)
+    assert "running_var is 14 times the data's" in text
+    assert "6 norms, in the order in which the data reach them" in text
+
+
+def test_a_state_dict_has_a_page_too(tmp_path):
+    diagnosis = nk.diagnose(recalibrated(Residual).state_dict())
+    diagnosis.to_html(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "6 norms, in the model" in text
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+    assert len(data["layers"][0]["running_mean"]) == 8
+    assert data["layers"][0]["data_mean"] is None
+
+
+def test_the_command_writes_it(tmp_path, monkeypatch):
+    torch.save(recalibrated(Residual).state_dict(), tmp_path / "net.pt")
+    monkeypatch.chdir(tmp_path)
+    main(["doctor", "net.pt", "--html", "page.html"])
+    assert "net.pt" in (tmp_path / "page.html").read_text("utf-8")
