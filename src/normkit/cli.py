@@ -107,6 +107,7 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument("--ignore", action="append", default=[], metavar="CODE=REASON", help="not these rules")
     doctor.add_argument("--fail-on", default="error", choices=("note", "warning", "error"), help="default: %(default)s")
     doctor.add_argument("--fix", type=Path, metavar="F", help="write the healed state to F, never over the input")
+    doctor.add_argument("--html", type=Path, metavar="F", help="write the page to F, one file to look at")
     doctor.add_argument("--json", type=Path, metavar="F", help="write the findings to F (schema: doctor/schema.json)")
     doctor.add_argument("--sarif", type=Path, metavar="F", help="write the findings to F as SARIF 2.1.0")
     doctor.set_defaults(call=_doctor)
@@ -128,7 +129,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor.command import Order, doctor
 
     select = [code for given in args.select for code in given.split(",")]
-    order = Order(args.target, args.data, args.fix, args.json, args.sarif, select, args.ignore, args.fail_on)
+    order = Order(args.target, args.data, args.fix, args.html, args.json, args.sarif, select, args.ignore, args.fail_on)
     return doctor(order)
 
 

@@ -40,6 +40,7 @@ class Order:
     target: str | None
     data: str | None
     fix: Path | None
+    html: Path | None
     json: Path | None
     sarif: Path | None
     select: Sequence[str]
@@ -65,6 +66,8 @@ def doctor(order: Order) -> int:
         raise UsageError(f"--fix writes a new file, never the input {order.target}: name another place")
     found = _diagnosed(model, batches, order)
     show(found)
+    if order.html is not None:
+        found.to_html(order.html, order.target)
     if order.json is not None:
         _files.update(order.json, lambda: found.to_json() + "\n")
     if order.sarif is not None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import _files
+from ..info import version
 from ..statistics.batches import Feed
 from . import text
 from .catalogue import chosen
 from .checkpoint import state_of
 from .evidence import Evidence, Request, gather, request
+from .figures import of_evidence
 from .finding import SEVERITIES, rounded
 from .follow import follow
 from .heal import Healing, heal
+from .page import render
 from .report import Layer, Report
 
 
@@ -25,6 +30,7 @@ class Diagnosis(Report):
     """A report that is shown as text, by rich and in notebooks, and that can mend what it names."""
 
     _asked: Request | None = field(default=None, repr=False)
+    _evidence: Evidence | None = field(default=None, repr=False)
 
     def fix(self, model: nn.Module, *, inplace: bool = False) -> nn.Module:
         """A copy of `model` with the safe fixes made: statistics recalibrated on the batches of the diagnosis, eps and
@@ -38,6 +44,20 @@ class Diagnosis(Report):
     def healing(self, model: nn.Module, *, inplace: bool = False) -> tuple[nn.Module, Healing]:
         """As `fix`, with the list of what was done, the number before and after, and of what was not and why."""
         return heal(self, model, self._asked, diagnose, inplace)
+
+    def to_html(self, path: str | Path, title: str | None = None) -> None:
+        """Write the page: one HTML file that loads nothing, with each norm's statistics beside the data's.
+
+        title: what was looked at; the model's class if not given. Raises UsageError where the file cannot be written.
+        """
+        assert self._evidence is not None
+        about = {"normkit": version(), "torch": torch.__version__, "model": self.model, "norms": str(self.norms)}
+        if self.batches:
+            about |= {"batches": str(self.batches), "images": str(self.images)}
+        findings = [finding.to_json() for finding in self.findings]
+        report = {"model": title or self.model, "about": about, "findings": findings}
+        page = render(report, of_evidence(self._evidence, self.gap), self.gap)
+        _files.update(Path(path), lambda: page)
 
     def __str__(self) -> str:
         return text.plain(self)
@@ -89,7 +109,7 @@ def diagnose(
     rules = chosen(select, ignore)
     asked: Request | None = None
     if isinstance(model, nn.Module):
-        asked = request(model, batches, forward, optimizer, loss_fn)
+        asked = request(model, batches, forward, optimizer, loss_fn, metric)
         evidence = gather(model, asked)
     elif isinstance(model, Mapping):
         if batches is not None:
@@ -112,6 +132,7 @@ def diagnose(
         evidence.gap,
         _layers(evidence),
         asked,
+        evidence,
     )
 
 

@@ -5,6 +5,7 @@ A rule reads evidence and runs nothing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -20,6 +21,9 @@ from ..model.recorder import RecordedCall
 from ..statistics import batches as feeding
 from .finding import Severity
 from .forward import Forward, NormRun, look
+from .gap import attribute_gap
+from .gap_report import Gap
+from .scale import Metric
 from .state import NormState, State, of_model
 from .training import Training, train
 
@@ -29,13 +33,13 @@ BATCHES = 16  # that are looked at
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """state: always. forward: what batches showed; training: what a step on a copy showed; None without them. failure:
-    what the model raised. gap: the train/eval gap with each layer's share, where it was asked for."""
+    what the model raised. gap: the train/eval gap with each layer's share, where answers differ or a metric came."""
 
     state: State
     forward: Forward | None = None
     training: Training | None = None
     failure: str | None = None
-    gap: object | None = None
+    gap: Gap | None = None
 
     @property
     def norms(self) -> tuple[NormState, ...]:
@@ -97,6 +101,20 @@ class Request:
     forward: feeding.Feed | None
     optimizer: torch.optim.Optimizer | None
     loss_fn: Callable[..., Tensor] | None
+    metric: Metric | None = None
+
+    def measure(self) -> Metric | None:
+        """What the gap is measured in: the metric, or the loss where batches bring its target."""
+        loss_fn = self.loss_fn
+        if self.metric is not None or loss_fn is None or not self.batches:
+            return self.metric
+        if any(not isinstance(batch, (list, tuple)) or len(batch) < 2 for batch in self.batches):
+            return None
+
+        def loss(output: Any, batch: Any) -> Any:
+            return loss_fn(output, batch[1])
+
+        return loss
 
 
 def request(
@@ -105,10 +123,11 @@ def request(
     forward: feeding.Feed | None,
     optimizer: torch.optim.Optimizer | None,
     loss_fn: Callable[..., Tensor] | None,
+    metric: Metric | None = None,
 ) -> Request:
     """The first batches, taken. TypeError, ValueError: there is none, or the model does not take their form."""
     if batches is None:
-        return Request(None, forward, optimizer, loss_fn)
+        return Request(None, forward, optimizer, loss_fn, metric)
     feeding.verify(batches, None, False)
     random = RandomStates()
     try:
@@ -120,7 +139,7 @@ def request(
     if forward is None:
         for batch in taken:
             _verify(model, batch)
-    return Request(taken, forward, optimizer, loss_fn)
+    return Request(taken, forward, optimizer, loss_fn, metric)
 
 
 def gather(model: nn.Module, asked: Request) -> Evidence:
@@ -136,7 +155,21 @@ def gather(model: nn.Module, asked: Request) -> Evidence:
             training = train(inner, state, asked.batches[0], asked.forward, asked.loss_fn)
     except Exception as error:
         failure = f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-    return Evidence(state, forward, training, failure)
+    gap = None if failure else _gap(inner, asked, forward)
+    return Evidence(state, forward, training, failure, gap)
+
+
+def _gap(model: nn.Module, asked: Request, forward: Forward | None) -> Gap | None:
+    """Where running statistics change the answer, or a metric came that says by how much. Raises what that raises."""
+    if forward is None or not asked.batches or not (forward.harmful or asked.metric is not None):
+        return None
+    given, metric = asked.forward, asked.measure()
+    try:
+        return attribute_gap(model, asked.batches, forward=given, metric=metric, progress=sys.stderr.isatty())
+    except (TypeError, ValueError):
+        if asked.metric is not None:
+            raise
+        return None  # answers that cannot be compared without one
 
 
 def _verify(model: nn.Module, batch: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..info import version
 from .finding import Finding, at_least
+from .gap_report import Gap
 
 SCHEMA = "normkit.diagnosis/1"
 
@@ -43,7 +44,7 @@ class Report:
     images: int = 0
     change: float | None = None
     noise: float | None = None
-    gap: object | None = None
+    gap: Gap | None = None
     layers: tuple[Layer, ...] = ()
 
     @property
@@ -64,6 +65,7 @@ class Report:
         document = {
             "schema": SCHEMA, "normkit": version(), "model": self.model, "norms": self.norms, "batches": self.batches,
             "images": self.images, "change": self.change, "noise": self.noise, "healthy": self.healthy,
+            "gap": None if self.gap is None else self.gap.to_document(),
             "layers": [asdict(layer) for layer in self.layers],
             "findings": [finding.to_json() for finding in self.findings],
         }  # fmt: skip

@@ -1,52 +1,74 @@
-"""A diagnosis as SARIF 2.1.0, the form that code hosts show beside the lines of a change.
+"""A diagnosis as SARIF 2.1.0, which code hosts and editors read: a finding is a result, a layer a logical location.
 
-https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+The format: https://docs.oasis-open.org/sarif/sarif/v2.1.0/os/sarif-v2.1.0-os.html (sections are named in the tests).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..info import version
 from .catalogue import catalogue
 from .finding import WHOLE, Finding
 from .report import Report
 
-SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(report: Report, artifact: str) -> str:
-    """artifact: the checkpoint, or the file of the factory, as a relative path or URI. The layer is the logical
-    location."""
+def sarif(report: Report, artifact: str | Path, line: int | None = None) -> str:
+    """The log as JSON.
+
+    artifact: the checkpoint, or the file of the factory; absolute, or relative to where the reader stands. line: where
+    the factory begins, from 1.
+    """
     codes = list(dict.fromkeys(finding.code for finding in report.findings))
-    rules = [
-        {
-            "id": code,
-            "shortDescription": {"text": catalogue()[code].title},
-            "fullDescription": {"text": catalogue()[code].page.strip()},
-        }
-        for code in codes
-    ]
-    driver = {"name": "normkit doctor", "semanticVersion": version(), "rules": rules}
-    results = [_result(finding, codes.index(finding.code), artifact) for finding in report.findings]
-    document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": results}]}
-    return json.dumps(document, allow_nan=False, indent=1)
+    driver = {"name": "normkit doctor", "semanticVersion": version(), "rules": [_rule(code) for code in codes]}
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(artifact)}}
+    if line is not None:
+        place["region"] = {"startLine": line}
+    results = [_result(finding, codes.index(finding.code), place) for finding in report.findings]
+    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, allow_nan=False, indent=1)
 
 
-def _result(finding: Finding, index: int, artifact: str) -> dict[str, Any]:
-    numbers = {"measured": finding.measured, "limit": finding.limit, "unit": finding.unit, "follows": finding.follows}
+def _rule(code: str) -> dict[str, Any]:
+    rule = catalogue()[code]
+    return {
+        "id": code,
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.page.strip()},
+    }
+
+
+def _result(finding: Finding, rule: int, place: Mapping[str, Any]) -> dict[str, Any]:
+    name = finding.where or WHOLE
+    text = f"{name}: {finding.cause.rstrip('.')}. Fix: {finding.fix}"
     return {
         "ruleId": finding.code,
-        "ruleIndex": index,
+        "ruleIndex": rule,
         "level": finding.severity,
-        "message": {"text": f"{finding.where or WHOLE}: {finding.cause}. Fix: {finding.fix}"},
+        "message": {"text": text},
         "locations": [
-            {
-                "physicalLocation": {"artifactLocation": {"uri": artifact}},
-                "logicalLocations": [{"fullyQualifiedName": finding.where or WHOLE, "kind": "member"}],
-            }
+            {"physicalLocation": place, "logicalLocations": [{"fullyQualifiedName": name, "kind": "member"}]}
         ],
-        "partialFingerprints": {"finding/v1": finding.key},
-        "properties": numbers,
+        "partialFingerprints": {"normkit/finding/v1": finding.key},  # the same finding in the next run
+        "properties": {
+            "measured": finding.measured,
+            "limit": finding.limit,
+            "unit": finding.unit,
+            "fix": finding.fix,
+            "follows": list(finding.follows),
+        },
     }
+
+
+def _uri(artifact: str | Path) -> str:
+    """Absolute as file:///..., relative as it is; with what a URI may not hold escaped."""
+    path = Path(artifact)
+    if path.is_absolute():
+        return path.as_uri()
+    return quote(path.as_posix())  # a colon too: what stands before one would be a scheme

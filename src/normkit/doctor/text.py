@@ -11,6 +11,7 @@ from .report import Report
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _COLOURS = {"error": "#c0392b", "warning": "#b7791f", "note": "#6b7280"}
+SAID = 0.05  # of the gap: a layer's share below it is on the page and in the JSON
 FEW = 3  # layers of a note that are named
 
 
@@ -67,6 +68,8 @@ def _head(diagnosis: Report) -> list[str]:
             f"the running statistics move the answer by {diagnosis.change:.2g} of its deviation; "
             f"single batches differ by {diagnosis.noise:.2g}"
         )
+    if diagnosis.gap is not None:
+        lines += [share.sentence() for share in diagnosis.gap.shares if share.share >= SAID]
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Feed batches to a model: every form a batch may have, a limit of steps, and a progress bar where rich is installed.
+"""Feed batches to a model: every form a batch may have, a limit of steps, and a progress bar.
 
 tensor             model(x)
 list or tuple      model(batch[0])
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def verify(batches: Iterable[Any], steps: int | None, sequential: bool) -> None:
 def feed(model: nn.Module, batches: Iterable[Any], steps: int | None, forward: Feed | None, title: str | None) -> int:
     """Run the model on each batch, `steps` at most; returns how many there were. title: of the bar, None for no bar."""
     inner, done = unwrapped(model), 0
-    with _bar(title, _expected(batches, steps)) as advance:
+    with bar(title, _expected(batches, steps)) as advance:
         for batch in islice(batches, steps):
             if forward is not None:
                 forward(inner, batch)
@@ -84,8 +84,8 @@ def _expected(batches: Iterable[Any], steps: int | None) -> int | None:
 
 
 @contextmanager
-def _bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]:
-    """A progress bar on stderr; nothing without a terminal, without rich, or without a title."""
+def bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]:
+    """A progress bar on stderr, a counter where rich is absent; nothing without a terminal or without a title."""
     if title is None or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -93,7 +93,9 @@ def _bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
-        yield lambda: None
+        done, of = count(1), "" if total is None else f" of {total}"
+        yield lambda: print(f"\r{title}: {next(done)}{of}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
