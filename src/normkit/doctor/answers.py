@@ -34,7 +34,7 @@ def answer(
     """Run all batches with these forwards in the layers' places."""
     own = Kept(*stand_ins, only=FORWARD)
     put_in(stand_ins)
-    torch.manual_seed(0)
+    seed()
     found = []
     for batch in batches:
         output = call(model, batch) if forward is None else forward(model, batch)
@@ -43,6 +43,13 @@ def answer(
         after_batch()
     own.give_back()
     return found
+
+
+def seed() -> None:
+    """The same random numbers for every run. `torch.manual_seed` would load Dynamo, which takes seconds."""
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 def lending(statistics: Statistics) -> dict[nn.Module, Callable[..., Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.ambient import RandomStates
 from ..model.dataflow import refuse_lazy
 from ..model.recorder import RecordedCall
 from ..statistics import batches as feeding
@@ -128,7 +129,11 @@ def request(
     if batches is None:
         return Request(None, forward, optimizer, loss_fn, metric)
     feeding.verify(batches, None, False)
-    taken = list(islice(batches, BATCHES))
+    random = RandomStates()
+    try:
+        taken = list(islice(batches, BATCHES))
+    finally:
+        random.give_back()  # a loader draws its seed
     if not taken:
         raise ValueError("expected at least one batch, got none: is the loader empty, or the generator used up?")
     if forward is None:

@@ -26,7 +26,7 @@ def small_net(*, seed: int = 0) -> Any:
     """Two convolutions, each with batch norm ("1", "4") and ReLU, and a linear layer; as a trained net: in evaluation
     mode, with statistics that are those of `images()`."""
     with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would load Dynamo, which takes seconds
         model = nn.Sequential(
             nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
             nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),

@@ -132,7 +132,7 @@ def _exactly(names: list[str]) -> Callable[[str, nn.Module], bool]:
 
 def _treatment(finding: Finding, what: str | None, before: Report, after: Report) -> Treatment:
     said = what if what is not None else f"not done: {finding.fix}"
-    if finding.code in STATISTICS and before.distance(finding.where) is not None:
+    if finding.code in STATISTICS and after.distance(finding.where) is not None:
         numbers = before.distance(finding.where), after.distance(finding.where)
         return Treatment(finding, what is not None, said, *numbers, "sqrt(var + eps)")
     left = next((other.measured for other in after.findings if other.key == finding.key), None)

@@ -56,7 +56,7 @@ def pictures(seed: int, batch: int = BATCH) -> tuple[Tensor, Tensor]:
 def patient() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """The trained net in evaluation mode, and batches that it has not seen."""
     with torch.random.fork_rng(devices=()), torch.enable_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would load Dynamo, which takes seconds
         model = Patient()
         parameters = list(model.parameters())
         for step in range(STEPS):  # by hand: the first import of torch.optim takes longer than all of this

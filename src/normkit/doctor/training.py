@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..model.ambient import RandomStates
 from ..model.recorder import named_leaves
 from ..statistics.batches import Feed, call
+from .answers import seed
 from .state import State
 
 
@@ -70,7 +71,7 @@ def _step(
     for norm in state.norms:
         if not isinstance(modules[norm.name], torch.jit.ScriptModule):
             modules[norm.name].register_forward_hook(_hook(norm.name, counts, gradients))
-    torch.manual_seed(0)
+    seed()
     before = _counters(modules, state)
     output = call(twin, batch) if forward is None else forward(twin, batch)
     after_forward, forwards = _counters(modules, state), dict(counts)
