@@ -165,9 +165,11 @@ class BatchRenormSpec(BatchNormSpec):
     name: ClassVar[str] = "batch_renorm"
     has_aten: ClassVar[bool] = False
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    def in_core(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> Tensor | None:
         """The core's one call knows no correction."""
-        return False
+        return None
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The correction is of whole batches."""

@@ -92,9 +92,11 @@ class GhostBatchNormSpec(BatchNormSpec):
     name: ClassVar[str] = "ghost_batch_norm"
     has_aten: ClassVar[bool] = False
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    def in_core(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> Tensor | None:
         """The core's one call knows no slices."""
-        return False
+        return None
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The kernels of slices take no mask."""

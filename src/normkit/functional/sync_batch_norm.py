@@ -51,9 +51,11 @@ class SyncBatchNormSpec(BatchNormSpec):
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    def in_core(
+        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> Tensor | None:
         """The core's one call knows no other ranks."""
-        return False
+        return None
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""
