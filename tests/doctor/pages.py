@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from normkit.doctor.figures import figures
+from normkit.doctor.finding import Finding, Severity
 from normkit.doctor.gap_report import Gap, LayerShare, Test
+from normkit.doctor.page import render
 from tests.cases import generator
 
+PLAIN = "block1.norm1"
 HOSTILE = '</script><img src=x onerror="window.broken=1">\'\\<b-roken>{{7*7}}\u2028\u202e<!--'
 
 
-def finding(code: str, where: str, severity: str, **fields: Any) -> dict[str, Any]:
-    whole = {
-        "code": code, "where": where, "severity": severity, "measured": 0.733, "limit": 0.1,
-        "unit": "sqrt(var + eps)", "cause": f"a cause of {code}", "fix": f"nk.recalibrate(model)  # {code}",
-        "page": f"docs/doctor/{code}.md", "follows": [],
-    }  # fmt: skip
-    return {**whole, **fields}
+def finding(code: str, where: str, severity: Severity, **fields: Any) -> Finding:
+    plain = Finding(
+        code, where, severity, 0.733, 0.1, "sqrt(var + eps)", f"a cause of {code}", f"nk.recalibrate(model)  # {code}",
+        f"docs/doctor/{code}.md",
+    )  # fmt: skip
+    return replace(plain, **fields)
 
 
-def report(name: str = "block1.norm1") -> dict[str, Any]:
-    return {
-        "model": "package.module:factory" if name == "block1.norm1" else name,
-        "about": {"normkit": "0.1.0", "images": 128, **({} if name == "block1.norm1" else {name: name})},
-        "findings": [
-            finding("NK201", "block0.norm1", "note", measured=None, limit=None),
-            finding("NK103", name, "error", follows=[f"NK104 {name}"], cause=f"NK103 of {name}"),
-            finding("NK104", name, "warning"),
-            finding("NK301", "", "note", measured=1234.5, limit=None, fix=name),
-        ],
-    }
+def findings(name: str = PLAIN) -> list[Finding]:
+    return [
+        finding("NK201", "block0.norm1", "note", measured=None, limit=None),
+        finding("NK103", name, "error", follows=(f"NK104 {name}",), cause=f"NK103 of {name}"),
+        finding("NK104", name, "error"),
+        finding("NK301", "", "note", measured=1234.5, limit=None, fix=name),
+    ]
 
 
-def layers(name: str = "block1.norm1") -> list[dict[str, Any]]:
+def page(name: str = PLAIN) -> str:
+    about = {"normkit": "0.1.0", "images": "128", **({} if name == PLAIN else {name: name})}
+    title = "package.module:factory" if name == PLAIN else name
+    return render(title, about, findings(name), layers(name), gap(name))
+
+
+def layers(name: str = PLAIN) -> list[dict[str, Any]]:
     g = generator(3)
     found = []
     for i, one in enumerate(("block0.norm1", name, "block1.norm2")):
@@ -51,7 +56,7 @@ def layers(name: str = "block1.norm1") -> list[dict[str, Any]]:
     return found
 
 
-def gap(name: str = "block1.norm1") -> Gap:
+def gap(name: str = PLAIN) -> Gap:
     shares = (
         LayerShare(name, 0.83, 0.8, 0.86, 0.73, "running_var is 14 times the data's; momentum 0.001 after 200 steps"),
         LayerShare("block0.norm1", -0.02, -0.03, 0.0, 0.12, "running_mean is 0.12 standard deviations from the data's"),

@@ -17,8 +17,9 @@ from normkit.doctor.figures import DRAWN, figures
 from normkit.doctor.html import Html, tag
 from normkit.doctor.page import render
 from normkit.doctor.page_words import number
+from tests.doctor import pages
 from tests.doctor.nets import Residual, images, recalibrated
-from tests.doctor.pages import HOSTILE, gap, layers, report
+from tests.doctor.pages import HOSTILE, layers
 
 
 class Seen(HTMLParser):
@@ -49,7 +50,7 @@ def test_half_a_surrogate_pair_can_be_written():
 
 
 def test_the_one_script_is_the_one_that_the_policy_names():
-    page = render(report(), layers(), gap())
+    page = pages.page()
     scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
@@ -58,14 +59,14 @@ def test_the_one_script_is_the_one_that_the_policy_names():
 
 
 def test_no_attribute_runs_code_and_nothing_is_loaded():
-    for name, attributes in Seen(render(report(), layers(), gap())).tags:
+    for name, attributes in Seen(pages.page()).tags:
         assert not any(key.startswith("on") for key in attributes)
         for key in ("src", "href", "action", "formaction"):
             assert (attributes.get(key) or "#").startswith(("#", "data:,")), name
 
 
 def test_hostile_names_are_text():
-    page = render(report(HOSTILE), layers(HOSTILE), gap(HOSTILE))
+    page = pages.page(HOSTILE)
     seen = Seen(page)
     assert not any(name in ("img", "iframe", "b-roken") for name, _ in seen.tags)
     assert "".join(seen.texts).count(HOSTILE) >= 5
@@ -73,24 +74,24 @@ def test_hostile_names_are_text():
 
 
 def test_the_embedded_data_are_the_figures():
-    page = render(report(HOSTILE), layers(HOSTILE), gap(HOSTILE))
+    page = pages.page(HOSTILE)
     embedded = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert json.loads(embedded[1])["layers"] == layers(HOSTILE)
     assert page.isascii() or "\u2028" not in embedded[1]
 
 
 def test_every_finding_and_layer_is_there_without_scripts():
-    text = " ".join(Seen(render(report(), layers(), gap())).texts)
-    for finding in report()["findings"]:
-        assert finding["cause"] in text
-        assert finding["fix"] in text
+    text = " ".join(Seen(pages.page()).texts)
+    for finding in pages.findings():
+        assert finding.cause in text
+        assert finding.fix in text or finding.code == "NK104"  # which follows, and needs no fix of its own
     assert all(layer["name"] in text for layer in layers())
     assert "0.83" in text
     assert "momentum 0.001 after 200 steps" in text
 
 
 def test_without_gap_layers_or_findings():
-    page = render({"model": "Tiny", "about": {}, "findings": []}, [], None)
+    page = render("Tiny", {}, [], [], None)
     assert "healthy" in page
     assert "Nothing is wrong" in page
     assert "The gap between" not in page
@@ -112,7 +113,7 @@ def test_figures_are_json_whatever_the_numbers():
     json.dumps(found, allow_nan=False)
     assert found["running_mean"] == [0.0, None, None]
     assert found["far"] == [False, True, True]
-    render(report(), [found], None)
+    render("Tiny", {}, pages.findings(), [found], None)
 
 
 def test_figures_of_a_norm_over_several_axes_draw_nothing():
@@ -155,3 +156,11 @@ def test_the_command_writes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main(["doctor", "net.pt", "--html", "page.html"])
     assert "net.pt" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_what_follows_from_a_finding_stands_under_it_and_is_not_counted():
+    page = pages.page()
+    assert page.count('<article class="finding') == 3
+    texts = [text for text in Seen(page).texts if text.strip()]
+    assert texts[texts.index("follows from it") + 1 :][1] == "NK104"
+    assert "1 error" in texts

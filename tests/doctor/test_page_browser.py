@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from normkit.doctor.page import render
-from tests.doctor.pages import HOSTILE, gap, layers, report
+from tests.doctor import pages
+from tests.doctor.pages import HOSTILE, layers
 from tests.studies import browser
 
 pytestmark = pytest.mark.browser
@@ -28,8 +28,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[browser.P
         (pytest.fail if browser.required() else pytest.skip)(reason)
     folder = tmp_path_factory.mktemp("page")
     for name, text in (
-        ("plain", render(report(), layers(), gap())),
-        ("hostile", render(report(HOSTILE), layers(HOSTILE), gap(HOSTILE))),
+        ("plain", pages.page()),
+        ("hostile", pages.page(HOSTILE)),
     ):
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
     with browser.page(folder / "profile") as opened:

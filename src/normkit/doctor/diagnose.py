@@ -54,9 +54,7 @@ class Diagnosis(Report):
         about = {"normkit": version(), "torch": torch.__version__, "model": self.model, "norms": str(self.norms)}
         if self.batches:
             about |= {"batches": str(self.batches), "images": str(self.images)}
-        findings = [finding.to_json() for finding in self.findings]
-        report = {"model": title or self.model, "about": about, "findings": findings}
-        page = render(report, of_evidence(self._evidence, self.gap), self.gap)
+        page = render(title or self.model, about, self.findings, of_evidence(self._evidence, self.gap), self.gap)
         _files.update(Path(path), lambda: page)
 
     def __str__(self) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from .finding import WHOLE
+from .finding import WHOLE, Finding
+from .follow import followers
 from .gap_report import Gap
 from .html import Html, tag
 from .page_gap import gap_section
@@ -22,35 +23,39 @@ from .page_layers import Figures, findings_section, layers_section
 from .page_words import LEVELS, badge
 
 
-def render(report: Mapping[str, Any], layers: Sequence[Figures], gap: Gap | None) -> str:
+def render(
+    title: str, about: Mapping[str, str], findings: Sequence[Finding], layers: Sequence[Figures], gap: Gap | None
+) -> str:
     """The page.
 
-    report: `model` (what was looked at), `about` (label -> fact), `findings` (each as `Finding.to_json` has it).
-    layers: as `figures` has them, in the order of the dataflow.
+    title: what was looked at. about: label -> fact, for the foot. layers: as `figures` has them, in the order of the
+    dataflow.
     """
-    findings = sorted(report["findings"], key=lambda finding: LEVELS.index(finding["severity"]))
-    by_layer: dict[str, list[Figures]] = {}
-    for finding in findings:
-        by_layer.setdefault(finding["where"], []).append(finding)
+    under = followers(findings)
+    ranked = sorted(findings, key=lambda finding: LEVELS.index(finding.severity))
+    own = [finding for finding in ranked if finding.key not in under]
+    by_layer: dict[str, list[Finding]] = {}
+    for finding in ranked:
+        by_layer.setdefault(finding.where, []).append(finding)
     shares = {share.layer: share.share for share in gap.shares} if gap else {}
-    worst = [_worst(by_layer.get(layer["name"], ())) for layer in layers]
+    worst = [_worst(by_layer.get(layer["name"], ()), under) for layer in layers]
     anchors = {layer["name"]: f"layer-{i}" for i, layer in enumerate(layers)}
     style, script = (files(__package__).joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     body = [
-        _header(report, findings, gap),
+        _header(title, own, gap),
         tag(
             "main",
             _strip(layers, worst, shares),
             gap_section(gap, anchors) if gap else None,
-            findings_section(findings, anchors),
+            findings_section(own, {finding.key: finding for finding in findings}, anchors),
             layers_section(layers, worst, by_layer, shares),
         ),
-        _footer(report),
+        _footer(about),
         tag("div", id="tip", role="status", hidden=True),
         tag("script", Html(embedded({"layers": list(layers)})), type="application/json", id="data"),
         tag("script", Html(script)),
     ]
-    return "<!doctype html>\n" + tag("html", _head(report["model"], style, script), tag("body", body), lang="en")
+    return "<!doctype html>\n" + tag("html", _head(title, style, script), tag("body", body), lang="en")
 
 
 def embedded(data: Mapping[str, Any]) -> str:
@@ -59,7 +64,7 @@ def embedded(data: Mapping[str, Any]) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _head(model: str, style: str, script: str) -> Html:
+def _head(title: str, style: str, script: str) -> Html:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     return tag(
@@ -69,24 +74,21 @@ def _head(model: str, style: str, script: str) -> Html:
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("link", rel="icon", href="data:,"),
-        tag("title", f"normkit doctor: {model}"),
+        tag("title", f"normkit doctor: {title}"),
         tag("style", Html(style)),
     )
 
 
-def _header(report: Mapping[str, Any], findings: Sequence[Figures], gap: Gap | None) -> Html:
-    counts = {level: sum(finding["severity"] == level for finding in findings) for level in LEVELS}
-    said = [f"{count} {level}{'s' if count > 1 else ''}" for level, count in counts.items() if count]
-    lead = "Nothing is wrong with its normalization."
+def _header(title: str, own: Sequence[Finding], gap: Gap | None) -> Html:
+    counts = {level: sum(finding.severity == level for finding in own) for level in LEVELS}
+    badges = [badge(level, f"{count} {level}{'s' if count > 1 else ''}") for level, count in counts.items() if count]
+    lead = own[0].cause if own else "Nothing is wrong with its normalization."
     if gap and gap.shares:
         lead = gap.shares[0].sentence()
-    elif findings:
-        lead = findings[0]["cause"]
-    badges = [badge(level, text) for level, text in zip([x for x in LEVELS if counts[x]], said, strict=True)]
     return tag(
         "header",
         tag("div", "normkit doctor", class_="brand"),
-        tag("h1", report["model"], class_="name"),
+        tag("h1", title, class_="name"),
         tag("p", badges or badge("ok", "healthy"), class_="badges"),
         tag("p", lead, class_="lead"),
     )
@@ -117,8 +119,8 @@ def _strip(layers: Sequence[Figures], worst: Sequence[str], shares: Mapping[str,
     )
 
 
-def _footer(report: Mapping[str, Any]) -> Html:
-    facts = [(tag("dt", label), tag("dd", str(fact))) for label, fact in report["about"].items()]
+def _footer(about: Mapping[str, str]) -> Html:
+    facts = [(tag("dt", label), tag("dd", fact)) for label, fact in about.items()]
     text = (
         "Distances are root mean squares over the channels, in standard deviations of the running statistics, "
         "sqrt(running_var + eps). Outputs beyond 4 saturate a sigmoid or tanh. At most 512 channels of a layer are "
@@ -127,5 +129,7 @@ def _footer(report: Mapping[str, Any]) -> Html:
     return tag("footer", tag("p", text), tag("dl", facts))
 
 
-def _worst(findings: Sequence[Figures]) -> str:
-    return next((level for level in LEVELS if any(one["severity"] == level for one in findings)), "ok")
+def _worst(findings: Sequence[Finding], under: Container[str]) -> str:
+    """The severest of a layer's findings; what follows from another one is no more than a note here."""
+    own = {finding.severity if finding.key not in under else "note" for finding in findings}
+    return next((level for level in LEVELS if level in own), "ok")
