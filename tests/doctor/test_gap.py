@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 import normkit as nk
 from normkit.doctor import gap as module
@@ -406,3 +407,29 @@ def test_wrong_values(options, text):
 def test_wrong_types(options, text):
     with pytest.raises(TypeError, match=text):
         attributed(seeded(Chain), options.pop("batches", None), **options)
+
+
+def test_lazy_layers_are_left_as_they_are():
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d())
+    with pytest.raises(RuntimeError, match="lazy layers"):
+        attributed(model)
+    assert isinstance(model[1].running_mean, nn.UninitializedBuffer)
+
+
+def test_a_loader_that_shuffles_draws_its_seed_and_the_random_state_comes_back():
+    x, y = (torch.cat(part) for part in zip(*images(), strict=True))
+    loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
+    model = recalibrated(Chain)
+    variance_up(model[4])
+    before = torch.get_rng_state()
+    gap = attributed(model, loader)
+    assert torch.equal(before, torch.get_rng_state())
+    assert named(gap) == ["4"]
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["dp", "compiled"])
+def test_wrapped_models(wrap):
+    model = recalibrated(Chain)
+    variance_up(model[4])
+    gap = attributed(wrap(model))
+    assert [name.rpartition(".")[2] for name in named(gap)] == ["4"]

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from ..model.kept import Kept
 from ..model.recorder import named_leaves
 from ..statistics.batches import Feed, call
-from ..statistics.lent import Lent
-from ..statistics.stand_in import FORWARD, put_in
+from ..statistics.stand_in import FORWARD, put_in, under
 
 LARGEST = 1 << 18  # values per output and batch
 Answer = list[list[Tensor]]  # batch -> outputs
@@ -54,17 +53,7 @@ def seed() -> None:
 
 def lending(statistics: Statistics) -> dict[nn.Module, Callable[..., Any]]:
     """Stand-ins that normalize by these statistics, (mean, unbiased var) of each layer."""
-    return {module: _lending(module, *pair) for module, pair in statistics.items()}
-
-
-def _lending(module: nn.Module, mean: Tensor, var: Tensor) -> Callable[..., Any]:
-    own = module.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with Lent(module, mean, var) as lent, lent:
-            return own(*args, **kwargs)
-
-    return forward
+    return {module: under(module, *pair) for module, pair in statistics.items()}
 
 
 def apart(one: Answer, other: Answer) -> list[float] | None:

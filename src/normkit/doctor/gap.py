@@ -16,6 +16,7 @@ from typing import Any
 from torch import nn
 
 from ..model.ambient import RandomStates
+from ..model.dataflow import refuse_lazy
 from ..statistics import batches as feeding
 from ..statistics.layers import Layer, running_statistics
 from .cause import cause
@@ -75,6 +76,7 @@ def attribute_gap(
     Raises:
         ValueError: no batch; max_batches below 1; orders odd or below 2; outputs whose shapes depend on the statistics.
         TypeError: batches or a batch of an unknown form; a metric that returns no number; an output without numbers.
+        RuntimeError: lazy layers without a shape.
 
     References: Shapley (1953), A value for n-person games; Castro, Gomez & Tejada (2009), Polynomial calculation of the
     Shapley value based on sampling, https://doi.org/10.1016/j.cor.2008.04.004
@@ -84,6 +86,7 @@ def attribute_gap(
         raise ValueError(f"max_batches must be an int of at least 1, got {max_batches!r}")
     if isinstance(orders, bool) or not isinstance(orders, int) or orders < 2 or orders % 2:
         raise ValueError(f"orders must be an even int of at least 2, got {orders!r}")
+    refuse_lazy(model)
     random = RandomStates()
     try:
         held = list(islice(batches, max_batches))
