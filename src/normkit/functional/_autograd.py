@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._activation import IDENTITY, NONE
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import native
 from . import _storage
 from .running import Running
@@ -93,9 +93,9 @@ def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
 
 
 def apply_in_core(  # flat: twelve arguments, those of the core's one call; to pack them would cost a microsecond
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, norm: NormSpec,
-    running: Running | None, kind: int, size: int, training: bool, eps: float, code: int, param: float,
-) -> Tensor | None:  # fmt: skip
+    input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, norm: NormSpec, running: Running | None, kind: int,
+    size: int, training: bool, eps: float, code: int, param: float,
+) -> Maybe:  # fmt: skip
     """The same by one call of the core, or None where it does not take these tensors as they are.
 
     size: the number of groups, or the width of the rows.
@@ -108,7 +108,7 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
     return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
 
 
-def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> bool:
     return (
         input.requires_grad
         or (weight is not None and weight.requires_grad)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
 from ..moments import Moments
 from . import _dtypes, running
@@ -105,9 +105,7 @@ class BatchNormSpec(NormSpec):
 
     name: ClassVar[str] = "batch_norm"
 
-    def in_core(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor | None:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By the batch's channels, or with given statistics."""
         activation = self.activation
         if self.eps <= 0.0 or activation.code not in native.FUSED_ACTIVATIONS:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
 from . import running
@@ -92,9 +92,7 @@ class GhostBatchNormSpec(BatchNormSpec):
     name: ClassVar[str] = "ghost_batch_norm"
     has_aten: ClassVar[bool] = False
 
-    def in_core(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor | None:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no slices."""
         return None
 

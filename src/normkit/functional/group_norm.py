@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
 from . import _dtypes
 from ._autocast import widen
@@ -70,9 +70,7 @@ class GroupNormSpec(NormSpec):
 
     name: ClassVar[str] = "group_norm"
 
-    def in_core(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor | None:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By groups of channels."""
         activation = self.activation
         if activation.code not in native.FUSED_ACTIVATIONS:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
 from ..moments import Moments
 from . import _dtypes, running
@@ -86,9 +86,7 @@ class InstanceNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "instance_norm"
 
-    def in_core(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor | None:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By groups of one channel each."""
         activation = self.activation
         if not self.training or input.dim() < 2 or activation.code not in native.FUSED_ACTIVATIONS:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE, resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
 from . import _dtypes
 from ._autocast import widen
@@ -112,9 +112,7 @@ class RMSNormSpec(NormSpec):
             return self.eps
         return _EPS[1] if input.dtype == torch.float64 else _EPS[0]
 
-    def in_core(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor | None:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By rows; the activation follows."""
         if len(self.normalized_shape) != 1:
             return None

@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .._activation import IDENTITY, Activation
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 
 
 @dataclass(slots=True, eq=False)
@@ -34,9 +34,7 @@ class NormSpec(ABC):
     has_aten: ClassVar[bool] = True  # whether PyTorch has a kernel of this norm
     fuses: ClassVar[bool] = True  # whether the kernels of this norm take a residual and an activation
 
-    def in_core(
-        self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
-    ) -> Tensor | None:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The common call in eager mode: the output by one call of the native core, under autograd where a gradient is
         wanted; None where the core does not take these tensors as they are, or has no such call."""
         return None
