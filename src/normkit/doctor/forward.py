@@ -2,7 +2,7 @@
 
     pass 1        every norm under its batch's own statistics: exact statistics are accumulated, traffic is noted
     pass 2, 3     the answers under exact and under running statistics
-    more          one pass for each suspicious layer: all exact but this one
+    more          two for each suspicious layer: all exact but this one, which has its running ones, or its batch's
 
 Rules: the model runs in evaluation mode (dropout off) and is given back as it was. Distances are in units of
 sqrt(running_var + eps): what a normalized value feels. A layer is judged in a network whose other layers are right, so
@@ -11,7 +11,7 @@ an earlier fault is not blamed on it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..model.restore import Restored
 from ..statistics.batches import Feed, call
 from ..statistics.distance import distance
 from ..statistics.layers import Layer, find, running_statistics
+from ..statistics.lent import Lent
 from . import answers
 from .state import State
 from .watch import Traffic, TrafficWatch, Watched, watching
@@ -31,7 +32,8 @@ UNIT = "sqrt(var + eps)"
 SCREEN = 0.1  # a tenth of a standard deviation, over the channels: below it nothing is worth a word
 WORST = 1.0  # of a single channel
 SURE = 2.5  # standard errors: of 100 healthy layers one is beyond
-PLAYERS = 16  # layers that get a pass of their own
+PLAYERS = 16  # layers that get passes of their own
+JUDGES = 4  # batches in each of these passes
 FELT = 0.05  # of the answer's standard deviation: a smaller change is none
 
 
@@ -42,7 +44,7 @@ class NormRun:
     mean, var: the exact ones, unbiased, (C,). distance: of the running ones from them, (C,). error: its standard error.
     batch: of single batches' statistics, root mean square. between: of the calls of a shared norm. change: of the
     answer when this layer alone uses its running statistics, in the answer's standard deviations. harmful: that is more
-    than batches differ.
+    than its own statistics of single batches do.
     """
 
     name: str
@@ -77,6 +79,11 @@ class NormRun:
         return int(self.distance.nan_to_num(nan=float("inf")).argmax())
 
     @property
+    def sortable(self) -> float:
+        """`apart`, infinite where it is no number."""
+        return _sortable(self.apart)
+
+    @property
     def far(self) -> bool:
         """Whether the running statistics are surely beyond the screening distance."""
         if self.distance is None or self.error is None:
@@ -94,7 +101,7 @@ class Forward:
 
     change: of the answer under running statistics from that under exact ones; noise: what single batches' statistics
     do to it; both in standard deviations of the answer, at the output that feels it most, None where answers cannot be
-    compared. harmful: the change is more than batches differ, and is felt.
+    compared. harmful: some layer's running statistics change it by more than batches differ, and it is felt.
     """
 
     batches: int
@@ -136,10 +143,16 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         change, noise = answers.apart(as_it_is, right), answers.apart(other, right)
         if images < 2:
             noise = None  # one image does not tell how others differ
-        harmful = _exceeds(change, noise)
-        if harmful:
-            norms |= _blamed(model, batches, forward, layers, exact, norms, right, noise)
-    return Forward(len(batches), images, norms, _most(change), _most(noise), harmful, flow)
+        suspicious = [layer for layer in layers if norms[layer.name].far]
+        suspicious.sort(key=lambda layer: -norms[layer.name].sortable)
+        alone = {} if images < 2 else _blamed(model, batches, forward, suspicious, exact, seen, right)
+        guilty = {name for name, (_, is_guilty) in alone.items() if is_guilty}
+        if alone and not guilty and _exceeds(change, noise):  # each alone is bearable, together they are not
+            largest = max(_sortable(felt) for felt, _ in alone.values())
+            guilty = {name for name, (felt, _) in alone.items() if _sortable(felt) >= largest / 2}
+        for name, (felt, _) in alone.items():
+            norms[name] = replace(norms[name], change=felt, harmful=name in guilty)
+    return Forward(len(batches), images, norms, _most(change), _most(noise), bool(guilty), flow)
 
 
 def _first_pass(
@@ -226,30 +239,39 @@ def _blamed(
     model: nn.Module,
     batches: Sequence[Any],
     forward: Feed | None,
-    layers: list[Layer],
+    suspicious: list[Layer],
     exact: answers.Statistics,
-    norms: dict[str, NormRun],
+    seen: dict[nn.Module, Watched],
     right: answers.Answer,
-    noise: list[float] | None,
-) -> dict[str, NormRun]:
-    """The suspicious layers, each with what it does alone."""
-    suspicious = [layer for layer in layers if norms[layer.name].far]
-    suspicious.sort(key=lambda layer: -_sortable(norms[layer.name].apart))
-    changes = {}
+) -> dict[str, tuple[float | None, bool]]:
+    """Of each suspicious layer what it does alone, and whether that is more than its own statistics of single batches
+    do alone."""
+    few, found = batches[:JUDGES], {}
+    perturbed = answers.lending(_perturbed(seen, exact))
     for layer in suspicious[:PLAYERS]:
-        others = {module: pair for module, pair in exact.items() if module is not layer.module}
-        changes[layer.name] = answers.apart(answers.answer(model, batches, forward, answers.lending(others)), right)
-    guilty = {name for name, change in changes.items() if _exceeds(change, noise)}
-    if changes and not guilty:  # each alone is bearable, together they are not: the largest
-        largest = max(_sortable(_most(change)) for change in changes.values())
-        guilty = {name for name, change in changes.items() if _sortable(_most(change)) >= largest / 2}
-    return {
-        name: replace(norms[name], change=_most(change), harmful=name in guilty) for name, change in changes.items()
-    }
+        others = answers.lending({module: pair for module, pair in exact.items() if module is not layer.module})
+        change = answers.apart(answers.answer(model, few, forward, others), right[:JUDGES])
+        watched = seen[layer.module]
+        replays = len(batches) > 1 and not layer.per_instance and all(int(s.values) > 1 for s in watched.samples)
+        in_batch = _replaying(layer.module, watched) if replays else perturbed[layer.module]
+        noise = answers.answer(model, few, forward, {**others, layer.module: in_batch})
+        found[layer.name] = _most(change), _exceeds(change, answers.apart(noise, right[:JUDGES]))
+    return found
+
+
+def _replaying(module: nn.Module, watched: Watched) -> Callable[..., Any]:
+    """A stand-in that normalizes the k-th call by the statistics that the k-th call of the first pass had."""
+    own, tables = module.forward, iter([(s.table[0], s.table[1]) for s in watched.samples])
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with Lent(module, *next(tables)) as lent, lent:
+            return own(*args, **kwargs)
+
+    return forward
 
 
 def _exceeds(change: list[float] | None, noise: list[float] | None) -> bool:
-    """Whether some output changes by more than twice what batches differ, and by what is felt."""
+    """Whether some output changes by more than twice what batches differ, and so that it is felt."""
     if change is None or noise is None:
         return False
     return any(a > max(2 * b, FELT) for a, b in zip(change, noise, strict=True))

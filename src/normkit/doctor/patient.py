@@ -64,6 +64,6 @@ def patient() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
             gradients = torch.autograd.grad(nn.functional.cross_entropy(model(x), label), parameters)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter -= RATE * gradient
+                    parameter.sub_(gradient, alpha=RATE)
     model.layer3.bn.reset_running_stats()
     return model.eval(), [pictures(10_000 + i, batch=64) for i in range(8)]

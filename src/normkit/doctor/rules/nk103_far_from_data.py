@@ -5,9 +5,9 @@ in units of sqrt(running_var + eps): d = sqrt((mean - mean_data)^2 + (std - std_
 mean square over the channels above 0.1, or one channel above 1, beyond what the number of images can tell.
 
 Why: evaluation normalizes by the running values; d is what the next layer feels, in standard deviations. That is an
-error where the answer moves by more than the statistics of single batches move it (twice, and 0.05 of its own
-standard deviation), with all other layers at their exact statistics, so that an earlier layer's fault is not blamed
-on it.
+error where the answer moves by more than the layer's statistics of single batches move it (twice that, and 0.05 of
+its own standard deviation), with all other layers at their exact statistics, so that an earlier layer's fault is not
+blamed on it.
 
 Ignore it: where the batches given are not the data that the model is for. Layers that are frozen or in eval mode
 inside a training model are not measured: they stand still on purpose.

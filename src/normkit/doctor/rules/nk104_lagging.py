@@ -3,8 +3,9 @@
 What it checks: (1 - momentum)^n, the weight that the initial 0 and 1 still have after n counted batches, above 0.05;
 with batches only where the statistics are in fact off.
 
-Why: running = (1 - momentum) running + momentum batch. With momentum 0.1 half of the start is gone after 7 batches
-and 99 % after 44; with 0.001 after 200 batches 82 % of the statistics are still the 0 and 1 of a new layer.
+Why: each batch makes running = (1 - momentum) running + momentum batch. With momentum 0.1 half of the start is gone
+after 7 batches and 99 % after 44; with 0.001 after 200 batches 82 % of the statistics are still the 0 and 1 of a new
+layer.
 
 Ignore it: where a counter was reset or carried over with other statistics (ported weights, recalibrated models); it
 is a note unless the answer changes by more than batches differ.
