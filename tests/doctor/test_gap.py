@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -357,6 +358,19 @@ def test_the_cost_is_said_before_it_starts_and_kept(capsys):
     more = int(said[1].split(": ")[2].split()[0])
     assert more <= 4 * 5
     assert gap.passes <= 7 + more
+
+
+def test_a_bar_on_a_terminal_and_plain_lines_without_rich(monkeypatch, capfd):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    model = seeded(Residual).eval()
+    attribute_gap(model, images(3))
+    assert "by layer" in capfd.readouterr().err
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    attribute_gap(model, images(3))
+    assert len(capfd.readouterr().err.splitlines()) == 2
+    attribute_gap(model, images(3), progress=False)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_sentences_say_layer_distance_and_history():

@@ -64,7 +64,7 @@ def attribute_gap(
         max_batches: how many to use at most.
         orders: how many orders at most, an even number of at least 2.
         seed: of the random orders, and of torch at the beginning of each pass.
-        progress: say on stderr how many passes there will be, with a bar on a terminal.
+        progress: say on stderr how many passes there will be, with a bar on a terminal if rich is installed.
 
     Returns:
         A :class:`Gap`, printable, and JSON. It has shares only where the gap is more than batches differ among

@@ -1,4 +1,4 @@
-"""Feed batches to a model: every form a batch may have, a limit of steps, and a progress bar.
+"""Feed batches to a model: every form a batch may have, a limit of steps, and a progress bar where rich is installed.
 
 tensor             model(x)
 list or tuple      model(batch[0])
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from itertools import count, islice
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,7 +85,7 @@ def _expected(batches: Iterable[Any], steps: int | None) -> int | None:
 
 @contextmanager
 def bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]:
-    """A progress bar on stderr, a counter where rich is absent; nothing without a terminal or without a title."""
+    """A progress bar on stderr; nothing without a terminal, without rich, or without a title."""
     if title is None or not sys.stderr.isatty():
         yield lambda: None
         return
@@ -93,9 +93,7 @@ def bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     except ImportError:
-        done, of = count(1), "" if total is None else f" of {total}"
-        yield lambda: print(f"\r{title}: {next(done)}{of}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+        yield lambda: None
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -73,7 +73,7 @@ def recalibrate(
         distributed: None: merge over all ranks if torch.distributed is initialized. False: do not. True or a process
             group: merge, and raise where that cannot be. One collective a pass; ranks may have unequal numbers of
             batches.
-        progress: show a bar on a terminal (a counter without rich).
+        progress: show a bar on a terminal, if rich is installed.
         forward: ``forward(model, batch)`` runs the model on one batch of any form.
 
     Returns:
