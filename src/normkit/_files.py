@@ -40,10 +40,10 @@ _KINDS = {
 }
 
 
-def update(path: Path, make: Callable[[], str | bytes], *, most: int = LARGEST) -> None:
+def update(path: Path, make: Callable[[], str | bytes], *, most: int | None = None) -> None:
     """Replace what `path` holds by `make()`, which is called under the lock and may read the file first.
 
-    most: how many bytes it may be.
+    most: how many bytes it may be; None: what can be read back, LARGEST.
 
     Raises:
         UsageError: it cannot be written, and still holds what it held.
