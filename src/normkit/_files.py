@@ -40,10 +40,10 @@ _KINDS = {
 }
 
 
-def update(path: Path, make: Callable[[], str | bytes], *, most: int = LARGEST) -> None:
+def update(path: Path, make: Callable[[], str | bytes], *, most: int | None = None) -> None:
     """Replace what `path` holds by `make()`, which is called under the lock and may read the file first.
 
-    most: how many bytes it may be.
+    most: how many bytes it may be; None: what can be read back, LARGEST.
 
     Raises:
         UsageError: it cannot be written, and still holds what it held.
@@ -54,8 +54,11 @@ def update(path: Path, make: Callable[[], str | bytes], *, most: int = LARGEST) 
             _verify(path)
             made = make()
             content = made.encode() if isinstance(made, str) else made
-            if len(content) > most:
-                raise OSError(errno.EFBIG, f"expected at most {most:,} bytes, got {len(content):,}: name another place")
+            bound = LARGEST if most is None else most
+            if len(content) > bound:
+                raise OSError(
+                    errno.EFBIG, f"expected at most {bound:,} bytes, got {len(content):,}: name another place"
+                )
             _replace(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {reason(error)}; what it held before is kept") from None

@@ -61,9 +61,8 @@ def _code(rule: Rule, example: Callable[[], Any], is_sick: bool) -> list[str]:
     source = inspect.getsource(example).rstrip().replace(" -> Example", "")
     needed = [line for word, line in _IMPORTS if word in source]
     own = [name for name in ("images", "settled", "small_net") if re.search(rf"\b{name}\(", source)]
-    given, options = (
-        ("model, batches", "") if "{" not in source.splitlines()[-1] else ("model, batches, more", ", **more")
-    )
+    with_more = re.search(r", \{.*\}$", source.splitlines()[-1])
+    given, options = ("model, batches, more", ", **more") if with_more else ("model, batches", "")
     imports = sorted(needed, key=lambda line: (line.startswith("from"), line))
     return [
         "```python",
