@@ -233,6 +233,33 @@ def test_eps_of_another_library_with_the_same_class_name_is_no_warning() -> None
     assert severities == {"timm": [], "torchvision": [("NK106 net.1", "warning")]}
 
 
+def test_values_under_a_mask_count_neither_for_the_statistics_nor_for_how_images_differ() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.head = nk.BatchNorm1d(8), nn.Linear(8, 4)
+
+        def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+            return self.head(self.bn(words, mask=nk.mask_from_lengths(lengths, words.shape[2])).mean(2))
+
+    g = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(8):
+        lengths = torch.randint(2, 20, (32,), generator=g)
+        words = torch.randn(32, 8, 20, generator=g)
+        words[~nk.mask_from_lengths(lengths, 20).unsqueeze(1).expand_as(words)] = 1e6
+        batches.append({"words": words, "lengths": lengths})
+    model = Masked().eval()
+    nk.recalibrate(model, batches, progress=False)
+    found = nk.diagnose(model, batches)
+    assert found.healthy
+    assert found.images == 256
+    assert found.layers[0].margin is not None
+    assert found.layers[0].margin < 0.15
+    model.bn.running_var.mul_(14)  # type: ignore[union-attr]  # it tracks
+    assert [finding.key for finding in nk.diagnose(model, batches).at_least("error")] == ["NK103 bn"]
+
+
 def test_group_and_layer_norms_raise_no_alarm() -> None:
     model = settled(nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(2, 32), nn.Flatten(), nn.LayerNorm(1152)), images())
     assert nk.diagnose(model, images()).healthy
