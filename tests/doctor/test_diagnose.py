@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import normkit as nk
 import normkit.doctor
-from normkit.doctor.examples import images, settled, small_net
+from normkit.doctor.examples import images, replicated, settled, small_net
 
 SCHEMA = json.loads((Path(normkit.doctor.__file__).parent / "schema.json").read_text(encoding="utf-8"))
 TYPES: Mapping[str, Any] = {
@@ -202,6 +202,62 @@ def test_wrapped_and_averaged_models_are_seen_through() -> None:
     averaged = torch.optim.swa_utils.AveragedModel(sick_net())
     found = nk.diagnose(averaged.eval(), images())
     assert [finding.key for finding in found.at_least("error")] == ["NK103 module.4"]
+
+
+def test_a_replicated_model_is_named_and_mended_by_its_own_names() -> None:
+    model = replicated(sick_net())
+    found = nk.diagnose(model, images())
+    assert [finding.key for finding in found.at_least("error")] == ["NK103 4"]
+    healed, healing = found.healing(model, inplace=True)
+    assert healing.left == 0
+    assert healed is model
+    assert nk.diagnose(model, images()).healthy
+
+
+def test_eps_of_another_library_with_the_same_class_name_is_no_warning() -> None:
+    class MobileNetV3(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+            with torch.no_grad():
+                self.net[0].weight.mul_(1e-2)  # type: ignore[union-attr, operator]  # a convolution
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    severities = {}
+    for library in ("timm.models.mobilenetv3", "torchvision.models.mobilenetv3"):
+        MobileNetV3.__module__ = library
+        found = nk.diagnose(settled(MobileNetV3(), images()), images(), select=["NK106"])
+        severities[library.partition(".")[0]] = [(f.key, f.severity) for f in found.findings]
+    assert severities == {"timm": [], "torchvision": [("NK106 net.1", "warning")]}
+
+
+def test_values_under_a_mask_count_neither_for_the_statistics_nor_for_how_images_differ() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.head = nk.BatchNorm1d(8), nn.Linear(8, 4)
+
+        def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+            return self.head(self.bn(words, mask=nk.mask_from_lengths(lengths, words.shape[2])).mean(2))
+
+    g = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(8):
+        lengths = torch.randint(2, 20, (32,), generator=g)
+        words = torch.randn(32, 8, 20, generator=g)
+        words[~nk.mask_from_lengths(lengths, 20).unsqueeze(1).expand_as(words)] = 1e6
+        batches.append({"words": words, "lengths": lengths})
+    model = Masked().eval()
+    nk.recalibrate(model, batches, progress=False)
+    found = nk.diagnose(model, batches)
+    assert found.healthy
+    assert found.images == 256
+    assert found.layers[0].margin is not None
+    assert found.layers[0].margin < 0.15
+    model.bn.running_var.mul_(14)  # type: ignore[union-attr]  # it tracks
+    assert [finding.key for finding in nk.diagnose(model, batches).at_least("error")] == ["NK103 bn"]
 
 
 def test_group_and_layer_norms_raise_no_alarm() -> None:

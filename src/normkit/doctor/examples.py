@@ -50,3 +50,13 @@ def settled(model: Any, batches: list[Tensor]) -> Any:
                     counter.fill_(1000)
     recalibrate(model.eval(), batches, progress=False)
     return model
+
+
+def replicated(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, as a process of its own would hold it."""
+    distributed: Any = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        return nn.parallel.DistributedDataParallel(model)
+    finally:
+        distributed.destroy_process_group()

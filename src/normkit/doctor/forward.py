@@ -133,7 +133,7 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         exact = {module: found for module, w in seen.items() if w.refusal is None and (found := w.read()) is not None}
         right = answers.answer(model, batches, forward, answers.lending(exact))
         as_it_is = answers.answer(model, batches, forward, {})
-        images = max((_images(watched) for watched in seen.values()), default=0)
+        images = min((count for watched in seen.values() if (count := _images(watched))), default=0)
         other = in_batches
         if len(batches) == 1:  # its own statistics are the exact ones
             other = answers.answer(model, batches, forward, answers.lending(_perturbed(seen, exact)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..model.swap import working_copy
 from ..model.table import Table, Tabular
+from ..statistics import batches as feeding
 from ..statistics.recalibrate import recalibrate
 from .evidence import Request
 from .finding import WHOLE, Finding
@@ -62,17 +63,18 @@ def heal(
         raise TypeError(f"expected the model that was diagnosed, got {model!r:.200}")
     findings = _treated(report.findings)
     model = working_copy(model, inplace)
+    inner = feeding.unwrapped(model)  # whose names the findings have
     batches = None if asked is None else asked.batches
     done: dict[str, str] = {}
     for finding in findings:
         assigned = _ASSIGNMENT.search(finding.fix)
         if assigned:
-            setattr(model.get_submodule(finding.where), assigned[1], float(assigned[2]))
+            setattr(inner.get_submodule(finding.where), assigned[1], float(assigned[2]))
             done[finding.key] = f"{assigned[1]} = {assigned[2]}"
     sick = [f for f in findings if f.code in STATISTICS and _statistics_can(f)]
     if sick and batches is not None:
         names = list(dict.fromkeys(finding.where for finding in sick))
-        made_of = recalibrate(model, batches, only=_exactly(names), forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
+        made_of = recalibrate(inner, batches, only=_exactly(names), forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
         made = {layer.name for layer in made_of.recalibrated}
         for finding in sick:
             if finding.where in made:

@@ -16,6 +16,7 @@ _IMPORTS = (
     ("torch.", "import torch"),
     ("nn.", "from torch import nn"),
     ("Tensor", "from torch import Tensor"),
+    ("Any]", "from typing import Any"),
 )
 
 
@@ -60,7 +61,7 @@ def page(rule: Rule) -> str:
 def _code(rule: Rule, example: Callable[[], Any], is_sick: bool) -> list[str]:
     source = inspect.getsource(example).rstrip().replace(" -> Example", "")
     needed = [line for word, line in _IMPORTS if word in source]
-    own = [name for name in ("images", "settled", "small_net") if re.search(rf"\b{name}\(", source)]
+    own = [name for name in ("images", "replicated", "settled", "small_net") if re.search(rf"\b{name}\(", source)]
     with_more = re.search(r", \{.*\}$", source.splitlines()[-1])
     given, options = ("model, batches, more", ", **more") if with_more else ("model, batches", "")
     imports = sorted(needed, key=lambda line: (line.startswith("from"), line))

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from ..model import families
 from ..model.families import family, is_like_norm
+from ..statistics.batches import unwrapped
 from ..statistics.layers import find
 
 _STATISTICS = ("running_mean", "running_var")
@@ -80,8 +81,10 @@ class State:
 
     kind: the model's class; "state dict" for a bare one. trains: it is in training mode, or an optimizer came with it.
     stepped: whether that optimizer has made a step; None without one. averaged: how many models an averaged copy
-    (SWA, EMA) holds. replicated: it is wrapped for several processes. biased: convolutions and linear layers that
-    have a bias. dropouts: name -> p, above 0.
+    (SWA, EMA) holds. replicated: it is wrapped for several processes. library: the
+    package of the model's class. biased: convolutions and linear layers that
+    have a bias. dropouts: name -> p, above 0. rates: of convolutions and
+    linear layers in the optimizer, without a bias: its rate over the squared norm of one output's weights, on average.
     """
 
     norms: tuple[NormState, ...]
@@ -91,8 +94,10 @@ class State:
     stepped: bool | None = None
     averaged: int | None = None
     replicated: bool = False
+    library: str = ""
     biased: frozenset[str] = frozenset()
     dropouts: Mapping[str, float] = field(default_factory=dict)
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> NormState:
         for norm in self.norms:
@@ -109,7 +114,8 @@ class State:
 
 
 def of_model(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> State:
-    """Read the norms of a model; nothing is run."""
+    """Read the norms of a model, without running it. Wrappers of DDP and compilers are seen through."""
+    replicated, model = isinstance(model, DistributedDataParallel), unwrapped(model)
     fixed = {layer.module: layer.left_alone for layer in find(model)}
     decay = _decay(optimizer)
     norms = [
@@ -125,10 +131,12 @@ def of_model(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
         training=model.training,
         stepped=None if optimizer is None else bool(optimizer.state),
         averaged=int(averaged) if averaged is not None and averaged.numel() == 1 else None,
-        replicated=isinstance(model, DistributedDataParallel),
+        replicated=replicated,
+        library=type(model).__module__.partition(".")[0],
         biased=frozenset(
             name for name, module in model.named_modules() if isinstance(module, _LINEAR) and module.bias is not None
         ),
+        rates=_rates(model, optimizer),
         dropouts={
             name: float(module.p)
             for name, module in model.named_modules()
@@ -211,6 +219,17 @@ def _without_values(tensor: Tensor) -> bool:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float64, copy=True)
+
+
+def _rates(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, float]:
+    groups = [] if optimizer is None else optimizer.param_groups
+    rates = {id(parameter): float(group.get("lr", 0)) for group in groups for parameter in group["params"]}
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, _LINEAR) and module.bias is None and id(module.weight) in rates:
+            square = float(module.weight.detach().double().square().sum()) / module.weight.shape[0]
+            found[name] = rates[id(module.weight)] / square if square > 0 else 0.0
+    return found
 
 
 def _decay(optimizer: torch.optim.Optimizer | None) -> dict[int, float]:

@@ -87,9 +87,11 @@ def _one(finding: Finding, by_key: dict[str, Finding]) -> list[tuple[str, str]]:
 
 def _together(findings: list[Finding]) -> list[tuple[str, str]]:
     first = findings[0]
-    names = ", ".join(finding.where or WHOLE for finding in findings[:FEW])
+    if not first.where:
+        return [("note", f"note {first.code}  {first.cause}")]
+    names = ", ".join(finding.where for finding in findings[:FEW])
     more = f" and {len(findings) - FEW} more" if len(findings) > FEW else ""
-    return [("note", f"note {first.code}  {names}{more}{_number(first) if len(findings) == 1 else ''}: {first.cause}")]
+    return [("note", f"note {first.code}  {names}{more}: {first.cause}")]
 
 
 def _number(finding: Finding) -> str:

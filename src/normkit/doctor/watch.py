@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._shapes import channel_mask
 from ..moments import Moments
 from ..statistics.accumulator import Accumulator
 from ..statistics.layers import Layer, running_statistics
@@ -80,13 +81,19 @@ class Watched(Accumulator):
         super().add(sample)
 
     def look(self, x: Tensor, mask: Tensor | None, per_instance: bool) -> None:
-        """How images differ. x: (N, C, *)."""
-        if mask is not None or x.dim() < 2 or x.numel() == 0:
+        """How images differ. x: (N, C, *); mask: bool, (N, *) or (N, 1, *), True = a real value."""
+        if x.dim() < 2 or x.numel() == 0:
             return
-        wide = x.detach().float() if x.dtype.itemsize < 4 else x.detach()
         axes = tuple(range(2, x.dim()))
-        var, mean = torch.var_mean(wide, axes, correction=0) if axes else (torch.zeros_like(wide), wide)
-        var, mean = var.double(), mean.double()
+        if mask is not None:
+            each = Moments.of(x.detach(), axes, channel_mask(mask, x))
+            counts = torch.as_tensor(each.count).expand_as(each.mean)
+            real = counts[:, 0] > 0
+            mean, var = each.mean[real], (each.m2 / counts.clamp(min=1))[real]
+        else:
+            wide = x.detach().float() if x.dtype.itemsize < 4 else x.detach()
+            var, mean = torch.var_mean(wide, axes, correction=0) if axes else (torch.zeros_like(wide), wide)
+            var, mean = var.double(), mean.double()
         squares = var if per_instance else var + (mean - mean.mean(0)).square()
         finite = (mean + squares).isfinite().all(1)
         new = Moments.of(mean[finite], 0), Moments.of(squares[finite], 0)

@@ -27,22 +27,21 @@ from ...model.families import BATCH_FAMILIES
 from ..evidence import Evidence
 from ..examples import Example, images, settled, small_net
 from ..finding import Finding, make
-from ..state import NormState
+from ..state import NormState, State
 
-# class name of the model -> eps of its batch norms, where all of them have the same
+# (package, beginning of the class name) -> eps of all its batch norms; the same name in another library has another one
 REFERENCES = {
-    "MobileNetV3": 1e-3,
-    "Inception3": 1e-3,
-    "GoogLeNet": 1e-3,
-    "DetectionModel": 1e-3,
-    "YOLO": 1e-3,
+    ("torchvision", "MobileNetV3"): 1e-3,
+    ("torchvision", "Inception3"): 1e-3,
+    ("torchvision", "GoogLeNet"): 1e-3,
+    ("ultralytics", "DetectionModel"): 1e-3,
 }
 
 CODE, WHERE = "NK106", "4"
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
-    reference = _reference(evidence.state.kind)
+    reference = _reference(evidence.state)
     for (kind, *_), norms in _by_family(evidence).items():
         usual = mode([norm.eps for norm in norms])
         wanted = reference if reference is not None and kind == "batch" else usual
@@ -60,8 +59,11 @@ def _by_family(evidence: Evidence) -> dict[tuple[str, str], list[NormState]]:
     return found
 
 
-def _reference(kind: str) -> float | None:
-    return next((eps for name, eps in REFERENCES.items() if kind.startswith(name)), None)
+def _reference(state: State) -> float | None:
+    known = (
+        eps for (library, name), eps in REFERENCES.items() if state.library == library and state.kind.startswith(name)
+    )
+    return next(known, None)
 
 
 def _finding(evidence: Evidence, norm: NormState, wanted: float | None, known: bool) -> Finding:

@@ -28,7 +28,19 @@ CODE, WHERE = "NK112", "ema: 4"
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
-    copies = evidence.state.copies
+    state = evidence.state
+    if state.averaged and state.training is not True and not _settled(evidence):
+        yield make(
+            CODE,
+            "",
+            "note",
+            f"an average of {state.averaged} models: its statistics are the last one's, or averages of theirs",
+            "nk.recalibrate(averaged_model, batches)",
+            measured=state.averaged,
+            limit=1,
+            unit="models",
+        )
+    copies = state.copies
     for first, second in combinations(copies, 2):
         others = {norm.name: norm for norm in evidence.state.of_copy(first)}
         for norm in evidence.state.of_copy(second):
@@ -43,6 +55,12 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                     f"gamma and beta differ from those of {first!r}, the running statistics are the same bits",
                     "nk.recalibrate(averaged_model, batches)",
                 )
+
+
+def _settled(evidence: Evidence) -> bool:
+    """Whether batches have shown that the statistics are the weights' own, or there are none."""
+    runs = [evidence.measured(norm) for norm in evidence.norms if norm.tracked]
+    return all(run is not None and not run.far for run in runs)
 
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
