@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..model.dataflow import cloned
 from ..model.kept import Kept
 from ..model.recorder import named_leaves
 from ..statistics.batches import Feed, call
@@ -35,7 +36,7 @@ def answer(
     put_in(stand_ins)
     seed()
     found = []
-    for batch in batches:
+    for batch in map(cloned, batches):  # a forward may work in place on what it is given
         output = call(model, batch) if forward is None else forward(model, batch)
         leaves = [leaf for _, leaf in named_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         found.append([_sampled(leaf) for leaf in leaves])

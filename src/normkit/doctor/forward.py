@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..model.dataflow import Flow, observe
+from ..model.dataflow import Flow, cloned, observe
 from ..model.restore import Restored
 from ..statistics.batches import Feed, call
 from ..statistics.distance import distance
@@ -301,7 +301,10 @@ def _flow(model: nn.Module, batch: Any, forward: Feed | None) -> Flow | None:
 def _example(model: nn.Module, batch: Any, forward: Feed | None) -> Any:
     """The arguments with which the model itself is called, as `observe` takes them."""
     given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-    handle = model.register_forward_pre_hook(lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
+    batch = cloned(batch)
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: given.append(cloned((args, kwargs))), with_kwargs=True
+    )
     try:
         call(model, batch) if forward is None else forward(model, batch)
     finally:

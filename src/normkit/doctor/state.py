@@ -123,14 +123,14 @@ def of_model(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
         for name, module in model.named_modules()
         if family(module) is not None or is_like_norm(module)
     ]
-    averaged = model._buffers.get("n_averaged")
+    averaged = getattr(model, "n_averaged", None)
     return State(
         tuple(norms),
         type(model).__name__,
         trains=model.training or optimizer is not None,
         training=model.training,
         stepped=None if optimizer is None else bool(optimizer.state),
-        averaged=int(averaged) if averaged is not None and averaged.numel() == 1 else None,
+        averaged=int(averaged) if isinstance(averaged, Tensor) and averaged.numel() == 1 else None,
         replicated=replicated,
         library=type(model).__module__.partition(".")[0],
         biased=frozenset(

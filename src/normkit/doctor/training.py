@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.ambient import RandomStates
+from ..model.dataflow import cloned
 from ..model.recorder import named_leaves
 from ..statistics.batches import Feed, call
 from .answers import seed
@@ -72,7 +73,7 @@ def _step(
         if not isinstance(modules[norm.name], torch.jit.ScriptModule):
             modules[norm.name].register_forward_hook(_hook(norm.name, counts, gradients))
     seed()
-    before = _counters(modules, state)
+    before, batch = _counters(modules, state), cloned(batch)
     output = call(twin, batch) if forward is None else forward(twin, batch)
     after_forward, forwards = _counters(modules, state), dict(counts)
     loss = _loss(output, batch, loss_fn)
