@@ -334,6 +334,23 @@ def test_statistics_that_are_no_numbers():
     assert Gap.from_json(gap.to_json()) == gap
 
 
+def test_answers_that_are_no_numbers_on_the_way():
+    model = recalibrated(Chain)
+    variance_up(model[1])
+    variance_up(model[4])
+    seen = []
+
+    def metric(output, batch):
+        seen.append(1)
+        return output.abs().mean() if len(seen) <= 4 * 8 else math.nan  # batch, exact, running, training; then parts
+
+    gap = attributed(model, metric=metric)
+    assert not gap.found
+    assert gap.shares == ()
+    assert "not finite with some of the layers" in gap.reason
+    assert Gap.from_json(gap.to_json()) == gap
+
+
 def test_a_net_without_batch_norm():
     gap = attributed(nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.LayerNorm(4)))
     assert (gap.layers, gap.gap, gap.found) == (0, 0.0, False)
@@ -354,7 +371,7 @@ def test_the_cost_is_said_before_it_starts_and_kept(capsys):
     gap = attribute_gap(model, images(), orders=4)
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "train/eval gap: at most 7 passes over 8 batches"
-    assert said[1].startswith("train/eval gap: 6 of 6 layers, 4 orders: ")
+    assert said[1].startswith("train/eval gap: 6 layers one by one, in 4 orders: ")
     more = int(said[1].split(": ")[2].split()[0])
     assert more <= 4 * 5
     assert gap.passes <= 7 + more

@@ -130,14 +130,16 @@ class _Attribution:
         test = Test.of(values["running"], values["exact"], values["batch"])
         distances = {layer: self._distance(layer) for layer in layers}
         far = sorted((x for x in layers if distances[x] > SCREEN), key=lambda x: -distances[x])[:PLAYERS]
-        players: list[list[Layer]] = [[layer] for layer in layers if layer in far]
+        players = [layer for layer in layers if layer in far]
         rest = [layer for layer in layers if layer not in far and distances[layer] > 0]
         reason = test.refusal() or ("" if far else f"no layer is farther than {SCREEN} from the data's statistics")
         table: list[list[float]] = []
         if not reason:
             seconds = (time.monotonic() - began) / self.passes
-            table = self._shares(players + ([rest] if rest else []), count, seconds, values)
-        entries = tuple(self._entry(one[0], distances, table, i) for i, one in enumerate(players) if table)
+            table = self._shares(players, rest, count, seconds, values)
+            if not all(math.isfinite(share) for row in table for share in row):
+                table, reason = [], "the answers are not finite with some of the layers under exact statistics"
+        entries = tuple(self._entry(layer, distances, table, i) for i, layer in enumerate(players) if table)
         mean = {name: _finite(_mean(found)) for name, found in values.items()}
         return Gap(
             unit=self._unit(exact[0]),
@@ -158,22 +160,24 @@ class _Attribution:
         )
 
     def _shares(
-        self, players: list[list[Layer]], count: int, seconds: float, values: dict[str, list[float]]
+        self, players: list[Layer], rest: list[Layer], count: int, seconds: float, values: dict[str, list[float]]
     ) -> list[list[float]]:
-        """(orders, players)."""
-        drawn: list[Order] = orders(len(players), count, self.seed)
+        """(orders, players), the rest together as the last one, if there is any."""
+        sides = [[layer] for layer in players] + ([rest] if rest else [])
+        drawn: list[Order] = orders(len(sides), count, self.seed)
         known: dict[Coalition, float] = {
             frozenset(): _mean(values["running"]),
-            frozenset(range(len(players))): _mean(values["exact"]),
+            frozenset(range(len(sides))): _mean(values["exact"]),
         }
         needed = [one for one in coalitions(drawn) if one not in known]
+        others = f" and {len(rest)} together" if rest else ""
         self._say(
-            f"train/eval gap: {len(players)} of {len(self.switch.layers)} layers, {len(drawn)} orders: "
+            f"train/eval gap: {len(players)} layers one by one{others}, in {len(drawn)} orders: "
             f"{len(needed)} more passes, about {seconds * len(needed):.0f} s"
         )
         with feeding.bar("train/eval gap, by layer" if self.progress else None, len(needed)) as self._tick:
             for one in needed:
-                switched = [layer.module for player in one for layer in players[player]]
+                switched = [layer.module for side in one for layer in sides[side]]
                 known[one] = _mean(self.switch.run(switched, self._number))
         return shares(drawn, known.__getitem__)
 
@@ -182,7 +186,7 @@ class _Attribution:
         try:
             return self.switch.run([layer.module for layer in layers], self._number, training=True), ""
         except Exception as error:  # a model may take or return something else when it trains
-            return None, f"{type(error).__name__}: {error}"
+            return None, f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
     def _entry(self, layer: Layer, distances: dict[Layer, float], table: list[list[float]], player: int) -> LayerShare:
         found = [row[player] for row in table]

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
-from urllib.parse import quote
 
 from ..info import version
 from .catalogue import catalogue
 from .finding import WHOLE, Finding
 from .report import Report
 
+_UNRESERVED = frozenset(f"{ascii_letters}{digits}-._~/")  # RFC 3986; a colon is not: before one stands a scheme
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
@@ -71,4 +72,4 @@ def _uri(artifact: str | Path) -> str:
     path = Path(artifact)
     if path.is_absolute():
         return path.as_uri()
-    return quote(path.as_posix())  # a colon too: what stands before one would be a scheme
+    return "".join(chr(b) if chr(b) in _UNRESERVED else f"%{b:02X}" for b in path.as_posix().encode())
