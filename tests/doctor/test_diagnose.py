@@ -157,6 +157,7 @@ def test_a_model_that_raises_gets_the_rules_of_its_state() -> None:
     found = nk.diagnose(model, images())
     assert [finding.key for finding in found.at_least("error")] == ["NK001 (the model itself)", "NK107 net.4"]
     assert "ArithmeticError: no luck" in found.findings[0].cause
+    assert str(found).startswith("Broken: 2 norms, from the state alone\n")
     assert "forward" not in model.net[1].__dict__  # the stand-in is gone
 
 

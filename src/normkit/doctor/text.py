@@ -12,6 +12,7 @@ from .report import Report
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 _COLOURS = {"error": "#c0392b", "warning": "#b7791f", "note": "#6b7280"}
 SAID = 0.05  # of the gap: a layer's share below it is on the page and in the JSON
+RAISES = "NK001"
 FEW = 3  # layers of a note that are named
 
 
@@ -61,7 +62,8 @@ def _head(diagnosis: Report) -> list[str]:
     if diagnosis.norms == 0:
         return [f"{diagnosis.model} has no normalization layers: nothing to examine"]
     if not diagnosis.batches:
-        return [f"{what}, from the state alone: batches would tell what is off and by how much"]
+        raised = any(finding.code == RAISES for finding in diagnosis.findings)
+        return [f"{what}, from the state alone{'' if raised else ': batches would tell what is off and by how much'}"]
     lines = [f"{what}, {diagnosis.images or diagnosis.batches} {'images' if diagnosis.images else 'batches'}"]
     if diagnosis.change is not None and diagnosis.noise is not None:
         lines.append(
