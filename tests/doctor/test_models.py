@@ -122,6 +122,16 @@ def test_statistics_of_another_sample_are_no_error() -> None:
     assert found.change > 0
 
 
+def test_a_change_that_single_batches_make_too_is_a_note() -> None:
+    model = small_net()
+    model[1].running_var.mul_(1.6)
+    severities = {}
+    for size in (2, 16):  # the same fault; batches of 2 differ by as much, batches of 16 do not
+        found = nk.diagnose(model, images(batches=16, size=size), select=["NK103"])
+        severities[size] = [(finding.key, finding.severity) for finding in found.findings]
+    assert severities == {2: [("NK103 1", "note")], 16: [("NK103 1", "error")]}
+
+
 def test_lazy_and_scripted_models_say_what_they_are() -> None:
     found = nk.diagnose(nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d()), images())
     assert [finding.code for finding in found.at_least("error")] == ["NK001"]
