@@ -19,6 +19,8 @@ FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("learn",),
     ("studies",),
     ("bench",),
+    ("testing",),
+    ("doctor",),
     ("surgery", "statistics"),
     ("paths",),
     ("model",),
