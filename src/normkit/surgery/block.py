@@ -15,7 +15,7 @@ from . import activations
 from .fused_call import HEAD, fused_call, is_idle, is_sequential, leading, steps
 from .instance_forward import InstanceForward
 from .pattern import Pattern
-from .trace import trace
+from .trace import positional, trace
 
 
 class RewrittenForward(InstanceForward):
@@ -36,7 +36,7 @@ class RewrittenForward(InstanceForward):
         return RewrittenForward(owner, self.source, self.names, self.kinds, self.idle)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        given = {**dict(zip(self._by_position, args, strict=False)), **kwargs}
         if len(given) != len(args) + len(kwargs) or not self._fits(given):
             return self.original(*args, **kwargs)
         return self._function(self.owner, **given)
@@ -64,7 +64,7 @@ class RewrittenForward(InstanceForward):
 
     def _compile(self) -> None:
         self._function = compiled(self.source, self.names)
-        self._parameters = tuple(self.__signature__.parameters)
+        self._by_position = positional(self.owner)
 
 
 def compiled(source: str, names: dict[str, Any]) -> Any:
