@@ -97,7 +97,7 @@ def test_torchs_fused_transformer_layer_is_stopped() -> None:
 
 
 def test_torchs_quantization_refuses_the_layer() -> None:
-    with pytest.raises((AssertionError, NotImplementedError), match="did not find fuser method|Cannot fuse modules"):
+    with pytest.raises((AssertionError, NotImplementedError), match=r"did not find fuser method|Cannot fuse modules"):
         torch.ao.quantization.fuse_modules(net("relu"), ["0", "1"])
 
 
