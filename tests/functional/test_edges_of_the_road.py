@@ -175,7 +175,7 @@ def test_parameters_in_the_place_of_running_statistics_move_as_buffers_do() -> N
 
 LAYOUTS = {
     "sparse": lambda x: x.to_sparse(),
-    "csr": lambda x: x.flatten(0, 1).to_sparse_csr(),
+    "csr": lambda x: x.to_sparse_csr(),
     "oneDNN": lambda x: x.to_mkldnn(),
 }
 

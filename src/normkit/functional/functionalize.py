@@ -26,8 +26,10 @@ def is_functionalized() -> bool:
 
 
 def write_through(write: Callable[..., object], move: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    """write(*arguments), the first three of which are buffers or None, as the functionalization wants it. move: the same
-    under the transforms around it."""
+    """write(*arguments), the first three of which are buffers or None, as the functionalization wants it.
+
+    move: the same under the transforms around it.
+    """
     from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 
     innermost: Any = retrieve_current_functorch_interpreter()
@@ -44,5 +46,5 @@ def write_through(write: Callable[..., object], move: Callable[..., object], arg
 def _unwrapped(argument: Any) -> Any:
     if not isinstance(argument, Tensor) or not torch._is_functional_tensor(argument):
         return argument
-    torch._sync(argument)
+    torch._sync(argument)  # type: ignore[attr-defined]  # not in torch's stub
     return torch._C._functorch._unwrap_functional_tensor(argument, True)
