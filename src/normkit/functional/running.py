@@ -116,7 +116,7 @@ def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
     if deferred is None and native.available():
         moved = native.move_running(stats, count, mean, var, batches, momentum)
     if moved is None:
-        move(running, Moments(count, stats[0], stats[1] * count))
+        move(running, Moments.of_stats(count, stats[0], stats[1]))
     elif not moved:
         warn_not_finite()
 

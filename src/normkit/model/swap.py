@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .._hooks import FORWARD_HOOKS
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
 
-_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS = (
-    *_FORWARD_HOOKS,
+    *FORWARD_HOOKS,
     "_is_full_backward_hook",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -71,11 +71,6 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
             new.__dict__[name] = value
     if isinstance(new, _FrozenBatchNorm):
         new._stand_for(old)  # a checkpoint fits both
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a hook sees or changes what goes through the module."""
-    return any(getattr(module, name) for name in _FORWARD_HOOKS)
 
 
 def parametrized(module: nn.Module) -> bool:

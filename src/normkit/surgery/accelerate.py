@@ -13,12 +13,13 @@ from typing import Any
 
 from torch import nn
 
+from .._hooks import hooked
 from ..model.dataflow import Flow, flow_of, refuse_lazy
 from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept
 from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
-from ..model.swap import hooked, kind, put, working_copy
+from ..model.swap import kind, put, working_copy
 from ..model.transaction import Transaction
 from . import activations
 from .block import Block, prepare

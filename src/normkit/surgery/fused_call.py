@@ -15,7 +15,7 @@ from torch import nn, promote_types
 from .. import nn as layers
 from .._activation import resolve
 from .._fx import is_proxy
-from ..model.swap import hooked
+from .._hooks import hooked
 from ..nn.base import Norm
 from . import activations
 from .instance_forward import InstanceForward

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .._hooks import hooked
 from ..model.dataflow import Flow
 from ..model.recorder import RecordedCall
-from ..model.swap import hooked
 from . import activations
 from .fused_call import is_idle
 
