@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .._hooks import FORWARD_HOOKS
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
+from .aside import leads_back
 
 _HOOKS = (
     *FORWARD_HOOKS,
@@ -39,6 +40,12 @@ def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
             "pass inplace=True to change the model itself"
         ) from error
+    attribute = leads_back(twin, model)
+    if attribute is not None:
+        raise RuntimeError(
+            f"{type(model).__name__} cannot be copied: a copy's {attribute} holds modules of the original (a function "
+            "is not copied, nor is what it refers to); pass inplace=True to change the model itself"
+        )
     _give_modes(twin, model)
     return twin
 

@@ -26,7 +26,7 @@ from .block import Block, prepare
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
-from .fused_call import FusedSequential, children_steps, ending
+from .fused_call import FusedSequential, children_steps, ending, has_sequentials_forward
 from .pattern import Pattern, pattern_of
 from .positions import Positions
 from .recompute import add as add_recomputation
@@ -180,7 +180,7 @@ def _rewrite(
     unfused: dict[str, str],
 ) -> None:
     module = modules[scope]
-    if type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__:
+    if has_sequentials_forward(module) and "forward" not in module.__dict__:
         return _fuse_sequential(module, scope, patterns, modules, flows, fused, unfused)
     where = _forward_of(module, scope)
     found: dict[str, str | nn.Module | None] = {}

@@ -15,25 +15,33 @@ from . import activations
 from .fused_call import HEAD, fused_call, is_idle, is_sequential, leading, steps
 from .instance_forward import InstanceForward
 from .pattern import Pattern
+from .settings import Settings
 from .trace import positional, trace
 
 
 class RewrittenForward(InstanceForward):
     """The new forward of one module: kept as source, so the module can be copied, saved and compiled.
 
-    kinds: argument -> what was seen there when it was traced (`recorder.kind_of`). idle: the modules that it leaves
-    out, for they do nothing. Where a call or such a module differs, the class's own forward runs, on the same modules.
+    kinds: argument -> what was seen there when it was traced (`recorder.kind_of`). settings: what the module was then.
+    idle: the modules that it leaves out, for they do nothing. Where a call, a setting or such a module differs, the
+    class's own forward runs, on the same modules.
     """
 
     def __init__(
-        self, owner: nn.Module, source: str, names: dict[str, Any], kinds: dict[str, Any], idle: tuple[str, ...] = ()
+        self,
+        owner: nn.Module,
+        source: str,
+        names: dict[str, Any],
+        kinds: dict[str, Any],
+        settings: Settings,
+        idle: tuple[str, ...] = (),
     ) -> None:
-        self.source, self.names, self.kinds, self.idle = source, names, kinds, idle
+        self.source, self.names, self.kinds, self.settings, self.idle = source, names, kinds, settings, idle
         super().__init__(owner)
         self._compile()
 
     def of(self, owner: nn.Module) -> RewrittenForward:
-        return RewrittenForward(owner, self.source, self.names, self.kinds, self.idle)
+        return RewrittenForward(owner, self.source, self.names, self.kinds, self.settings, self.idle)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self._by_position, args, strict=False)), **kwargs}
@@ -46,18 +54,23 @@ class RewrittenForward(InstanceForward):
             name in self.kinds and not is_proxy(value) and kind_of(value) == self.kinds[name]
             for name, value in given.items()
         )
-        return same and all(is_idle(self.owner.get_submodule(name)) for name in self.idle)
+        return same and self.holds(self.owner)
+
+    def holds(self, owner: nn.Module) -> bool:
+        """Whether the module is still what was traced."""
+        return self.settings.hold(owner) and all(is_idle(owner.get_submodule(name)) for name in self.idle)
 
     def __getstate__(self) -> dict[str, Any]:
         # a module (torch) is stored by its name; everything else in a trace's names can be pickled
         names = {name: _ModuleName(v.__name__) if inspect.ismodule(v) else v for name, v in self.names.items()}
-        return {**super().__getstate__(), "source": self.source, "names": names, "kinds": self.kinds, "idle": self.idle}
+        own = {"source": self.source, "names": names, "kinds": self.kinds, "settings": self.settings, "idle": self.idle}
+        return {**super().__getstate__(), **own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         import importlib
 
         names = state["names"].items()
-        self.source, self.kinds, self.idle = state["source"], state["kinds"], state["idle"]
+        self.source, self.kinds, self.settings, self.idle = (state[n] for n in ("source", "kinds", "settings", "idle"))
         self.names = {n: importlib.import_module(v.name) if isinstance(v, _ModuleName) else v for n, v in names}
         super().__setstate__(state)
         self._compile()
@@ -186,21 +199,21 @@ class Block:
         self.graph.lint()
         code = self.graph.python_code("self")
         names = {**code.globals, **self._activations}
-        RewrittenForward(self.module, code.src, names, self.kinds, tuple(self._idle)).install()
+        RewrittenForward(self.module, code.src, names, self.kinds, Settings(self.module), tuple(self._idle)).install()
 
 
 # -- a norm at the end of other modules ------------------------------------------------------------------------------
 class Head:
-    """The forward of a module that ends with a norm, up to that norm. idle: the Identities that it calls after it."""
+    """The forward of a module that ends with a norm, up to that norm."""
 
-    def __init__(self, forward: RewrittenForward, norm: str, idle: tuple[str, ...]) -> None:
-        self.forward, self._norm, self._idle = forward, norm, idle
+    def __init__(self, forward: RewrittenForward, norm: str) -> None:
+        self.forward, self._norm = forward, norm
 
     def norm(self, owner: nn.Module) -> nn.Module:
         return owner.get_submodule(self._norm)
 
     def holds(self, owner: nn.Module) -> bool:
-        return "forward" not in owner.__dict__ and all(is_idle(owner.get_submodule(name)) for name in self._idle)
+        return "forward" not in owner.__dict__ and self.forward.holds(owner)
 
     def __call__(self, owner: nn.Module, input: Any) -> Any:
         return self.forward._function(owner, input)
@@ -232,4 +245,5 @@ def prepare(module: nn.Module, name: str, norm: str, flows: list[Flow]) -> None:
     for node in (*behind, value):
         graph.erase_node(node)
     code, idle = graph.python_code("self"), tuple(str(node.target) for node in behind)
-    module.__dict__[HEAD] = Head(RewrittenForward(module, code.src, dict(code.globals), kinds), last, idle)
+    forward = RewrittenForward(module, code.src, dict(code.globals), kinds, Settings(module), idle)
+    module.__dict__[HEAD] = Head(forward, last)

@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
 from ..model.kept import Kept
-from ..model.recorder import RecordedCall
+from ..model.recorder import EagerDispatchMode, RecordedCall
 from ..model.restore import Restored
 
 # What may hand out the memory of its input.
@@ -158,7 +157,7 @@ def _traced(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
     return graph
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(EagerDispatchMode):
     """Sees random numbers that are drawn during the trace, instead of at each call."""
 
     def __init__(self, tracer: _Tracer) -> None:
