@@ -8,6 +8,7 @@ the original gave, or the steps are undone.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +33,7 @@ from .positions import Positions
 from .recompute import add as add_recomputation
 from .thaw import waiting_layers
 from .undo import remember, standing_aside
-from .verify import behaviours, check
+from .verify import behaviour_of_rounded, behaviours, check
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
@@ -75,7 +76,8 @@ def accelerate(
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip)
-        before = behaviours(model, example_inputs, rounding=True) if verify else {}
+        before = behaviours(model, example_inputs) if verify else {}
+        rounded = cache(lambda: change.before(lambda: behaviour_of_rounded(model, example_inputs)))
         built = _swap(model, sites, example_inputs)
         swapped = Kept(model)
         try:
@@ -84,12 +86,12 @@ def accelerate(
             if not before:
                 raise
             fused, unfused = {}, {}  # the check says what is wrong with the model by now
-        errors, failure = check(model, example_inputs, before)
+        errors, failure = check(model, example_inputs, before, rounded)
         if failure and fused:
             swapped.give_back()
             unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
             fused = {}
-            errors, failure = check(model, example_inputs, before)
+            errors, failure = check(model, example_inputs, before, rounded)
         if failure:
             change.undo()
             built = dict.fromkeys(built, f"undone: {failure}")
