@@ -15,7 +15,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._hooks import hooked
+from ._hooks import hooked, is_watched
 
 # Codes are the native kernels' numbers of the activations (native/view.h); 0 is the identity and -1 one that they lack.
 CODES = range(13)
@@ -79,7 +79,7 @@ _BY_TYPE = {kind: _NAMED[name] for name, (_, kind) in _BY_NAME.items()} | {nn.Id
 def _of_module(module: nn.Module) -> Activation:
     kind = type(module)
     known = _BY_TYPE.get(kind)
-    if known is None or hooked(module) or "forward" in module.__dict__:
+    if known is None or hooked(module) or "forward" in module.__dict__ or is_watched():
         return Activation(AFTER, module)
     if isinstance(module, nn.LeakyReLU):
         slope = float(module.negative_slope)

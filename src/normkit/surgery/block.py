@@ -9,6 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from .._fx import is_proxy
+from .._hooks import is_watched
 from ..model.dataflow import Flow
 from ..model.recorder import kind_of
 from . import activations
@@ -45,7 +46,7 @@ class RewrittenForward(InstanceForward):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self._by_position, args, strict=False)), **kwargs}
-        if len(given) != len(args) + len(kwargs) or not self._fits(given):
+        if len(given) != len(args) + len(kwargs) or is_watched() or not self._fits(given):
             return self.original(*args, **kwargs)
         return self._function(self.owner, **given)
 

@@ -15,7 +15,7 @@ from torch import nn, promote_types
 from .. import nn as layers
 from .._activation import resolve
 from .._fx import is_proxy
-from .._hooks import hooked
+from .._hooks import hooked, is_watched
 from ..nn.base import Norm
 from . import activations
 from .instance_forward import InstanceForward
@@ -39,7 +39,7 @@ class FusedSequential(InstanceForward):
     """
 
     def __call__(self, input: Any) -> Any:
-        if is_proxy(input):
+        if is_proxy(input) or is_watched():
             return self.original(input)
         return _run(children_steps(self.owner), input)
 
