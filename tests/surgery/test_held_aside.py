@@ -36,6 +36,14 @@ HELD: dict[str, tuple[Callable[[nn.Module], object], Callable[[object, Tensor], 
     "bound method": (lambda bn: bn.forward, lambda held, x: held(x)),
     "partial": (lambda bn: partial(lambda norm, x: norm(x), bn), lambda held, x: held(x)),
 }
+
+
+class Holder:
+    def __init__(self, norm: nn.Module) -> None:
+        self.norms = {"a": norm}
+
+
+HELD["object"] = (Holder, lambda held, x: held.norms["a"](x))
 OPERATIONS: dict[str, Callable[[nn.Module, bool], nn.Module]] = {
     "accelerate": lambda m, inplace: nk.accelerate(m, X, inplace=inplace),
     "convert": lambda m, inplace: nk.convert(m, "group", inplace=inplace),
@@ -87,6 +95,28 @@ def test_a_function_that_refers_to_the_model_cannot_be_copied(operation: str, pa
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     if operation != "fold":
         assert nk.changes(OPERATIONS[operation](model, True))["bn"].action == "replaced"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_hook_that_refers_to_the_model_would_run_on_the_original(operation: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train(operation != "fold")
+    model[0].register_forward_hook(lambda module, inputs, output: setattr(model, "last", output))
+    with pytest.raises(RuntimeError, match=r"a copy's 0\._forward_hooks holds modules of the original"):
+        OPERATIONS[operation](model, False)
+    assert not hasattr(model, "last")
+
+
+def test_hooks_that_are_copied_with_the_model_are_welcome() -> None:
+    class Hears(nn.Sequential):
+        def listen(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.heard = output.shape
+
+    model = Hears(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
+    model[0].register_forward_hook(model.listen)
+    result = nk.accelerate(model, X)
+    result(X)
+    assert result.heard == (4, 3, 9, 9)
+    assert not hasattr(model, "heard")
 
 
 def test_a_forward_that_was_wrapped_on_the_instance_is_not_the_originals() -> None:
