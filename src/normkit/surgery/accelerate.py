@@ -23,11 +23,12 @@ from ..model.select import Selector, Site, select
 from ..model.swap import kind, put, working_copy
 from ..model.transaction import Transaction
 from . import activations
-from .block import Block, prepare
+from .block import Block
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
 from .fused_call import FusedSequential, children_steps, ending, has_sequentials_forward
+from .head import prepare
 from .pattern import Pattern, pattern_of
 from .positions import Positions
 from .recompute import add as add_recomputation
