@@ -4,6 +4,7 @@ follow the model's mode and dtype."""
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ X = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
 class Holding(nn.Module):
     """hold: norm -> what is kept of it in an attribute. call: the norm's output by what was kept."""
 
-    def __init__(self, hold: Callable[[nn.Module], object], call: Callable[[object, Tensor], Tensor]) -> None:
+    def __init__(self, hold: Callable[[nn.Module], object], call: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
         self.conv, self.bn, self.bn2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, eps=3e-4), nn.BatchNorm2d(3, eps=3e-4)
         self.held, self.call = hold(self.bn), call
@@ -29,7 +30,7 @@ class Holding(nn.Module):
         return F.relu(self.bn2(F.relu(self.call(self.held, self.conv(x)))))
 
 
-HELD: dict[str, tuple[Callable[[nn.Module], object], Callable[[object, Tensor], Tensor]]] = {
+HELD: dict[str, tuple[Callable[[nn.Module], object], Callable[[Any, Tensor], Tensor]]] = {
     "list": (lambda bn: [bn], lambda held, x: held[0](x)),
     "dict": (lambda bn: {"a": ({"b": bn},)}, lambda held, x: held["a"][0]["b"](x)),
     "tuple": (lambda bn: (1, bn), lambda held, x: held[1](x)),

@@ -3,6 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -41,23 +42,23 @@ class Flagged(nn.Module):
         return getattr(torch, self._kind)(y)
 
 
-def set_to(name: str, value: object) -> Callable[[nn.Module], None]:
+def set_to(name: str, value: object) -> Callable[[Any], None]:
     return lambda model: setattr(model, name, value)
 
 
-def append(model: nn.Module) -> None:
+def append(model: Any) -> None:
     model.layers.append(nn.Hardtanh(-0.1, 0.1))
 
 
-def append_deep(model: nn.Module) -> None:
+def append_deep(model: Any) -> None:
     model.table["a"].append(nn.Hardtanh(-0.1, 0.1))
 
 
-def add_a_key(model: nn.Module) -> None:
+def add_a_key(model: Any) -> None:
     model.table["b"] = nn.ModuleList([nn.Hardtanh(-0.1, 0.1)])
 
 
-CHANGES: dict[str, Callable[[nn.Module], None]] = {
+CHANGES: dict[str, Callable[[Any], None]] = {
     "a number": set_to("scale", 3.0),
     "a flag": set_to("skip", False),
     "a name in a helper": set_to("_kind", "tanh"),
@@ -72,7 +73,7 @@ CHANGES: dict[str, Callable[[nn.Module], None]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_what_changes_later_counts(change: Callable[[nn.Module], None]) -> None:
+def test_what_changes_later_counts(change: Callable[[Any], None]) -> None:
     model = randomized(Flagged()).eval()
     result = nk.accelerate(model, X)
     assert all(entry.reason.startswith("fused") for entry in nk.changes(result))
@@ -92,18 +93,18 @@ class Headed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.bn, self.double = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), False
+        self.conv, self.bn, self.doubled = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        return self.bn(x + x if self.double else x)
+        return self.bn(x + x if self.doubled else x)
 
 
 def test_in_a_module_that_ends_with_the_norm_too() -> None:
     model = randomized(nn.Sequential(Headed(), nn.ReLU())).eval()
     result = nk.accelerate(model, X)
     assert nk.changes(result)["0.bn"].reason.startswith("fused")
-    result[0].double = model[0].double = True
+    result[0].doubled = model[0].doubled = True
     close([result(X)], [model(X)], 1e-5)
 
 
