@@ -176,7 +176,7 @@ BUGS: dict[str, Bug] = {
         "    if running.is_recomputation():\n        return recent.of(moments, r, d)\n", "", CHECKPOINT),
     "frozen_follows_train": Bug(
         "a frozen layer uses batch statistics in train()", "nn/frozen_batch_norm.py",
-        "running, False, self.eps", "running, self.training, self.eps", FROZEN),
+        'running, False, self.__dict__["eps"]', 'running, self.training, self.__dict__["eps"]', FROZEN),
     "sync_gradient_of_one_rank": Bug(
         "the gradient of gathered statistics stays on its rank", "functional/sync_batch_norm.py",
         "_Sum.apply(torch.stack(gradients), ctx.group)", "gradients", SYNC),
@@ -194,7 +194,7 @@ BUGS: dict[str, Bug] = {
         "evaluation uses the batch's statistics", "nn/batch_norm.py", "self.training or running is None",
         "True", RUNNING),
     "frozen_ignores_its_eps": Bug(
-        "a layer normalizes by the default eps", "nn/frozen_batch_norm.py", "running, False, self.eps",
+        "a layer normalizes by the default eps", "nn/frozen_batch_norm.py", 'running, False, self.__dict__["eps"]',
         "running, False, 1e-5", OPTIONS),
     "ghost_ignores_its_eps": Bug(
         "the slices' norm has the default eps", "functional/ghost_batch_norm.py", "norm.running, True, norm.eps",

@@ -1,7 +1,8 @@
 """Activations that follow a normalization: which ones the kernels fuse, and what they compute.
 
 An activation is named as in torch.nn.functional ("relu"), given as a module (nn.LeakyReLU(0.2)), or None. A module is
-recognised by its exact type: a subclass may compute anything, so it is called after the normalization instead.
+recognised by its exact type: a subclass may compute anything, so it is called after the normalization instead; and so
+is one that has hooks.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ._hooks import hooked, is_watched
 
 # Codes are the native kernels' numbers of the activations (native/view.h); 0 is the identity and -1 one that they lack.
 CODES = range(13)
@@ -37,19 +41,21 @@ def _same(x: Tensor) -> Tensor:
 
 NONE = Activation(IDENTITY, _same)
 
-_BY_NAME: dict[str, int] = {
-    "relu": RELU,
-    "leaky_relu": LEAKY_RELU,
-    "relu6": RELU6,
-    "silu": SILU,
-    "gelu": GELU,
-    "sigmoid": SIGMOID,
-    "tanh": TANH,
-    "hardswish": HARDSWISH,
-    "hardsigmoid": HARDSIGMOID,
-    "elu": ELU,
-    "mish": MISH,
+_BY_NAME: dict[str, tuple[int, type[nn.Module]]] = {
+    "relu": (RELU, nn.ReLU),
+    "leaky_relu": (LEAKY_RELU, nn.LeakyReLU),
+    "relu6": (RELU6, nn.ReLU6),
+    "silu": (SILU, nn.SiLU),
+    "gelu": (GELU, nn.GELU),
+    "sigmoid": (SIGMOID, nn.Sigmoid),
+    "tanh": (TANH, nn.Tanh),
+    "hardswish": (HARDSWISH, nn.Hardswish),
+    "hardsigmoid": (HARDSIGMOID, nn.Hardsigmoid),
+    "elu": (ELU, nn.ELU),
+    "mish": (MISH, nn.Mish),
 }
+FUSED = frozenset(_BY_NAME)  # the names that have a kernel of their own
+MODULES = frozenset(kind for _, kind in _BY_NAME.values())  # torch's modules of these
 # Names without a kernel of their own: computed after the normalization.
 _NAMES_AFTER = frozenset(
     ["celu", "selu", "hardtanh", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "logsigmoid"]
@@ -58,7 +64,7 @@ _DEFAULT_PARAM = {LEAKY_RELU: 0.01, ELU: 1.0}
 
 
 _NAMED = {
-    name: Activation(code, getattr(F, name), _DEFAULT_PARAM.get(code, 0.0)) for name, code in _BY_NAME.items()
+    name: Activation(code, getattr(F, name), _DEFAULT_PARAM.get(code, 0.0)) for name, (code, _) in _BY_NAME.items()
 } | {name: Activation(AFTER, getattr(F, name)) for name in sorted(_NAMES_AFTER)}
 
 
@@ -67,33 +73,40 @@ def by_code(code: int, param: float) -> Activation:
     return NONE if code == IDENTITY else Activation(code, _same, param)
 
 
-# Modules that say all by their type.
-_BY_TYPE: dict[type[nn.Module], Activation] = {
-    nn.Identity: NONE,
-    nn.ReLU: _NAMED["relu"],
-    nn.ReLU6: _NAMED["relu6"],
-    nn.SiLU: _NAMED["silu"],
-    nn.Sigmoid: _NAMED["sigmoid"],
-    nn.Tanh: _NAMED["tanh"],
-    nn.Hardswish: _NAMED["hardswish"],
-    nn.Hardsigmoid: _NAMED["hardsigmoid"],
-    nn.Mish: _NAMED["mish"],
-}
+_BY_TYPE = {kind: _NAMED[name] for name, (_, kind) in _BY_NAME.items()} | {nn.Identity: NONE}
 
 
 def _of_module(module: nn.Module) -> Activation:
     kind = type(module)
-    if kind in _BY_TYPE:
-        return _BY_TYPE[kind]
-    if isinstance(module, nn.LeakyReLU) and kind is nn.LeakyReLU:
+    known = _BY_TYPE.get(kind)
+    if known is None or hooked(module) or "forward" in module.__dict__ or is_watched():
+        return Activation(AFTER, module)
+    if isinstance(module, nn.LeakyReLU):
         slope = float(module.negative_slope)
         return Activation(LEAKY_RELU, partial(F.leaky_relu, negative_slope=slope), slope)
-    if isinstance(module, nn.ELU) and kind is nn.ELU:
+    if isinstance(module, nn.ELU):
         return Activation(ELU, partial(F.elu, alpha=module.alpha), float(module.alpha))
-    if isinstance(module, nn.GELU) and kind is nn.GELU:
+    if isinstance(module, nn.GELU):
         code = GELU if module.approximate == "none" else GELU_TANH
         return Activation(code, partial(F.gelu, approximate=module.approximate))
-    return Activation(AFTER, module)
+    return known
+
+
+def given_as(activation: Activation) -> str | nn.Module | None:
+    """How a layer is given this activation: a name, a new module where an argument is not the default, or None where
+    it has no kernel of its own."""
+    code, param = activation.code, activation.param
+    if code == GELU_TANH:
+        return nn.GELU("tanh")
+    for name, (found, kind) in _BY_NAME.items():
+        if found == code:
+            return name if param == _DEFAULT_PARAM.get(code, 0.0) else kind(param)
+    return None
+
+
+def module_of(name: str, *arguments: Any, **options: Any) -> nn.Module:
+    """torch's module of a name in `FUSED`. TypeError where it does not take the arguments."""
+    return _BY_NAME[name][1](*arguments, **options)
 
 
 def resolve(activation: str | nn.Module | Activation | None) -> Activation:

@@ -85,6 +85,11 @@ class Moments:
         m2 = deviation.square().sum(dims)
         return Moments(count, _squeeze(mean, dims), m2, dims)
 
+    @staticmethod
+    def of_stats(count: int | Tensor, mean: Tensor, var: Tensor) -> Moments:
+        """The moments of `count` values with this mean and biased variance. count: broadcasts with both."""
+        return Moments(count, mean, var * count)
+
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets together; either may be empty.
 

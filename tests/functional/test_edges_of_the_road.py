@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import normkit as nk
 from normkit.kernels import native
@@ -123,6 +125,19 @@ def test_freed_storage_gets_words_on_every_path(which: str, path: str) -> None:
         nk.functional.batch_norm(**tensors, eps=3e-4)
 
 
+@pytest.mark.parametrize("path", ["composed", "aten"])
+@pytest.mark.parametrize("which", ["input", "residual", "weight", "running_var"])
+def test_storage_that_was_cut_short_gets_words_too(which: str, path: str) -> None:
+    """torch's own operations read what lies behind it."""
+    whole = {"input": torch.randn(2, 4, 3, 5)[1], "running_mean": torch.zeros(3), "running_var": torch.ones(3),
+             "weight": torch.ones(3), "residual": torch.randn(4, 5, 3).mT}  # fmt: skip
+    with nk.backend(path):
+        nk.functional.batch_norm(**whole, eps=3e-4)
+        whole[which].untyped_storage().resize_(whole[which].untyped_storage().nbytes() - 4)
+        with pytest.raises(RuntimeError, match=r"sizes .* require a storage size of \d+ bytes, but its storage was"):
+            nk.functional.batch_norm(**whole, eps=3e-4)
+
+
 @pytest.mark.parametrize("which", ["weight", "bias"])
 def test_freed_storage_gets_words_in_normalize(which: str) -> None:
     x, freed = torch.randn(4, 3, 5), torch.ones(3)
@@ -156,3 +171,77 @@ def test_parameters_in_the_place_of_running_statistics_move_as_buffers_do() -> N
         layer(x)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+LAYOUTS = {
+    "sparse": lambda x: x.to_sparse(),
+    "csr": lambda x: x.to_sparse_csr(),
+    "oneDNN": lambda x: x.to_mkldnn(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("name", ["group_norm", "instance_norm", "layer_norm", "rms_norm", "batch_norm"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_are_refused_with_torchs_words_and_a_way_out(layout: str, name: str) -> None:
+    x = LAYOUTS[layout](torch.randn(4, 6, 5))
+    first: tuple[Any, ...] = {"layer_norm": ([5],), "rms_norm": ([5],), "group_norm": (3,)}.get(name, ())
+    if name == "batch_norm":
+        first = (None, None, None, None, True)
+    residual = {"residual": torch.zeros(x.shape)} if name == "batch_norm" else {}  # without, oneDNN's is torch's
+    text = rf"^Could not run '{name}' with arguments from the '\w+CPU' backend: .*; pass input\.to_dense\(\)$"
+    with pytest.raises(NotImplementedError, match=text):
+        getattr(nk.functional, name)(x, *first, **residual)
+
+
+def test_a_sparse_parameter_is_named() -> None:
+    text = r"'SparseCPU' backend: the weight of sizes \[6\] .*; pass weight\.to_dense\(\)$"
+    with pytest.raises(NotImplementedError, match=text):
+        nk.functional.group_norm(torch.randn(4, 6, 5), 3, torch.ones(6).to_sparse())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_onednns_layout_is_torchs_batch_norm(training: bool) -> None:
+    ours, theirs = (library.BatchNorm2d(3, eps=3e-4, momentum=0.3).train(training) for library in (nk, torch.nn))
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)).to_mkldnn()
+    y, expected = ours(x), theirs(x)
+    assert y.layout == expected.layout
+    torch.testing.assert_close(y.to_dense(), expected.to_dense())
+    for found, wanted in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+FUNCTIONALIZED = {
+    "batch": lambda library: library.BatchNorm2d(3, eps=3e-4, momentum=0.3),
+    "cumulative": lambda library: library.BatchNorm2d(3, eps=3e-4, momentum=None),
+    "instance": lambda library: library.InstanceNorm2d(3, eps=3e-4, momentum=0.3, track_running_stats=True),
+}
+
+
+@pytest.mark.parametrize("remove", ["mutations", "mutations_and_views"])
+@pytest.mark.parametrize("build", FUNCTIONALIZED.values(), ids=FUNCTIONALIZED)
+def test_functionalize_moves_statistics_as_torch_does(build: Callable[[Any], nn.Module], remove: str) -> None:
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) + 2
+    found = []
+    for library in (nk, torch.nn):
+        layer, state = build(library), dict(build(library).named_buffers())
+        del state["num_batches_tracked"]  # torch's instance norm never counts
+
+        def call(buffers: dict[str, Tensor], x: Tensor, layer: nn.Module = layer) -> Tensor:
+            return torch.func.functional_call(layer, buffers, (x,))
+
+        y = torch.func.functionalize(layer, remove=remove)(x)  # the buffers are captured
+        torch.func.functionalize(call, remove=remove)(state, x)  # the buffers are arguments
+        found.append([y, layer.running_mean, layer.running_var, *state.values()])
+    torch.testing.assert_close(*found)
+    assert float(found[0][1].min()) > 0.3
+
+
+def test_functionalize_inside_of_other_transforms_moves_statistics_and_the_other_way_round_says_so() -> None:
+    x = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0)) + 2
+    layer, plain = (nk.BatchNorm2d(3, eps=3e-4, momentum=0.3) for _ in range(2))
+    plain(x)
+    torch.func.grad(lambda x: torch.func.functionalize(layer)(x).pow(3).sum())(x)
+    torch.testing.assert_close(layer.running_mean, plain.running_mean)
+    with pytest.raises(RuntimeError, match=r"write transform\(functionalize\(f\)\)"):
+        torch.func.functionalize(torch.func.grad(lambda x: layer(x).pow(3).sum()))(x)

@@ -7,6 +7,7 @@ samples and at least four positions a channel, so that statistics are well condi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class Step:
 
     op: str
     source: int
-    options: tuple[object, ...] = ()
+    options: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,21 @@ def test_a_layer_norm_over_the_channels_of_images_is_known_by_its_numbers(first,
         assert changes(convert(model, "group"))["1"].after == "GroupNorm"
 
 
+class OverSequences(nn.LayerNorm):
+    """SqueezeBERT's: over the channels of (N, C, L)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 1)).permute(0, 2, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 64])
+def test_a_layer_norm_over_the_channels_of_sequences_is_kept_with_its_reason(channels: int) -> None:
+    model = nn.Sequential(OverSequences(channels))
+    reason = "a layer norm over the channels of (N, C, L), which is no layer here"
+    assert reason in changes(accelerate(model, torch.randn(2, channels, 5)))["0"].reason
+    assert reason in changes(convert(model, "torch"))["0"].reason
+
+
 class ByRank(nn.LayerNorm):
     """Over the last axis of tokens and over axis 1 of images: neither layer alone."""
 

@@ -284,6 +284,68 @@ def test_the_new_forward_has_the_old_signature_and_exports_by_name():
     close([program.module()(skip=X, input=X)], [model(X, X)], 1e-5)
 
 
+class Variable(nn.Module):
+    """diffusers' ResnetBlock2D: what it no longer takes is caught by variable arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(3, 3, eps=3e-4), nn.GroupNorm(3, 3, eps=3e-4)
+        self.conv1, self.conv2 = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.proj, self.nonlinearity, self.dropout = nn.Linear(7, 3), nn.SiLU(), nn.Dropout(0.0)
+
+    def forward(self, input: Tensor, temb: Tensor, *args: float, scale: float = 1.0, **kwargs: float) -> Tensor:
+        hidden = self.conv1(self.nonlinearity(self.norm1(input)))
+        hidden = self.norm2(hidden + self.proj(self.nonlinearity(temb))[:, :, None, None])
+        hidden = self.conv2(self.dropout(self.nonlinearity(hidden)))
+        return (input + hidden) * (scale + sum(args) + sum(kwargs.values()))
+
+
+TEMB = torch.randn(4, 7, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_forward_with_variable_arguments_is_fused_for_calls_that_give_none() -> None:
+    model = randomized(Variable()).eval()
+    result = accelerate(model, (X, TEMB))
+    assert [entry.reason[:15] for entry in changes(result)] == ["fused with silu"] * 2
+    assert inspect.signature(result.forward) == inspect.signature(model.forward)
+    calls: list[tuple[tuple[object, ...], dict[str, object]]] = [
+        ((X, TEMB), {}),
+        ((X,), {"temb": TEMB}),
+        ((X, TEMB, 2.0), {}),
+        ((X, TEMB, 2.0, 3.0), {"other": 1.0}),
+        ((X, TEMB), {"args": 4.0}),
+        ((X, TEMB), {"scale": 3.0}),
+    ]
+    for args, kwargs in calls:
+        close([result(*args, **kwargs)], [model(*args, **kwargs)], 1e-5)
+    with pytest.raises(TypeError, match="temb"):
+        result(X)
+
+
+@pytest.mark.parametrize("more", [(2.0,), {"other": 2.0}, {"args": 2.0}], ids=str)
+def test_a_run_that_gives_variable_arguments_is_no_trace(more: tuple[float] | dict[str, float]) -> None:
+    model = randomized(Variable()).eval()
+    example = (X, TEMB, *more) if isinstance(more, tuple) else {"input": X, "temb": TEMB, **more}
+    reasons_of = {entry.reason for entry in changes(accelerate(model, example))}
+    assert reasons_of == {
+        "not fused: the forward of the model (Variable) stays: it is called with variable arguments, which a trace "
+        "would fix"
+    }
+
+
+class ByPosition(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor, /) -> Tensor:
+        return F.relu(self.bn(x))
+
+
+def test_an_argument_by_position_only_keeps_the_forward() -> None:
+    assert "takes x by position only" in reasons(accelerate(ByPosition(), X))["bn"]
+
+
 def test_a_replica_of_data_parallel_runs_on_its_own_parameters_and_buffers():
     result = accelerate(randomized(TwoInputs()), (X, X))
     replica = replicated(result)

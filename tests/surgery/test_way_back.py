@@ -109,6 +109,30 @@ def test_hooks_that_come_later_see_what_they_saw():
         close(seen["ours", name], seen["theirs", name], SAME)
 
 
+def test_who_listens_to_all_modules_hears_all_of_them() -> None:
+    """Counters of operations and profilers do."""
+    model = randomized(residual_net()).eval()
+    result = accelerate(model, X)
+
+    def heard(net: nn.Module) -> tuple[list[str], list[torch.Tensor]]:
+        names, seen = {module: name for name, module in net.named_modules()}, []
+
+        def listen(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+            seen.append(names[module])
+            return output * 2 if isinstance(module, nn.ReLU) else None
+
+        handle = nn.modules.module.register_module_forward_hook(listen)
+        try:
+            return seen, outputs(net, X)
+        finally:
+            handle.remove()
+
+    (ours, found), (theirs, expected) = heard(result), heard(model)
+    assert ours == theirs
+    close(found, expected, SAME)
+    close(outputs(result, X), outputs(model, X), SAME)
+
+
 def test_densenets_extractor_is_exact():
     model = randomized(torchvision_model("densenet121")).double().eval()
     x = torch.randn(1, 3, 33, 33, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

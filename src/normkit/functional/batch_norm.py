@@ -198,7 +198,7 @@ class BatchNormSpec(NormSpec):
         y, stats = OPERATOR(0, self.eps, self.activation, operands)
         if self.running is not None:
             count = _shapes.values_per_channel(operands.input.shape)
-            running.move(self.running, Moments(count, stats[0], stats[1] * count))
+            running.move(self.running, Moments.of_stats(count, stats[0], stats[1]))
         return y
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:

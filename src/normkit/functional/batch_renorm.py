@@ -189,7 +189,7 @@ class BatchRenormSpec(BatchNormSpec):
         found = kernel.batch_norm_statistics(operands.input)
         mean, var, _ = found
         count = operands.input.numel() // operands.input.shape[1]
-        r, d = _correction(self, Moments(count, mean, var * count))
+        r, d = _correction(self, Moments.of_stats(count, mean, var))
         y, saved = kernel.batch_norm_inference(
             _with_correction(operands, r, d), mean, var, self.activation, self.eps, save=save
         )

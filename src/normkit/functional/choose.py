@@ -3,7 +3,7 @@
     native      the C++ core; one opaque operator in a compiled graph
     aten        PyTorch's own kernels, under the same autograd Function
     composed    differentiable torch operations
-    exported    PyTorch's own operation: in a program that must run without normkit, and for nested or complex tensors
+    exported    PyTorch's own operation: in a program that must run without normkit; nested, complex, oneDNN's tensors
 
 The reasons are for people: `normkit info` prints them and errors quote them. The road's first look (`is_eager` and the
 norm's `in_core`) is the short cut to "native" for the common call; a test holds the two to the same answer.
@@ -79,9 +79,10 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
     if is_exporting():
         why_not = why_not_exported(norm, operands)
         return ("exported", "programs must run without normkit") if why_not is None else ("composed", why_not)
-    if operands.input.is_nested or operands.input.is_complex():
+    if operands.input.is_nested or operands.input.is_complex() or operands.input.is_mkldnn:
         why_not = why_not_exported(norm, operands)
-        return ("exported", "nested or complex: PyTorch's own operation") if why_not is None else ("composed", why_not)
+        reason = "nested, complex or oneDNN's layout: PyTorch's own operation"
+        return ("exported", reason) if why_not is None else ("composed", why_not)
     why_not = why_not_native(norm, operands)
     if why_not is None:
         return "native", "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"

@@ -114,7 +114,7 @@ class GhostBatchNormSpec(BatchNormSpec):
         if self.running is not None:
             mean, var, _ = saved.stats.view(len(self.sizes), 3, -1).unbind(1)
             count = torch.tensor(self.sizes).unsqueeze(1) * math.prod(operands.input.shape[2:])
-            self._move(Moments(count, mean, var * count), operands)
+            self._move(Moments.of_stats(count, mean, var), operands)
         return y, saved
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:

@@ -129,7 +129,7 @@ class InstanceNormSpec(BatchNormSpec):
         assert self.running is not None
         count = math.prod(input.shape[2:])
         mean, var, _ = stats.reshape(3, *input.shape[:2])
-        _move(self.running, Moments(count, mean, var * count))
+        _move(self.running, Moments.of_stats(count, mean, var))
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, resolve
+from .._activation import AFTER, NONE, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
@@ -152,10 +152,13 @@ def over_channels(
     """A layer or RMS norm of (C,) over C of (N, C, *), in the input's memory format. mask: (N, *) or (N, 1, *)."""
     last = input.dim() - 1  # not -1: the tracing ONNX exporter writes it as it is
     rows = input.movedim(1, last)  # channels-last images are rows of C already
-    if mask is not None:
-        mask = _shapes.channel_mask(mask, input).movedim(1, last)
-    y = run(norm, rows, weight, bias, mask=mask).movedim(last, 1)
-    return y.contiguous() if input.is_contiguous() else y
+    mask = _shapes.optional_channel_mask(mask, input)
+    # a module of somebody, such as a PReLU of C slopes, gets what it would get behind the layer, not rows
+    after = norm.activation if norm.activation.code == AFTER else NONE
+    norm = norm if after is NONE else replace(norm, activation=NONE)
+    y = run(norm, rows, weight, bias, mask=None if mask is None else mask.movedim(1, last)).movedim(last, 1)
+    y = y.contiguous() if input.is_contiguous() else y
+    return y if after is NONE else composed.add_and_activate(y, Operands(input, weight, bias, None, mask), after)
 
 
 OPERATOR = Operator(

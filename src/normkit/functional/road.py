@@ -19,7 +19,7 @@ from torch import Tensor
 from .._activation import NONE
 from .._operands import Operands
 from ..kernels import aten, composed, native
-from . import _autograd, _storage
+from . import _autograd, _layout, _storage
 from .choose import choose, is_eager
 from .spec import NormSpec
 
@@ -43,7 +43,9 @@ def run(
         y = norm.in_core(input, weight, bias, residual)
         if y is not None:
             return y
-    norm, operands = norm.verified(Operands(input, weight, bias, residual, mask))
+    operands = Operands(input, weight, bias, residual, mask)
+    _layout.verify(norm, operands)
+    norm, operands = norm.verified(operands)
     _storage.verify((*operands, *norm.buffers()))
     path, _ = choose(norm, operands)
     if path == "composed":

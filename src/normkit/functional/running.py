@@ -22,6 +22,7 @@ from torch import Tensor
 from ..kernels import core, native
 from ..moments import Moments
 from .choose import is_transformed
+from .functionalize import is_functionalized, write_through
 
 Update = Union[Moments, "Averages"]  # what a batch moves the running statistics by
 
@@ -115,7 +116,7 @@ def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
     if deferred is None and native.available():
         moved = native.move_running(stats, count, mean, var, batches, momentum)
     if moved is None:
-        move(running, Moments(count, stats[0], stats[1] * count))
+        move(running, Moments.of_stats(count, stats[0], stats[1]))
     elif not moved:
         warn_not_finite()
 
@@ -135,6 +136,8 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
         ok = _write(*arguments)
         if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
             warn_not_finite()
+    elif is_functionalized():
+        write_through(_write, _Move.apply, arguments)
     else:
         _Move.apply(*arguments)
 

@@ -86,7 +86,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         if kernel is native:
             mean, var, _ = native.batch_norm_statistics(input)
             values = _shapes.values_per_channel(input.shape)
-            whole = self._whole(Moments(values, mean, var * values), input)
+            whole = self._whole(Moments.of_stats(values, mean, var), input)
             y, saved = native.batch_norm_inference(
                 operands, whole.mean, whole.var(correction=0), self.activation, self.eps, save=save
             )
@@ -151,7 +151,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             whole = self._whole(own, operands.input)
         else:
             mean, var, _, count = stats
-            whole = Moments(count[0].long(), mean, var * count)
+            whole = Moments.of_stats(count[0].long(), mean, var)
         moments = _attached(own, whole, self.group)
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 

@@ -61,6 +61,15 @@ class Flow:
                 found.setdefault(call.module, []).append(call)
         return found
 
+    @cached_property
+    def handing_on(self) -> dict[int, list[RecordedCall]]:
+        """Value -> the calls that gave it out as it was given."""
+        found: dict[int, list[RecordedCall]] = {}
+        for call in self.calls:
+            for value in set(call.inputs) & set(call.outputs):
+                found.setdefault(value, []).append(call)
+        return found
+
     def producer(self, value: int) -> RecordedCall | None:
         """The atom or function that made `value`; None for an input of the model, a parameter or a constant."""
         producer = self.values[value].producer

@@ -217,7 +217,15 @@ class _Functions(TorchFunctionMode):
         return self.recorder.record(name, lambda: func(*args, **kwargs), (args, kwargs))
 
 
-class _Dispatches(TorchDispatchMode):
+class EagerDispatchMode(TorchDispatchMode):
+    """A dispatch mode of eager runs. torch would import its compiler, for more than a second, to keep it out."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Dispatches(EagerDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
         self.recorder = recorder

@@ -30,12 +30,12 @@ class Restored(Guard):
 
     No gradients are recorded inside, and compiled parts run as written: code that Dynamo wrote calls no module.
     evaluating: all modules are in evaluation mode inside; flags only, for `eval()` may be overridden and do more.
-    Costs a copy of the model's tensors.
+    kept: what the model is, with its values, where that is known already. Costs a copy of the model's tensors.
     """
 
-    def __init__(self, model: nn.Module, *, evaluating: bool = False) -> None:
+    def __init__(self, model: nn.Module, *, evaluating: bool = False, kept: Kept | None = None) -> None:
         self.model, self.evaluating = model, evaluating
-        self.kept = Kept(model, values=True)
+        self.kept = Kept(model, values=True) if kept is None else kept
         self._random = RandomStates(self.kept.devices())
         self._switches = Switches()
 
@@ -52,15 +52,16 @@ class Restored(Guard):
         self.kept.give_back()
 
 
-def in_both_modes(model: nn.Module, run: Callable[[], T]) -> dict[bool, T]:
+def in_both_modes(model: nn.Module, run: Callable[[], T], kept: Kept | None = None) -> dict[bool, T]:
     """mode -> what `run` gave in it: in evaluation, and in training if the model can. Each gets the model as it is.
 
-    Raises: what evaluation raises.
+    kept: as in `Restored`. Raises: what evaluation raises.
     """
     found: dict[bool, T] = {}
+    kept = Kept(model, values=True) if kept is None else kept
     for mode in (False, True):
         try:
-            with Restored(model) as restored, restored:
+            with Restored(model, kept=kept) as restored, restored:
                 model.train(mode)  # on its own: some models' train() returns nothing
                 found[mode] = run()
         except Exception:

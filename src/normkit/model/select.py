@@ -7,13 +7,14 @@ function `(name, module) -> bool`, or a list of these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
+from .aside import held_aside
 from .families import NORM_TYPES, family, is_like_norm
 
 # Why what a module computes is not known; "" where it is no norm, None where it is known.
@@ -65,7 +66,8 @@ def select(
     ]
     if not any(site.refused is None for site in sites):
         raise ValueError(_nothing_selected(model, sites, only, skip, unknown))
-    return sites
+    aside = held_aside(model)
+    return [replace(site, refused=site.refused or _held(aside.get(site.module))) for site in sites]
 
 
 def matches(selector: Selector, name: str, module: nn.Module) -> bool:
@@ -102,6 +104,10 @@ def _refusal(
     if skip is not None and any(matches(skip, name, module) for name in names):
         return "left out by skip="
     return None
+
+
+def _held(where: str | None) -> str | None:
+    return None if where is None else f"it is held outside of the module tree too ({where}), where no new layer gets"
 
 
 def _nothing_selected(

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .._hooks import FORWARD_HOOKS
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
+from .aside import leads_back
 
-_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS = (
-    *_FORWARD_HOOKS,
+    *FORWARD_HOOKS,
     "_is_full_backward_hook",
     "_forward_hooks_with_kwargs",
     "_forward_hooks_always_called",
@@ -39,6 +40,12 @@ def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
             "pass inplace=True to change the model itself"
         ) from error
+    attribute = leads_back(twin, model)
+    if attribute is not None:
+        raise RuntimeError(
+            f"{type(model).__name__} cannot be copied: a copy's {attribute} holds modules of the original (a function "
+            "is not copied, nor is what it refers to); pass inplace=True to change the model itself"
+        )
     _give_modes(twin, model)
     return twin
 
@@ -71,11 +78,6 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
             new.__dict__[name] = value
     if isinstance(new, _FrozenBatchNorm):
         new._stand_for(old)  # a checkpoint fits both
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a hook sees or changes what goes through the module."""
-    return any(getattr(module, name) for name in _FORWARD_HOOKS)
 
 
 def parametrized(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ with it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -20,12 +21,14 @@ from .ambient import Switches
 from .interrupts import Guard, HeldBack
 from .kept import Kept
 
+T = TypeVar("T")
+
 
 class Transaction(Guard):
     """One change. Entered twice, as every `Guard`. roots: the models, and layers outside of them that will change."""
 
     def __init__(self, *roots: nn.Module) -> None:
-        self._kept = Kept(*roots)
+        self._roots, self._kept = roots, Kept(*roots)
         self._switches = Switches()
         self._committed = False
 
@@ -42,6 +45,15 @@ class Transaction(Guard):
     def undo(self) -> None:
         """Make everything what it was when the transaction began; it may go on from there."""
         self._kept.give_back()
+
+    def before(self, look: Callable[[], T]) -> T:
+        """What `look` gives on everything as it was when the transaction began; afterwards it is as it is now."""
+        now = Kept(*self._roots)
+        self.undo()
+        try:
+            return look()
+        finally:
+            now.give_back()
 
     def give_back(self) -> None:
         self._switches.give_back()

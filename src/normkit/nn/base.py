@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .._activation import NONE, Activation, resolve
 from ..functional.running import Running, Update
+from .rebuilt import CHANNELS, EPS, Setting
 
 SMALL_BATCH = ("error", "running")
 _FLOAT32 = torch.float32  # one lookup less in every call
@@ -21,6 +22,9 @@ class Norm(nn.Module):
 
     # no value here: a class attribute would hide the registered module of the same name
     activation: str | nn.Module | None
+
+    if not TYPE_CHECKING:  # plain attributes of torch's layers; our own code reads them in __dict__
+        eps, num_features = Setting(*EPS), Setting(*CHANNELS)
 
     def _set_activation(self, activation: str | nn.Module | None) -> None:
         resolve(activation)  # raises for what is no activation

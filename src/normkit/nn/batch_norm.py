@@ -82,7 +82,8 @@ class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
         """This call but for its tensors; the layers that build on batch norm say theirs here."""
         running = self._running()
         batch = self.training or running is None
-        return BatchNormSpec(self._resolved_activation(activation), running, batch, self.eps, self.small_batch)
+        eps = self.__dict__["eps"]  # past `rebuilt`
+        return BatchNormSpec(self._resolved_activation(activation), running, batch, eps, self.small_batch)
 
     def extra_repr(self) -> str:
         """torch's arguments, then the extras that are not at their defaults."""

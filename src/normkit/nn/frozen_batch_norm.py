@@ -101,7 +101,7 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
             return module_node(self, input, residual=residual, mask=mask, activation=activation)
         self._check_input_dim(input)
         running = self._fixed_running()
-        spec = BatchNormSpec(self._resolved_activation(activation), running, False, self.eps)
+        spec = BatchNormSpec(self._resolved_activation(activation), running, False, self.__dict__["eps"])
         return run(spec, input, *self._affine(), residual, mask)
 
     def extra_repr(self) -> str:

@@ -58,5 +58,5 @@ class GroupNorm(Norm, nn.GroupNorm):
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):
             return module_node(self, input, residual=residual, mask=mask, activation=activation)
-        spec = GroupNormSpec(self._resolved_activation(activation), self.num_groups, self.eps)
+        spec = GroupNormSpec(self._resolved_activation(activation), self.num_groups, self.__dict__["eps"])
         return run(spec, input, *self._affine(), residual, mask)

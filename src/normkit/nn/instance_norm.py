@@ -81,12 +81,12 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
     def _normalize(self, input: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Given) -> Tensor:
         own = self.training or not self.track_running_stats or self.running_mean is None
         running = self._running() if self.training or not own else None
-        spec = InstanceNormSpec(self._resolved_activation(activation), running, own, self.eps)
+        spec = InstanceNormSpec(self._resolved_activation(activation), running, own, self.__dict__["eps"])
         return run(spec, input, *self._affine(), residual, mask)
 
     def _check_channels(self, input: Tensor, axis: int) -> None:
         found = input.size(axis)
-        if found == self.num_features:
+        if found == self.__dict__["num_features"]:
             return
         if self.affine:
             raise ValueError(

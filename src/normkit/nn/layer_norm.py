@@ -59,4 +59,4 @@ class LayerNorm(Norm, nn.LayerNorm):
         return run(self._spec(activation), input, *self._affine(), mask=mask)
 
     def _spec(self, activation: Given) -> LayerNormSpec:
-        return LayerNormSpec(self._resolved_activation(activation), self.normalized_shape, self.eps)
+        return LayerNormSpec(self._resolved_activation(activation), self.normalized_shape, self.__dict__["eps"])

@@ -54,5 +54,5 @@ class RMSNorm(Norm, nn.RMSNorm):
         """x: (*, *normalized_shape) -> the same shape and dtype."""
         if is_proxy(x):
             return module_node(self, x, mask=mask, activation=activation)
-        spec = RMSNormSpec(self._resolved_activation(activation), self.normalized_shape, self.eps)
+        spec = RMSNormSpec(self._resolved_activation(activation), self.normalized_shape, self.__dict__["eps"])
         return run(spec, x, self.weight, mask=mask)

@@ -79,7 +79,7 @@ def _merged(means: list[Tensor], variances: list[Tensor], weights: list[float], 
     count = torch.tensor(weights, dtype=torch.float64).mul(len(weights) / math.fsum(weights))  # their mean is 1
     column = count.to(device=like.device, dtype=dtype).unsqueeze(1)  # (K, 1)
     mean, var = (torch.stack([part.to(like.device, dtype) for part in parts]) for parts in (means, variances))
-    both = Moments(column, mean, var * column).merge_along(0)
+    both = Moments.of_stats(column, mean, var).merge_along(0)
     return both.mean, both.var(correction=0)
 
 

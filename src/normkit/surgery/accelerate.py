@@ -9,30 +9,33 @@ the original gave, or the steps are undone.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
+from .._hooks import hooked
 from ..model.dataflow import Flow, flow_of, refuse_lazy
 from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept
 from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
-from ..model.swap import hooked, kind, put, working_copy
+from ..model.swap import kind, put, working_copy
 from ..model.transaction import Transaction
 from . import activations, row_norms
-from .block import Block, prepare
+from .block import Block
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
-from .fused_call import FusedSequential, children_steps, ending
+from .fused_call import FusedSequential, children_steps, ending, has_sequentials_forward
+from .head import prepare
 from .pattern import Pattern, pattern_of
 from .positions import Positions
 from .recompute import add as add_recomputation
 from .thaw import waiting_layers
 from .undo import remember, standing_aside
-from .verify import behaviours, check
+from .verify import behaviour_of_rounded, behaviours, check
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
@@ -76,7 +79,8 @@ def accelerate(
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip, row_norms.why_unknown)
-        before = behaviours(model, example_inputs, rounding=True) if verify else {}
+        before = behaviours(model, example_inputs) if verify else {}
+        rounded = cache(lambda: change.before(lambda: behaviour_of_rounded(model, example_inputs)))
         built = _swap(model, sites, example_inputs)
         swapped = Kept(model)
         try:
@@ -85,12 +89,12 @@ def accelerate(
             if not before:
                 raise
             fused, unfused = {}, {}  # the check says what is wrong with the model by now
-        errors, failure = check(model, example_inputs, before)
+        errors, failure = check(model, example_inputs, before, rounded)
         if failure and fused:
             swapped.give_back()
             unfused |= dict.fromkeys(fused, f"fusion undone: {failure}")
             fused = {}
-            errors, failure = check(model, example_inputs, before)
+            errors, failure = check(model, example_inputs, before, rounded)
         if failure:
             change.undo()
             built = dict.fromkeys(built, f"undone: {failure}")
@@ -199,7 +203,7 @@ def _rewrite(
     unfused: dict[str, str],
 ) -> None:
     module = modules[scope]
-    if type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__:
+    if has_sequentials_forward(module) and "forward" not in module.__dict__:
         return _fuse_sequential(module, scope, patterns, modules, flows, fused, unfused)
     where = _forward_of(module, scope)
     found: dict[str, str | nn.Module | None] = {}

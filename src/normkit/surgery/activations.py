@@ -14,37 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from .._activation import resolve
+from .._activation import FUSED, IDENTITY, MODULES, Activation, given_as, module_of, resolve
+from .._hooks import hooked
 from ..kernels import native
-from ..model.swap import hooked
 
-_NAMES: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.SiLU: "silu",
-    nn.Sigmoid: "sigmoid",
-    nn.Tanh: "tanh",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Mish: "mish",
-}
 _MARK = "_normkit_computes"
-_WITH_ARGUMENTS = frozenset((nn.LeakyReLU, nn.ELU, nn.GELU))
-_FUNCTIONS = frozenset((*_NAMES.values(), "gelu", "leaky_relu", "elu"))
+_WITH_ARGUMENTS = frozenset(("leaky_relu", "elu", "gelu"))
 
 
 def of_module(module: nn.Module) -> str | nn.Module | None:
     """The activation that this module is, or None."""
-    kind = type(module)
-    if kind in _NAMES:
-        return _NAMES[kind]
-    if isinstance(module, nn.LeakyReLU) and kind is nn.LeakyReLU:
-        return "leaky_relu" if module.negative_slope == 0.01 else nn.LeakyReLU(module.negative_slope)
-    if isinstance(module, nn.ELU) and kind is nn.ELU:
-        return "elu" if module.alpha == 1.0 else nn.ELU(module.alpha)
-    if isinstance(module, nn.GELU) and kind is nn.GELU:
-        return "gelu" if module.approximate == "none" else nn.GELU(module.approximate)
-    return None if kind.__module__.startswith("torch.") else _by_numbers(module)
+    known = given_as(resolve(module))
+    return known if known is not None or type(module).__module__.startswith("torch.") else _by_numbers(module)
 
 
 def _by_numbers(module: nn.Module) -> str | nn.Module | None:
@@ -60,10 +41,10 @@ def _by_numbers(module: nn.Module) -> str | nn.Module | None:
             theirs = [_curve(copy.deepcopy(module).train(mode).forward, grid) for mode in (True, False)]
     except Exception:
         return None
-    candidates: tuple[str | nn.Module, ...] = (*_NAMES.values(), "gelu", nn.GELU("tanh"), "leaky_relu", "elu")
+    candidates: list[str | nn.Module] = [*sorted(FUSED), nn.GELU("tanh")]
     for found in candidates:
-        known = found if isinstance(found, nn.Module) else getattr(F, found)
-        if all(torch.allclose(curve, _curve(known, grid), rtol=1e-12, atol=1e-12) for curve in theirs):
+        ours = _curve(resolve(found), grid)
+        if all(torch.allclose(curve, ours, rtol=1e-12, atol=1e-12) for curve in theirs):
             return found
     return None
 
@@ -85,17 +66,18 @@ def unmark(module: nn.Module) -> None:
     module.__dict__.pop(_MARK, None)
 
 
-def seen_as(module: nn.Module) -> str | nn.Module | None:
-    """What a norm takes in this module's place, or None where a call of it may be something else."""
-    kind = type(module)
-    if "forward" in module.__dict__ or hooked(module):
-        return None
-    return module if kind in _WITH_ARGUMENTS else _NAMES.get(kind) or module.__dict__.get(_MARK)
+def seen_as(module: nn.Module) -> Activation | None:
+    """What a norm computes in this module's place, or None where a call of it may be something else."""
+    if type(module) in MODULES:
+        known = resolve(module)
+        return known if known.code > IDENTITY else None
+    marked = module.__dict__.get(_MARK)
+    return None if marked is None or "forward" in module.__dict__ or hooked(module) else resolve(marked)
 
 
 def is_function(op: str) -> bool:
     """Whether a call of a function or method by this name may be an activation ("relu", "relu_")."""
-    return op.removesuffix("_") in _FUNCTIONS
+    return op.removesuffix("_") in FUSED
 
 
 def reads_residual(activation: str | nn.Module) -> bool:
@@ -126,15 +108,14 @@ def _function_name(node: fx.Node) -> str | None:
         known = {getattr(library, name + end, None) for library in (F, torch) for end in ("", "_")}
         if node.target not in known - {None}:
             return None
-    return name if name in _FUNCTIONS else None
+    return name if name in FUSED else None
 
 
 def _with_arguments(name: str, more: tuple[Any, ...], options: dict[str, Any]) -> str | nn.Module | None:
     """relu(x, True), leaky_relu(x, 0.2), gelu(x, approximate="tanh")."""
-    kinds: dict[str, Any] = {"leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "gelu": nn.GELU}
-    if name not in kinds:
+    if name not in _WITH_ARGUMENTS:
         return name if len(more) == 1 and isinstance(more[0], bool) and not options else None
     try:
-        return of_module(kinds[name](*more[:1], **options))
+        return of_module(module_of(name, *more[:1], **options))
     except TypeError:
         return None

@@ -2,81 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
-from .._fx import is_proxy
 from ..model.dataflow import Flow
-from ..model.recorder import kind_of
 from . import activations
-from .fused_call import HEAD, fused_call, is_idle, is_sequential, leading, steps
-from .instance_forward import InstanceForward
+from .fused_call import fused_call, is_idle, leading
+from .head import prepare
 from .pattern import Pattern
+from .rewritten import RewrittenForward
+from .settings import Settings
 from .trace import trace
-
-
-class RewrittenForward(InstanceForward):
-    """The new forward of one module: kept as source, so the module can be copied, saved and compiled.
-
-    kinds: argument -> what was seen there when it was traced (`recorder.kind_of`). idle: the modules that it leaves
-    out, for they do nothing. Where a call or such a module differs, the class's own forward runs, on the same modules.
-    """
-
-    def __init__(
-        self, owner: nn.Module, source: str, names: dict[str, Any], kinds: dict[str, Any], idle: tuple[str, ...] = ()
-    ) -> None:
-        self.source, self.names, self.kinds, self.idle = source, names, kinds, idle
-        super().__init__(owner)
-        self._compile()
-
-    def of(self, owner: nn.Module) -> RewrittenForward:
-        return RewrittenForward(owner, self.source, self.names, self.kinds, self.idle)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        if len(given) != len(args) + len(kwargs) or not self._fits(given):
-            return self.original(*args, **kwargs)
-        return self._function(self.owner, **given)
-
-    def _fits(self, given: dict[str, Any]) -> bool:
-        same = len(given) == len(self.kinds) and all(
-            name in self.kinds and not is_proxy(value) and kind_of(value) == self.kinds[name]
-            for name, value in given.items()
-        )
-        return same and all(is_idle(self.owner.get_submodule(name)) for name in self.idle)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a module (torch) is stored by its name; everything else in a trace's names can be pickled
-        names = {name: _ModuleName(v.__name__) if inspect.ismodule(v) else v for name, v in self.names.items()}
-        return {**super().__getstate__(), "source": self.source, "names": names, "kinds": self.kinds, "idle": self.idle}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        import importlib
-
-        names = state["names"].items()
-        self.source, self.kinds, self.idle = state["source"], state["kinds"], state["idle"]
-        self.names = {n: importlib.import_module(v.name) if isinstance(v, _ModuleName) else v for n, v in names}
-        super().__setstate__(state)
-        self._compile()
-
-    def _compile(self) -> None:
-        self._function = compiled(self.source, self.names)
-        self._parameters = tuple(self.__signature__.parameters)
-
-
-def compiled(source: str, names: dict[str, Any]) -> Any:
-    """The function `forward` of this source."""
-    names = dict(names)
-    exec(compile(source, "<normkit: rewritten forward>", "exec"), names)
-    return names["forward"]
-
-
-@dataclass(frozen=True)
-class _ModuleName:
-    name: str
 
 
 class _Global(str):
@@ -186,50 +123,4 @@ class Block:
         self.graph.lint()
         code = self.graph.python_code("self")
         names = {**code.globals, **self._activations}
-        RewrittenForward(self.module, code.src, names, self.kinds, tuple(self._idle)).install()
-
-
-# -- a norm at the end of other modules ------------------------------------------------------------------------------
-class Head:
-    """The forward of a module that ends with a norm, up to that norm. idle: the Identities that it calls after it."""
-
-    def __init__(self, forward: RewrittenForward, norm: str, idle: tuple[str, ...]) -> None:
-        self.forward, self._norm, self._idle = forward, norm, idle
-
-    def norm(self, owner: nn.Module) -> nn.Module:
-        return owner.get_submodule(self._norm)
-
-    def holds(self, owner: nn.Module) -> bool:
-        return "forward" not in owner.__dict__ and all(is_idle(owner.get_submodule(name)) for name in self._idle)
-
-    def __call__(self, owner: nn.Module, input: Any) -> Any:
-        return self.forward._function(owner, input)
-
-
-def prepare(module: nn.Module, name: str, norm: str, flows: list[Flow]) -> None:
-    """Give the modules between `module`, whose output is the norm's, and that norm what `leading` needs."""
-    if name == norm:
-        return
-    if is_sequential(module):
-        children = [(key, child) for key, child in module.named_children() if steps(child)]
-        if not children:
-            raise ValueError(f"nothing is in {name}")
-        key, child = children[-1]
-        return prepare(child, f"{name}.{key}", norm, flows)
-    graph, kinds = trace(module, name, flows)
-    if list(kinds.values()) != ["tensor"]:
-        raise ValueError(f"{name}, which ends with the norm, takes other arguments than one tensor")
-    (output,) = [node for node in graph.nodes if node.op == "output"]
-    value, behind = output.args[0], []
-    while isinstance(value, fx.Node) and value.op == "call_module" and is_idle(module.get_submodule(str(value.target))):
-        behind.append(value)
-        value = value.args[0]
-    if not isinstance(value, fx.Node) or value.op != "call_module" or len(value.args) != 1 or value.kwargs:
-        raise ValueError(f"the trace of {name} does not end with the norm")
-    last = str(value.target)
-    prepare(module.get_submodule(last), f"{name}.{last}", norm, flows)
-    output.args = (value.args[0],)
-    for node in (*behind, value):
-        graph.erase_node(node)
-    code, idle = graph.python_code("self"), tuple(str(node.target) for node in behind)
-    module.__dict__[HEAD] = Head(RewrittenForward(module, code.src, dict(code.globals), kinds), last, idle)
+        RewrittenForward(self.module, code.src, names, self.kinds, Settings(self.module), tuple(self._idle)).install()

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from .._hooks import hooked
 from ..model.dataflow import Flow
 from ..model.families import BATCH_FAMILIES, author, family
 from ..model.recorder import RecordedCall
 from ..model.select import Site
-from ..model.swap import hooked, kind, parametrized, put
+from ..model.swap import kind, parametrized, put
 from ..model.transaction import Transaction
 from .affine import Affine, Weights, affine_of, border, fold_after, fold_before
 from .affine_probe import takes_affine

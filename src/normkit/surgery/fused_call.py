@@ -15,7 +15,7 @@ from torch import nn, promote_types
 from .. import nn as layers
 from .._activation import resolve
 from .._fx import is_proxy
-from ..model.swap import hooked
+from .._hooks import hooked, is_watched
 from ..nn.base import Norm
 from . import activations
 from .instance_forward import InstanceForward
@@ -39,7 +39,7 @@ class FusedSequential(InstanceForward):
     """
 
     def __call__(self, input: Any) -> Any:
-        if is_proxy(input):
+        if is_proxy(input) or is_watched():
             return self.original(input)
         return _run(children_steps(self.owner), input)
 
@@ -124,10 +124,18 @@ def _run(modules: list[nn.Module], input: Any) -> Any:
 
 def is_sequential(module: nn.Module) -> bool:
     """Whether its forward is nn.Sequential's, and nobody listens to its calls."""
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+    if not has_sequentials_forward(module):
         return False
     own = module.__dict__.get("forward")
     return (own is None or isinstance(own, FusedSequential)) and not hooked(module)
+
+
+def has_sequentials_forward(module: nn.Module) -> bool:
+    """Whether its class calls its children in their order: nn.Sequential's forward goes by ``__iter__``."""
+    if not isinstance(module, nn.Sequential):
+        return False
+    kind = type(module)
+    return kind.forward is nn.Sequential.forward and kind.__iter__ is nn.Sequential.__iter__
 
 
 def is_idle(module: nn.Module) -> bool:

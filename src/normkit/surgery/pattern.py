@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from .._hooks import hooked
 from ..model.dataflow import Flow
 from ..model.recorder import RecordedCall
-from ..model.swap import hooked
 from . import activations
 from .fused_call import is_idle
 
@@ -78,12 +78,11 @@ def _reader(flow: Flow, call: RecordedCall, modules: dict[str, nn.Module]) -> Re
 
 def _hands_on(flow: Flow, value: int, modules: dict[str, nn.Module]) -> str | None:
     """What gave the value out as it was given, and might not another time: dropout, a path dropped at random."""
-    for call in flow.calls:
+    for call in flow.handing_on.get(value, ()):
         atom = flow.atom_of(call)
         if atom.module is not None and is_idle(modules[atom.module]):
             continue
-        random = call.atom or (call.module is None and "drop" in call.op)
-        if random and value in call.inputs and value in call.outputs:
+        if call.atom or (call.module is None and "drop" in call.op):
             return f"it is followed by {call.module or call.op}"
     return None
 

@@ -24,6 +24,9 @@ from .across_ranks import reads_ranks
 # in gradients of weights summed over up to 7 * 27 positions.
 _TOLERANCE = 1e-4
 _BATCHES = (4, 7)
+_OVER_CHANNELS = (
+    "a subclass with a forward of its own: a layer norm over the channels of (N, C, L), which is no layer here"
+)
 _OTHER_STATISTICS = "a subclass whose outputs are the norm's and whose running statistics are not"
 
 
@@ -59,7 +62,7 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
             found = found or f"a subclass with a forward of its own, which fails on a probe ({_shown(error)})"
         if isinstance(found, Structure):
             return found
-    return found
+    return _OVER_CHANNELS if _centres_sequences(norm) else found
 
 
 def _shown(error: Exception) -> str:
@@ -92,6 +95,18 @@ def _takes_last_axis(norm: Any) -> bool:
     """Whether it is the layer norm of its class on tokens, whatever it is on images."""
     try:
         return _differs(_prepared(norm, False), "layer", (4, 3, *norm.normalized_shape)) is None
+    except Exception:
+        return False
+
+
+def _centres_sequences(norm: Any) -> bool:
+    """Whether it is a layer norm over axis 1 of (N, C, L), as SqueezeBERT's."""
+    if "layer" not in _kinds(norm):
+        return False
+    (channels,) = norm.normalized_shape if len(norm.normalized_shape) == 1 else (0,)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+            return channels > 0 and _differs(_prepared(norm, False), "layer2d", (4, channels, channels + 2)) is None
     except Exception:
         return False
 

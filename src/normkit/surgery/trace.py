@@ -4,7 +4,7 @@ A trace holds what is done with tensors and nothing else. Rules:
 - only the block's own forward is traced, its children are leaves; in training and evaluation, with gradients and
   without, and all must agree;
 - the calls in the trace must be the calls that a run has seen, and it holds for arguments of the same kinds: flags have
-  the run's values, arguments left out their defaults; variable arguments are refused;
+  the run's values, arguments left out their defaults, variable arguments are empty;
 - an in-place operation is traced as one that makes a new tensor: allowed only on tensors that nobody else reads;
 - what a trace loses is refused: contexts around a part (no gradients, autocast, a checkpoint), autograd functions,
   random numbers and tensors made outside of it, attributes that the forward sets, tensors that it hands to others.
@@ -12,6 +12,7 @@ A trace holds what is done with tensors and nothing else. Rules:
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Callable
@@ -19,13 +20,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
 from ..model.kept import Kept
-from ..model.recorder import RecordedCall
+from ..model.recorder import EagerDispatchMode, RecordedCall
 from ..model.restore import Restored
 
 # What may hand out the memory of its input.
@@ -63,16 +63,29 @@ def _refuse_signature(module: nn.Module) -> None:
     if "forward" in module.__dict__:
         raise ValueError("its forward was replaced on the instance")
     for parameter in inspect.signature(module.forward).parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ValueError(f"its forward has the variable argument {parameter.name}, which a trace would fix")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ValueError(f"its forward takes {parameter.name} by position only, and a rewritten one takes names")
 
 
 def _kinds(module: nn.Module, calls: list[RecordedCall]) -> dict[str, Any]:
-    names = tuple(inspect.signature(module.forward).parameters)
-    found = [{**dict(zip(names, call.kinds[0], strict=False)), **call.kinds[1]} for call in calls]
+    names = inspect.signature(module.forward).parameters
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    by_position, found = positional(module), []
+    for call in calls:
+        given, options = call.kinds
+        found.append({**dict(zip(by_position, given, strict=False)), **options})
+        unnamed = [name for name in options if name not in names or names[name].kind in variable]
+        if len(given) > len(by_position) or unnamed:
+            raise ValueError("it is called with variable arguments, which a trace would fix")
     if not found or any(kinds != found[0] for kinds in found):
         raise ValueError("it is called with other kinds of arguments from one time to the next")
     return found[0]
+
+
+def positional(module: nn.Module) -> tuple[str, ...]:
+    """The arguments of its forward that may be given by position, without *args."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
 
 
 # -- the trace --------------------------------------------------------------------------------------------------------
@@ -86,14 +99,13 @@ class _Tracer(fx.Tracer):
         self.kinds = kinds
         self.own, self.contexts, self.lost = set(module.modules()), _contexts(), ""
 
-    def create_args_for_root(self, *arguments: Any, **options: Any) -> Any:
-        """Proxies, and values where the run had flags or left the argument out."""
-        function, (root, *given) = super().create_args_for_root(*arguments, **options)
-        parameters = list(inspect.signature(root.forward).parameters.values())
-        return function, [root, *map(self._given, parameters, given)]
+    def create_args_for_root(self, root_fn: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Proxies, and values where the run had flags; what the run left out has its default."""
+        given = {name: self._given(name, kind) for name, kind in self.kinds.items()}
+        return functools.wraps(root_fn)(functools.partial(root_fn, **given)), [self.root]
 
-    def _given(self, parameter: inspect.Parameter, proxy: Any) -> Any:
-        kind = self.kinds.get(parameter.name, ("value", parameter.default))
+    def _given(self, name: str, kind: Any) -> Any:
+        proxy = self.create_proxy("placeholder", name, (), {})
         return kind[1] if isinstance(kind, tuple) else proxy
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -145,7 +157,7 @@ def _traced(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
     return graph
 
 
-class _Draws(TorchDispatchMode):
+class _Draws(EagerDispatchMode):
     """Sees random numbers that are drawn during the trace, instead of at each call."""
 
     def __init__(self, tracer: _Tracer) -> None:

@@ -8,6 +8,8 @@ they are.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,14 +19,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..model.dataflow import arguments, call_with, refuse_lazy
+from ..model.kept import Kept
 from ..model.recorder import named_leaves, output_name
 from ..model.restore import Restored, in_both_modes
 from .changes import OutputError
 
 # Some hundred layers, each adding a few roundings of what its neighbour amplifies.
 _RELATIVE_LIMIT = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-
-_ROUNDED = "with inputs that differ by a rounding"
 
 # Values below are zero but for rounding: outputs of a norm over equal samples, gradients of a bias in front of a norm.
 _NOISE = 1e-3
@@ -56,26 +57,31 @@ class Behaviour:
     buffers: dict[str, Tensor]
 
 
-def behaviours(model: nn.Module, example_inputs: Any, *, rounding: bool = False) -> dict[tuple[str, bool], Behaviour]:
+def behaviours(model: nn.Module, example_inputs: Any) -> dict[tuple[str, bool], Behaviour]:
     """(batch size, mode) -> behaviour: of the example and, where the model takes it, of another batch size.
 
-    Training only where the model can. Gradients are taken on the example itself. rounding: of training also on inputs
-    that differ by a rounding, as (_ROUNDED, True): how much of what is compared is noise.
+    Training only where the model can. Gradients are taken on the example itself.
     """
     refuse_lazy(model)
     found: dict[tuple[str, bool], Behaviour] = {}
+    kept = Kept(model, values=True)
     for size, inputs in (("", example_inputs), ("with another batch size", _resized(example_inputs))):
         try:
-            runs = in_both_modes(model, partial(_behaviour, model, inputs, size == ""))
+            runs = in_both_modes(model, partial(_behaviour, model, inputs, size == ""), kept)
         except Exception:
             if not found:
                 raise
             continue
         found.update({(size, mode): run for mode, run in runs.items()})
-    if rounding and ("", True) in found:
-        runs = in_both_modes(model, partial(_behaviour, model, tree_map(_rounded, example_inputs), True))
-        found.update({(_ROUNDED, mode): run for mode, run in runs.items() if mode})
     return found
+
+
+def behaviour_of_rounded(model: nn.Module, example_inputs: Any) -> Behaviour:
+    """In training, on inputs that differ by a rounding: how much of what is compared is noise."""
+    inputs = tree_map(_rounded, example_inputs)
+    with Restored(model) as restored, restored:
+        model.train()
+        return _behaviour(model, inputs, True)
 
 
 def _rounded(leaf: Any) -> Any:
@@ -108,12 +114,18 @@ def _behaviour(model: nn.Module, example_inputs: Any, differentiate: bool) -> Be
 
 def _gradients(outputs: list[Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of a sum of all outputs with weights that differ: each counts. Empty where autograd refuses."""
-    slopes = [torch.linspace(-0.5, 1, t.numel(), device=t.device).to(t.dtype).view_as(t) for t in outputs]
     try:
-        found = torch.autograd.grad(outputs, list(wanted.values()), slopes, allow_unused=True)
+        # sums, and not gradients of the outputs: those make torch import sympy, which takes half a second
+        found = torch.autograd.grad(list(map(_weighted_sum, outputs)), list(wanted.values()), allow_unused=True)
     except Exception:
         return {}
     return {f"the gradient of {name}": g for name, g in zip(wanted, found, strict=True) if g is not None}
+
+
+def _weighted_sum(output: Tensor) -> Tensor:
+    parts = torch.view_as_real(output) if output.is_complex() else output
+    weights = torch.linspace(-0.5, 1, parts.numel(), device=parts.device).to(parts.dtype)
+    return (parts * weights.view_as(parts)).sum()
 
 
 def _differentiable(leaf: Any) -> bool:
@@ -142,31 +154,40 @@ def _other(sample: Tensor) -> Tensor:
 
 
 def check(
-    model: nn.Module, example_inputs: Any, before: dict[tuple[str, bool], Behaviour]
+    model: nn.Module,
+    example_inputs: Any,
+    before: dict[tuple[str, bool], Behaviour],
+    rounded: Callable[[], Behaviour],
 ) -> tuple[tuple[OutputError, ...], str | None]:
-    """The errors in evaluation against `before`, and what is wrong with the model now, or None."""
+    """The errors in evaluation against `before`, and what is wrong with the model now, or None.
+
+    rounded: `behaviour_of_rounded` of the model as it was, asked for where it counts.
+    """
     if not before:
         return (), None
     try:
         after = behaviours(model, example_inputs)
     except Exception as error:
         return (), f"the changed model fails with {type(error).__name__}: {error}"
-    compared = {key: then for key, then in before.items() if key[0] != _ROUNDED}
-    if not compared.keys() <= after.keys():
-        size, mode = min(compared.keys() - after.keys())
+    if not before.keys() <= after.keys():
+        size, mode = min(before.keys() - after.keys())
         return (), f"the changed model fails in {'training' if mode else 'evaluation'} {size}".rstrip()
     errors = compare("accelerate", before["", False].outputs, after["", False].outputs)
     wrong = [e for e in errors if not e.largest <= e.limit]
-    for (size, mode), then in compared.items():
-        wrong += _gross(then, after[size, mode], before.get((_ROUNDED, mode)) if size == "" else None)
+    for key, then in before.items():
+        gross = _gross(then, after[key])
+        if gross and key == ("", True):
+            moved = _amplified(then, rounded())
+            gross = [error for error in gross if not error.largest <= 10 * moved.get(error.output, 0.0)]
+        wrong += gross
     return errors, f"{wrong[0].output} differs by {wrong[0].largest:.3g}" if wrong else None
 
 
-def _gross(before: Behaviour, after: Behaviour, rounded: Behaviour | None) -> list[OutputError]:
-    """Statistics of few values amplify rounding without bound: all but evaluation's outputs is held to 100 times that.
+def _gross(before: Behaviour, after: Behaviour) -> list[OutputError]:
+    """Statistics of few values amplify rounding without bound: all but evaluation's outputs is held to 100 times that,
+    and training's to ten times what a rounding of the inputs does.
 
-    A gradient is held to the largest of them all: that of a bias in front of a norm is zero but for rounding. rounded:
-    what a rounding of the inputs makes of `before`; so much, ten times over, is no error either.
+    A gradient is held to the largest of them all: that of a bias in front of a norm is zero but for rounding.
     """
     found = [
         replace(error, limit=max(error.limit, _NOISE * _RELATIVE_LIMIT.get(tensor.dtype, 0.0)))
@@ -175,8 +196,7 @@ def _gross(before: Behaviour, after: Behaviour, rounded: Behaviour | None) -> li
     ]
     largest = max((error.limit for error in found if error.output in before.gradients), default=0.0)
     found = [replace(error, limit=largest) if error.output in before.gradients else error for error in found]
-    moved = {} if rounded is None else _amplified(before, rounded)
-    return [error for error in found if not error.largest <= max(100 * error.limit, 10 * moved.get(error.output, 0.0))]
+    return [error for error in found if not error.largest <= 100 * error.limit]
 
 
 def _amplified(before: Behaviour, rounded: Behaviour) -> dict[str, float]:
@@ -195,9 +215,18 @@ def _error(operation: str, name: str, before: Tensor, after: Tensor | None) -> O
     if after is None or after.shape != before.shape:
         return OutputError(operation, name, float("inf"), 0.0)
     limit = _RELATIVE_LIMIT.get(before.dtype, 0.0)
-    before, after = (t.to(torch.promote_types(t.dtype, torch.float32)).flatten() for t in (before, after))
-    same = (before == after) | (before.isnan() & after.isnan())
-    gap = torch.where(same, 0.0, (before - after).abs()).nan_to_num(nan=float("inf"))
-    finite = before[before.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 0.0
-    return OutputError(operation, name, float(gap.max()) if gap.numel() else 0.0, limit * scale)
+    before, after = (t.detach().to(torch.promote_types(t.dtype, torch.float32)).flatten() for t in (before, after))
+    if not before.numel():
+        return OutputError(operation, name, 0.0, 0.0)
+    largest, scale = float(_largest(before - after)), float(_largest(before))
+    if not math.isfinite(largest + scale):  # NaN and Inf, each where it was, are no difference
+        same = (before == after) | (before.isnan() & after.isnan())
+        gap = torch.where(same, 0.0, (before - after).abs()).nan_to_num(nan=float("inf"))
+        finite = before[before.isfinite()].abs()
+        largest, scale = float(gap.max()), float(finite.max()) if finite.numel() else 0.0
+    return OutputError(operation, name, largest, limit * scale)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Their largest absolute value, in one pass."""
+    return torch.linalg.vector_norm(values, float("inf"))

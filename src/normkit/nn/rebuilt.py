@@ -1,0 +1,64 @@
+"""Code of others that rebuilds a norm from its parts must not lose the norm's activation.
+
+`torch.nn.SyncBatchNorm.convert_sync_batchnorm` (what trainers' options call), `torch.nn.utils.fusion.fuse_conv_bn_eval`
+and their kin know torch's layers, take weight, statistics and eps, and leave the activation behind: a network without
+its ReLUs, and not a word. Such a function has to name eps, or the number of channels, beside the tensors; one that
+names neither `activation` nor belongs to the layer itself is stopped there. Layers without an activation give what
+they are asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import CodeType
+from typing import Any
+
+import torch
+
+_LOST = (
+    "{caller} takes {kind} apart and would lose its activation, {activation}. nk.convert(model, 'sync') makes it a "
+    "SyncBatchNorm, nk.fold(model, example_inputs) folds it, each with the activation; nk.convert(model, 'torch') is "
+    "the way back from nk.accelerate. Code that takes over `activation`, or reads it, is let pass"
+)
+
+
+class Setting:
+    """A plain attribute of a layer with an activation. beside: the names of tensors (each group whole) that show that
+    who reads it rebuilds the layer."""
+
+    def __init__(self, *beside: frozenset[str]) -> None:
+        self._beside = beside
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        if layer is None:
+            return self
+        held = layer.__dict__
+        if self._name not in held:
+            raise AttributeError(f"{type(layer).__name__!r} object has no attribute {self._name!r}")
+        activation = held.get("activation") or layer._modules.get("activation")
+        if activation is not None and not torch.compiler.is_compiling():
+            self._verify_reader(layer, activation)
+        return held[self._name]
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        layer.__dict__[self._name] = value
+
+    def _verify_reader(self, layer: Any, activation: Any) -> None:
+        frame = sys._getframe(2)
+        code, where = frame.f_code, frame.f_globals.get("__name__", "")
+        if not self._rebuilds(code) or where.startswith("normkit.") or frame.f_locals.get("self") is layer:
+            return
+        caller = f"{where}.{code.co_qualname if sys.version_info >= (3, 11) else code.co_name}"
+        raise RuntimeError(_LOST.format(caller=caller, kind=type(layer).__name__, activation=activation))
+
+    def _rebuilds(self, code: CodeType) -> bool:
+        names = frozenset(code.co_names)
+        return "activation" not in names and any(group <= names for group in self._beside)
+
+
+# DETR's replacement of batch norms in transformers has an eps of its own and reads the number of channels.
+EPS = (frozenset(("weight",)), frozenset(("running_var",)))
+CHANNELS = (frozenset(("running_mean", "running_var")),)
