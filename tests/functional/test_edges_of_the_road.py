@@ -139,6 +139,37 @@ def test_a_mask_over_no_channels_is_an_empty_batch(name: str) -> None:
     assert y.shape == (6, 0, 5)
 
 
+@pytest.mark.parametrize("name", ["group_norm", "layer_norm", "rms_norm"])
+def test_a_sample_wholly_under_the_mask_stays_out_of_the_parameters_gradients_without_eps_too(name: str) -> None:
+    """Its variance is 0, and 1 / sqrt(0 + eps) was Inf."""
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    mask = torch.tensor([True, False, True])
+    group = name == "group_norm"
+    weight, bias = (torch.ones(4 if group else 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    leaves = [x, weight] if name == "rms_norm" else [x, weight, bias]
+    run = partial(getattr(nk.functional, name), eps=0.0)
+    arguments = (2, weight, bias) if group else ((5,), *leaves[1:])
+    y = run(x, *arguments, mask=mask[:, None].expand(3, 5 if group else 4))
+    found = torch.autograd.grad(y.square().sum(), leaves)
+    kept = run(x[mask], *arguments)
+    for ours, theirs in zip(found, torch.autograd.grad(kept.square().sum(), leaves), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("which", ["weight", "bias"])
+def test_torchs_tensor_of_zeros_is_a_parameter_like_others_where_outputs_are_recomputed(which: str) -> None:
+    """It has no memory that could be asked for its address."""
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = []
+    for zeros in (torch._efficientzerotensor(4), torch.zeros(4)):
+        parameters = {"weight": torch.ones(4), "bias": torch.ones(4)} | {which: zeros}
+        with nk.recompute_outputs():
+            y = nk.functional.batch_norm(x, None, None, training=True, eps=3e-4, **parameters)
+            loss = (y * y).sum()
+        found.append(torch.autograd.grad(loss, x)[0])
+    assert torch.equal(*found)
+
+
 def test_a_mask_changed_in_place_before_the_backward_raises() -> None:
     x = torch.randn(6, 4, 5, requires_grad=True)
     mask = torch.ones(6, 5, dtype=torch.bool)

@@ -47,9 +47,9 @@ def _fit_shape(case: Case) -> Case:
     if not norm.channels:
         part = max(1, min(part, len(shape)))
     elif case.norm in RANKED and layer and case.norm != "ghost_batch_norm":
-        part = max(1, len(shape) - 2) if part >= 0 else 1
-        if case.norm == "instance_norm" and case.part == 1 and 2 <= len(shape) <= 4:
-            part = len(shape) - 1  # without a batch axis
+        unbatched = case.norm == "instance_norm" and case.part == len(shape) - 1 and 2 <= len(shape) <= 4
+        if part >= 0 and not unbatched:  # a negative one stands for a layer of another rank
+            part = max(1, len(shape) - 2)
     elif not norm.part or (case.norm == "group_norm" and 0 < part < 5 and shape[1] % part):
         part = 1
     if case.norm == "ghost_batch_norm":  # float64 goes slice by slice

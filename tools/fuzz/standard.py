@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -86,7 +87,8 @@ def standardize(case: Case, x: Tensor, t: dict[str, Tensor], keep: Tensor | None
         return _groups(x, case.part if case.norm == "group_norm" else x.shape[1], eps, keep)
     xhat, mean, var = reference.batch_norm(x, None, None, eps, keep)
     axes = (0, *range(2, x.dim()))
-    count = torch.tensor(x.numel() // max(1, x.shape[1])) if keep is None else keep.sum()
+    values = math.prod((*x.shape[:1], *x.shape[2:]))  # of a channel, if there is any
+    count = torch.tensor(values) if keep is None else keep.sum() * (x.shape[1] > 0)
     moving = {"mean": mean.detach(), "var": var.detach(), "count": count}
     if case.norm == "ghost_batch_norm":
         return _ghost(x, case.part, eps, keep, moving)

@@ -132,6 +132,8 @@ def following(case: Case, keep: Tensor | None, x: Tensor) -> Callable[[Tensor], 
     named = eval(case.activation, {"nn": nn}) if case.activation else None
     if getattr(named, "inplace", False):
         named.inplace = False  # of the same values
+    if named == "hardsigmoid":
+        named = _hardsigmoid
     act: Callable[[Tensor], Tensor] = (
         (lambda z: z) if named is None else getattr(F, named) if isinstance(named, str) else named
     )
@@ -151,6 +153,11 @@ def following(case: Case, keep: Tensor | None, x: Tensor) -> Callable[[Tensor], 
         return after[case.after](y) if case.after else y
 
     return g
+
+
+def _hardsigmoid(z: Tensor) -> Tensor:
+    """torch's own derivative in float64 has a 1 / 6 of float32."""
+    return F.relu6(z + 3) / 6
 
 
 def slope(g: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:

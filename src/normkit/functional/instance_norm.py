@@ -67,6 +67,7 @@ def instance_norm(
 
     Reference: Ulyanov, Vedaldi & Lempitsky (2016), Instance Normalization. https://arxiv.org/abs/1607.08022
     """
+    _shapes.verify_momentum("instance_norm", momentum)
     if use_input_stats:
         _shapes.verify_more_than_one_position(input.size())
     statistics = None
