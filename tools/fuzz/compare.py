@@ -39,16 +39,20 @@ def wrong_values(case: Case, found: dict[str, Any], theirs: Outcome | None, trut
         if name not in truth.results or not has_values(value) or _is_meant(case, name):
             continue
         finding = _compare(case, name, value, truth)
-        finding = _overflow(case, finding, value, theirs)
+        finding = _overflow(case, finding, value, theirs, truth.beyond)
         if finding is not None and (worst is None or finding.severity > worst.severity):
             worst = finding
     return worst
 
 
-def _overflow(case: Case, finding: Finding | None, value: Tensor, theirs: Outcome | None) -> Finding | None:
+def _overflow(
+    case: Case, finding: Finding | None, value: Tensor, theirs: Outcome | None, beyond: bool
+) -> Finding | None:
     """A finding under a name of its own where the numbers are at the ends of a dtype's range."""
     if finding is None or finding.at is None:
         return finding
+    if beyond:
+        return None
     kinds, finite = {a.values for a in case.tensors.values()}, bool(value[finding.at[1]].isfinite())
     if not finite and (_torch_too(finding, theirs) or "inf" in case.eps):
         return dataclasses.replace(finding, kind="overflow", severity=1)

@@ -122,13 +122,19 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 
     The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
     """
-    _storage.verify(tensors)
+    _storage.verify((*tensors, dy))
     input, weight, bias, residual, mask, stats, bits = tensors
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
     if bits is not None and is_channels_last(input) != channels_last:
         input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     bits = None if bits is None else _bytes(bits)
-    return Operands(input, weight, bias, residual, mask), Saved(_bytes(stats).contiguous().view(torch.float64), bits)
+    return Operands(input, weight, bias, residual, mask), Saved(_doubles(_bytes(stats)), bits)
+
+
+def _doubles(stats: Tensor) -> Tensor:
+    """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
+    rows, count = stats.shape
+    return stats.reshape(-1).view(torch.float64).reshape(rows, count // 8)
 
 
 def _bytes(saved: Tensor) -> Tensor:

@@ -67,9 +67,9 @@ def instance_norm(
 
     Reference: Ulyanov, Vedaldi & Lempitsky (2016), Instance Normalization. https://arxiv.org/abs/1607.08022
     """
-    _shapes.verify_momentum("instance_norm", momentum)
     if use_input_stats:
         _shapes.verify_more_than_one_position(input.size())
+    _shapes.verify_momentum("instance_norm", momentum)
     statistics = None
     if running_mean is not None and running_var is not None:
         statistics = Running(running_mean, running_var, None, momentum)

@@ -41,8 +41,9 @@ def run(
     """
     if mask is None and is_eager() and norm.ready(input, weight, bias, residual):
         return norm.in_core(input, weight, bias, residual)
-    norm, operands = norm.verified(Operands(input, weight, bias, residual, mask))
-    _storage.verify((*operands, *norm.buffers()))
+    operands = Operands(input, weight, bias, residual, mask)
+    _storage.verify((*operands, *norm.buffers()))  # first: what comes next may cast
+    norm, operands = norm.verified(operands)
     path, _ = choose(norm, operands)
     if path == "composed":
         return norm.composed(operands)
