@@ -187,3 +187,26 @@ def test_parameters_in_the_place_of_running_statistics_move_as_buffers_do() -> N
         layer(x)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("path", "mask"), [("aten", False)] + [("native", mask) for mask in (False, True) if native.available()]
+)
+def test_a_gradient_whose_storage_was_freed_gets_words_from_kernels(path: str, mask: bool) -> None:
+    """Composed operations are torch's own graph, which ends the process."""
+    x, dy = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 3, 5)
+    kept = torch.ones(4, 5, dtype=torch.bool) if mask else None
+    with nk.backend(path):
+        y = nk.functional.batch_norm(x, None, None, training=True, eps=3e-4, mask=kept)
+    dy.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="its data is not allocated yet"):
+        y.backward(dy)
+
+
+def test_the_statistics_of_an_empty_batch_come_back_from_a_hook_in_any_strides() -> None:
+    x = torch.randn(0, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach().to_sparse(), lambda t: t.to_dense()):
+        y = nk.functional.group_norm(x, 2, eps=3e-4)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape

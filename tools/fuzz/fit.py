@@ -118,6 +118,8 @@ def _fit_calls(case: Case) -> Case:
             case = case.tensor("dy", values="normal")
     if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
+    if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
+        case = case.tensor("dy", trick="")  # autograd casts it before any backward
     if case.mask:  # torch's operations end the process there
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('freed')"))
     if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory

@@ -122,7 +122,7 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 
     The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
     """
-    _storage.verify((*tensors, dy))
+    _storage.verify((*tensors, dy if native.plain_gradient(dy) else None))
     input, weight, bias, residual, mask, stats, bits = tensors
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
     if bits is not None and is_channels_last(input) != channels_last:
