@@ -83,6 +83,7 @@ class Campaign:
         kind = self._examine(number, case, finding)
         if kind is not None:
             self.findings.add(kind)
+            print(f"    case {number}: {kind.finding.kind}: {kind.finding.what}", flush=True)
 
     def _examine(self, number: int, case: Case, found: Finding) -> Kind | None:
         """The finding in a process of its own, as simple as can be; None for a crash that torch shares."""

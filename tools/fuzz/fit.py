@@ -97,6 +97,26 @@ def _fit_tensors(case: Case) -> Case:
     return case.but(mask=mask, alias=alias, wanted=wanted)
 
 
+def _is_composed(case: Case) -> bool:
+    """Whether operations of torch's own may read the tensors, which end the process where memory was freed."""
+    modes = ("Fake", "Silent", "meta", "composed", "aten")
+    texts = [text for text in (*case.contexts, *case.around) if not text.startswith("saved(")]
+    moded = any(m in text for m in modes for text in texts)
+    sums = case.norm.startswith("add_") or case.norm == "normalize"
+    twice = case.plan in ("double", "create_graph", "batched") or bool(case.hook or case.after)
+    return bool(case.mask or case.transform) or moded or sums or twice
+
+
+def _with_memory(case: Case) -> Case:
+    """Without freed memory, and without hooks that give back what torch's operations take as it is."""
+    for name, array in case.tensors.items():
+        if array.trick == "freed":
+            case = case.tensor(name, trick="")
+    broken = tuple(f"saved({kind!r})" for kind in ("freed", "flat", "shorter", "none", "meta"))
+    case = case.but(contexts=tuple(c for c in case.contexts if c not in broken))
+    return case.but(edit="") if case.edit.startswith("free") else case
+
+
 def _fit_calls(case: Case) -> Case:
     adds = case.norm.startswith("add_")
     if adds and case.transform:
@@ -120,8 +140,8 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(training=False)  # several calls move running statistics several times
     if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
         case = case.tensor("dy", trick="")  # autograd casts it before any backward
-    if case.mask:  # torch's operations end the process there
-        case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('freed')"))
+    if _is_composed(case):
+        case = _with_memory(case)
     if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):

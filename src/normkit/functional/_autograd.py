@@ -134,7 +134,9 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 def _doubles(stats: Tensor) -> Tensor:
     """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
     rows, count = stats.shape
-    return stats.reshape(-1).view(torch.float64).reshape(rows, count // 8)
+    if not stats.numel():
+        return torch.empty(rows, count // 8, dtype=torch.float64, device=stats.device)
+    return stats.contiguous().view(torch.float64)
 
 
 def _bytes(saved: Tensor) -> Tensor:
