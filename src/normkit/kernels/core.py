@@ -21,7 +21,7 @@ from . import memory
 
 __all__ = ["core", "is_recomputation", "load", "problem", "torch_parallel_for"]
 
-_INTERFACE = 6  # native/bind.cpp holds the same number
+_INTERFACE = 7  # native/bind.cpp holds the same number
 
 
 def is_recomputation() -> bool:
