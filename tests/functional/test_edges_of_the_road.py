@@ -214,3 +214,26 @@ def test_the_statistics_of_an_empty_batch_come_back_from_a_hook_in_any_strides(
     y.sum().backward()
     assert x.grad is not None
     assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("path", [*BACKENDS, "aten"])
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm"])
+def test_a_batch_of_gradients_passes_where_a_hook_has_cut_off_what_was_saved(name: str, path: str) -> None:
+    """The kernels' backward hands such gradients to operations, which want to differentiate by what was saved."""
+
+    def narrow(t: Tensor) -> Tensor:
+        return t.detach().float() if t.is_floating_point() else t.detach()
+
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    weight = torch.full((5,), 2.0, dtype=torch.float64, requires_grad=True)
+    dy = torch.arange(20.0, dtype=torch.float64).reshape(4, 5)
+    with nk.backend(path), torch.autograd.graph.saved_tensors_hooks(narrow, lambda t: t):
+        if name == "batch_norm":
+            y = nk.functional.batch_norm(x, None, None, weight, training=True, eps=3e-4)
+        else:
+            y = nk.functional.layer_norm(x, (5,), weight, eps=3e-4)
+    expected = torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
+    both = torch.autograd.grad(y, (x, weight), torch.stack([dy, 2 * dy]), is_grads_batched=True)
+    for ours, theirs in zip(both, expected, strict=True):
+        torch.testing.assert_close(ours[0], theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours[1], 2 * theirs, rtol=1e-4, atol=1e-5)

@@ -103,7 +103,7 @@ def _is_composed(case: Case) -> bool:
     texts = [text for text in (*case.contexts, *case.around) if not text.startswith("saved(")]
     moded = any(m in text for m in modes for text in texts)
     sums = case.norm.startswith("add_") or case.norm == "normalize"
-    twice = case.plan in ("double", "create_graph", "batched") or bool(case.hook or case.after)
+    twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
     return bool(case.mask or case.transform) or moded or sums or twice
 
 
@@ -114,6 +114,8 @@ def _with_memory(case: Case) -> Case:
             case = case.tensor(name, trick="")
     broken = tuple(f"saved({kind!r})" for kind in ("freed", "flat", "shorter", "none", "meta"))
     case = case.but(contexts=tuple(c for c in case.contexts if c not in broken))
+    if case.hook == "freed":
+        case = case.but(hook="")
     return case.but(edit="") if case.edit.startswith("free") else case
 
 

@@ -159,7 +159,8 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     else:
         moves, spread = bool(count >= 2), mean.abs()
     new = {"running_mean": mean, "running_var": unbiased}
-    dtypes = {name: tensors[name].dtype for name in new}
+    narrow = (torch.float16, torch.bfloat16) if case.layer else ()  # which a layer puts wider ones in the place of
+    dtypes = {n: torch.float32 if tensors[n].dtype in narrow else tensors[n].dtype for n in new}
     if not moves or not all(bool(v.to(dtypes[n]).isfinite().all()) for n, v in new.items()):
         return still
     factor = 1.0 if case.momentum == "None" else float(eval(case.momentum))

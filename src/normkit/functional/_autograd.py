@@ -183,8 +183,12 @@ def composed_backward(
         # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
         # weight of a layer called twice), the way between them is no part of this derivative.
         operands = Operands._make(None if tensor is None else tensor.view_as(tensor) for tensor in operands)
-        y = norm.composed(operands, saved.stats)
         wanted = [i for i, needed in enumerate(needs) if needed and operands[i] is not None]
+        for i in wanted:
+            tensor = operands[i]
+            if tensor is not None and not tensor.requires_grad:  # a hook on saved tensors has cut it off
+                tensor.requires_grad_()
+        y = norm.composed(operands, saved.stats)
         found = torch.autograd.grad(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip
