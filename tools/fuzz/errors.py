@@ -67,8 +67,8 @@ def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding
     if theirs is None or theirs.error is None or (truth is not None and 0 in case.shape):
         return None
     error = theirs.error
-    if (case.transform == "fake" or case.contexts) and case.eps in WRONG_EPS:
-        return None  # nothing is computed
+    if (case.transform or case.contexts) and case.eps in WRONG_EPS:
+        return None  # composed operations add what torch can add
     if isinstance(error, IndexError) or any(t in str(error) for t in (*_TORCHS_FAULTS, *_PROMISED)):
         return None  # an index error: tensors without channels
     if truth is not None and any(t in str(error) for t in _MIXED):
@@ -116,6 +116,7 @@ def _says_nothing(case: Case) -> bool:
         if (n != "dy" and a.dtype not in DTYPES) or (empty and (a.size is not None or a.trick))
     ]
     unlooked = empty and not case.training and "running_mean" not in case.tensors
+    odd += [n for n, a in case.tensors.items() if a.trick == "zerotensor" and n.startswith("running")]  # immutable
     layouts = ("sparse", "mkldnn")  # torch adds a sparse residual; fake tensors hide the layout
     odd += [n for n, a in case.tensors.items() if a.trick in layouts and (n == "residual" or case.contexts)]
     return bool(odd) or unlooked or case.activation in WRONG_ACTIVATIONS

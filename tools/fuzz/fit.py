@@ -48,7 +48,7 @@ def _fit_shape(case: Case) -> Case:
         part = max(1, min(part, len(shape)))
     elif case.norm in RANKED and layer and case.norm != "ghost_batch_norm":
         unbatched = case.norm == "instance_norm" and case.part == len(shape) - 1 and 2 <= len(shape) <= 4
-        if part >= 0 and not unbatched:  # a negative one stands for a layer of another rank
+        if (part >= 0 or len(shape) <= 3) and not unbatched:  # a negative one stands for a layer of another rank
             part = max(1, len(shape) - 2)
     elif not norm.part or (case.norm == "group_norm" and 0 < part < 5 and shape[1] % part):
         part = 1
@@ -104,7 +104,8 @@ def _is_composed(case: Case) -> bool:
     moded = any(m in text for m in modes for text in texts)
     sums = case.norm.startswith("add_") or case.norm == "normalize"
     twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
-    return bool(case.mask or case.transform) or moded or sums or twice
+    follows = "saved('freed')" in case.contexts and case.activation  # which may be an operation of its own
+    return bool(case.mask or case.transform or follows) or moded or sums or twice
 
 
 def _with_memory(case: Case) -> Case:

@@ -59,7 +59,9 @@ def _wrong_dtype(case: Case, found: dict[str, Any], others: dict[str, Any]) -> F
 def _wrong_format(case: Case, found: dict[str, Any], others: dict[str, Any]) -> Finding | None:
     """The memory format is the input's. Norms of the last axes, activations and gradients keep it where torch does."""
     x = case.tensors["x"]
-    if is_unbatched(case) or case.plan in ("create_graph", "double", "batched"):  # composed: as torch's operations do
+    if (
+        is_unbatched(case) or case.around or case.plan in ("create_graph", "double", "batched")
+    ):  # composed: as torch's operations do
         return None
     if case.transform or case.after or case.contexts or x.trick or x.layout not in ("contiguous", "channels_last"):
         return None
