@@ -104,7 +104,8 @@ def _is_composed(case: Case) -> bool:
     moded = any(m in text for m in modes for text in texts)
     sums = case.norm.startswith("add_") or case.norm == "normalize"
     twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
-    follows = "saved('freed')" in case.contexts and case.activation  # which may be an operation of its own
+    freed = "saved('freed')" in case.contexts or case.tensors["dy"].trick == "freed" or case.hook == "freed"
+    follows = freed and case.activation  # which may be an operation of its own
     return bool(case.mask or case.transform or follows) or moded or sums or twice
 
 
