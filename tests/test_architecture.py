@@ -16,8 +16,11 @@ import normkit as nk
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("cli",),
+    ("learn",),
     ("studies",),
     ("bench",),
+    ("testing",),
+    ("doctor",),
     ("surgery", "statistics"),
     ("paths",),
     ("model",),

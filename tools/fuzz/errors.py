@@ -17,6 +17,7 @@ _OWN = (
 )  # fmt: skip
 _OWN_TEXTS = ("std::", "INTERNAL ASSERT", "nanobind")
 _PROMISED = (
+    "returned nan values in its",  # anomaly detection looks at every step of composed operations
     "NYI: Functionalize rule for custom_function_call",  # torch.func.functionalize over a norm that trains
     "was asked for and cannot serve this call",  # nk.backend
     "don't yet support saved tensor hooks",  # nk.recompute_outputs inside torch.func
@@ -48,7 +49,9 @@ def raised(case: Case, error: BaseException, theirs: Outcome | None) -> Finding 
         severity = 2 if broken else 4
         return Finding("unclear error", f"{name}: {text}", "no error of the user's", severity) if own else None
     if theirs.error is None:
-        if not own and (broken or _says_nothing(case) or (case.transform and any(t in text for t in _MIXED))):
+        if not own and (
+            broken or _says_nothing(case) or ((case.transform or case.contexts) and any(t in text for t in _MIXED))
+        ):
             return None
         kind = "unclear error" if own else "refused"
         return Finding(kind, f"{name}: {text}", "torch computes this", 4 if own else 3)
