@@ -129,8 +129,8 @@ BUGS: dict[str, Bug] = {
         "finite = torch.ones((), dtype=torch.bool)", RUNNING),
     "empty_batch_counts": Bug(
         "an empty batch is counted", "functional/running.py",
-        "    if (isinstance(count, int) and count < 2) or mean.shape[-1] == 0:\n        return\n",
-        "    if isinstance(count, int) and count < 2:\n        return running.batches.add_(1)\n", RUNNING),
+        "        if count < 2:\n            return\n    elif",
+        "        if count < 2:\n            return running.batches.add_(1)\n    elif", RUNNING),
     "narrow_after_half": Bug(
         ".bfloat16() rounds the running statistics", "nn/base.py", "            if is_narrow(new):",
         "            if False:", RUNNING),

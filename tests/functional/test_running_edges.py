@@ -53,3 +53,13 @@ def test_a_momentum_that_is_no_number_is_refused_with_torchs_text(name: str, tra
     for library in (nk.functional, nn.functional):
         with pytest.raises(TypeError, match=rf"{name}\(\): argument 'momentum' \(position 7\) must be float, not"):
             getattr(library, name)(x, mean, var, None, None, training, momentum)
+
+
+@pytest.mark.parametrize("which", ["running_mean", "running_var"])
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "ghost_batch_norm", "batch_renorm"])
+def test_a_freed_buffer_gets_words_in_training(name: str, which: str) -> None:
+    buffers = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    buffers[which].untyped_storage().resize_(0)
+    training = {"use_input_stats" if name == "instance_norm" else "training": True}
+    with pytest.raises(RuntimeError, match="its data is not allocated yet"):
+        getattr(nk.functional, name)(batches(1)[0], **buffers, eps=EPS, **training)

@@ -150,6 +150,8 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
+    if case.edit == "mask" and any("save" in c for c in case.contexts):  # hooks keep the very tensor, unwatched
+        case = case.but(edit="")
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..kernels import core, native
 from ..moments import Moments
+from . import _storage
 from .choose import is_transformed
 
 Update = Union[Moments, "Averages"]  # what a batch moves the running statistics by
@@ -133,6 +134,8 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
             return
     elif count.dim() and mean.shape[-1] == 0:
         return  # a mask's counts are one per channel: without a channel there is none
+    if not torch.compiler.is_compiling():
+        _storage.verify((running.mean, running.var))
     arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
