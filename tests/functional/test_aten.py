@@ -83,6 +83,24 @@ def test_the_output_may_be_changed_in_place(norm: Callable[[Tensor], tuple[Tenso
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
+def test_a_strided_weight() -> None:
+    x, weight = draw(3, 4).requires_grad_(), draw(8)[::2]
+    with nk.backend("aten"):
+        y = nk.functional.batch_norm(x, None, None, weight, training=True, eps=EPS)
+    dy = draw(3, 4) + 1
+    (dx,) = torch.autograd.grad(y, x, dy)
+    y = nk.functional.batch_norm(x, None, None, weight.contiguous(), training=True, eps=EPS)
+    torch.testing.assert_close(dx, torch.autograd.grad(y, x, dy)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_alone() -> None:
+    x, bias = draw(3, 4, 5).double(), torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    with nk.backend("aten"):
+        nk.functional.group_norm(x, 2, None, bias, eps=EPS).sum().backward()
+    assert bias.grad is not None
+    torch.testing.assert_close(bias.grad, torch.full((4,), 15.0, dtype=torch.float64))
+
+
 @norms
 def test_forward_mode_is_refused(norm: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
     x = draw(3, 4, 5)

@@ -162,7 +162,7 @@ def _write(
     if batches is not None:
         batches.add_(ok)
     if momentum is not None:
-        factor: float | Tensor = momentum
+        factor: float | Tensor = momentum.to(mean.dtype) if isinstance(momentum, Tensor) else momentum
     elif batches is not None:
         factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)
     else:

@@ -98,7 +98,8 @@ def _statistics_dtype(input: Tensor) -> torch.dtype:
 
 
 def _upcast(parameter: Tensor | None, operands: Operands) -> Tensor | None:
-    return None if parameter is None else parameter.to(_statistics_dtype(operands.input))
+    # contiguous: PyTorch's backward reads a strided weight as if it were
+    return None if parameter is None else parameter.to(_statistics_dtype(operands.input)).contiguous()
 
 
 def group_norm_forward(
@@ -126,7 +127,10 @@ def group_norm_backward(
     input, weight = operands.input, _upcast(operands.weight, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
     mean, _, rstd = (row.reshape(n, num_groups).to(_statistics_dtype(input)) for row in saved.stats)
-    dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
-        dy.contiguous(), input.contiguous(), mean, rstd, weight, n, c, positions, num_groups, needs[:3]
-    )
+    # the kernel fails where the bias's gradient is asked for and there is no weight
+    dx, dweight, _ = torch.ops.aten.native_group_norm_backward(
+        dy.contiguous(), input.contiguous(), mean, rstd, weight, n, c, positions, num_groups,
+        [needs.input, needs.weight, False],
+    )  # fmt: skip
+    dbias = dy.double().sum([0, *range(2, dy.dim())]) if needs.bias else None
     return _gradients(operands, needs, dx, dweight, dbias)
