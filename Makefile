@@ -9,10 +9,11 @@ SEED ?= 0
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore nightly lint format bench docs docs-check learn-data fuzz sanitize browser clean
+.PHONY: help setup demo test test-nocore nightly lint format bench docs docs-check learn-data fuzz fuzz-sanitized \
+    sanitize browser clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 # Everything but torch is checked against its hash; what comes after finds it installed. pip takes no hashes in
 # constraints beside an editable install. torch is pinned: an unpinned torch pulls gigabytes of CUDA.
@@ -72,6 +73,14 @@ fuzz: $(VENV)/.dev  ## attack the public functions and layers with drawn cases: 
 
 sanitize:  ## the native kernels under address, undefined and thread sanitizers
 	$(MAKE) -C native/test
+
+# GCC's runtimes come before anything else, and the C++ library with them: they look its functions up when they start.
+RUNTIMES = $(shell for l in asan ubsan stdc++; do c++ -print-file-name=lib$$l.so; done | paste -sd:)
+fuzz-sanitized: $(VENV)/.dev  ## the fuzzer on a core built under the address and undefined sanitizers (GCC)
+	$(MAKE) -C native/test core PYTHON=$(abspath $(BIN)/python)
+	NORMKIT_FUZZ_CORE=$$(ls $(CURDIR)/build/native-test/address/_native*.so) LD_PRELOAD=$(RUNTIMES) \
+	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(BIN)/python -m tools.fuzz --limit 120 --seconds $(SECONDS) --seed $(SEED) --out $(OUT)/fuzz $(ARGS)
 
 browser:  ## headless Chromium for the report's test, where this user may install it
 	@sh tools/install_browser.sh

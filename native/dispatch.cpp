@@ -25,7 +25,9 @@ const Kernels* choose_kernels(const char* name, const char** problem) {
 #if defined(NK_AVX2)
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2_kernels},
 #endif
+#if defined(NK_BASELINE)
         {"baseline", true, baseline_kernels},
+#endif
     };
     const bool any = name == nullptr || name[0] == '\0';
     for (const Choice& c : widest_first) {

@@ -3,7 +3,7 @@
 # recomputed signs agree to the bit.
 set(native_dir ${CMAKE_CURRENT_LIST_DIR})
 set(NK_OPTIMIZE -O2 CACHE STRING "how far to optimize the kernels")
-set(NK_ISAS "avx2 avx512" CACHE STRING "instruction sets to build beside the baseline, on x86-64")
+set(NK_ISAS "baseline avx2 avx512" CACHE STRING "instruction sets to build; elsewhere than on x86-64 the baseline alone")
 
 function(set_up_kernels target)
   target_compile_features(${target} PUBLIC cxx_std_17)
@@ -25,8 +25,15 @@ function(add_instruction_set isa level)  # and its flags
 endfunction()
 
 set(kernel_files channel_backward.cpp channel_forward.cpp group_norm.cpp layer_norm.cpp isa.cpp)
-add_instruction_set(baseline 0)
+set(is_x86_64 FALSE)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
+  set(is_x86_64 TRUE)
+endif()
+if(NK_ISAS MATCHES "baseline" OR NOT is_x86_64)
+  target_compile_definitions(normkit_kernels PRIVATE NK_BASELINE)
+  add_instruction_set(baseline 0)
+endif()
+if(is_x86_64)
   if(NK_ISAS MATCHES "avx2")
     target_compile_definitions(normkit_kernels PRIVATE NK_AVX2)
     add_instruction_set(avx2 1 -mavx2 -mfma -mf16c)

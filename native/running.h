@@ -10,14 +10,13 @@
 
 namespace normkit {
 
-// One step from stats (3, C); nothing is written when any new value is not finite in the buffers' type.
+// One step from stats (3, C). Nothing is written where the batch's own mean or variance is not finite in the buffers'
+// type; what the buffers held before is the caller's: a NaN or Inf there stays, as in torch.
 template <class T> bool move_running(const double* stats, int64_t c, double unbias, T* mean, T* var, double factor) {
+    auto is_finite = [](double value) { return std::abs(T(value)) <= std::numeric_limits<T>::max(); };  // NaN fails
+    for (int64_t i = 0; i < c; ++i)
+        if (!is_finite(stats[i]) || !is_finite(stats[c + i] * unbias)) return false;
     auto step = [&](T old, double value) { return T((1.0 - factor) * double(old) + factor * value); };
-    const T top = std::numeric_limits<T>::max();
-    for (int64_t i = 0; i < c; ++i) {  // a comparison that NaN fails
-        if (!(std::abs(step(mean[i], stats[i])) <= top)) return false;
-        if (!(std::abs(step(var[i], stats[c + i] * unbias)) <= top)) return false;
-    }
     for (int64_t i = 0; i < c; ++i) {
         mean[i] = step(mean[i], stats[i]);
         var[i] = step(var[i], stats[c + i] * unbias);
@@ -36,7 +35,7 @@ struct Running {
     }
 };
 
-// Moves the buffers (mean and var of C values each) in place and counts the batch: True; False where a new value is not
+// Moves the buffers (mean and var of C values each) in place and counts the batch: True; False where the batch is not
 // finite and nothing was written; None for buffers that only torch's operations can move. stats: mean and biased
 // variance, (2 or more, C). momentum None: the cumulative average.
 inline std::optional<bool> move_running_statistics(const Edge& edge, const double* stats, int64_t c, int64_t count,

@@ -68,17 +68,19 @@ BUGS: dict[str, Bug] = {
         "input.numel() // max(1, input.shape[1])", "input.numel()", DEFERRED),
     "momentum_turned_round": Bug(
         "momentum weighs the old value", "functional/running.py",
-        "moved = buffer + (new - buffer) * factor", "moved = new + (buffer - new) * factor", RUNNING),
+        "moved = buffer.to(new.dtype) * (1 - factor) + new * factor",
+        "moved = buffer.to(new.dtype) * factor + new * (1 - factor)", RUNNING),
     "cumulative_average_off_by_one": Bug(
         "momentum=None divides by the batches before this one", "functional/running.py",
         "factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)",
         "factor = 1.0 / (batches.to(mean.dtype) - 1).clamp(min=1).unsqueeze(-1)", RUNNING),
     "eps_outside_the_root": Bug(
-        "1 / (sqrt(var) + eps)", "kernels/composed.py", "torch.rsqrt(beside.m2 / values + eps)",
-        "(1 / ((beside.m2 / values).sqrt() + eps))", BATCH),
+        "1 / (sqrt(var) + eps)", "kernels/composed.py",
+        "torch.rsqrt((var if real is None else torch.where(real, var, 1)) + eps)",
+        "(1 / ((var if real is None else torch.where(real, var, 1)).sqrt() + eps))", BATCH),
     "unbiased_variance_in_the_output": Bug(
         "the output is scaled by the unbiased variance", "kernels/composed.py",
-        "torch.rsqrt(beside.m2 / values + eps)", "torch.rsqrt(beside.m2 / (values - 1) + eps)", BATCH),
+        "_rstd(beside.m2 / values, eps, real)", "_rstd(beside.m2 / (values - 1), eps, real)", BATCH),
     "detached_statistics": Bug(
         "no gradient flows through mean and variance", "kernels/composed.py",
         "beside = moments.beside(wide)", "beside = moments.detach().beside(wide)", BATCH),
@@ -127,8 +129,8 @@ BUGS: dict[str, Bug] = {
         "finite = torch.ones((), dtype=torch.bool)", RUNNING),
     "empty_batch_counts": Bug(
         "an empty batch is counted", "functional/running.py",
-        "    if (isinstance(count, int) and count < 2) or mean.shape[-1] == 0:\n        return\n",
-        "    if isinstance(count, int) and count < 2:\n        return running.batches.add_(1)\n", RUNNING),
+        "        if count < 2:\n            return\n    elif",
+        "        if count < 2:\n            return running.batches.add_(1)\n    elif", RUNNING),
     "narrow_after_half": Bug(
         ".bfloat16() rounds the running statistics", "nn/base.py", "            if is_narrow(new):",
         "            if False:", RUNNING),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -63,8 +64,15 @@ _NAMES_AFTER = frozenset(
 _DEFAULT_PARAM = {LEAKY_RELU: 0.01, ELU: 1.0}
 
 
+def _hardsigmoid(x: Tensor) -> Tensor:
+    """relu6(x + 3) / 6. In float64 by these operations: torch's own derivative has a 1 / 6 of float32, off by 3e-8."""
+    return F.relu6(x + 3) / 6 if x.dtype == torch.float64 else F.hardsigmoid(x)
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(F, name) for name in _BY_NAME}
+_FUNCTIONS["hardsigmoid"] = _hardsigmoid
 _NAMED = {
-    name: Activation(code, getattr(F, name), _DEFAULT_PARAM.get(code, 0.0)) for name, (code, _) in _BY_NAME.items()
+    name: Activation(code, _FUNCTIONS[name], _DEFAULT_PARAM.get(code, 0.0)) for name, (code, _) in _BY_NAME.items()
 } | {name: Activation(AFTER, getattr(F, name)) for name in sorted(_NAMES_AFTER)}
 
 

@@ -43,6 +43,13 @@ def verify_eps(eps: float, training: bool) -> None:
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
 
 
+def verify_momentum(function: str, momentum: object) -> None:
+    """Raise torch's error for a momentum that is no number: the cumulative average (None) is the layers' alone."""
+    if momentum is None or isinstance(momentum, str):
+        kind = type(momentum).__name__
+        raise TypeError(f"{function}(): argument 'momentum' (position 7) must be float, not {kind}")
+
+
 def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
     """Raise torch's error when a per-channel tensor does not have one element per channel."""
     if torch._C._get_tracing_state() is not None:

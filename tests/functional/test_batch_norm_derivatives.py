@@ -18,7 +18,7 @@ from tests.tolerances import assert_equal64
 # torch scripts its own forward-mode decompositions on first use and warns about itself
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 backends = pytest.mark.parametrize("backend", EXACT_BACKENDS)
-PIECEWISE_LINEAR = ["relu", "relu6", "leaky_relu"]  # hardsigmoid: torch has a float32 1 / 6 in its float64 derivative
+PIECEWISE_LINEAR = ["relu", "relu6", "leaky_relu", "hardsigmoid"]
 SMOOTH = ["silu", "gelu", "sigmoid", "tanh", "hardswish", "elu", "mish"]
 Norm = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -154,6 +154,37 @@ def test_a_mask_over_no_channels_is_an_empty_batch(name: str) -> None:
     assert y.shape == (6, 0, 5)
 
 
+@pytest.mark.parametrize("name", ["group_norm", "layer_norm", "rms_norm"])
+def test_a_sample_wholly_under_the_mask_stays_out_of_the_parameters_gradients_without_eps_too(name: str) -> None:
+    """Its variance is 0, and 1 / sqrt(0 + eps) was Inf."""
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    mask = torch.tensor([True, False, True])
+    group = name == "group_norm"
+    weight, bias = (torch.ones(4 if group else 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    leaves = [x, weight] if name == "rms_norm" else [x, weight, bias]
+    run = partial(getattr(nk.functional, name), eps=0.0)
+    arguments = (2, weight, bias) if group else ((5,), *leaves[1:])
+    y = run(x, *arguments, mask=mask[:, None].expand(3, 5 if group else 4))
+    found = torch.autograd.grad(y.square().sum(), leaves)
+    kept = run(x[mask], *arguments)
+    for ours, theirs in zip(found, torch.autograd.grad(kept.square().sum(), leaves), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("which", ["weight", "bias"])
+def test_torchs_tensor_of_zeros_is_a_parameter_like_others_where_outputs_are_recomputed(which: str) -> None:
+    """It has no memory that could be asked for its address."""
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    found = []
+    for zeros in (torch._efficientzerotensor(4), torch.zeros(4)):
+        parameters = {"weight": torch.ones(4), "bias": torch.ones(4)} | {which: zeros}
+        with nk.recompute_outputs():
+            y = nk.functional.batch_norm(x, None, None, training=True, eps=3e-4, **parameters)
+            loss = (y * y).sum()
+        found.append(torch.autograd.grad(loss, x)[0])
+    assert torch.equal(*found)
+
+
 def test_a_mask_changed_in_place_before_the_backward_raises() -> None:
     x = torch.randn(6, 4, 5, requires_grad=True)
     mask = torch.ones(6, 5, dtype=torch.bool)
@@ -245,3 +276,52 @@ def test_functionalize_inside_of_other_transforms_moves_statistics_and_the_other
     torch.testing.assert_close(layer.running_mean, plain.running_mean)
     with pytest.raises(RuntimeError, match=r"write transform\(functionalize\(f\)\)"):
         torch.func.functionalize(torch.func.grad(lambda x: layer(x).pow(3).sum()))(x)
+
+
+@pytest.mark.parametrize(
+    ("path", "mask"), [("aten", False)] + [("native", mask) for mask in (False, True) if native.available()]
+)
+def test_a_gradient_whose_storage_was_freed_gets_words_from_kernels(path: str, mask: bool) -> None:
+    """Composed operations are torch's own graph, which ends the process."""
+    x, dy = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 3, 5)
+    kept = torch.ones(4, 5, dtype=torch.bool) if mask else None
+    with nk.backend(path):
+        y = nk.functional.batch_norm(x, None, None, training=True, eps=3e-4, mask=kept)
+    dy.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="its data is not allocated yet"):
+        y.backward(dy)
+
+
+@pytest.mark.parametrize("unpack", [lambda t: t.to_sparse().to_dense(), lambda t: t.repeat_interleave(2, -1)[..., ::2]])
+def test_the_statistics_of_an_empty_batch_come_back_from_a_hook_in_any_strides(
+    unpack: Callable[[Tensor], Tensor],
+) -> None:
+    x = torch.randn(0, 4, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.detach(), unpack):
+        y = nk.functional.group_norm(x, 2, eps=3e-4)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("path", [*BACKENDS, "aten"])
+@pytest.mark.parametrize("name", ["batch_norm", "layer_norm"])
+def test_a_batch_of_gradients_passes_where_a_hook_has_cut_off_what_was_saved(name: str, path: str) -> None:
+    """The kernels' backward hands such gradients to operations, which want to differentiate by what was saved."""
+
+    def narrow(t: Tensor) -> Tensor:
+        return t.detach().float() if t.is_floating_point() else t.detach()
+
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    weight = torch.full((5,), 2.0, dtype=torch.float64, requires_grad=True)
+    dy = torch.arange(20.0, dtype=torch.float64).reshape(4, 5)
+    with nk.backend(path), torch.autograd.graph.saved_tensors_hooks(narrow, lambda t: t):
+        if name == "batch_norm":
+            y = nk.functional.batch_norm(x, None, None, weight, training=True, eps=3e-4)
+        else:
+            y = nk.functional.layer_norm(x, (5,), weight, eps=3e-4)
+    expected = torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
+    both = torch.autograd.grad(y, (x, weight), torch.stack([dy, 2 * dy]), is_grads_batched=True)
+    for ours, theirs in zip(both, expected, strict=True):
+        torch.testing.assert_close(ours[0], theirs, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours[1], 2 * theirs, rtol=1e-4, atol=1e-5)

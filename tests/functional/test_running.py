@@ -91,7 +91,7 @@ UNFIT: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("backend", EXACT_BACKENDS)
-@pytest.mark.parametrize("momentum", [MOMENTUM, None], ids=str)
+@pytest.mark.parametrize("momentum", [MOMENTUM, None, 0.0, 1.0], ids=str)
 @pytest.mark.parametrize("spoil", UNFIT.values(), ids=UNFIT)
 def test_a_batch_that_is_not_finite_moves_nothing_and_warns(
     spoil: Callable[[Tensor], Tensor], momentum: float | None, backend: str

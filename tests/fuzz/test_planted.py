@@ -66,6 +66,7 @@ def test_a_crash_names_its_signal_and_its_place() -> None:
     assert len(found.case.shape) == 3  # what the fault needs, and no more
 
 
+@pytest.mark.nightly  # every case that hangs takes its three seconds
 def test_a_hang_is_ended_and_named() -> None:
     with_activation = fit(Case(activation="'relu'", shape=(4, 5, 6)))
     found = first(planted.sleeps, cases=1, draw=lambda seed, number: with_activation, limit=3)

@@ -13,6 +13,9 @@ from tools.fuzz.judge import judge
 from tools.fuzz.run import program
 from tools.fuzz.truth import compute
 
+# torch scripts its own forward-mode decompositions on first use and warns about itself
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
 TORCHS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm", "layer_norm_2d", "frozen_batch_norm",
           "add_layer_norm", "add_rms_norm", "sync_batch_norm")  # fmt: skip
 NAMES = ("x", "weight", "bias", "residual", "dy")
@@ -41,7 +44,9 @@ def test_torchs_float64_is_the_truth(norm: str, training: bool, activation: str)
     assert {"y", "dx"} <= found.keys() & truth.results.keys()
     for name, value in found.items():
         expected, _ = truth.results[name]
-        torch.testing.assert_close(value.detach().double(), expected.reshape(value.shape), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            value.detach().double(), expected.double().reshape(value.shape), rtol=1e-9, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("norm", TORCHS)
@@ -55,7 +60,9 @@ def test_second_and_directional_derivatives_are_torchs(norm: str) -> None:
         found, tensors = results(case, "torch")
         truth = compute(case, tensors)
         for name in {"ddx", "ddy", "jvp"} & found.keys():
-            torch.testing.assert_close(found[name].detach(), truth.results[name][0], rtol=1e-7, atol=1e-7)
+            expected = truth.results[name][0]
+            value = torch.zeros_like(expected) if found[name] is None else found[name].detach()  # given statistics
+            torch.testing.assert_close(value, expected, rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("norm", ["ghost_batch_norm", "batch_renorm", "normalize", *TORCHS])

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--case", type=int, default=None, help="run this one alone, and print its program")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     parser.add_argument("--limit", type=float, default=30, help="seconds for one case (default 30)")
-    parser.add_argument("--least", type=int, default=1, help="the least severity that counts, 1 to 5 (default 1)")
+    parser.add_argument("--least", type=int, default=2, help="the least severity that counts, 1 to 5 (default 2)")
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="where the scripts of findings go")
     options = parser.parse_args(arguments)
     if options.case is not None:

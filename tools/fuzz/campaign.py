@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 import threading
@@ -79,21 +78,31 @@ class Campaign:
         with self._lock:
             self.ran += 1
             self.norms[case.norm] += 1
-        if finding is not None and finding.severity >= self.least and not self.findings.known(case, finding):
-            self.findings.add(self._examine(number, case, finding))
+        if finding is None or finding.severity < self.least or self.findings.known(case, finding):
+            return
+        kind = self._examine(number, case, finding)
+        if kind is not None:
+            self.findings.add(kind)
+            print(f"    case {number}: {kind.finding.kind}: {kind.finding.what}", flush=True)
 
-    def _examine(self, number: int, case: Case, found: Finding) -> Kind:
-        """The finding in a process of its own, as simple as can be."""
+    def _examine(self, number: int, case: Case, found: Finding) -> Kind | None:
+        """The finding in a process of its own, as simple as can be; None for a crash that torch shares."""
         alone = Child(self.limit, self._work)
+
+        def run(case: Case) -> Finding | None:
+            finding = alone.run(case)
+            return None if finding is not None and finding.kind == "crash" and alone.kills_torch(case) else finding
+
         try:
             again = alone.run(case)
             if again is None:
                 return Kind(found, number, case, found, alone=False)
-            small, finding = shrink(case, again, alone.run)
-            if finding.kind == "crash" and alone.kills_torch(small):
-                finding = dataclasses.replace(finding, kind="crash, as torch", severity=1)
-            return Kind(found, number, small, finding)
+            if again.kind == "crash" and alone.kills_torch(case):
+                return None
+            return Kind(found, number, *shrink(case, again, run))
         finally:
+            with self._lock:
+                self.torch_crashes += alone.torch_crashes
             alone.close()
 
     def report(self, out: Path) -> int:

@@ -47,9 +47,9 @@ def _fit_shape(case: Case) -> Case:
     if not norm.channels:
         part = max(1, min(part, len(shape)))
     elif case.norm in RANKED and layer and case.norm != "ghost_batch_norm":
-        part = max(1, len(shape) - 2) if part >= 0 else 1
-        if case.norm == "instance_norm" and case.part == 1 and 2 <= len(shape) <= 4:
-            part = len(shape) - 1  # without a batch axis
+        unbatched = case.norm == "instance_norm" and case.part == len(shape) - 1 and 2 <= len(shape) <= 4
+        if (part >= 0 or len(shape) <= 3) and not unbatched:  # a negative one stands for a layer of another rank
+            part = max(1, len(shape) - 2)
     elif not norm.part or (case.norm == "group_norm" and 0 < part < 5 and shape[1] % part):
         part = 1
     if case.norm == "ghost_batch_norm":  # float64 goes slice by slice
@@ -97,6 +97,30 @@ def _fit_tensors(case: Case) -> Case:
     return case.but(mask=mask, alias=alias, wanted=wanted)
 
 
+def _is_composed(case: Case) -> bool:
+    """Whether operations of torch's own may read the tensors, which end the process where memory was freed."""
+    modes = ("Fake", "Silent", "meta", "composed", "aten")
+    texts = [text for text in (*case.contexts, *case.around) if not text.startswith("saved(")]
+    moded = any(m in text for m in modes for text in texts)
+    sums = case.norm.startswith("add_") or case.norm == "normalize"
+    twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
+    freed = "saved('freed')" in case.contexts or case.tensors["dy"].trick == "freed" or case.hook == "freed"
+    follows = freed and case.activation  # which may be an operation of its own
+    return bool(case.mask or case.transform or follows) or moded or sums or twice
+
+
+def _with_memory(case: Case) -> Case:
+    """Without freed memory, and without hooks that give back what torch's operations take as it is."""
+    for name, array in case.tensors.items():
+        if array.trick == "freed":
+            case = case.tensor(name, trick="")
+    broken = tuple(f"saved({kind!r})" for kind in ("freed", "flat", "shorter", "none", "meta"))
+    case = case.but(contexts=tuple(c for c in case.contexts if c not in broken))
+    if case.hook == "freed":
+        case = case.but(hook="")
+    return case.but(edit="") if case.edit.startswith("free") else case
+
+
 def _fit_calls(case: Case) -> Case:
     adds = case.norm.startswith("add_")
     if adds and case.transform:
@@ -118,10 +142,16 @@ def _fit_calls(case: Case) -> Case:
             case = case.tensor("dy", values="normal")
     if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
+    if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
+        case = case.tensor("dy", trick="")  # autograd casts it before any backward
+    if _is_composed(case):
+        case = _with_memory(case)
     if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
+    if case.edit == "mask" and any("save" in c for c in case.contexts):  # hooks keep the very tensor, unwatched
+        case = case.but(edit="")
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks

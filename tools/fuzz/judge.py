@@ -11,7 +11,7 @@ from .case import Case
 from .compare import has_values, wrong_values
 from .errors import accepted, raised
 from .finding import Finding, Outcome
-from .norms import NORMS
+from .norms import NORMS, is_unbatched
 from .tricks import plain
 from .truth import Truth
 
@@ -59,6 +59,10 @@ def _wrong_dtype(case: Case, found: dict[str, Any], others: dict[str, Any]) -> F
 def _wrong_format(case: Case, found: dict[str, Any], others: dict[str, Any]) -> Finding | None:
     """The memory format is the input's. Norms of the last axes, activations and gradients keep it where torch does."""
     x = case.tensors["x"]
+    if (
+        is_unbatched(case) or case.around or case.plan in ("create_graph", "double", "batched")
+    ):  # composed: as torch's operations do
+        return None
     if case.transform or case.after or case.contexts or x.trick or x.layout not in ("contiguous", "channels_last"):
         return None
     last, free = x.layout == "channels_last", not NORMS[case.norm].channels or bool(case.activation)

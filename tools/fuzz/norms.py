@@ -117,7 +117,7 @@ _CALL: Callable[[Case], dict[str, object]] = lambda case: {  # noqa: E731
     "training": case.training,
     "eps": case.eps,
     "momentum": case.momentum,
-    "d": case.part if case.norm in RANKED - {"ghost_batch_norm"} else max(1, len(case.shape) - 2),
+    "d": max(1, case.part) if case.norm in RANKED - {"ghost_batch_norm"} else max(1, len(case.shape) - 2),
     "affine": "weight" in case.tensors or "bias" in case.tensors,
     "biased": "bias" in case.tensors,
     "tracked": "running_mean" in case.tensors,

@@ -211,7 +211,8 @@ def render(case: Case, lib: str) -> str | None:
     body += _forward_lines(case, ours)
     body += _backward_lines(case, ours)
     if "running_mean" in case.tensors and "running_var" in case.tensors:
-        body.append("found |= {'running_mean': running_mean, 'running_var': running_var}")
+        of = "layer." if as_layer else ""  # which puts wider buffers in the place of narrow ones
+        body.append(f"found |= {{'running_mean': {of}running_mean, 'running_var': {of}running_var}}")
         if as_layer and case.norm != "frozen_batch_norm":
             body.append("found['batches'] = layer.num_batches_tracked")
     body.append("return found")

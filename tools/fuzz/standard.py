@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -86,7 +87,8 @@ def standardize(case: Case, x: Tensor, t: dict[str, Tensor], keep: Tensor | None
         return _groups(x, case.part if case.norm == "group_norm" else x.shape[1], eps, keep)
     xhat, mean, var = reference.batch_norm(x, None, None, eps, keep)
     axes = (0, *range(2, x.dim()))
-    count = torch.tensor(x.numel() // max(1, x.shape[1])) if keep is None else keep.sum()
+    values = math.prod((*x.shape[:1], *x.shape[2:]))  # of a channel, if there is any
+    count = torch.tensor(values) if keep is None else keep.sum() * (x.shape[1] > 0)
     moving = {"mean": mean.detach(), "var": var.detach(), "count": count}
     if case.norm == "ghost_batch_norm":
         return _ghost(x, case.part, eps, keep, moving)
@@ -157,7 +159,8 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     else:
         moves, spread = bool(count >= 2), mean.abs()
     new = {"running_mean": mean, "running_var": unbiased}
-    dtypes = {name: tensors[name].dtype for name in new}
+    narrow = (torch.float16, torch.bfloat16) if case.layer else ()  # which a layer puts wider ones in the place of
+    dtypes = {n: torch.float32 if tensors[n].dtype in narrow else tensors[n].dtype for n in new}
     if not moves or not all(bool(v.to(dtypes[n]).isfinite().all()) for n, v in new.items()):
         return still
     factor = 1.0 if case.momentum == "None" else float(eval(case.momentum))

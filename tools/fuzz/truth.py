@@ -31,6 +31,7 @@ class Truth:
     results: dict[str, Pair] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
     sharp: bool = True  # no element lies so near a kink that its slope is in doubt
+    beyond: bool = False  # a term leaves the range that the contract is promised in
 
 
 @dataclass
@@ -132,6 +133,8 @@ def following(case: Case, keep: Tensor | None, x: Tensor) -> Callable[[Tensor], 
     named = eval(case.activation, {"nn": nn}) if case.activation else None
     if getattr(named, "inplace", False):
         named.inplace = False  # of the same values
+    if named == "hardsigmoid":
+        named = _hardsigmoid
     act: Callable[[Tensor], Tensor] = (
         (lambda z: z) if named is None else getattr(F, named) if isinstance(named, str) else named
     )
@@ -151,6 +154,11 @@ def following(case: Case, keep: Tensor | None, x: Tensor) -> Callable[[Tensor], 
         return after[case.after](y) if case.after else y
 
     return g
+
+
+def _hardsigmoid(z: Tensor) -> Tensor:
+    """torch's own derivative in float64 has a 1 / 6 of float32."""
+    return F.relu6(z + 3) / 6
 
 
 def slope(g: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
@@ -181,6 +189,7 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
     found = torch.autograd.grad(y, [f.leaves[n] for n in names], f.dy, create_graph=True, allow_unused=True)
     d = {n: torch.zeros_like(f.leaves[n]) if v is None else v for n, v in zip(names, found, strict=True)}
 
+    truth.beyond = _is_beyond(case, f, dz)
     tiny = c.underflow(tensors["x"].dtype) * 4 * (1 + _largest(s.scale) * (1 + _largest(f.weight)))  # of terms
     bound = tiny + s.gradient_bound(dz * f.weight, unsure * f.weight.abs(), f.u, f.keep) + through
     if tensors["x"].dtype == torch.float64:
@@ -202,6 +211,14 @@ def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[st
             truth.results[f"d{name}"] = d[name], _parameter_bound(case, f, tensors, name, dz, unsure, factor)
             truth.scale[f"d{name}"] = _largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
     _higher(case, truth, f, d["x"], y)
+
+
+def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
+    """Whether a term is above half of the largest number that is computed with, where the contract ends."""
+    top = torch.finfo(torch.float64 if case.tensors["x"].dtype == "float64" else torch.float32).max / 2
+    s, dxhat = f.standard, dz * f.weight
+    terms = (f.leaves["x"], s.scale, s.scale * f.weight, f.z, dz, dxhat, dxhat * s.scale, dz * s.size, dxhat * s.size)
+    return any(_largest(torch.where(t.isfinite(), t, 0)) > top for t in terms)
 
 
 def _parameter_bound(

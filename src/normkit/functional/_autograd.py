@@ -122,13 +122,21 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 
     The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
     """
-    _storage.verify(tensors)
+    _storage.verify((*tensors, dy if native.plain_gradient(dy) else None))
     input, weight, bias, residual, mask, stats, bits = tensors
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
     if bits is not None and is_channels_last(input) != channels_last:
         input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     bits = None if bits is None else _bytes(bits)
-    return Operands(input, weight, bias, residual, mask), Saved(_bytes(stats).contiguous().view(torch.float64), bits)
+    return Operands(input, weight, bias, residual, mask), Saved(_doubles(_bytes(stats)), bits)
+
+
+def _doubles(stats: Tensor) -> Tensor:
+    """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
+    rows, count = stats.shape
+    if not stats.numel():
+        return torch.empty(rows, count // 8, dtype=torch.float64, device=stats.device)
+    return stats.contiguous().view(torch.float64)
 
 
 def _bytes(saved: Tensor) -> Tensor:
@@ -175,8 +183,12 @@ def composed_backward(
         # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
         # weight of a layer called twice), the way between them is no part of this derivative.
         operands = Operands._make(None if tensor is None else tensor.view_as(tensor) for tensor in operands)
-        y = norm.composed(operands, saved.stats)
         wanted = [i for i, needed in enumerate(needs) if needed and operands[i] is not None]
+        for i in wanted:
+            tensor = operands[i]
+            if tensor is not None and not tensor.requires_grad:  # a hook on saved tensors has cut it off
+                tensor.requires_grad_()
+        y = norm.composed(operands, saved.stats)
         found = torch.autograd.grad(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip

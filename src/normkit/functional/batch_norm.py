@@ -83,6 +83,7 @@ def running_of(
     running_mean: Tensor | None, running_var: Tensor | None, training: bool, momentum: float
 ) -> Running | None:
     """The running statistics of a functional call; RuntimeError when evaluation lacks them, with torch's text."""
+    _shapes.verify_momentum("batch_norm", momentum)
     if running_mean is not None and running_var is not None:
         return Running(running_mean, running_var, None, momentum)
     if not training:

@@ -39,7 +39,8 @@ def backend(name: str) -> Iterator[None]:
     """Compute every norm inside the `with` block on one path: "aten", "native", "composed" or "triton".
 
     A norm that cannot run there raises a RuntimeError that says why; nothing falls back silently. The choice holds for
-    all threads of the process. Derivatives of a second or higher order always use the composed operations.
+    all threads of the process. Derivatives of a second or higher order always use the composed operations. Enter it
+    inside of a function under an activation checkpoint, not around: the recomputation has to take the same path.
 
     Raises:
         ValueError: an unknown name.
@@ -173,8 +174,8 @@ def why_not_aten(norm: NormSpec, operands: Operands) -> str | None:
         return f"PyTorch has no kernel of {norm.name}"
     if operands.mask is not None:
         return "PyTorch's norms take no mask"
-    if _peek_transform() is not None:
-        return "a torch.func transform is active, and PyTorch's batch norm moves statistics in place"
+    if is_transformed():
+        return "a torch.func transform is active, or a forward-mode level: the kernels are behind a first derivative"
     return None
 
 

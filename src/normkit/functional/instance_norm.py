@@ -69,6 +69,7 @@ def instance_norm(
     """
     if use_input_stats:
         _shapes.verify_more_than_one_position(input.size())
+    _shapes.verify_momentum("instance_norm", momentum)
     statistics = None
     if running_mean is not None and running_var is not None:
         statistics = Running(running_mean, running_var, None, momentum)

@@ -223,6 +223,8 @@ def _address(tensor: Tensor) -> int:
     """Where the memory is that the tensor shares with its views; 0: nowhere that could tell tensors apart."""
     if (type(tensor) is not Tensor and type(tensor) is not Parameter) or tensor.layout is not torch.strided:
         return 0
+    if tensor._is_zerotensor():
+        return 0
     return tensor.untyped_storage().data_ptr()
 
 

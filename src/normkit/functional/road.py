@@ -45,8 +45,8 @@ def run(
             return y
     operands = Operands(input, weight, bias, residual, mask)
     _layout.verify(norm, operands)
+    _storage.verify((*operands, *norm.buffers()))  # first: what comes next may cast
     norm, operands = norm.verified(operands)
-    _storage.verify((*operands, *norm.buffers()))
     path, _ = choose(norm, operands)
     if path == "composed":
         return norm.composed(operands)

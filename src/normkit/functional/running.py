@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..kernels import core, native
 from ..moments import Moments
+from . import _storage
 from .choose import is_transformed
 from .functionalize import is_functionalized, write_through
 
@@ -129,8 +130,13 @@ def is_recomputation() -> bool:
 
 def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, samples: int | Tensor | None) -> None:
     """spread: m2 of a batch's moments (samples None), or the unbiased variance averaged over `samples`."""
-    if (isinstance(count, int) and count < 2) or mean.shape[-1] == 0:
-        return
+    if isinstance(count, int):
+        if count < 2:
+            return
+    elif count.dim() and mean.shape[-1] == 0:
+        return  # a mask's counts are one per channel: without a channel there is none
+    if not torch.compiler.is_compiling():
+        _storage.verify((running.mean, running.var))
     arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
@@ -159,13 +165,13 @@ def _write(
     if batches is not None:
         batches.add_(ok)
     if momentum is not None:
-        factor: float | Tensor = momentum
+        factor: float | Tensor = momentum.to(mean.dtype) if isinstance(momentum, Tensor) else momentum
     elif batches is not None:
         factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)
     else:
         raise ValueError("momentum=None (the cumulative average) needs num_batches_tracked to count the batches")
     for buffer, new in ((running_mean, mean), (running_var, var)):
-        moved = buffer + (new - buffer) * factor
+        moved = buffer.to(new.dtype) * (1 - factor) + new * factor  # not by the difference: Inf - Inf is NaN
         buffer.copy_(torch.where(ok.unsqueeze(-1), moved.to(buffer.dtype), buffer))
     return finite | ~enough
 

@@ -34,6 +34,9 @@ FUSES_RESIDUAL = False
 def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
     """Training forward; stats (3, C) float64: mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
+    if not input.numel():  # which PyTorch's kernel refuses
+        zeros = input.new_zeros(input.shape[1], dtype=torch.float64)
+        return torch.empty_like(input), Saved(torch.stack([zeros, zeros, (zeros + eps).rsqrt()]))
     output, mean, rstd = torch.ops.aten._native_batch_norm_legit.no_stats(input, weight, bias, True, 0.0, eps)
     rstd = rstd.double()
     return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
@@ -44,7 +47,8 @@ def batch_norm_inference(
 ) -> tuple[Tensor, Saved | None]:
     """Evaluation forward under the given statistics."""
     kind, weight, bias = _statistics_dtype(operands.input), *(_upcast(p, operands) for p in operands[1:3])
-    output = F.batch_norm(operands.input, mean.to(kind), var.to(kind), weight, bias, eps=eps)
+    input = operands.input
+    output = F.batch_norm(input, mean.to(kind), var.to(kind), weight, bias, eps=eps) if input.numel() else input.clone()
     if not save:
         return output, None
     var = var.double()
@@ -55,7 +59,7 @@ def batch_norm_backward(
     dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, *, training: bool
 ) -> Gradients:
     """training=False: the statistics are constants."""
-    if not training:
+    if not training or not operands.input.numel():
         return _backward_by_given(dy, operands, saved, needs)
     input, weight = operands.input, _upcast(operands.weight, operands)
     mean, var, rstd = (row.to(_statistics_dtype(input)) for row in saved.stats)
@@ -94,7 +98,8 @@ def _statistics_dtype(input: Tensor) -> torch.dtype:
 
 
 def _upcast(parameter: Tensor | None, operands: Operands) -> Tensor | None:
-    return None if parameter is None else parameter.to(_statistics_dtype(operands.input))
+    # contiguous: PyTorch's backward reads a strided weight as if it were
+    return None if parameter is None else parameter.to(_statistics_dtype(operands.input)).contiguous()
 
 
 def group_norm_forward(
@@ -103,9 +108,16 @@ def group_norm_forward(
     """stats (3, N*G) float64: mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
-    output, mean, rstd = torch.native_group_norm(input, weight, bias, n, c, positions, num_groups, eps)
+    output, mean, rstd = torch.native_group_norm(_dense(input), weight, bias, n, c, positions, num_groups, eps)
     mean, rstd = mean.flatten().double(), rstd.flatten().double()
     return output, Saved(torch.stack([mean, rstd.pow(-2) - eps, rstd]))
+
+
+def _dense(input: Tensor) -> Tensor:
+    """In an order of memory that PyTorch's kernel takes: row-major, on the CPU channels last too."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
+    kept = last is not None and input.is_cpu and input.is_contiguous(memory_format=last)
+    return input if kept else input.contiguous()
 
 
 def group_norm_backward(
@@ -115,7 +127,10 @@ def group_norm_backward(
     input, weight = operands.input, _upcast(operands.weight, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
     mean, _, rstd = (row.reshape(n, num_groups).to(_statistics_dtype(input)) for row in saved.stats)
-    dx, dweight, dbias = torch.ops.aten.native_group_norm_backward(
-        dy.contiguous(), input.contiguous(), mean, rstd, weight, n, c, positions, num_groups, needs[:3]
-    )
+    # the kernel fails where the bias's gradient is asked for and there is no weight
+    dx, dweight, _ = torch.ops.aten.native_group_norm_backward(
+        dy.contiguous(), input.contiguous(), mean, rstd, weight, n, c, positions, num_groups,
+        [needs.input, needs.weight, False],
+    )  # fmt: skip
+    dbias = dy.double().sum([0, *range(2, dy.dim())]) if needs.bias else None
     return _gradients(operands, needs, dx, dweight, dbias)

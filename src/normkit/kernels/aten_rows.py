@@ -19,7 +19,7 @@ def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool)
     output, mean, rstd = torch.native_layer_norm(x, [size], w, b, eps)
     mean, rstd = mean.flatten().double(), rstd.flatten().double()
     stats = torch.stack([mean, rstd.pow(-2) - eps, rstd])
-    return output.to(input.dtype).reshape(input.shape), Saved(stats)
+    return _beside(output, input), Saved(stats)
 
 
 def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
@@ -45,7 +45,7 @@ def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -
     output, rstd = torch.ops.aten._fused_rms_norm(x, [size], w, eps)
     rstd = rstd.flatten().double()
     stats = torch.stack([torch.zeros_like(rstd), rstd.pow(-2) - eps, rstd])
-    return output.to(input.dtype).reshape(input.shape), Saved(stats)
+    return _beside(output, input), Saved(stats)
 
 
 def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
@@ -71,9 +71,14 @@ def _rows(operands: Operands, size: int) -> tuple[Tensor, Tensor | None, Tensor 
     mixed = any(p is not None and p.dtype != input.dtype for p in (weight, bias))
     # on the CPU, statistics of half inputs would be rounded to half
     kind = torch.float32 if half and (mixed or input.device.type == "cpu") else input.dtype
-    rows = input.to(kind).reshape(-1, size).contiguous()
+    rows = input.to(kind).reshape(input.numel() // size if size else 0, size).contiguous()
     flat = [None if p is None else p.to(kind).reshape(size) for p in (weight, bias)]
     return rows, flat[0], flat[1]
+
+
+def _beside(rows: Tensor, input: Tensor) -> Tensor:
+    """An output (rows, D) in the input's shape and dtype; no view: autograd lets nobody change a Function's views."""
+    return torch.ops.aten._unsafe_view(rows.to(input.dtype), input.shape)
 
 
 def _like(gradient: Tensor, tensor: Tensor | None, needed: bool) -> Tensor | None:

@@ -57,15 +57,16 @@ def instance_norm(operands: Operands, activation: Activation, eps: float) -> tup
 def layer_norm(operands: Operands, axes: int, activation: Activation, eps: float) -> Tensor:
     """Layer norm over the last `axes` axes; weight and bias have their shape; mask: the leading shape, then ones."""
     wide = cleared(widened(operands), operands.mask)
-    moments = Moments.of(wide, tuple(range(wide.dim() - axes, wide.dim())))
-    return finish(standardize(wide, moments, eps, None), operands, activation)
+    moments = Moments.of(wide, tuple(range(wide.dim() - axes, wide.dim()))).beside(wide)
+    xhat = (wide - moments.mean) * _rstd(moments.var(correction=0), eps, operands.mask)
+    return finish(xhat, operands, activation)
 
 
 def rms_norm(operands: Operands, axes: int, activation: Activation, eps: float) -> Tensor:
     """RMS norm over the last `axes` axes; weight has their shape; mask: the leading shape, then ones."""
     wide = cleared(widened(operands), operands.mask)
     mean_square = wide.square().mean(tuple(range(wide.dim() - axes, wide.dim())), keepdim=True)
-    return finish(wide * torch.rsqrt(mean_square + eps), operands, activation)
+    return finish(wide * _rstd(mean_square, eps, operands.mask), operands, activation)
 
 
 def normalize(operands: Operands, moments: Moments, activation: Activation, eps: float) -> Tensor:
@@ -100,7 +101,16 @@ def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None)
     beside = moments.beside(wide)
     count = beside.count
     values: int | Tensor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
-    return cleared(wide - beside.mean, mask) * torch.rsqrt(beside.m2 / values + eps)
+    real = None if mask is None else torch.as_tensor(count, device=wide.device) > 0
+    return cleared(wide - beside.mean, mask) * _rstd(beside.m2 / values, eps, real)
+
+
+def _rstd(var: Tensor, eps: float, real: Tensor | None) -> Tensor:
+    """``1 / sqrt(var + eps)``; real: which sets have real values, None = all. The others have the variance 1.
+
+    Their deviations are zeros, which the infinity of eps = 0 would make NaN of, and NaN passes every zero gradient.
+    """
+    return torch.rsqrt((var if real is None else torch.where(real, var, 1)) + eps)
 
 
 def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:

@@ -17,13 +17,16 @@ from torch import Tensor
 
 from .._activation import IDENTITY
 from .._operands import Gradients, Operands
+from .._shapes import values_per_channel
 
 
 def count_values(operands: Operands) -> int:
     """How many real values each channel has."""
     input, mask = operands.input, operands.mask
-    values = input.numel() // max(1, input.shape[1])
-    return values if mask is None else int(mask.sum()) * (values // max(1, mask.numel()))
+    if mask is None:
+        return values_per_channel(input.shape)
+    positions = input.numel() // max(1, input.shape[1])
+    return int(mask.sum()) * (positions // max(1, mask.numel()))
 
 
 def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:
