@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._torch import tracing_state
+
 ONE_VALUE = "Expected more than 1 value per channel when training, got input size {}"
 
 
@@ -45,7 +47,7 @@ def verify_eps(eps: float, training: bool) -> None:
 
 def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
     """Raise torch's error when a per-channel tensor does not have one element per channel."""
-    if torch._C._get_tracing_state() is not None:
+    if tracing_state() is not None:
         return  # a trace's sizes are tensors and comparing them warns; the traced operation checks for itself
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != (channels,) and tensor.numel() != channels:

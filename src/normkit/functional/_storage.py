@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .._torch import is_zerotensor
 from .choose import has_memory, is_plain
 
 _FREED = (
@@ -26,5 +27,5 @@ def verify(tensors: Iterable[Tensor | None]) -> None:
     for tensor in tensors:
         if tensor is None or not is_plain(tensor) or not tensor.is_cpu or tensor.layout is not torch.strided:
             continue
-        if tensor.numel() and tensor.untyped_storage().nbytes() == 0 and not tensor._is_zerotensor():
+        if tensor.numel() and tensor.untyped_storage().nbytes() == 0 and not is_zerotensor(tensor):
             raise RuntimeError(_FREED.format(tensor.dtype, list(tensor.shape)))

@@ -16,6 +16,7 @@ from .. import _shapes
 from .._activation import NONE, resolve
 from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import tracing_state
 from ..kernels import composed, native
 from . import _dtypes
 from ._autocast import widen
@@ -141,7 +142,7 @@ class RMSNormSpec(NormSpec):
 
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
-        traced = torch._C._get_tracing_state() is not None
+        traced = tracing_state() is not None
         return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traced else None
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:

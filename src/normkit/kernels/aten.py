@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._activation import Activation
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import batch_norm_without_running
 from .aten_rows import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 
 __all__ = [
@@ -34,7 +35,7 @@ FUSES_RESIDUAL = False
 def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
     """Training forward; stats (3, C) float64: mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
-    output, mean, rstd = torch.ops.aten._native_batch_norm_legit.no_stats(input, weight, bias, True, 0.0, eps)
+    output, mean, rstd = batch_norm_without_running(input, weight, bias, True, 0.0, eps)
     rstd = rstd.double()
     return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._torch import graph_task_id
 from . import memory
 
 __all__ = ["core", "is_recomputation", "load", "problem", "torch_parallel_for"]
@@ -26,7 +27,7 @@ _INTERFACE = 6  # native/bind.cpp holds the same number
 
 def is_recomputation() -> bool:
     """Whether this forward runs inside a backward, as an activation checkpoint's recomputation does."""
-    return torch._C._current_graph_task_id() != -1
+    return graph_task_id() != -1
 
 
 def load() -> tuple[ModuleType | None, str | None]:

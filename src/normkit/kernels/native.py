@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._activation import CODES, LEAKY_RELU, RELU, RELU6, Activation
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import is_legacy_batched
 from . import native_masked
 from .core import core as _core
 from .core import problem as _problem
@@ -65,7 +66,7 @@ def _not_ready(*arguments: Any) -> int:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    return type(tensor) is Tensor and not is_legacy_batched(tensor)
 
 
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost

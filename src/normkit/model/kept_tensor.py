@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._torch import version_of
+
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -45,11 +47,6 @@ class KeptTensor:
         if _is_plain(self.tensor):
             return not _same_bits(self.tensor.detach(), values)
         return self.version < 0 or self.version != version_of(self.tensor)
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often the tensor was written; -1 where that is not counted."""
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _is_plain(tensor: Tensor) -> bool:

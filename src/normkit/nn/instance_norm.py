@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._torch import InstanceNormBase
 from ..functional.instance_norm import InstanceNormSpec
 from ..functional.road import run
 from .base import Given, TrackedNorm
 
 
-class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
+class _InstanceNorm(TrackedNorm, InstanceNormBase):
     r"""Instance normalization: each channel of each sample gets zero mean and unit variance over its positions.
 
     .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \epsilon}} \cdot

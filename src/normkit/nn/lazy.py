@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _LazyNormBase
 
+from .._torch import LazyNormBase
 from .base import TrackedNorm, verify_small_batch
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 from .instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, _InstanceNorm
@@ -37,7 +37,7 @@ class _LazyBatchNorm(_Lazy, _BatchNorm):
         activation: str | nn.Module | None = None,
         small_batch: str = "error",
     ) -> None:
-        _LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
+        LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
         self._set_activation(activation)
         self.small_batch = verify_small_batch(small_batch)
 
@@ -57,7 +57,7 @@ class _LazyInstanceNorm(_Lazy, _InstanceNorm):
         bias: bool = True,
         activation: str | nn.Module | None = None,
     ) -> None:
-        _LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
+        LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
         self._set_activation(activation)
 
 

@@ -1,0 +1,194 @@
+"""Every private or recent API of PyTorch that the package uses, under a name of its own.
+
+The one file to read when a release of PyTorch moves something below its documented surface. Each entry says since when
+PyTorch has it, what it is for, and what is done without it. What ordinary calls ask is bound here once, at import: the
+name is PyTorch's own C function, so no frame is added.
+
+Not here: `PROTOCOL`, what every subclass of nn.Module fills in or overrides, the same since PyTorch 1.11 and earlier.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad, graph
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+OLDEST = (2, 4)  # the first with torch.library.custom_op; nn.RMSNorm is of the same release
+PROTOCOL = frozenset(
+    "_parameters _buffers _modules _apply _load_from_state_dict _check_input_dim _get_no_batch_dim".split()  # noqa: SIM905  # as words it stays readable
+)
+
+if torch.__version__ < OLDEST:  # type: ignore[operator]  # TorchVersion compares with tuples, its stub does not say
+    raise ImportError(
+        f"normkit needs torch {'.'.join(map(str, OLDEST))} or newer, found {torch.__version__}: pip install -U torch"
+    )
+
+__all__ = ["TorchDispatchMode"]  # of torch.utils._python_dispatch since 1.13: what a trace or a recorder misses
+
+# --- What surrounds a call. All since 2.1 or earlier, and asked before every eager call.
+# The innermost torch.func transform, or None: under one, tensors are wrappers without memory.
+peek_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+# How many torch-dispatch modes are active: fake tensors have no memory.
+count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+# Not None while torch.jit traces.
+tracing_state: Callable[[], Any] = torch._C._get_tracing_state
+# The forward-mode level, -1 outside. PyTorch keeps it in a global of its module and has no function that tells.
+forward_level: Callable[[], int] = partial(vars(forward_ad).__getitem__, "_current_level")
+# The id of the backward that this thread is in, or -1: an activation checkpoint recomputes inside of one.
+graph_task_id: Callable[[], int] = torch._C._current_graph_task_id
+# Whether a transform is active, as Dynamo can ask it (since 2.2).
+are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def _never() -> bool:
+    return False
+
+
+# torch.export is capturing: public since 2.7. Older ones tell by is_compiling alone, inside of their tracer.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _never)
+
+# --- Tensors.
+# What torch.vmap made for torch.autograd.grad(is_grads_batched=True).
+is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+
+
+def is_zerotensor(tensor: Tensor) -> bool:
+    """Whether it is zeros that have no storage, as forward mode makes them."""
+    return tensor._is_zerotensor()
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often the tensor was written in place, which autograd compares too; -1 where that is not counted."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def keep_object(tensor: Tensor) -> None:
+    """Tie a tensor, found by a weak reference, to its Python object again, as torch.utils.weak does (since 2.0)."""
+    tensor._fix_weakref()  # type: ignore[attr-defined]  # not in torch's stub
+
+
+def _increment_each(tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        graph.increment_version(tensor)
+
+
+def _increment_function() -> Callable[[Iterable[Tensor]], None]:
+    try:  # takes tensors since 2.5; below, one at a time
+        torch._C._increment_version(())
+    except TypeError:
+        return _increment_each
+    return torch._C._increment_version
+
+
+# Tells autograd that the core wrote to tensors; what autograd.graph.increment_version calls, in half its time.
+increment_versions: Callable[[Iterable[Tensor]], None] = _increment_function()
+
+# --- PyTorch's own kernels, without the checks around them.
+# (output, mean, rstd) by the batch's statistics; no running ones (since 2.0).
+batch_norm_without_running: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._native_batch_norm_legit.no_stats
+# RMS norm in one kernel: forward and backward since 2.9; without, both are a few operations.
+_aten = torch.ops.aten
+fused_rms_norm: Callable[..., Any] | None = getattr(_aten, "_fused_rms_norm", None)
+fused_rms_norm_backward: Callable[..., Any] | None = getattr(_aten, "_fused_rms_norm_backward", None)
+if fused_rms_norm_backward is None:  # 2.8 has a forward of another meaning
+    fused_rms_norm = None
+
+# --- Modes and hooks that a run may leave behind, or must see.
+count_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+pop_function_mode: Callable[[], Any] = torch._C._pop_torch_function_stack
+dispatch_mode_at: Callable[[int], Any] = torch._C._get_dispatch_stack_at
+
+
+def saved_tensors_hooks_allowed() -> bool:
+    """Whether hooks on saved tensors may be set here (since 2.0): torch.func transforms forbid them."""
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # not in torch's stub
+
+
+def saved_tensors_hooks_top() -> Any:
+    """The innermost hooks on saved tensors, or None; True for hooks that an older PyTorch does not show."""
+    find = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if find is not None:
+        return find(True)
+    if not saved_tensors_hooks_allowed():
+        return None
+    try:  # to forbid hooks is an error where some are at work
+        torch._C._autograd._saved_tensors_hooks_disable("normkit asks")
+    except RuntimeError:
+        return True
+    finally:
+        torch._C._autograd._saved_tensors_hooks_enable()
+    return None
+
+
+def run_compiled_eagerly() -> AbstractContextManager[Any]:
+    """Compiled parts run as they are written, from the call on until the exit. By set_stance since 2.6."""
+    if hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return _WithoutDynamo()
+
+
+class _WithoutDynamo(AbstractContextManager[None]):
+    """Dynamo's wrappers ask for no frame of theirs to be compiled, until the exit."""
+
+    def __init__(self) -> None:
+        self._names = vars(import_module("torch._dynamo.eval_frame"))
+        self._set = self._names["set_eval_frame"]
+        self._names["set_eval_frame"] = lambda callback: self._set(None)
+
+    def __exit__(self, *_: object) -> None:
+        self._names["set_eval_frame"] = self._set
+
+
+@cache
+def onednn_switch() -> tuple[Callable[[], bool], Callable[[bool], None]]:
+    """(get, set) of oneDNN, below torch.backends.mkldnn, whose flags a program may have frozen."""
+    return torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled
+
+
+# --- Trees of containers: torch.utils.pytree is public since 2.9 only, and of another interface.
+tree_map, tree_leaves, tree_path = _pytree.tree_map, _pytree.tree_leaves, _pytree.keystr
+tree_nodes, tree_node_type = _pytree.SUPPORTED_NODES, _pytree._get_node_type
+AttributeKey, MappingKey, SequenceKey = _pytree.GetAttrKey, _pytree.MappingKey, _pytree.SequenceKey
+
+# --- Base classes of torch.nn, which have no public name.
+NormBase = nn.modules.batchnorm._NormBase
+BatchNormBase = nn.modules.batchnorm._BatchNorm
+InstanceNormBase = nn.modules.instancenorm._InstanceNorm
+LazyNormBase = nn.modules.batchnorm._LazyNormBase
+ConvBase = nn.modules.conv._ConvNd
+TransposedConvBase = nn.modules.conv._ConvTransposeNd
+POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
+ADAPTIVE_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+
+# --- Names of attributes: the method that nn.DataParallel copies modules by, the module inside of a compiled one, what
+# torch.fx calls tensors that it meets, and where nn.Module keeps hooks (since 2.0).
+REPLICATE = "_replicate_for_data_parallel"
+COMPILED_FROM = "_orig_mod"
+TRACED_CONSTANT = "_tensor_constant"
+FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (
+    *FORWARD_HOOKS,
+    "_is_full_backward_hook",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+@cache
+def takes_bias(norm: type[nn.Module]) -> bool:
+    """Whether a class of torch.nn takes `bias=`: LayerNorm since 2.1, the norms of channels since 2.11."""
+    return "bias" in inspect.signature(norm.__init__).parameters
