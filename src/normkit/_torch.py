@@ -92,6 +92,18 @@ def _increment_function() -> Callable[[Iterable[Tensor]], None]:
 # Tells autograd that the core wrote to tensors; what autograd.graph.increment_version calls, in half its time.
 increment_versions: Callable[[Iterable[Tensor]], None] = _increment_function()
 
+# --- How the native core reads and makes tensors without PyTorch's headers.
+# The table of DLPack functions (a capsule), since 2.10; before, kernels/older_torch.py makes one.
+exchange_table: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+# A tensor of a DLPack capsule; what torch.utils.dlpack.from_dlpack ends in (since 1.10).
+from_dlpack: Callable[[Any], Tensor] = torch._C._from_dlpack
+
+
+def implementation_of(tensor: Tensor) -> int:
+    """The address of the C++ tensor (c10::TensorImpl) that a Python tensor stands for."""
+    return tensor._cdata
+
+
 # --- PyTorch's own kernels, without the checks around them.
 # (output, mean, rstd) by the batch's statistics; no running ones (since 2.0).
 batch_norm_without_running: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._native_batch_norm_legit.no_stats
@@ -189,6 +201,16 @@ HOOKS = (
 
 
 @cache
-def takes_bias(norm: type[nn.Module]) -> bool:
-    """Whether a class of torch.nn takes `bias=`: LayerNorm since 2.1, the norms of channels since 2.11."""
-    return "bias" in inspect.signature(norm.__init__).parameters
+def takes_bias(make: Callable[..., None]) -> bool:
+    """Whether a constructor of torch.nn takes `bias=`: that of LayerNorm does, those of other norms after 2.10."""
+    return "bias" in inspect.signature(make).parameters
+
+
+def make_norm(norm: type[nn.Module], *arguments: Any, bias: bool, **options: Any) -> nn.Module:
+    """A layer with a bias or without, by a parameter dropped after the fact where the class takes no `bias=`."""
+    if takes_bias(norm.__init__):
+        return norm(*arguments, bias=bias, **options)
+    made = norm(*arguments, **options)
+    if not bias:
+        made.register_parameter("bias", None)
+    return made

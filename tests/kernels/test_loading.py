@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from normkit import _torch
 from normkit.kernels import core as loading
-from normkit.kernels import memory
+from normkit.kernels import memory, older_torch
 from tests.kernels.native_isa import needs_native
 
 PROGRAM = "import normkit as nk, torch; print(nk.BatchNorm1d(3)(torch.ones(4, 3)).sum().item())"
@@ -73,20 +74,31 @@ KEPT: list[Any] = []  # the memory that capsules point to
 
 @needs_native
 @pytest.mark.parametrize(
-    ("tensor", "text"),
+    ("exchange", "text"),
     [
-        (SimpleNamespace(), "__dlpack_c_exchange_api__"),
-        (SimpleNamespace(__dlpack_c_exchange_api__=3), "PyCapsule"),
-        (SimpleNamespace(__dlpack_c_exchange_api__=table(2, 5)), "torch speaks version 2 of DLPack's exchange table"),
-        (SimpleNamespace(__dlpack_c_exchange_api__=table(1, 0)), "table of DLPack functions has gaps"),
+        (3, "PyCapsule"),
+        (table(2, 5), "torch speaks version 2 of DLPack's exchange table"),
+        (table(1, 0), "table of DLPack functions has gaps"),
     ],
-    ids=["no table", "another object", "another version", "gaps"],
+    ids=["another object", "another version", "gaps"],
 )
 def test_a_torch_that_the_core_does_not_know_is_a_reason(
-    tensor: Any, text: str, monkeypatch: pytest.MonkeyPatch
+    exchange: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "torch", SimpleNamespace(Tensor=tensor, __version__="0.0", __file__=torch.__file__))
+    monkeypatch.setattr(_torch, "exchange_table", exchange)
     expect_reason(text)
+
+
+@needs_native
+@pytest.mark.parametrize("what", ["library", "offset_of_tensor", "prove"])
+def test_a_torch_without_either_way_to_its_tensors_is_a_reason(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch, "exchange_table", None)
+    if what == "library":
+        monkeypatch.setattr(older_torch, "library", lambda: None)
+        expect_reason("libtorch has neither a table of DLPack functions nor the C shim of its tensors")
+    else:
+        monkeypatch.setattr(older_torch, what, raising(RuntimeError("is not found")))
+        expect_reason("(RuntimeError: is not found)")
 
 
 @needs_native

@@ -11,10 +11,11 @@ from .._fx import is_proxy, module_node
 from .._torch import InstanceNormBase
 from ..functional.instance_norm import InstanceNormSpec
 from ..functional.road import run
+from ._bias import BiasOption
 from .base import Given, TrackedNorm
 
 
-class _InstanceNorm(TrackedNorm, InstanceNormBase):
+class _InstanceNorm(BiasOption, TrackedNorm, InstanceNormBase):
     r"""Instance normalization: each channel of each sample gets zero mean and unit variance over its positions.
 
     .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \epsilon}} \cdot
@@ -60,8 +61,7 @@ class _InstanceNorm(TrackedNorm, InstanceNormBase):
         bias: bool = True,
         activation: str | nn.Module | None = None,
     ) -> None:
-        # torch's annotation forbids None, its code does not
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self._set_activation(activation)
         self._widen_statistics()
 
