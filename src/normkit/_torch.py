@@ -10,10 +10,12 @@ Not here: `PROTOCOL`, what every subclass of nn.Module fills in or overrides, th
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import torch
@@ -49,12 +51,27 @@ graph_task_id: Callable[[], int] = torch._C._current_graph_task_id
 are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
-def _never() -> bool:
+def _export_traces() -> bool:
+    """Whether the Dynamo that traces the caller does so for torch.export: it is further up this very stack."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        translator = frame.f_locals.get("self")
+        if type(translator).__name__ == "InstructionTranslator":
+            return bool(translator.export)  # type: ignore[union-attr]  # Dynamo's, by its name
+        frame = frame.f_back
     return False
 
 
-# torch.export is capturing: public since 2.7. Older ones tell by is_compiling alone, inside of their tracer.
-is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _never)
+_export_traces._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
+
+
+def _is_exporting() -> bool:
+    """Without Dynamo (strict=False) torch.export sets a flag."""
+    return torch.compiler._is_compiling_flag or (torch.compiler.is_dynamo_compiling() and _export_traces())
+
+
+# Whether torch.export captures, the program then being run without normkit. Public in 2.8, not in 2.6.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _is_exporting)
 
 # --- Tensors.
 # What torch.vmap made for torch.autograd.grad(is_grads_batched=True).
@@ -82,9 +99,9 @@ def _increment_each(tensors: Iterable[Tensor]) -> None:
 
 
 def _increment_function() -> Callable[[Iterable[Tensor]], None]:
-    try:  # takes tensors since 2.5; below, one at a time
+    try:  # 2.6 takes tensors, 2.4 one at a time
         torch._C._increment_version(())
-    except TypeError:
+    except (TypeError, RuntimeError):
         return _increment_each
     return torch._C._increment_version
 

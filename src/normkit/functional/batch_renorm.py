@@ -259,7 +259,8 @@ def correction(moments: Moments, target: Running, eps: float, limits: Limits) ->
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 
 
-@torch.library.custom_op("normkit::kept", mutates_args=())
+# torch 2.4 infers no schema from annotations that are text
+@torch.library.custom_op("normkit::kept", mutates_args=(), schema="(Tensor value) -> Tensor")
 def _kept(value: Tensor) -> Tensor:
     """The value, as an operator that a compiled backward saves and never recomputes.
 
