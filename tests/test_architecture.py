@@ -265,6 +265,6 @@ def test_what_subclasses_of_modules_override_is_torchs() -> None:
 def test_the_hot_path_asks_torch_without_a_frame() -> None:
     for function in (
         *(_torch.peek_transform, _torch.count_dispatch_modes, _torch.tracing_state, _torch.forward_level),
-        *(_torch.graph_task_id, _torch.are_transforms_active, _torch.is_legacy_batched),
+        *(_torch.graph_task_id, _torch.is_legacy_batched),
     ):
         assert not hasattr(function, "__code__"), "a Python function; bind PyTorch's own"

@@ -47,8 +47,14 @@ tracing_state: Callable[[], Any] = torch._C._get_tracing_state
 forward_level: Callable[[], int] = partial(vars(forward_ad).__getitem__, "_current_level")
 # The id of the backward that this thread is in, or -1: an activation checkpoint recomputes inside of one.
 graph_task_id: Callable[[], int] = torch._C._current_graph_task_id
-# Whether a transform is active, as Dynamo can ask it (since 2.2).
-are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def are_transforms_active() -> bool:
+    """Whether a transform is active. Dynamo asks it while it traces: that of 2.4 cannot see into PyTorch's function."""
+    return torch._C._are_functorch_transforms_active()
+
+
+are_transforms_active._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _export_traces() -> bool:
@@ -81,6 +87,10 @@ is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batc
 def is_zerotensor(tensor: Tensor) -> bool:
     """Whether it is zeros that have no storage, as forward mode makes them."""
     return tensor._is_zerotensor()
+
+
+# Types that are no subclass with a meaning of its own; nn.Buffer is there in 2.6, not in 2.4.
+PLAIN_TYPES = (Tensor, nn.Parameter, *([nn.Buffer] if hasattr(nn, "Buffer") else []))
 
 
 def version_of(tensor: Tensor) -> int:

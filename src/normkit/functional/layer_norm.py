@@ -145,7 +145,8 @@ class LayerNormSpec(NormSpec):
 
     def operator(self, operands: Operands) -> Tensor:
         """By one opaque operator."""
-        return OPERATOR(self.size, self.eps, NONE, operands)[0]
+        # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
+        return OPERATOR(math.prod(self.normalized_shape), self.eps, NONE, operands)[0]
 
 
 def over_channels(

@@ -107,7 +107,7 @@ def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) ->
     """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
     shape = channel_shape(xhat.dim(), xhat.shape[1])
     weight, bias = (None if p is None else p.reshape(shape) for p in operands[1:3])
-    return finish(xhat, operands._replace(weight=weight, bias=bias), activation)
+    return finish(xhat, Operands(operands.input, weight, bias, operands.residual, operands.mask), activation)
 
 
 def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:

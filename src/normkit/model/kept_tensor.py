@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._torch import version_of
+from .._torch import PLAIN_TYPES, version_of
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -50,7 +50,7 @@ class KeptTensor:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    strided = type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.layout == torch.strided
+    strided = type(tensor) in PLAIN_TYPES and tensor.layout == torch.strided
     return strided and not tensor.is_meta and not tensor.is_quantized
 
 

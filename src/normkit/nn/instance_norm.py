@@ -104,18 +104,24 @@ class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
     __doc__ = f"""Instance normalization over (N, C, L) or (C, L).\n{_InstanceNorm.__doc__}"""
 
     _check_input_dim = nn.InstanceNorm1d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm1d._get_no_batch_dim
+
+    def _get_no_batch_dim(self) -> int:  # torch's own is opaque to an older Dynamo
+        return 2
 
 
 class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     __doc__ = f"""Instance normalization over (N, C, H, W) or (C, H, W).\n{_InstanceNorm.__doc__}"""
 
     _check_input_dim = nn.InstanceNorm2d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm2d._get_no_batch_dim
+
+    def _get_no_batch_dim(self) -> int:  # torch's own is opaque to an older Dynamo
+        return 3
 
 
 class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     __doc__ = f"""Instance normalization over (N, C, D, H, W) or (C, D, H, W).\n{_InstanceNorm.__doc__}"""
 
     _check_input_dim = nn.InstanceNorm3d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm3d._get_no_batch_dim
+
+    def _get_no_batch_dim(self) -> int:  # torch's own is opaque to an older Dynamo
+        return 4

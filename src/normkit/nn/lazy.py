@@ -100,7 +100,7 @@ class LazyInstanceNorm1d(_LazyInstanceNorm, nn.LazyInstanceNorm1d):
 
     cls_to_become = InstanceNorm1d
     _check_input_dim = nn.InstanceNorm1d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm1d._get_no_batch_dim
+    _get_no_batch_dim = InstanceNorm1d._get_no_batch_dim
 
 
 class LazyInstanceNorm2d(_LazyInstanceNorm, nn.LazyInstanceNorm2d):
@@ -108,7 +108,7 @@ class LazyInstanceNorm2d(_LazyInstanceNorm, nn.LazyInstanceNorm2d):
 
     cls_to_become = InstanceNorm2d
     _check_input_dim = nn.InstanceNorm2d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm2d._get_no_batch_dim
+    _get_no_batch_dim = InstanceNorm2d._get_no_batch_dim
 
 
 class LazyInstanceNorm3d(_LazyInstanceNorm, nn.LazyInstanceNorm3d):
@@ -116,4 +116,4 @@ class LazyInstanceNorm3d(_LazyInstanceNorm, nn.LazyInstanceNorm3d):
 
     cls_to_become = InstanceNorm3d
     _check_input_dim = nn.InstanceNorm3d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm3d._get_no_batch_dim
+    _get_no_batch_dim = InstanceNorm3d._get_no_batch_dim
