@@ -116,7 +116,7 @@ class LayerNormSpec(NormSpec):
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
         input, weight, bias, _, mask = operands
         shape = self.normalized_shape
-        _shapes.verify_normalized_shape(input, shape, "[*, {}]", weight=weight, bias=bias)
+        _shapes.verify_normalized_shape(input, shape, F.layer_norm, weight=weight, bias=bias)
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         return self, Operands(widen("layer_norm", input), weight, bias, None, mask)

@@ -129,7 +129,7 @@ class RMSNormSpec(NormSpec):
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
         input, weight, _, _, mask = operands
         shape = self.normalized_shape
-        _shapes.verify_normalized_shape(input, shape, "[*{}]", weight=weight)
+        _shapes.verify_normalized_shape(input, shape, F.rms_norm, weight=weight)
         if not input.is_complex():
             _dtypes.verify("rms_norm", input)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))

@@ -120,7 +120,8 @@ def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
         y = y + bias
     if residual is not None:
         y = y + cleared(residual, mask)
-    y = activation(y.to(input.dtype)) if activation.code == AFTER else activation(y).to(input.dtype)
+    apply = activation.function  # not activation(y): the Dynamo of torch 2.4 calls no object that it saw made
+    y = apply(y.to(input.dtype)) if activation.code == AFTER else apply(y).to(input.dtype)
     return cleared(y, mask)
 
 
