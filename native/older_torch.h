@@ -50,13 +50,13 @@ class OlderTorch {
         int32_t scalar = 0, device = 0;
         const Functions& f = torch.functions_;
         if (f.dim(tensor, &rank) || f.sizes(tensor, &out->shape) || f.strides(tensor, &out->strides) ||
-            f.dtype(tensor, &scalar) || f.device_type(tensor, &device)) {
-            PyErr_SetString(PyExc_RuntimeError, "libtorch does not show the tensor");
+            f.dtype(tensor, &scalar) || f.device_type(tensor, &device) || device != 0) {
+            PyErr_SetString(PyExc_RuntimeError, "the tensor is not on the CPU, or libtorch does not show it");
             return -1;
         }
         out->ndim = int32_t(rank);
         out->dtype = type_of(scalar);
-        out->device = {device == 0 ? dlpack::kCpu : kOtherDevice, 0};
+        out->device = {dlpack::kCpu, 0};
         out->byte_offset = 0;
         return 0;
     }
@@ -133,7 +133,6 @@ class OlderTorch {
     }
 
     static constexpr int64_t kAlignment = 64;
-    static constexpr int32_t kOtherDevice = 12;  // whichever: the core computes on the CPU alone
 
     Functions functions_;
     Py_ssize_t offset_;

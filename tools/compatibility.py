@@ -23,18 +23,20 @@ TOP = 6  # reasons of skipped tests that the page shows per version
 
 def found(reports: list[Path]) -> dict[str, Any]:
     """What reports of pytest say together: counts, reasons of skipped tests, names of failed ones."""
+    cases = {  # of a test that ran again, the last run
+        f"{case.get('classname')}::{case.get('name')}": case
+        for report in reports
+        for case in xml.parse(report).iter("testcase")
+    }
     passed, reasons, failed = 0, Counter[str](), []
-    for report in reports:
-        for case in xml.parse(report).iter("testcase"):
-            skipped, wrong = case.find("skipped"), case.find("failure")
-            if wrong is None:
-                wrong = case.find("error")
-            if wrong is not None:
-                failed.append(f"{case.get('classname')}::{case.get('name')}")
-            elif skipped is not None:
-                reasons[_reason(skipped.get("message") or "")] += 1
-            else:
-                passed += 1
+    for name, case in cases.items():
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+        elif skipped is not None:
+            reasons[_reason(skipped.get("message") or "")] += 1
+        else:
+            passed += 1
     return {"passed": passed, "skipped": dict(reasons.most_common()), "failed": sorted(failed)}
 
 

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import compatibility
+from . import defects as by_torch
+
 if TYPE_CHECKING:
     from normkit.studies.gallery import Row
 
@@ -26,7 +29,7 @@ def defects() -> str:
     """The table of act 1: what torch computes wrongly."""
     from normkit.studies.gallery import markdown
 
-    return markdown([row for row in _gallery() if not row.missing])
+    return markdown([row for row in _gallery() if not row.missing], by_torch.seen)
 
 
 def missing() -> str:
@@ -103,6 +106,7 @@ def pages() -> dict[Path, str]:
     return {ROOT / "docs" / "studies" / name: text for name, text in studies().items()} | {
         ROOT / "docs" / "benchmarks.md": render(figures),
         ROOT / "docs" / "recognition.md": recognition(),
+        ROOT / "docs" / "compatibility.md": compatibility.page(),
     }
 
 

@@ -27,9 +27,6 @@ class Activation:
     function: Callable[[Tensor], Tensor]
     param: float = 0.0
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
 
 def _same(x: Tensor) -> Tensor:
     return x

@@ -51,9 +51,12 @@ def test_a_core_that_does_not_load_is_a_reason(error: Exception, text: str, monk
     expect_reason(text)
 
 
+CALLED = ("older_table", "older_loop", "set_torch", "set_parallel")
+
+
 @pytest.mark.parametrize("function", ["set_torch", "set_parallel"])
 def test_a_core_that_does_not_like_this_torch_is_a_reason(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"INTERFACE": loading._INTERFACE, "set_torch": lambda *_: None, "set_parallel": lambda *_: None}
+    names = {"INTERFACE": loading._INTERFACE, **dict.fromkeys(CALLED, lambda *_: None)}
     stand_in = SimpleNamespace(**{**names, function: raising(AttributeError("no\nsuch thing"))})
     monkeypatch.setattr(importlib, "import_module", lambda name: stand_in)
     expect_reason(f"does not know this torch, {torch.__version__} (AttributeError: no such thing)")

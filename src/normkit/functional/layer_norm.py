@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, resolve
+from .._activation import NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native
@@ -110,7 +110,7 @@ class LayerNormSpec(NormSpec):
         """The output of a call that is ready."""
         width = self.normalized_shape[0]
         y = apply_in_core(input, weight, bias, None, self, None, LAYER, width, True, self.eps, NONE.code, 0.0)
-        return self.activation(y)
+        return self.activation.function(y)
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
@@ -141,12 +141,12 @@ class LayerNormSpec(NormSpec):
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.layer_norm."""
         input, weight, bias, *_ = operands
-        return self.activation(F.layer_norm(input, self.normalized_shape, weight, bias, self.eps))
+        return self.activation.function(F.layer_norm(input, self.normalized_shape, weight, bias, self.eps))
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
-        return OPERATOR(math.prod(self.normalized_shape), self.eps, NONE, operands)[0]
+        return OPERATOR(math.prod(self.normalized_shape), self.eps, activation, operands)[0]
 
 
 def over_channels(

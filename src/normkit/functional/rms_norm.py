@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, resolve
+from .._activation import NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Needs, Operands, Saved
 from .._torch import tracing_state
@@ -121,7 +121,7 @@ class RMSNormSpec(NormSpec):
     def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """The output of a call that is ready."""
         width, eps = self.normalized_shape[0], self.eps_of(input)
-        return self.activation(
+        return self.activation.function(
             apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
         )
 
@@ -164,12 +164,12 @@ class RMSNormSpec(NormSpec):
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.rms_norm."""
         input, weight, *_ = operands
-        return self.activation(F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input)))
+        return self.activation.function(F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input)))
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
-        return OPERATOR(math.prod(self.normalized_shape), self.eps_of(operands.input), NONE, operands)[0]
+        return OPERATOR(math.prod(self.normalized_shape), self.eps_of(operands.input), activation, operands)[0]
 
 
 OPERATOR = Operator(

@@ -120,7 +120,7 @@ def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
         y = y + bias
     if residual is not None:
         y = y + cleared(residual, mask)
-    apply = activation.function  # not activation(y): the Dynamo of torch 2.4 calls no object that it saw made
+    apply = activation.function
     y = apply(y.to(input.dtype)) if activation.code == AFTER else apply(y).to(input.dtype)
     return cleared(y, mask)
 
@@ -129,4 +129,4 @@ def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> T
     """Residual, activation and mask as operations of their own, after a norm that lacks them."""
     if operands.residual is not None:
         y = y + cleared(operands.residual, operands.mask).to(y.dtype)
-    return cleared(activation(y), operands.mask)
+    return cleared(activation.function(y), operands.mask)

@@ -70,7 +70,7 @@ def _one_by_one(norm: nn.Module, input: Any, residual: Any, activation: Any) -> 
         y = y + residual
     if activation is None:
         return y
-    return activation(y) if isinstance(activation, nn.Module) else resolve(activation)(y)
+    return activation(y) if isinstance(activation, nn.Module) else resolve(activation).function(y)
 
 
 def _is_plain(norm: Any) -> bool:
