@@ -53,7 +53,12 @@ def seen(name: str) -> str:
     after = versions[versions.index(wrong[-1]) + 1 :]
     first, last = (version.rpartition(".")[0] for version in (wrong[0], wrong[-1]))
     span = first if first == last else f"{first} to {last}"
-    return f"{span}; mended in torch {after[0].rpartition('.')[0]}" if after else span
+    if after:
+        return f"{span}; mended in torch {after[0].rpartition('.')[0]}"
+    raising = [version for version in wrong if str(data[version][name]["torch"]).endswith("Error")]
+    if raising and len(raising) < len(wrong):
+        return f"{span}, an error in {', '.join(version.rpartition('.')[0] for version in raising)}"
+    return span
 
 
 if __name__ == "__main__":

@@ -75,8 +75,9 @@ def _pinned(requirement: str) -> str | None:
 
 
 def _install(target: Path, *requirements: str) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir", "--no-compile"]
-    subprocess.run([*pip, "--target", str(target), *requirements], check=True)
+    # pip compiles it to bytecode: the tests start many processes, and each would take a minute to import torch
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-cache-dir", "--target", str(target)]
+    subprocess.run([*pip, *requirements], check=True)
 
 
 def layer(version: str, torch: Path) -> Path:
