@@ -5,6 +5,7 @@
 #pragma once
 #include "channel_calls.h"
 #include "layer_calls.h"
+#include "ready.h"
 #include "running.h"
 
 namespace normkit {
@@ -124,6 +125,32 @@ inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle wei
     if (!residual.is_none() || activation.code != kIdentity)
         raise(PyExc_ValueError, "a norm of rows has neither residual nor activation in the core");
     return rows_forward(ctx, input, weight, bias, norm, kind, size, number(eps, "eps"));
+}
+
+// Whether `fused_forward` takes these tensors as they are.
+inline bool fused_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle running,
+                        nb::handle kind_, nb::handle size_, nb::handle training) {
+    const Kind kind = kind_of(whole(kind_, "kind"));
+    const int64_t size = whole(size_, "size");
+    if (kind >= kLayer) return residual.is_none() && rows_ready(input, weight, bias, size);
+    if (kind == kGroups && size == 0) return false;
+    nb::handle mean = nb::handle(Py_None), var = mean;
+    if (!running.is_none()) {
+        entries(running, 2, "running");
+        mean = item(running, 0);
+        var = item(running, 1);
+    }
+    return channels_ready(input, weight, bias, residual, mean, var, kind == kGroups ? size : 0,
+                          flag(training, "training"));
+}
+
+// The output where no gradient is wanted, or None where the tensors are not ready: both in one call.
+inline nb::object fused_inference(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
+                                  nb::handle norm, nb::handle running, nb::handle kind, nb::handle size,
+                                  nb::handle training, nb::handle eps, nb::handle code, nb::handle param) {
+    if (!fused_ready(input, weight, bias, residual, running, kind, size, training)) return nb::none();
+    return fused_forward(nb::handle(Py_None), input, weight, bias, residual, norm, running, kind, size, training, eps,
+                         code, param);
 }
 
 // What the backward finds on its context.

@@ -7,7 +7,7 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 7;  // goes up with any change of these functions; core.py holds the same number
+constexpr int kInterface = 8;  // goes up with any change of these functions; core.py holds the same number
 
 nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
                                 nb::handle mean, nb::handle var, nb::handle groups, nb::handle eps, nb::handle code,
@@ -68,13 +68,9 @@ nb::tuple layer_backward_tuple(nb::handle dy, nb::handle input, nb::handle width
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object());
 }
 
-nb::object channel_ready_count(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
-                               nb::handle mean, nb::handle var) {
-    return nb::int_(channel_ready(input, residual, weight, bias, mean, var));
-}
-
-nb::object rows_ready_count(nb::handle input, nb::handle width, nb::handle weight, nb::handle bias) {
-    return nb::int_(rows_ready(input, whole(width, "width"), weight, bias));
+nb::object is_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle running,
+                    nb::handle kind, nb::handle size, nb::handle training) {
+    return nb::bool_(fused_ready(input, weight, bias, residual, running, kind, size, training));
 }
 
 nb::object is_plain_gradient(nb::handle dy) { return nb::bool_(plain_gradient(dy)); }
@@ -150,9 +146,9 @@ template <auto function> PyMethodDef method(const char* name) {
 }
 
 PyMethodDef methods[] = {
-    method<&channel_ready_count>("channel_ready"),
-    method<&rows_ready_count>("rows_ready"),
+    method<&is_ready>("ready"),
     method<&is_plain_gradient>("plain_gradient"),
+    method<&fused_inference>("fused_inference"),
     method<&fused_forward>("fused_forward"),
     method<&fused_backward>("fused_backward"),
     method<&channel_forward_tuple>("channel_forward"),

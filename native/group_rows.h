@@ -2,11 +2,12 @@
 //
 // Per sample the sums of each channel are made by the whole-row sweeps of channel_rows.h and folded into groups; all
 // channels of a group share one shift, so folding is adding. A sample that fits the cache is swept twice by one task;
-// larger ones are cut into blocks of rows and taken a few at a time, so that what the threads together keep in cache
-// still holds them when the outputs are written.
+// larger ones are cut into blocks of rows and taken a few at a time (relay.h), so that what the threads together keep in
+// cache still holds them when the outputs are written.
 #pragma once
 #include "channel_rows_backward.h"
 #include "group_planar_backward.h"
+#include "relay.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -22,9 +23,45 @@ inline SamplePlan plan_samples(const Shape& s, int64_t element_bytes) {
     plan.rows.rows = s.s;
     if (bytes <= 128 * 1024 || (bytes <= kSlabBytes && s.n >= 8)) return plan;
     plan.rows = plan_rows(s.s, s.c);
-    plan.together = std::max<int64_t>(1, (4 << 20) / bytes);
+    plan.together = std::max<int64_t>(1, (2 << 20) / bytes);
     return plan;
 }
+
+// The samples of a call as chunks of a relay: `together` samples each, a unit is one of a sample's blocks.
+template <class Sweeps> struct SampleSteps {
+    const Sweeps& sweeps;
+    double* memory;  // kInFlight * together * per_sample
+
+    int64_t chunks() const { return (sweeps.s.n + sweeps.plan.together - 1) / sweeps.plan.together; }
+    int64_t first(int64_t chunk) const { return chunk * sweeps.plan.together; }
+    int64_t samples(int64_t chunk) const { return std::min(sweeps.plan.together, sweeps.s.n - first(chunk)); }
+    int64_t units(int64_t chunk) const { return samples(chunk) * sweeps.plan.rows.blocks; }
+    double* of(int64_t slot, int64_t i) const {
+        return memory + (slot * sweeps.plan.together + i) * sweeps.per_sample();
+    }
+
+    void clear_behind() const {
+        for (int64_t i = 0; i < std::min(kInFlight * sweeps.plan.together, sweeps.s.n); ++i)
+            sweeps.columns_of(of(0, i)).clear_behind(sweeps.s.c);
+    }
+    void prepare(int64_t chunk, int64_t slot) const {
+        for (int64_t i = 0; i < samples(chunk); ++i) sweeps.prepare(first(chunk) + i, of(slot, i));
+    }
+    void sums(int64_t chunk, int64_t slot, int64_t unit) const {
+        const int64_t i = unit / sweeps.plan.rows.blocks;
+        sweeps.sums(first(chunk) + i, unit % sweeps.plan.rows.blocks, of(slot, i));
+    }
+    void finish(int64_t chunk, int64_t slot) const {
+        for (int64_t i = 0; i < samples(chunk); ++i) sweeps.constants(first(chunk) + i, of(slot, i));
+    }
+    void output(int64_t chunk, int64_t slot, int64_t unit) const {
+        const int64_t i = unit / sweeps.plan.rows.blocks;
+        sweeps.output(first(chunk) + i, unit % sweeps.plan.rows.blocks, of(slot, i));
+    }
+    void leave() const {
+        if (sweeps.rows.stream) stream_fence();
+    }
+};
 
 // The call on such rows.
 template <class Call> Call with_rows_in_one(Call call, int64_t times) {
@@ -83,7 +120,8 @@ template <class T, Act A, bool R> struct GroupRowsForward {
     int64_t per_sample() const { return (1 + 2 * plan.rows.blocks) * wide + GroupColumns<Scalar>::doubles(s.c); }
     GroupColumns<Scalar> columns_of(double* memory) const { return {memory + (1 + 2 * plan.rows.blocks) * wide, s.c}; }
 
-    void shifts(int64_t n, double* k) const {
+    // The shifts.
+    void prepare(int64_t n, double* k) const {
         const T* p = rows.x + n * s.s * s.c;
         const int64_t last = s.s * times - 1;  // row
         if (width == 1 || kShortSums<T>) {
@@ -132,7 +170,7 @@ template <class T, Act A, bool R> struct GroupRowsForward {
                 double* memory = scratch<Scratch::kTask>(per_sample());
                 columns_of(memory).clear_behind(s.c);
                 for (int64_t n = begin; n < end; ++n) {
-                    shifts(n, memory);
+                    prepare(n, memory);
                     sums(n, 0, memory);
                     constants(n, memory);
                     output(n, 0, memory);
@@ -141,23 +179,9 @@ template <class T, Act A, bool R> struct GroupRowsForward {
             });
             return;
         }
-        double* memory = scratch(plan.together * per_sample());
-        for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(memory + i * per_sample()).clear_behind(s.c);
-        for (int64_t first = 0; first < s.n; first += plan.together) {
-            const int64_t count = std::min(plan.together, s.n - first);
-            auto of = [&](int64_t i) { return memory + i * per_sample(); };
-            for (int64_t i = 0; i < count; ++i) shifts(first + i, of(i));
-            parallel(count * blocks, count * sample, [&](int64_t begin, int64_t end) {
-                for (int64_t t = begin; t < end; ++t) sums(first + t / blocks, t % blocks, of(t / blocks));
-            });
-            parallel(count, 16 * count * blocks * wide, [&](int64_t begin, int64_t end) {
-                for (int64_t i = begin; i < end; ++i) constants(first + i, of(i));
-            });
-            parallel(count * blocks, count * sample, [&](int64_t begin, int64_t end) {
-                for (int64_t t = end - 1; t >= begin; --t) output(first + t / blocks, t % blocks, of(t / blocks));
-                if (rows.stream) stream_fence();
-            });
-        }
+        const SampleSteps<GroupRowsForward> steps{*this, scratch(kInFlight * plan.together * per_sample())};
+        steps.clear_behind();
+        relay(steps, steps.chunks(), parallel, s.n * sample);
     }
 };
 

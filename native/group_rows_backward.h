@@ -14,6 +14,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
     const SamplePlan plan;
     const RowsBackward<T, G, R> rows;
     const int64_t wide, width;
+    double* channel = nullptr;  // (N, 2, wide): S dz and S dz * xhat of each sample and channel
 
     explicit GroupRowsBackward(const GroupBackward& a_)
         : channels(a_.shape.c), times(rows_in_one<T>(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)),
@@ -38,8 +39,8 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
         double* found = memory + 2 * b * wide;
         rows.sums(columns_of(memory).columns, n * s.s + plan.rows.begin(b), n * s.s + plan.rows.end(b), found, found + wide);
     }
-    // Folds the blocks of sample n into `channel` (2, wide): S dz and S dz * xhat per channel; sets the slopes.
-    void fold(int64_t n, double* memory, double* channel) const {
+    // Folds the blocks of sample n into its place in `channel`; sets the slopes.
+    void constants(int64_t n, double* memory) const {
         const GroupColumns<Scalar> k = columns_of(memory);
         double *dz = channel + 2 * n * wide, *dz_xhat = dz + wide, *w_dz = memory, *w_dz_xhat = memory + wide;
         add_blocks(memory, plan.rows.blocks, wide, dz);
@@ -75,7 +76,7 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
         for_chunks_backwards(n * s.s + plan.rows.begin(b), n * s.s + plan.rows.end(b), 2 * s.c * int64_t(sizeof(T)),
                              [&](int64_t first, int64_t last) { rows.write(k.columns, first, last); });
     }
-    void parameters(const double* channel, int64_t first, int64_t last) const {
+    void parameters(int64_t first, int64_t last) const {
         for (int64_t c = first; c < last; c += kLanes) {
             D2 total = zero2(), dot = zero2();
             for (int64_t n = 0; n < s.n; ++n) {
@@ -87,42 +88,30 @@ template <class T, Gate G, bool R> struct GroupRowsBackward {
         }
     }
 
-    void run(const Parallel& parallel) const {
-        const int64_t sample = 2 * s.s * s.c * int64_t(sizeof(T)), blocks = plan.rows.blocks;
-        double* channel = scratch(2 * s.n * wide + (blocks == 1 ? 0 : plan.together * per_sample()));  // (N, 2, wide)
-        if (blocks == 1) {
+    void run(const Parallel& parallel) {
+        const int64_t sample = 2 * s.s * s.c * int64_t(sizeof(T)), kept = 2 * s.n * wide;
+        const bool cut = plan.rows.blocks > 1;
+        channel = scratch(kept + (cut ? kInFlight * plan.together * per_sample() : 0));
+        if (!cut) {
             parallel(s.n, s.n * sample, [&](int64_t begin, int64_t end) {
                 double* memory = scratch<Scratch::kTask>(per_sample());
                 columns_of(memory).clear_behind(s.c);
                 for (int64_t n = begin; n < end; ++n) {
                     prepare(n, memory);
                     sums(n, 0, memory);
-                    fold(n, memory, channel);
+                    constants(n, memory);
                     output(n, 0, memory);
                 }
                 if (rows.stream) stream_fence();
             });
         } else {
-            auto of = [&](int64_t i) { return channel + 2 * s.n * wide + i * per_sample(); };
-            for (int64_t i = 0; i < std::min(plan.together, s.n); ++i) columns_of(of(i)).clear_behind(s.c);
-            for (int64_t first = 0; first < s.n; first += plan.together) {
-                const int64_t count = std::min(plan.together, s.n - first);
-                for (int64_t i = 0; i < count; ++i) prepare(first + i, of(i));
-                parallel(count * blocks, count * sample, [&](int64_t begin, int64_t end) {
-                    for (int64_t t = begin; t < end; ++t) sums(first + t / blocks, t % blocks, of(t / blocks));
-                });
-                parallel(count, 16 * count * blocks * wide, [&](int64_t begin, int64_t end) {
-                    for (int64_t i = begin; i < end; ++i) fold(first + i, of(i), channel);
-                });
-                parallel(count * blocks, count * sample, [&](int64_t begin, int64_t end) {
-                    for (int64_t t = end - 1; t >= begin; --t) output(first + t / blocks, t % blocks, of(t / blocks));
-                    if (rows.stream) stream_fence();
-                });
-            }
+            const SampleSteps<GroupRowsBackward> steps{*this, channel + kept};
+            steps.clear_behind();
+            relay(steps, steps.chunks(), parallel, s.n * sample);
         }
         if (a.dweight.data || a.dbias.data)
             parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * s.n * channels, [&](int64_t begin, int64_t end) {
-                parameters(channel, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
+                parameters(begin * kMergeChannels, std::min(channels, end * kMergeChannels));
             });
     }
 };

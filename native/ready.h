@@ -1,4 +1,5 @@
-// One look at all tensors of a call: are they as kernels take them? Raises nothing; edge.h checks what enters.
+// One look at all tensors of a call: are they as kernels take them? Any other call is looked at closely in Python, which
+// says what is wrong. Raises nothing about tensors; edge.h checks what enters.
 #pragma once
 #include "tensor.h"
 
@@ -16,28 +17,27 @@ inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
     return own == kFloat32 && (dtype == kBFloat16 || dtype == kFloat16);
 }
 
-// How many values each channel of a call has whose tensors are all as the kernels take them: plain, strided, on the
-// CPU, of fitting sizes and dtypes. 0 for any other: the caller then looks closer and says what is wrong.
-inline int64_t channel_ready(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias, nb::handle mean,
-                             nb::handle var) {
+// Tensors with parameters per channel: plain, strided, on the CPU, of fitting sizes and dtypes, not empty; and enough
+// values for each set of statistics: more than one, unless they are given. groups: 0 for the batch's channels.
+inline bool channels_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle mean,
+                           nb::handle var, int64_t groups, bool training) {
     const Tensor x = Tensor::look(input);
-    if (!x || !x.on_cpu() || x.dtype() < 0 || x.rank() < 2 || x.elements() == 0) return 0;
+    if (!x || !x.on_cpu() || x.dtype() < 0 || x.rank() < 2 || x.elements() == 0) return false;
     if (!residual.is_none()) {
         const Tensor r = Tensor::look(residual);
-        if (!r || !r.on_cpu() || r.dtype() != x.dtype() || !r.same_sizes(x)) return 0;
+        if (!r || !r.on_cpu() || r.dtype() != x.dtype() || !r.same_sizes(x)) return false;
     }
-    const int64_t c = x.size(1);
-    if (!is_vector(weight, c, x.dtype()) || !is_vector(bias, c, x.dtype())) return 0;
-    if (!is_vector(mean, c, -1) || !is_vector(var, c, -1)) return 0;
-    return x.elements() / c;
+    const int64_t c = x.size(1), sets = groups ? x.size(0) * groups : c;
+    if (groups < 0 || (groups && c % groups != 0) || (training && x.elements() == sets)) return false;
+    return is_vector(weight, c, x.dtype()) && is_vector(bias, c, x.dtype()) && is_vector(mean, c, -1) &&
+           is_vector(var, c, -1);
 }
 
-// The same for rows of `width` elements: how many rows.
-inline int64_t rows_ready(nb::handle input, int64_t width, nb::handle weight, nb::handle bias) {
+// The same for rows of `width` elements.
+inline bool rows_ready(nb::handle input, nb::handle weight, nb::handle bias, int64_t width) {
     const Tensor x = Tensor::look(input);
-    if (!x || !x.on_cpu() || x.dtype() < 0 || x.rank() < 1 || x.size(x.rank() - 1) != width) return 0;
-    if (!is_vector(weight, width, x.dtype()) || !is_vector(bias, width, x.dtype())) return 0;
-    return width ? x.elements() / width : 0;
+    if (!x || !x.on_cpu() || x.dtype() < 0 || x.rank() < 1 || x.size(x.rank() - 1) != width) return false;
+    return width > 0 && x.elements() > 0 && is_vector(weight, width, x.dtype()) && is_vector(bias, width, x.dtype());
 }
 
 // Whether a gradient is plain and has memory, with no torch-dispatch mode around it: what else it may be (a subclass, a

@@ -43,7 +43,7 @@ def test_it_tells_the_ways_of_calling_apart(rows: list[paths.Row]) -> None:
 
 @needs_native
 def test_the_short_cut_of_the_road_is_what_choose_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The road asks `ready` before `choose`: both have to say native for the same calls."""
+    """The road asks `in_core` before `choose`: both have to say native for the same calls."""
     layers = [
         nk.BatchNorm2d(6, eps=3e-3), nk.BatchNorm2d(6, eps=3e-3).eval(), nk.GroupNorm(3, 6, eps=3e-3),
         nk.InstanceNorm2d(6, eps=3e-3, track_running_stats=True), nk.LayerNorm(5, eps=3e-3), nk.RMSNorm(5, eps=3e-3),

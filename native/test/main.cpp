@@ -202,6 +202,7 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
     cases.push_back({{3, 37, 700, true}, 0});     // blocks of rows
     cases.push_back({{1, 4, 20001, false}, 2});   // parts of a slab
     cases.push_back({{2, 36, 1500, true}, 4});    // blocks of a sample
+    if (sizeof(T) == 4) cases.push_back({{7, 40, 14000, true}, 4});  // more samples than are in flight
     for (const Case& k : cases)
         for (bool at_end : {false, true}) {
             where = std::string(kernels.name) + " " + type + " (" + std::to_string(k.shape.n) + ", " +

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _torch as _torch  # first: it says what a torch that is too old lacks
 from . import functional, nn
+from ._names import raise_unknown
 from .functional import backend, mask_from_lengths, recompute_outputs
 from .moments import Moments
 from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
@@ -60,7 +61,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _ON_DEMAND:
-        raise AttributeError(f"module 'normkit' has no attribute {name!r}")
+        raise_unknown(__name__, name, __all__)
     value = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -33,22 +33,42 @@ def use_isa(name: str, /) -> bool: ...
 def isa_problem() -> str: ...
 def keep_memory(limit: int, /) -> None: ...
 def kept_memory() -> int: ...
-def channel_ready(
+def ready(
     input: Tensor,
-    residual: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
+    residual: Tensor | None,
+    running: tuple[Any, ...] | None,
+    kind: int,
+    size: int,
+    training: bool,
     /,
-) -> int:
-    """How many values each channel of input (N, C, *) has, where all tensors are as kernels take them; else 0."""
+) -> bool:
+    """Whether `fused_forward` takes these tensors as they are.
 
-def rows_ready(input: Tensor, width: int, weight: Tensor | None, bias: Tensor | None, /) -> int:
-    """How many rows of `width` elements input (*, width) has, where all tensors are as kernels take them; else 0."""
+    Plain tensors on the CPU, input not empty: (N, C, *), residual of its sizes and dtype, the others (C,) of fitting
+    dtypes or None, and in training more than one value for each set of statistics; or rows (*, size).
+    """
 
 def plain_gradient(grad_output: Tensor, /) -> bool:
     """Whether it is a plain tensor with memory, with no torch-dispatch mode around it: what `fused_backward` takes."""
+
+def fused_inference(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    norm: Any,
+    running: tuple[Any, ...] | None,
+    kind: int,
+    size: int,
+    training: bool,
+    eps: float,
+    code: int,
+    param: float,
+    /,
+) -> Tensor | None:
+    """`ready` and `fused_forward` without a context, in one call; None where the tensors are not ready."""
 
 def fused_forward(
     ctx: Any,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from torch import Tensor
+
+Maybe: TypeAlias = "Tensor | None"
 
 
 class Operands(NamedTuple):

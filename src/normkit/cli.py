@@ -80,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")
     bench.add_argument("--threads", type=int, metavar="N", help="default: torch's")
     bench.add_argument("--seconds", type=float, metavar="S", help="time per case; a network takes ten times that")
+    bench.add_argument("--cold", action="store_true", help="rotate through so many inputs that no cache holds them")
+    bench.add_argument(
+        "--busy", type=int, default=0, metavar="N", help="let N other processes compute meanwhile; ratios of means then"
+    )
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 
@@ -118,6 +122,8 @@ def _bench(args: argparse.Namespace) -> None:
         dtypes=args.dtype.split(","),
         threads=args.threads,
         seconds=args.seconds,
+        cold=args.cold,
+        busy=args.busy,
         json=args.json,
     )
     bench(request, show=print)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +177,63 @@ def test_slow_peers_serve_training_batch_norm(peer: str, layout: str) -> None:
     row = measure(Case("batch_norm+add+relu", (4, 8, 5, 5), layout, threads=cores()), (peer,), 0.0)
     assert row.absent == {}
     assert row.peers[peer].ms > 0
+
+
+def test_busy_processes_compute_meanwhile_and_end_with_it(
+    tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Seen(subprocess.Popen):  # type: ignore[type-arg]  # a test's recorder
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr("normkit.bench.busy.subprocess.Popen", Seen)
+    assert run("group_norm", "--busy", "2", "--cold", "--json", str(tmp_path / "f.json")) == 0
+    rows = Document.from_json((tmp_path / "f.json").read_text()).rows
+    assert {row.case.conditions for row in rows} == {"cold, 2 busy"}
+    assert all(row.peers["torch"].mean is not None for row in rows)
+    assert len(started) == 2 * len(rows)
+    assert all(process.returncode is not None for process in started)
+    printed = capsys.readouterr().out
+    assert "group_norm, NHWC, float32, 1 thread, cold, 2 busy" in printed
+    assert ", mean " in printed
+
+
+def test_a_busy_process_ends_where_its_parent_was_killed() -> None:
+    code = "import time; from normkit.bench.busy import busy\nwith busy(1): print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        parent.stdout.readline()
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        (child,) = children.read_text().split() if children.exists() else pytest.skip("no list of children here")
+        parent.kill()
+    end = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and state(child) != "Z":
+        assert time.monotonic() < end, "it goes on computing"
+        time.sleep(0.05)
+
+
+def state(pid: str) -> str:
+    """Of a process: R, S, Z (ended, not yet collected) ..."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--busy", "-1"), "--busy must be 0 to 256 processes, got -1"),
+        (("--busy", "257"), "--busy must be 0 to 256 processes, got 257"),
+        (("network", "--busy", "1"), "not for the network"),
+        (("network", "--cold"), "not for the network"),
+    ],
+)
+def test_conditions_that_cannot_be_had_are_refused(
+    arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    assert text in capsys.readouterr().err

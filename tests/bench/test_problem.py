@@ -44,3 +44,11 @@ def test_only_training_asks_for_gradients() -> None:
     training, inference = (make(Case("batch_norm", (4, 8), "NC"), True, mode).sets[0] for mode in (True, False))
     assert all(leaf.requires_grad for leaf in training.leaves)
     assert not any(leaf.requires_grad for leaf in inference.leaves)
+
+
+def test_cold_inputs_are_more_than_a_cache_holds() -> None:
+    def sets(shape: tuple[int, ...]) -> int:
+        return len(make(Case("batch_norm+add+relu", shape, "NCHW", cold=True), True, True).sets)
+
+    assert sets((4, 8, 5, 5)) == 24  # small ones: as many as a step of ResNet-50 has, about
+    assert sets((8, 64, 72, 72)) == 300 * 2**20 // (3 * 4 * 8 * 64 * 72 * 72)

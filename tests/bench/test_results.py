@@ -102,3 +102,13 @@ def test_the_page_holds_the_machine_every_row_and_the_network() -> None:
 def test_the_page_in_docs_is_what_its_figures_say() -> None:
     figures = (DOCS / "data" / "benchmarks.json").read_text(encoding="utf-8")
     assert (DOCS / "benchmarks.md").read_text(encoding="utf-8") == render(figures)
+
+
+def test_beside_busy_processes_the_figure_is_of_the_means_and_stands_apart() -> None:
+    quiet = row(ratio=3.0)
+    peer = replace(quiet.peers["torch"], mean=0.5)
+    beside = replace(quiet, case=replace(quiet.case, busy=1), peers={"torch": peer})
+    found = {(s.conditions, s.ratio) for s in summaries([replace(quiet, peers={"torch": peer}), beside])}
+    assert found == {("quiet", pytest.approx(3.0)), ("1 busy", pytest.approx(0.5))}
+    assert "mean 0.50" in rows_table([beside]).text()
+    assert "mean" not in rows_table([quiet]).text()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import torch
 
 from . import floor, roof
+from .busy import busy
 from .check import Mismatch, verify
 from .contender import Absent, Contender
 from .op import Op
@@ -35,7 +37,8 @@ def measure(case: Case, peers: Sequence[str] = ("torch",), seconds: float = 0.5)
         bound = limit(op, problem)
         contenders = {"normkit": ours, **present, **({"limit": bound} if bound else {})}
         calls = {name: _clocked(contender, op) for name, contender in contenders.items()}
-        times = interleave({**calls, **roof.calls(problem)}, seconds)
+        with busy(case.busy):
+            times = interleave({**calls, **roof.calls(problem)}, seconds)
     finally:
         torch.set_num_threads(before)
     return condense(op, case, error, times, absent)
@@ -76,6 +79,7 @@ def _peer(op: Op, ours: list[Seconds], theirs: list[Seconds], limit: list[Second
         total=total.median,
         low=total.low,
         high=total.high,
+        mean=fmean(t.total for t in theirs) / fmean(t.total for t in ours),
         limit=paired([t.total for t in theirs], [t.total for t in limit]).median if limit else None,
     )
 

@@ -64,4 +64,5 @@ def groups(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
 def heading(row: Row) -> str:
     """The title of a row's table."""
     case = row.case
-    return f"{case.op}, {case.layout}, {case.dtype}, {case.threads} thread{'s' if case.threads != 1 else ''}"
+    around = "" if case.conditions == "quiet" else f", {case.conditions}"
+    return f"{case.op}, {case.layout}, {case.dtype}, {case.threads} thread{'s' if case.threads != 1 else ''}{around}"

@@ -25,7 +25,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer's median milliseconds and the medians of its paired ratios to normkit: above 1, normkit is faster."""
+    """A peer's median milliseconds and the medians of its paired ratios to normkit: above 1, normkit is faster.
+
+    mean: the ratio of the rounds' mean times. Beside busy processes it is the figure: what a call waits for others to
+    give a core back is in the mean and hardly in the median.
+    """
 
     ms: float
     forward: float
@@ -34,6 +38,7 @@ class Peer:
     low: float  # quartiles of the total
     high: float
     limit: float | None = None  # the total, had normkit's kernels computed no statistics
+    mean: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
-from . import network
+from . import busy, network
 from .measure import measure
 from .page import heading
 from .peers import PEERS
@@ -30,7 +30,8 @@ SECONDS = {"quick": 0.4, "full": 0.5}
 class Request:
     """What was asked for, checked.
 
-    families: empty = all but the network; seconds: time per case, None = the preset's; a network takes ten times that.
+    families: empty = all but the network; seconds: time per case, None = the preset's, four times that beside busy
+    processes; a network takes ten times that. cold: inputs that no cache holds; busy: processes that compute beside it.
     """
 
     families: Sequence[str] = ()
@@ -39,6 +40,8 @@ class Request:
     dtypes: Sequence[str] = ("float32",)
     threads: int | None = None
     seconds: float | None = None
+    cold: bool = False
+    busy: int = 0
     json: Path | None = None
 
     def __post_init__(self) -> None:
@@ -50,6 +53,10 @@ class Request:
             raise UsageError(f"--threads must be at least 1, got {self.threads}")
         if self.threads is not None and self.threads > MOST_THREADS:
             raise UsageError(f"--threads must be at most {MOST_THREADS}, got {self.threads}")
+        if not 0 <= self.busy <= busy.MOST:
+            raise UsageError(f"--busy must be 0 to {busy.MOST} processes, got {self.busy}")
+        if NETWORK in self.families and (self.cold or self.busy):
+            raise UsageError("--cold and --busy are for single layers, not for the network: leave it out")
         if self.seconds is not None and self.seconds < 0:
             raise UsageError(f"--seconds must not be negative, got {self.seconds}")
         if self.seconds is not None and not math.isfinite(self.seconds):
@@ -79,9 +86,10 @@ def bench(request: Request, show: Callable[[str], None]) -> Document:
 
 def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Document]:
     threads = request.threads or torch.get_num_threads()
-    seconds = SECONDS[request.preset] if request.seconds is None else request.seconds
+    preset = SECONDS[request.preset] * (4 if request.busy else 1)
+    seconds = preset if request.seconds is None else request.seconds
     families = request.families or FAMILIES
-    planned = cases(families, request.preset, request.dtypes, threads)
+    planned = cases(families, request.preset, request.dtypes, threads, request.cold, request.busy)
     for _, group in groupby(planned, key=lambda case: (case.op, case.layout, case.dtype)):
         for index, case in enumerate(group):
             row = measure(case, request.peers, seconds)

@@ -59,10 +59,12 @@ SUITES: dict[str, dict[str, tuple[tuple[Shape, ...], tuple[Shape, ...]]]] = {
 }
 
 
-def cases(families: Sequence[str], preset: str, dtypes: Sequence[str], threads: int) -> list[Case]:
+def cases(
+    families: Sequence[str], preset: str, dtypes: Sequence[str], threads: int, cold: bool = False, busy: int = 0
+) -> list[Case]:
     """The cases of a run, operation by operation, so that a table can be printed as it grows."""
     return [
-        Case(op.name, shape, layout, dtype, threads)
+        Case(op.name, shape, layout, dtype, threads, cold, busy)
         for dtype in dtypes
         for op in OPS.values()
         if op.family in families

@@ -19,7 +19,9 @@ _LARGE_BYTES, _SHARE_BYTES = 32 << 20, 1 << 20
 
 @dataclass(frozen=True)
 class Summary:
-    """One operation, layout, dtype and thread count against one peer. Ratios: forward + backward, peer / normkit.
+    """One operation, layout, dtype, thread count and what is around it, against one peer.
+
+    Ratios: forward + backward, peer / normkit; beside busy processes those of the mean times.
 
     limit: what the ratio would be if normkit's kernels computed no statistics, where all rows have it.
     """
@@ -28,6 +30,7 @@ class Summary:
     layout: str
     dtype: str
     threads: int
+    conditions: str
     scope: str
     peer: str
     shapes: int
@@ -39,21 +42,24 @@ class Summary:
     worst_share: float | None
     worst_share_shape: tuple[int, ...] | None
 
-    @property
-    def key(self) -> tuple[str, str, str, int, str, str]:
-        return self.op, self.layout, self.dtype, self.threads, self.scope, self.peer
-
 
 def summaries(rows: Sequence[Row]) -> list[Summary]:
     """One summary a group and peer, in the order of the rows; large outputs once more on their own."""
-    groups: dict[tuple[str, str, str, int, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str, int, str, str, str], list[Row]] = {}
     for row in rows:
         case = row.case
+        around = (case.op, case.layout, case.dtype, case.threads, case.conditions)
         for peer in row.peers:
-            groups.setdefault((case.op, case.layout, case.dtype, case.threads, SUITE, peer), []).append(row)
+            groups.setdefault((*around, SUITE, peer), []).append(row)
             if clone(case) / 2 > _LARGE_BYTES:
-                groups.setdefault((case.op, case.layout, case.dtype, case.threads, LARGE, peer), []).append(row)
+                groups.setdefault((*around, LARGE, peer), []).append(row)
     return [_summary(*key, members) for key, members in groups.items()]
+
+
+def figure(row: Row, peer: str) -> float:
+    """The ratio to quote: of the means where others compute beside it, else the median of the rounds' ratios."""
+    found = row.peers[peer]
+    return found.mean if row.case.busy and found.mean is not None else found.total
 
 
 def share(row: Row) -> float:
@@ -62,16 +68,18 @@ def share(row: Row) -> float:
     return row.share_two_sweeps if across_batch and row.case.layout == "NHWC" else row.share
 
 
-def _summary(op: str, layout: str, dtype: str, threads: int, scope: str, peer: str, rows: list[Row]) -> Summary:
-    slowest = min(rows, key=lambda row: row.peers[peer].total)
+def _summary(
+    op: str, layout: str, dtype: str, threads: int, conditions: str, scope: str, peer: str, rows: list[Row]
+) -> Summary:
+    slowest = min(rows, key=lambda row: figure(row, peer))
     limits = [limit for row in rows if (limit := row.peers[peer].limit) is not None]
     sizeable = [row for row in rows if clone(row.case) / 2 >= _SHARE_BYTES]
     lowest = min(sizeable, key=share, default=None)
     return Summary(
-        op, layout, dtype, threads, scope, peer,
+        op, layout, dtype, threads, conditions, scope, peer,
         shapes=len(rows),
-        ratio=_mean(row.peers[peer].total for row in rows),
-        worst=slowest.peers[peer].total,
+        ratio=_mean(figure(row, peer) for row in rows),
+        worst=figure(slowest, peer),
         worst_shape=slowest.case.shape,
         limit=_mean(limits) if len(limits) == len(rows) else None,
         share=_mean(share(row) for row in sizeable) if sizeable else None,

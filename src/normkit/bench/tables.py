@@ -43,14 +43,15 @@ def row_cells(row: Row, peers: Sequence[str]) -> list[str]:
         number(row.bytes / 1e6),
         number(row.bytes / row.ms / 1e6),
         f"{share(row):.2f}",
-        *(_peer(row.peers.get(peer)) for peer in peers),
+        *(_peer(row.peers.get(peer), row.case.busy) for peer in peers),
     ]
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
     """Geometric means over shapes, the worst shape named, one line per group and peer."""
     headings = (
-        "operation", "layout", "dtype", "threads", "shapes", "against", "x", "limit", "worst", "at", "roof", "least",
+        "operation", "layout", "dtype", "threads", "machine", "shapes", "against", "x", "limit", "worst", "at", "roof",
+        "least",
     )  # fmt: skip
     return Table(headings, tuple(map(_summary, summaries(rows))))
 
@@ -73,6 +74,7 @@ def _summary(s: Summary) -> tuple[str, ...]:
         s.layout,
         s.dtype,
         str(s.threads),
+        s.conditions,
         str(s.shapes),
         s.peer,
         *ratios,
@@ -111,13 +113,14 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _peer(peer: Peer | None) -> str:
+def _peer(peer: Peer | None, busy: int) -> str:
     if peer is None:
         return "-"
+    mean = "" if not busy or peer.mean is None else f", mean {peer.mean:.2f}"
     if peer.backward is None:
-        return f"{peer.total:.2f}"
+        return f"{peer.total:.2f}{mean}"
     limit = "" if peer.limit is None else f" of {peer.limit:.2f}"
-    return f"{peer.total:.2f}{limit} ({peer.forward:.2f}, {peer.backward:.2f})"
+    return f"{peer.total:.2f}{limit} ({peer.forward:.2f}, {peer.backward:.2f}){mean}"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

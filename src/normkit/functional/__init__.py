@@ -1,5 +1,8 @@
 """Norms as functions: check the arguments, choose a path, call a kernel."""
 
+from typing import NoReturn
+
+from .._names import raise_unknown
 from .batch_norm import batch_norm
 from .batch_renorm import batch_renorm
 from .choose import backend
@@ -27,3 +30,7 @@ __all__ = [
     "recompute_outputs",
     "rms_norm",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise_unknown(__name__, name, __all__)

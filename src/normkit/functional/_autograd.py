@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .._activation import IDENTITY, NONE
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import forward_level, peek_transform
 from ..kernels import native
 from . import _storage
@@ -30,7 +30,7 @@ from .spec import NormSpec
 
 BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
 
-# Told of every output and of what made it while some thread is in normkit.recompute_outputs().
+# Told of every output and of what made it while some thread is in normkit.recompute_outputs(); only `Fused` tells.
 output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
 
 _is_grad_enabled = torch.is_grad_enabled
@@ -86,29 +86,29 @@ _apply_in_core = super(torch.autograd.Function, InCore).apply
 
 def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
     """The norm on a kernel, under autograd where a gradient is wanted."""
-    if _needs_graph(*operands[:4]):
+    if _is_grad_enabled() and _needs_graph(*operands[:4]):
         return _apply(*operands, norm, kernel)
     return norm.forward(kernel, operands, False)[0]
 
 
 def apply_in_core(  # flat: twelve arguments, those of the core's one call; to pack them would cost a microsecond
-    input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, norm: NormSpec,
-    running: Running | None, kind: int, size: int, training: bool, eps: float, code: int, param: float,
-) -> Tensor:  # fmt: skip
-    """The same for a call that is ready. size: the number of groups, or the width of the rows."""
-    arguments = (input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
-    if _needs_graph(input, weight, bias, residual):
-        return _apply_in_core(*arguments)
-    return native.fused_forward(None, *arguments)
+    input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, norm: NormSpec, running: Running | None, kind: int,
+    size: int, training: bool, eps: float, code: int, param: float,
+) -> Maybe:  # fmt: skip
+    """The same by one call of the core, or None where it does not take these tensors as they are.
+
+    size: the number of groups, or the width of the rows.
+    """
+    if _is_grad_enabled():
+        if not native.ready(input, weight, bias, residual, running, kind, size, training):
+            return None
+        if _needs_graph(input, weight, bias, residual):
+            return _apply_in_core(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
+    return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
 
 
-def is_listening() -> bool:
-    """Whether outputs have to be told of, which only `Fused` does."""
-    return output_listener is not None
-
-
-def _needs_graph(input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-    return _is_grad_enabled() and (
+def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> bool:
+    return (
         input.requires_grad
         or (weight is not None and weight.requires_grad)
         or (bias is not None and bias.requires_grad)

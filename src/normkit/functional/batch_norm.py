@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
 from ..moments import Moments
 from . import _dtypes, running
-from ._autograd import BATCH, apply_in_core, is_listening
+from ._autograd import BATCH, apply_in_core
 from ._operator import Operator
 from .choose import is_transformed
 from .road import run
@@ -105,16 +105,11 @@ class BatchNormSpec(NormSpec):
 
     name: ClassVar[str] = "batch_norm"
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-        """Whether the core takes these tensors as they are."""
-        mean, var = (None, None) if self.running is None else self.running[:2]
-        count = native.ready(input, residual, weight, bias, mean, var)
-        enough = count > 1 or (count == 1 and not self.training)
-        return enough and self.eps > 0.0 and self.activation.code in native.FUSED_ACTIVATIONS and not is_listening()
-
-    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The output of a call that is ready."""
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
+        """By the batch's channels, or with given statistics."""
         activation = self.activation
+        if self.eps <= 0.0 or activation.code not in native.FUSED_ACTIVATIONS:
+            return None
         return apply_in_core(
             input, weight, bias, residual, self, self.running, BATCH, 0, self.training, self.eps, activation.code,
             activation.param,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
 from . import running
@@ -163,9 +163,9 @@ class BatchRenormSpec(BatchNormSpec):
     name: ClassVar[str] = "batch_renorm"
     has_aten: ClassVar[bool] = False
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no correction."""
-        return False
+        return None
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The correction is of whole batches."""

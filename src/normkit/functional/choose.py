@@ -6,7 +6,7 @@
     exported    PyTorch's own operation: in a program that must run without normkit, and for nested or complex tensors
 
 The reasons are for people: `normkit info` prints them and errors quote them. The road's first look (`is_eager` and the
-norm's `ready`) is the short cut to "native" for the common call; a test holds the two to the same answer.
+norm's `in_core`) is the short cut to "native" for the common call; a test holds the two to the same answer.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
 from . import running
@@ -92,9 +92,9 @@ class GhostBatchNormSpec(BatchNormSpec):
     name: ClassVar[str] = "ghost_batch_norm"
     has_aten: ClassVar[bool] = False
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no slices."""
-        return False
+        return None
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The kernels of slices take no mask."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
 from . import _dtypes
 from ._autocast import widen
-from ._autograd import GROUPS, apply_in_core, is_listening
+from ._autograd import GROUPS, apply_in_core
 from ._operator import Operator
 from .road import run
 from .spec import NormSpec
@@ -70,22 +70,11 @@ class GroupNormSpec(NormSpec):
 
     name: ClassVar[str] = "group_norm"
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-        """Whether the core takes these tensors as they are."""
-        groups = self.num_groups
-        count = native.ready(input, residual, weight, bias, None, None)
-        return (
-            count > 0
-            and groups > 0
-            and not input.shape[1] % groups
-            and input.numel() > input.shape[0] * groups
-            and self.activation.code in native.FUSED_ACTIVATIONS
-            and not is_listening()
-        )
-
-    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The output of a call that is ready."""
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
+        """By groups of channels."""
         activation = self.activation
+        if activation.code not in native.FUSED_ACTIVATIONS:
+            return None
         return apply_in_core(
             input, weight, bias, residual, self, None, GROUPS, self.num_groups, True, self.eps, activation.code,
             activation.param,

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
 from ..moments import Moments
 from . import _dtypes, running
-from ._autograd import GROUPS, apply_in_core, is_listening
+from ._autograd import GROUPS, apply_in_core
 from .batch_norm import BatchNormSpec
 from .group_norm import OPERATOR
 from .road import run
@@ -86,18 +86,11 @@ class InstanceNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "instance_norm"
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-        """Whether the core takes these tensors as they are."""
-        if not self.training:
-            return False
-        mean, var = (None, None) if self.running is None else self.running[:2]
-        count = native.ready(input, residual, weight, bias, mean, var)
-        fused = self.activation.code in native.FUSED_ACTIVATIONS
-        return count > 0 and count > input.shape[0] and fused and not is_listening()
-
-    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The output of a call that is ready."""
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
+        """By groups of one channel each."""
         activation = self.activation
+        if not self.training or input.dim() < 2 or activation.code not in native.FUSED_ACTIVATIONS:
+            return None
         return apply_in_core(
             input, weight, bias, residual, self, self.running, GROUPS, input.shape[1], True, self.eps, activation.code,
             activation.param,

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE, Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import tracing_state
-from ..kernels import composed, native
+from ..kernels import composed
 from . import _dtypes
 from ._autocast import widen
-from ._autograd import RMS, apply_in_core, is_listening
+from ._autograd import RMS, apply_in_core
 from ._operator import Operator
 from .road import run
 from .spec import NormSpec
@@ -113,17 +113,13 @@ class RMSNormSpec(NormSpec):
             return self.eps
         return _EPS[1] if input.dtype == torch.float64 else _EPS[0]
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-        """Whether the core takes these tensors as they are."""
-        shape = self.normalized_shape
-        return len(shape) == 1 and native.rows_ready(input, shape[0], weight, None) > 0 and not is_listening()
-
-    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The output of a call that is ready."""
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
+        """By rows; the activation follows."""
+        if len(self.normalized_shape) != 1:
+            return None
         width, eps = self.normalized_shape[0], self.eps_of(input)
-        return self.activation.function(
-            apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
-        )
+        y = apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
+        return y if y is None else self.activation.function(y)
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""

@@ -1,6 +1,6 @@
 """The one road of a norm's call: from the layer or function to a kernel.
 
-    plain eager call, tensors as the core wants them   ->  norm.in_core: one call of the native core
+    plain eager call    ->  norm.in_core: one call of the native core, if it takes the tensors as they are
     else    norm.verified   torch's errors, operands made ready
             choose          (path, reason)
             composed -> norm.composed | exported -> norm.exported | native, aten -> the kernel under autograd
@@ -39,8 +39,10 @@ def run(
     Raises:
         ValueError, RuntimeError, TypeError, NotImplementedError: what the norm's function documents.
     """
-    if mask is None and is_eager() and norm.ready(input, weight, bias, residual):
-        return norm.in_core(input, weight, bias, residual)
+    if mask is None and _autograd.output_listener is None and is_eager():
+        y = norm.in_core(input, weight, bias, residual)
+        if y is not None:
+            return y
     norm, operands = norm.verified(Operands(input, weight, bias, residual, mask))
     _storage.verify((*operands, *norm.buffers()))
     path, _ = choose(norm, operands)

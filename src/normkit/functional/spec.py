@@ -2,7 +2,7 @@
 
 The road (`road.py`) asks a spec, in this order:
 
-    ready, in_core      is this the common call, and then the one call of the native core that serves it
+    in_core             the one call of the native core that serves the common call; None for any other
     verified            torch's errors for what the norm cannot take, and the operands as the paths below want them
     why_not_*           which paths the norm does not have (`choose` asks)
     forward, backward   the two halves on a kernel, under one autograd Function
@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .._activation import IDENTITY, Activation
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 
 
 @dataclass(slots=True, eq=False)
@@ -34,13 +34,10 @@ class NormSpec(ABC):
     has_aten: ClassVar[bool] = True  # whether PyTorch has a kernel of this norm
     fuses: ClassVar[bool] = True  # whether the kernels of this norm take a residual and an activation
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-        """Whether the native core takes these tensors as they are: one look, for the common call in eager mode."""
-        return False
-
-    def in_core(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-        """The output of a call that is ready: one call of the core, under autograd where a gradient is wanted."""
-        raise NotImplementedError(f"{type(self).__name__} is never ready")
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
+        """The common call in eager mode: the output by one call of the native core, under autograd where a gradient is
+        wanted; None where the core does not take these tensors as they are, or has no such call."""
+        return None
 
     @abstractmethod
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:

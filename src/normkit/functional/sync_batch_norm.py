@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .. import _shapes
 from .._activation import NONE
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..distributed import gather
 from ..kernels import composed, native
 from ..moments import Moments
@@ -51,9 +51,9 @@ class SyncBatchNormSpec(BatchNormSpec):
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
 
-    def ready(self, input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no other ranks."""
-        return False
+        return None
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""

@@ -68,8 +68,8 @@ def _absent(*arguments: Any) -> Any:
     raise RuntimeError(_problem)
 
 
-def _not_ready(*arguments: Any) -> int:
-    return 0
+def _not_ready(*arguments: Any) -> Any:
+    return None
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -79,15 +79,13 @@ def _is_plain(tensor: Tensor) -> bool:
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
 # as much as a small kernel does.
 #
-# ready(input, residual, weight, bias, mean, var): how many values each channel has, where all tensors are as kernels
-#     take them; else 0. They are plain tensors on the CPU: input (N, C, *) not empty, residual of its sizes and dtype,
-#     the others (C,) of fitting dtypes, or None.
-# rows_ready(input, width, weight, bias): the same for rows of `width` elements, input (*, width): how many rows.
+# ready: whether `fused_forward` takes a call's tensors as they are. Any other call is looked at closely.
+# fused_inference: both in one call where no gradient is wanted; None where the tensors are not ready.
 # plain_gradient(dy): whether it is a plain tensor with memory and no torch-dispatch mode is active; any other takes
 #     torch's operations.
 # fused_forward, fused_backward: the halves of a torch.autograd.Function (native/autograd.h), for what is ready.
-ready: Callable[..., int] = getattr(_core, "channel_ready", _not_ready)
-rows_ready: Callable[..., int] = getattr(_core, "rows_ready", _not_ready)
+ready: Callable[..., bool] = getattr(_core, "ready", _not_ready)
+fused_inference: Callable[..., Tensor | None] = getattr(_core, "fused_inference", _not_ready)
 plain_gradient: Callable[..., bool] = getattr(_core, "plain_gradient", _is_plain)
 fused_forward: Callable[..., Tensor] = getattr(_core, "fused_forward", _absent)
 fused_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "fused_backward", _absent)

@@ -1,5 +1,8 @@
 """The layers: parameters, buffers and state of torch.nn's, and one call into functional."""
 
+from typing import NoReturn
+
+from .._names import raise_unknown
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
 from .frozen_batch_norm import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
@@ -47,3 +50,7 @@ __all__ = [
     "RMSNorm",
     "SyncBatchNorm",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise_unknown(__name__, name, __all__)

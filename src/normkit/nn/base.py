@@ -12,6 +12,7 @@ from .._activation import NONE, Activation, resolve
 from ..functional.running import Running, Update
 
 SMALL_BATCH = ("error", "running")
+_FLOAT32 = torch.float32  # one lookup less in every call
 Given: TypeAlias = "str | nn.Module | Activation | None"  # an activation given to one call
 
 
@@ -28,15 +29,16 @@ class Norm(nn.Module):
     def _affine(self) -> tuple[Any, Any]:
         """weight and bias, without nn.Module.__getattr__, which costs as much as a small kernel."""
         own = self._parameters
-        if "weight" in own and "bias" in own:
+        try:
             return own["weight"], own["bias"]
-        return self.weight, self.bias  # parametrized, pruned, or set as plain attributes
+        except KeyError:  # parametrized, pruned, or set as plain attributes
+            return self.weight, self.bias
 
     def _resolved_activation(self, given: Given = None) -> Activation:
         """The activation of a call: the one given to it, else the layer's own."""
-        if given is not None:
-            return resolve(given)
-        return NONE if self.activation is None else resolve(self.activation)
+        if given is None:
+            given = self.activation
+        return NONE if given is None else resolve(given)
 
     def extra_repr(self) -> str:
         """The arguments as torch prints them; an activation given by name follows."""
@@ -97,15 +99,8 @@ class TrackedNorm(Norm):
         super().train(mode)
         return self
 
-    def _wide_statistics(self) -> tuple[Any, Any]:
-        """running_mean and running_var of a call that does not move them."""
-        mean, var = self._present_statistics()
-        if (mean is None or mean.dtype is torch.float32) and (var is None or var.dtype is torch.float32):
-            return mean, var
-        self._widen_statistics()
-        return self._present_statistics()
-
-    def _present_statistics(self) -> tuple[Any, Any]:
+    def _given_statistics(self) -> tuple[Any, Any]:
+        """running_mean and running_var of a call, by one lookup each: nn.Module's costs as much as a small kernel."""
         try:
             return self._buffers["running_mean"], self._buffers["running_var"]
         except KeyError:  # somebody has assigned Parameters in their place
@@ -117,21 +112,27 @@ class TrackedNorm(Norm):
 
     def _running(self) -> Running | None:
         """Where this call's running statistics are; None when they are neither used nor moved."""
-        buffers = self._buffers  # three lookups by nn.Module's __getattr__ cost as much as a small kernel
         if self.training:
-            mean, var = self._present_statistics()
+            mean, var = self._given_statistics()
             if not self.track_running_stats or mean is None or var is None:
                 return None
-            batches, momentum = buffers["num_batches_tracked"], self.momentum
+            batches, momentum = self._buffers["num_batches_tracked"], self.momentum
             if momentum is None and batches is None:
                 return None  # nothing counts the batches of a cumulative average: like torch, do not move
             return Running(mean, var, batches, momentum, self._deferred)
-        mean, var = self._wide_statistics()
-        if mean is None and var is None:
-            return None
+        return self._fixed_running()
+
+    def _fixed_running(self) -> Running | None:
+        """The same for a call that moves nothing; statistics that came in half precision are made wide first."""
+        mean, var = self._given_statistics()
         if mean is None or var is None:
+            if mean is var:
+                return None
             raise RuntimeError(f"running_{'mean' if mean is None else 'var'} must be defined in evaluation mode")
-        return Running(mean, var, None, self.momentum)
+        if mean.dtype is not _FLOAT32 or var.dtype is not _FLOAT32:
+            self._widen_statistics()
+            mean, var = self._given_statistics()
+        return Running(mean, var, None, None)
 
 
 def is_narrow(tensor: Tensor) -> bool:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
-from ..functional.running import Running
 from .base import Given, TrackedNorm
 
 _IDENTITY = {"weight": 1, "bias": 0}
@@ -101,7 +100,7 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         if is_proxy(input):
             return module_node(self, input, residual=residual, mask=mask, activation=activation)
         self._check_input_dim(input)
-        running = Running(*self._wide_statistics(), None, None)
+        running = self._fixed_running()
         spec = BatchNormSpec(self._resolved_activation(activation), running, False, self.eps)
         return run(spec, input, *self._affine(), residual, mask)
 
