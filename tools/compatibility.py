@@ -1,8 +1,9 @@
 """Which versions of torch the tests pass on: keeps what a run of the suite found, and renders docs/compatibility.md.
 
-    python -m tools.compatibility REPORT.xml [REPORT.xml ...]   what pytest --junit-xml wrote, under the torch that runs
+    python -m tools.compatibility [--part] REPORT.xml ...   what pytest --junit-xml wrote, under the torch that runs
 
-`make test-torch VERSION=...` ends with it. A version is claimed where its whole suite ran and nothing failed.
+`make test-torch VERSION=...` ends with it. A version is claimed where its whole suite ran and nothing failed; --part
+says that some of it did not run.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def _reason(message: str) -> str:
     return re.sub(r"\d+(\.\d+)+\S*", "N", " ".join(message.split()))[:120]
 
 
-def keep(reports: list[Path]) -> None:
-    """Write what the reports say under the installed torch's version."""
+def keep(reports: list[Path], whole: bool) -> None:
+    """Write what the reports say under the installed torch's version. whole: the whole suite ran."""
     import torch
 
     from normkit.kernels import native
@@ -53,7 +54,7 @@ def keep(reports: list[Path]) -> None:
     data = load()
     edge = native.edge() or native.why_not()
     version = torch.__version__.split("+")[0]
-    data[version] = {"build": torch.__version__, "native": edge, **found(reports)}
+    data[version] = {"build": torch.__version__, "native": edge, "whole": whole, **found(reports)}
     ordered = sorted(data.items(), key=lambda item: [int(part) for part in item[0].split(".")])
     DATA.write_text(json.dumps(dict(ordered), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -64,7 +65,7 @@ def load() -> dict[str, Any]:
 
 def claimed() -> list[str]:
     """The versions that passed, oldest first."""
-    return [version for version, run in load().items() if not run["failed"]]
+    return [version for version, run in load().items() if run["whole"] and not run["failed"]]
 
 
 def page() -> str:
@@ -78,13 +79,14 @@ def page() -> str:
         "build, it is a CUDA build beside empty CUDA libraries: nothing is said here about CUDA. A version with a",
         "failure is not claimed.",
         "",
-        "| torch | native kernels | passed | skipped | failed |",
-        "|---|---|---:|---:|---:|",
+        "| torch | native kernels | ran | passed | skipped | failed |",
+        "|---|---|---|---:|---:|---:|",
     ]
     runs = load()
     for version, run in runs.items():
         counts = f"{run['passed']:,} | {sum(run['skipped'].values()):,} | {len(run['failed']):,}"
-        lines.append(f"| {version} ({run['build']}) | {run['native']} | {counts} |")
+        ran = "the whole suite" if run["whole"] else "a part: not claimed"
+        lines.append(f"| {version} ({run['build']}) | {run['native']} | {ran} | {counts} |")
     for version, run in runs.items():
         lines += ["", f"## {version}", ""]
         shown = list(run["skipped"].items())[:TOP]
@@ -96,4 +98,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    keep([Path(argument) for argument in sys.argv[1:]])
+    arguments = sys.argv[1:]
+    keep([Path(argument) for argument in arguments if argument != "--part"], whole="--part" not in arguments)

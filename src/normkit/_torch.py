@@ -71,13 +71,19 @@ def _export_traces() -> bool:
 _export_traces._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
 
 
+_FLAG = "_is_exporting_flag" if hasattr(torch.compiler, "_is_exporting_flag") else "_is_compiling_flag"
+
+
 def _is_exporting() -> bool:
     """Without Dynamo (strict=False) torch.export sets a flag."""
-    return torch.compiler._is_compiling_flag or (torch.compiler.is_dynamo_compiling() and _export_traces())
+    return getattr(torch.compiler, _FLAG) or (torch.compiler.is_dynamo_compiling() and _export_traces())
 
 
-# Whether torch.export captures, the program then being run without normkit. Public in 2.8, not in 2.6.
-is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", _is_exporting)
+# Whether torch.export captures, the program then being run without normkit. Public in 2.8, not in 2.6; but in 2.8 and
+# 2.10 Dynamo takes it for true in every torch.compile too, so that compiled norms would be exported ones.
+is_exporting: Callable[[], bool] = (
+    torch.compiler.is_exporting if torch.__version__ >= (2, 12) else _is_exporting  # type: ignore[operator]
+)
 
 # --- Tensors.
 # What torch.vmap made for torch.autograd.grad(is_grads_batched=True).
