@@ -9,7 +9,7 @@ SEED ?= 0
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check fuzz sanitize browser clean
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check learn-data fuzz sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -73,6 +73,9 @@ docs: $(VENV)/.dev  ## write the generated parts of the docs
 
 docs-check: $(VENV)/.dev  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
+
+learn-data: $(VENV)/.dev  ## make the trainings that `normkit learn` shows, one or two minutes
+	$(BIN)/python -m tools.learn_data
 
 fuzz: $(VENV)/.dev  ## attack the public functions and layers with drawn cases: SECONDS=600 SEED=0
 	$(BIN)/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) --out $(OUT)/fuzz $(ARGS)

@@ -12,6 +12,7 @@
 #include "rows_in_one.h"
 #include "rows_plan.h"
 #include "short_sums.h"
+#include "sweeps.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -238,34 +239,29 @@ template <class T, Act A, bool R> struct RowsForward {
         double* partial = k + wide;  // (blocks, 2, wide)
         const Columns<Scalar> constants(partial + 2 * plan.blocks * wide, channels);
         constants.clear_behind(channels);
-        int64_t merged = 16 * channels;  // bytes that the merge reads
-
-        if (a.mean.data == nullptr) {
-            merged *= plan.blocks;
+        const bool given = a.mean.data != nullptr;
+        if (!given) {
             rows_shifts(x, rows * times, own, k);
             if (times > 1) repeat_columns(k, own, times), std::fill(k + channels, k + wide, 0.0);
-            parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t b = begin; b < end; ++b) {
-                    double* sums = partial + 2 * b * wide;
-                    rows_sums(x, plan.begin(b), plan.end(b), channels, k, sums, sums + wide);
-                }
-            });
         }
-        if (times > 1) {
-            if (a.mean.data == nullptr) fold_blocks(partial, plan.blocks, wide, own, times);
-            merge({rows, 1}, k, partial, constants, 0, own);
-            for (Scalar* field : {constants.m, constants.scale, constants.shift}) repeat_columns(field, own, times);
-        } else {
-            parallel((channels + kMergeChannels - 1) / kMergeChannels, merged, [&](int64_t begin, int64_t end) {
-                merge(plan, k, partial, constants, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
-            });
-        }
-        if (y == nullptr) return;
-        parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
-            for_chunks_backwards(plan.begin(begin), plan.end(end - 1), channels * int64_t(sizeof(T)),
-                                 [&](int64_t first, int64_t last) { write(constants, first, last); });
-            if (stream) stream_fence();
-        });
+        const Sweep sums{given ? 0 : plan.blocks, [&](int64_t b) {
+                             double* found = partial + 2 * b * wide;
+                             rows_sums(x, plan.begin(b), plan.end(b), channels, k, found, found + wide);
+                         }};
+        const Sweep merged{times > 1 ? 1 : (channels + kMergeChannels - 1) / kMergeChannels, [&](int64_t i) {
+                               if (times == 1)
+                                   return merge(plan, k, partial, constants, i * kMergeChannels,
+                                                std::min(channels, (i + 1) * kMergeChannels));
+                               if (!given) fold_blocks(partial, plan.blocks, wide, own, times);
+                               merge({rows, 1}, k, partial, constants, 0, own);
+                               for (Scalar* field : {constants.m, constants.scale, constants.shift})
+                                   repeat_columns(field, own, times);
+                           }};
+        const Sweep output{y == nullptr ? 0 : plan.blocks, [&](int64_t b) {
+                               for_chunks_backwards(plan.begin(b), plan.end(b), channels * int64_t(sizeof(T)),
+                                                    [&](int64_t first, int64_t last) { write(constants, first, last); });
+                           }, !given};
+        in_turn(parallel, bytes, [&] { if (stream) stream_fence(); }, sums, merged, output);
     }
 };
 

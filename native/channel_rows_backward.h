@@ -205,33 +205,27 @@ template <class T, Gate G, bool R> struct RowsBackward {
         };
         repeat_all();
         const bool once = !a.training && !(stream && sizeof(T) == 2);
-        if (a.training || a.dweight.data || a.dbias.data) {
-            parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
-                for (int64_t b = begin; b < end; ++b) {
-                    double* of_block = partial + 2 * b * wide;
-                    if (once) sums<true>(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
-                    else sums(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
-                }
-                if (once && stream) stream_fence();
-            });
-            if (times > 1) {
-                fold_blocks(partial, plan.blocks, wide, own, times);
-                merge({rows, 1}, k, partial, 0, own);
-                repeat_all();
-            } else {
-                parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * channels,
-                         [&](int64_t begin, int64_t end) {
-                             merge(plan, k, partial, begin * kMergeChannels, std::min(channels, end * kMergeChannels));
-                         });
-            }
-            if (once) return;
-        }
-        if (!dx && !dresidual) return;
-        parallel(plan.blocks, bytes, [&](int64_t begin, int64_t end) {
-            for_chunks_backwards(plan.begin(begin), plan.end(end - 1), 2 * channels * int64_t(sizeof(T)),
-                                 [&](int64_t first, int64_t last) { write(k, first, last); });
-            if (stream) stream_fence();
-        });
+        const bool summed = a.training || a.dweight.data || a.dbias.data;
+        const Sweep found{summed ? plan.blocks : 0, [&](int64_t b) {
+                              double* of_block = partial + 2 * b * wide;
+                              if (once) sums<true>(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
+                              else sums(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
+                          }};
+        const int64_t merges = times > 1 ? 1 : (channels + kMergeChannels - 1) / kMergeChannels;
+        const Sweep merged{summed ? merges : 0, [&](int64_t i) {
+                               if (times == 1)
+                                   return merge(plan, k, partial, i * kMergeChannels,
+                                                std::min(channels, (i + 1) * kMergeChannels));
+                               fold_blocks(partial, plan.blocks, wide, own, times);
+                               merge({rows, 1}, k, partial, 0, own);
+                               repeat_all();
+                           }};
+        const bool written = (dx || dresidual) && !(summed && once);
+        const Sweep output{written ? plan.blocks : 0, [&](int64_t b) {
+                               for_chunks_backwards(plan.begin(b), plan.end(b), 2 * channels * int64_t(sizeof(T)),
+                                                    [&](int64_t first, int64_t last) { write(k, first, last); });
+                           }, summed};
+        in_turn(parallel, bytes, [&] { if (stream) stream_fence(); }, found, merged, output);
     }
 };
 

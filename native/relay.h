@@ -8,17 +8,9 @@
 // Rule: which thread takes a unit changes nothing: a unit's sums have a place of their own and `finish` merges them in
 // their order.
 #pragma once
-#include <algorithm>
-#include <atomic>
-#include <memory>
-
-#include "parallel.h"
+#include "sweeps.h"
 
 namespace normkit {
-
-// Called again and again by a thread that finds nothing to do, with the number of times: others are at the last units of
-// a chunk, for a few microseconds; or the system holds one up, and then the core is left to it. In relay.cpp.
-void wait_for_others(int times);
 
 namespace NK_ISA {
 

@@ -19,8 +19,11 @@ from normkit import _torch
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("cli",),
+    ("learn",),
     ("studies",),
     ("bench",),
+    ("testing",),
+    ("doctor",),
     ("surgery", "statistics"),
     ("paths",),
     ("model",),

@@ -98,16 +98,21 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def pages() -> dict[Path, str]:
-    """Whole files that are generated: the studies' pages and the benchmarks'."""
+    """Whole files that are generated: the pages of the studies, of the doctor's rules and of the benchmarks."""
     from normkit.bench import render
+    from normkit.doctor.rule_pages import pages as rules
     from normkit.studies.pages import pages as studies
 
     figures = (DATA / "benchmarks.json").read_text(encoding="utf-8")
-    return {ROOT / "docs" / "studies" / name: text for name, text in studies().items()} | {
-        ROOT / "docs" / "benchmarks.md": render(figures),
-        ROOT / "docs" / "recognition.md": recognition(),
-        ROOT / "docs" / "compatibility.md": compatibility.page(),
-    }
+    return (
+        {ROOT / "docs" / "studies" / name: text for name, text in studies().items()}
+        | {ROOT / "docs" / "doctor" / name: text for name, text in rules().items()}
+        | {
+            ROOT / "docs" / "benchmarks.md": render(figures),
+            ROOT / "docs" / "recognition.md": recognition(),
+            ROOT / "docs" / "compatibility.md": compatibility.page(),
+        }
+    )
 
 
 def main() -> int:
@@ -121,6 +126,7 @@ def main() -> int:
     drifted = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in drifted:
         if not options.check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(wanted[path], encoding="utf-8")
         print(
             f"{path.relative_to(ROOT)}: {'has drifted from the code; run `make docs`' if options.check else 'written'}"

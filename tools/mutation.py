@@ -42,6 +42,8 @@ DEFERRED = "tests/statistics/test_deferred.py"
 OPTIONS, CONSTRUCTORS = "tests/nn/test_options.py", "tests/nn/test_constructors.py"
 ARGUMENTS, INSTANCE = "tests/functional/test_arguments.py", "tests/functional/test_instance_norm.py"
 EDGES, IN_PLACE = "tests/functional/test_edges_of_the_road.py", "tests/model/test_in_place.py"
+GAP, PAGE = "tests/doctor/test_gap.py", "tests/doctor/test_page.py"
+DOCTOR = "tests/doctor/test_diagnose.py"
 COMPILE, EXPORT = "tests/test_compile.py", "tests/test_export.py"
 
 
@@ -233,6 +235,40 @@ BUGS: dict[str, Bug] = {
     "example_inputs_are_the_users": Bug(
         "a model that works in place changes the example inputs", "model/dataflow.py", "leaf.detach().clone() if",
         "leaf.detach() if", IN_PLACE),
+    "gap_by_batch_statistics": Bug(
+        "layers are switched to their batch's statistics, so that a later norm repairs an earlier fault",
+        "doctor/switch.py", "lambda: {module: under(module, *self.exact[module]) for module in exact}",
+        "lambda: {x.module: sampling(x, _empty(x), []) for x in self.layers if x.module in exact}", GAP),
+    "gap_after_one_pass": Bug(
+        "exact statistics are those under batch statistics", "doctor/switch.py", "REFINEMENTS = 3", "REFINEMENTS = 0",
+        "tests/doctor/test_switch.py"),
+    "gap_without_its_noise": Bug(
+        "any gap counts, also what batches differ by", "doctor/gap_report.py", "if abs(self.gap) <= self.limit:",
+        "if abs(self.gap) <= 0:", GAP),
+    "share_of_a_layer_alone": Bug(
+        "each player is switched alone, so the shares do not add up", "doctor/shares.py",
+        "before = frozenset(order[:place])", "before = frozenset()", "tests/doctor/test_shares.py"),
+    "page_with_unescaped_texts": Bug(
+        "a layer's name is HTML", "doctor/html.py", "return _escaped(children) if", "return children if", PAGE),
+    "page_whose_data_end_their_script": Bug(
+        "a layer's name closes the script element", "doctor/page.py",
+        r'text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")', "text", PAGE),
+    "doctor_blames_under_running_statistics": Bug(
+        "a layer is judged in a network whose other layers are as they are, so that harm adds up", "doctor/forward.py",
+        "module: pair for module, pair in exact.items() if module is not layer.module",
+        "module: pair for module, pair in exact.items() if module is layer.module", DOCTOR),
+    "doctor_counts_pixels": Bug(
+        "values of one image count as independent", "doctor/watch.py", "n = int(self.means.count)\n",
+        "n = int(self.moments.count)\n", DOCTOR),
+    "doctor_feels_without_noise": Bug(
+        "any change of the answer is an error", "doctor/forward.py", "a > max(2 * b, FELT)", "a > 0",
+        "tests/doctor/test_models.py"),
+    "doctor_hands_its_batches_on": Bug(
+        "a model that works in place changes the batches", "doctor/answers.py", "in map(cloned, batches)", "in batches",
+        "tests/doctor/test_models.py"),
+    "doctor_runs_pickles": Bug(
+        "a checkpoint's code is run", "doctor/checkpoint.py", "weights_only=True)", "weights_only=False)",
+        "tests/doctor/test_files.py"),
 }  # fmt: skip
 
 

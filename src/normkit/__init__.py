@@ -1,7 +1,7 @@
 """normkit: normalization for PyTorch, whole.
 
-Layers and functions are imported with the package. Surgery and statistics, which change or measure whole models, are
-imported when they are first used, so that `import normkit` stays light.
+Layers and functions are imported with the package. Surgery, statistics and the doctor, which change, measure or judge
+whole models, are imported when they are first used, so that `import normkit` stays light.
 """
 
 from importlib import import_module
@@ -16,6 +16,9 @@ from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
 
 if TYPE_CHECKING:
+    from . import testing
+    from .doctor.compare import compare
+    from .doctor.diagnose import diagnose
     from .model.norm_keys import norm_keys
     from .statistics.adapt import adapt
     from .statistics.deferred import deferred_statistics
@@ -33,8 +36,11 @@ __version__ = "0.1.0"
 _ON_DEMAND = {
     **dict.fromkeys(("adapt", "deferred_statistics", "merge_statistics", "recalibrate"), "statistics"),
     **dict.fromkeys(("accelerate", "changes", "convert", "fold", "freeze", "parameter_groups", "unfreeze"), "surgery"),
+    "compare": "doctor.compare",
+    "diagnose": "doctor.diagnose",
     "norm_keys": "model.norm_keys",
 }
+_MODULES = ("testing",)  # that are imported when they are first named
 
 __all__ = [
     "Moments",
@@ -42,8 +48,10 @@ __all__ = [
     "adapt",
     "backend",
     "changes",
+    "compare",
     "convert",
     "deferred_statistics",
+    "diagnose",
     "fold",
     "freeze",
     "functional",
@@ -54,12 +62,15 @@ __all__ = [
     "parameter_groups",
     "recalibrate",
     "recompute_outputs",
+    "testing",
     "unfreeze",
     *_layers,
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _ON_DEMAND:
         raise_unknown(__name__, name, __all__)
     value = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
@@ -68,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_ON_DEMAND})
+    return sorted({*globals(), *_ON_DEMAND, *_MODULES})

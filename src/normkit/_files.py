@@ -40,8 +40,10 @@ _KINDS = {
 }
 
 
-def update(path: Path, make: Callable[[], str]) -> None:
+def update(path: Path, make: Callable[[], str | bytes], *, most: int | None = None) -> None:
     """Replace what `path` holds by `make()`, which is called under the lock and may read the file first.
+
+    most: how many bytes it may be; None: what can be read back, LARGEST.
 
     Raises:
         UsageError: it cannot be written, and still holds what it held.
@@ -50,10 +52,12 @@ def update(path: Path, make: Callable[[], str]) -> None:
         _verify(path)
         with _locked(path):
             _verify(path)
-            content = make().encode()
-            if len(content) > LARGEST:
+            made = make()
+            content = made.encode() if isinstance(made, str) else made
+            bound = LARGEST if most is None else most
+            if len(content) > bound:
                 raise OSError(
-                    errno.EFBIG, f"expected at most {LARGEST:,} bytes, got {len(content):,}: name another place"
+                    errno.EFBIG, f"expected at most {bound:,} bytes, got {len(content):,}: name another place"
                 )
             _replace(path, content)
     except OSError as error:

@@ -1,7 +1,7 @@
 """The command line: parse, call the library, print. No logic.
 
-A UsageError becomes one line on stderr and exit code 2, an interrupt one line and 130; anything else is a bug of ours
-and keeps its traceback.
+A UsageError becomes one line on stderr and exit code 2, an interrupt one line and 130; a command that judges gives its
+own exit code; anything else is a bug of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a path or a claim may have what the terminal cannot show
     args = parser().parse_args(argv)
     try:
-        args.call(args)
+        code: int | None = args.call(args)
         sys.stdout.flush()
     except UsageError as error:
         print(f"normkit: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -33,17 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `normkit study --list | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its exit
         return 128 + 13
-    return 0
+    return code or 0
 
 
 def parser() -> argparse.ArgumentParser:
     from .info import version
     from .studies import STUDIES
 
-    top = argparse.ArgumentParser(prog="normkit", description="Normalization for PyTorch: studies, demo and facts.")
+    top = argparse.ArgumentParser(prog="normkit", description="Normalization for PyTorch: doctor, studies, facts.")
     top.add_argument("--version", action="version", version=f"normkit {version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
+    _add_doctor(commands)
     study = commands.add_parser("study", help="test claims about normalization by training on real data")
     study.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(STUDIES)} (default: all)")
     study.add_argument("--list", action="store_true", help="name the studies, what each claims and how long it takes")
@@ -87,9 +88,79 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 
+    learn = commands.add_parser("learn", help="batch norm as a page to play with, in English and Chinese")
+    learn.add_argument("--out", type=Path, default=Path("learn.html"), metavar="F", help="default: %(default)s")
+    learn.add_argument("--lang", default="en", metavar="en|zh", help="the language it opens in (default: %(default)s)")
+    learn.add_argument("--serve", action="store_true", help="answer on 127.0.0.1 with the library instead of writing F")
+    learn.add_argument("--port", type=int, default=8765, metavar="N", help="default: %(default)s; 0 takes a free one")
+    learn.add_argument("--data", type=Path, metavar="PATH", help="a .npz whose images take the place of the digits")
+    learn.set_defaults(call=_learn)
+
     info = commands.add_parser("info", help="versions, instruction set, threads, paths available and why not")
     info.set_defaults(call=_info)
     return top
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="what is wrong with a model's normalization, in numbers, and the call that mends it",
+        epilog="exit code: 0 healthy, 1 findings as severe as --fail-on, 2 what was asked cannot be done",
+    )
+    doctor.add_argument(
+        "target",
+        nargs="?",
+        metavar="TARGET",
+        help="package.module:factory, or a checkpoint (.pt, .safetensors; no code in it is run); "
+        "default: a small net with planted faults",
+    )
+    doctor.add_argument("--data", metavar="MODULE:LOADER", help="batches: a function that returns them, or an iterable")
+    doctor.add_argument("--select", action="append", default=[], metavar="CODE", help="only these rules (NK1: a group)")
+    doctor.add_argument("--ignore", action="append", default=[], metavar="CODE=REASON", help="not these rules")
+    doctor.add_argument("--fail-on", default="error", choices=("note", "warning", "error"), help="default: %(default)s")
+    doctor.add_argument("--fix", type=Path, metavar="F", help="write the healed state to F, never over the input")
+    doctor.add_argument("--html", type=Path, metavar="F", help="write the page to F, one file to look at")
+    doctor.add_argument("--json", type=Path, metavar="F", help="write the findings to F (schema: doctor/schema.json)")
+    doctor.add_argument("--sarif", type=Path, metavar="F", help="write the findings to F as SARIF 2.1.0")
+    doctor.set_defaults(call=_doctor)
+
+    compare = commands.add_parser("compare", help="what happened to the norms between two states")
+    compare.add_argument("before", help="as TARGET of doctor")
+    compare.add_argument("after", help="as TARGET of doctor")
+    compare.set_defaults(call=_compare)
+
+    explain = commands.add_parser("explain", help="what a rule of the doctor checks, why, and when to ignore it")
+    explain.add_argument("code", metavar="CODE", help="as NK103")
+    explain.set_defaults(call=_explain)
+
+    rules = commands.add_parser("rules", help="list the rules of the doctor")
+    rules.set_defaults(call=_rules)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor.command import Order, doctor
+
+    select = [code for given in args.select for code in given.split(",")]
+    order = Order(args.target, args.data, args.fix, args.html, args.json, args.sarif, select, args.ignore, args.fail_on)
+    return doctor(order)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from .doctor.command import compared, show
+
+    show(compared(args.before, args.after))
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from .doctor.command import explain
+
+    print(explain(args.code))
+
+
+def _rules(_args: argparse.Namespace) -> None:
+    from .doctor.command import rules
+
+    print(rules())
 
 
 def _study(args: argparse.Namespace) -> None:
@@ -105,11 +176,13 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
+    from .learn import learn
     from .studies.demo import demo
     from .studies.progress import show
 
     outcome = demo(args.out)
     show(outcome.results, str(outcome.html))
+    learn(args.out / "learn.html", show=lambda path: print(f"to play with: {path}"))
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -127,6 +200,12 @@ def _bench(args: argparse.Namespace) -> None:
         json=args.json,
     )
     bench(request, show=print)
+
+
+def _learn(args: argparse.Namespace) -> None:
+    from .learn import learn
+
+    learn(args.out, args.lang, serve=args.serve, port=args.port, data=args.data)
 
 
 def _info(_args: argparse.Namespace) -> None:

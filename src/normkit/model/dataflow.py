@@ -134,16 +134,21 @@ def refuse_lazy(model: nn.Module) -> None:
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A clone of the example inputs as positional and keyword arguments."""
-    inputs = tree_map(_cloned, example_inputs)
+    inputs = cloned(example_inputs)
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def cloned(tree: Any) -> Any:
+    """The same containers and values, every tensor a clone."""
+    return tree_map(_cloned, tree)
 
 
 def _cloned(leaf: Any) -> Any:
     if is_dataclass(leaf) and not isinstance(leaf, type):
         twin = copy.copy(leaf)
         for field in fields(leaf):
-            object.__setattr__(twin, field.name, tree_map(_cloned, getattr(leaf, field.name)))
+            object.__setattr__(twin, field.name, cloned(getattr(leaf, field.name)))
         return twin
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf

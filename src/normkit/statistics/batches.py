@@ -41,12 +41,12 @@ def verify(batches: Iterable[Any], steps: int | None, sequential: bool) -> None:
 def feed(model: nn.Module, batches: Iterable[Any], steps: int | None, forward: Feed | None, title: str | None) -> int:
     """Run the model on each batch, `steps` at most; returns how many there were. title: of the bar, None for no bar."""
     inner, done = unwrapped(model), 0
-    with _bar(title, _expected(batches, steps)) as advance:
+    with bar(title, _expected(batches, steps)) as advance:
         for batch in islice(batches, steps):
             if forward is not None:
                 forward(inner, batch)
             else:
-                _call(inner, batch)
+                call(inner, batch)
             done += 1
             advance()
     return done
@@ -61,19 +61,19 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = model.get_submodule(COMPILED_FROM if compiled else "module")
 
 
-def _call(model: nn.Module, batch: Any) -> None:
+def call(model: nn.Module, batch: Any) -> Any:
+    """What the model gives for one batch. Raises TypeError for a batch of an unknown form."""
     if isinstance(batch, Tensor):
-        model(batch)
-    elif isinstance(batch, Mapping):
-        model(**batch)
-    elif isinstance(batch, (list, tuple)) and batch:
-        model(batch[0])
-    else:
-        what = f"an empty {type(batch).__name__}" if isinstance(batch, (list, tuple)) else type(batch).__name__
-        raise TypeError(
-            f"a batch must be a tensor, a list or tuple that starts with the model's input, or a dict of its keyword "
-            f"arguments; got {what}. Pass forward=lambda model, batch: ... for any other form"
-        )
+        return model(batch)
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, (list, tuple)) and batch:
+        return model(batch[0])
+    what = f"an empty {type(batch).__name__}" if isinstance(batch, (list, tuple)) else type(batch).__name__
+    raise TypeError(
+        f"a batch must be a tensor, a list or tuple that starts with the model's input, or a dict of its keyword "
+        f"arguments; got {what}. Pass forward=lambda model, batch: ... for any other form"
+    )
 
 
 def _expected(batches: Iterable[Any], steps: int | None) -> int | None:
@@ -86,7 +86,7 @@ def _expected(batches: Iterable[Any], steps: int | None) -> int | None:
 
 
 @contextmanager
-def _bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]:
+def bar(title: str | None, total: int | None) -> Iterator[Callable[[], object]]:
     """A progress bar on stderr; nothing without a terminal, without rich, or without a title."""
     if title is None or not sys.stderr.isatty():
         yield lambda: None

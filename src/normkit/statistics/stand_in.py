@@ -82,9 +82,15 @@ def _usable(found: Sample, accumulator: Accumulator, module: nn.Module) -> tuple
 
 def settled(module: nn.Module, accumulator: Accumulator) -> Forward:
     """A stand-in for the layer's forward: evaluation under what was accumulated, rounded as it will be written."""
-    own, found = module.forward, accumulator.read()
+    found = accumulator.read()
     assert found is not None
     mean, var = (new.to(old) for new, old in zip(found, running_statistics(module), strict=True))
+    return under(module, mean, var)
+
+
+def under(module: nn.Module, mean: Tensor, var: Tensor) -> Forward:
+    """A stand-in for the layer's forward: evaluation under these statistics, (C,) each."""
+    own = module.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         with Lent(module, mean, var) as lent, lent:

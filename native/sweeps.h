@@ -1,0 +1,100 @@
+// Sweeps over tasks, one after the other, in one parallel region: a sweep begins where the one before is done.
+//
+// Threads take tasks as they come, beginning at places of their own; so one that the system holds up, or that wakes late,
+// delays its own task alone. A region for each sweep waits for all threads every time.
+//
+// Rule: which thread takes a task changes nothing.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <memory>
+
+#include "parallel.h"
+
+namespace normkit {
+
+// Called again and again by a thread that finds nothing to do, with the number of times: others are at their last tasks,
+// for a few microseconds; or the system holds one up, and then the core is left to it. In sweeps.cpp.
+void wait_for_others(int times);
+
+namespace NK_ISA {
+
+// body(task) for each task. again: a sweep over what the first one has read, in the same tasks: a thread begins with those
+// that it took then, the last first, which are nearest.
+template <class Body> struct Sweep {
+    int64_t tasks;
+    Body body;
+    bool again = false;
+};
+template <class Body> Sweep(int64_t, Body) -> Sweep<Body>;
+template <class Body> Sweep(int64_t, Body, bool) -> Sweep<Body>;
+
+class Turns {
+  public:
+    static constexpr int64_t kMostSweeps = 3;
+
+    explicit Turns(std::initializer_list<int64_t> tasks) : most_(*std::max_element(tasks.begin(), tasks.end())) {
+        int64_t total = 0;
+        for (int64_t count : tasks) total += count;
+        if (total <= kFew) return;
+        many_.reset(new std::atomic<int>[size_t(total)]());
+        taken_ = many_.get();
+    }
+    int64_t most() const { return most_; }
+
+    struct Worker {
+        int number;     // from 1
+        int64_t begin;  // of the loop over most() tasks: its place
+        int64_t sweep = 0, offset = 0, before = 0;
+    };
+    Worker worker(int64_t begin) { return {workers_.fetch_add(1, std::memory_order_relaxed) + 1, begin}; }
+
+    template <class Body> void take(Worker& w, const Sweep<Body>& sweep) {
+        if (w.sweep > 0)
+            for (int idle = 0; done_[w.sweep - 1].load(std::memory_order_acquire) < w.before;) wait_for_others(++idle);
+        const int64_t place = w.begin * sweep.tasks / most_;
+        if (sweep.again)
+            for (int64_t i = sweep.tasks - 1; i >= 0; --i) {
+                const int64_t task = (place + i) % sweep.tasks;
+                if (taken_[task].load(std::memory_order_relaxed) == w.number) run(w, sweep, task);
+            }
+        for (int64_t i = 0; i < sweep.tasks; ++i) run(w, sweep, (place + i) % sweep.tasks);
+        ++w.sweep;
+        w.offset += sweep.tasks;
+        w.before = sweep.tasks;
+    }
+
+  private:
+    template <class Body> void run(const Worker& w, const Sweep<Body>& sweep, int64_t task) {
+        std::atomic<int>& by = taken_[w.offset + task];
+        int nobody = 0;
+        if (by.load(std::memory_order_relaxed) != 0 ||
+            !by.compare_exchange_strong(nobody, w.number, std::memory_order_relaxed))
+            return;
+        sweep.body(task);
+        done_[w.sweep].fetch_add(1, std::memory_order_acq_rel);
+    }
+
+    static constexpr int64_t kFew = 96;  // tasks, of which a record needs no memory of its own
+    const int64_t most_;
+    std::atomic<int> few_[kFew]{};
+    std::unique_ptr<std::atomic<int>[]> many_;
+    std::atomic<int>* taken_ = few_;         // by which worker, of all sweeps' tasks
+    std::atomic<int64_t> done_[kMostSweeps]{};  // tasks, of each sweep
+    std::atomic<int> workers_{0};
+};
+
+// leave(): what each thread does at its end. bytes: what the first sweep reads.
+template <class Leave, class... Bodies>
+void in_turn(const Parallel& parallel, int64_t bytes, const Leave& leave, const Sweep<Bodies>&... sweeps) {
+    static_assert(sizeof...(Bodies) <= Turns::kMostSweeps);
+    Turns turns({sweeps.tasks...});
+    parallel(turns.most(), bytes, [&](int64_t begin, int64_t) {
+        Turns::Worker worker = turns.worker(begin);
+        (turns.take(worker, sweeps), ...);
+        leave();
+    });
+}
+
+}  // namespace NK_ISA
+}  // namespace normkit

@@ -1,0 +1,61 @@
+"""The tutorial in two languages: the same anchors, the same formulas and code, the same names of things to call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+import normkit as nk
+from normkit import reference
+from normkit.learn import page
+from normkit.studies import STUDIES
+from tests.docs.pages import PAGES
+
+ENGLISH, CHINESE = (
+    PAGES[f"docs/tutorials/batch_norm{ending}"].read_text(encoding="utf-8") for ending in (".md", ".zh.md")
+)
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> list[str]:
+    return re.findall(r'^<a id="([\w-]+)"></a>$', text, re.MULTILINE)
+
+
+def fences(text: str) -> list[str]:
+    return FENCE.findall(text)
+
+
+def inline(text: str) -> list[str]:
+    return sorted(re.findall(r"`([^`\n]+)`", FENCE.sub("", text)))
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"^## (\d+)\.", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("parts", [anchors, fences, inline, numbers])
+def test_both_languages_have_the_same(parts: Callable[[str], list[str]]) -> None:
+    assert parts(ENGLISH) == parts(CHINESE)
+    assert len(parts(ENGLISH)) > 15
+
+
+def test_every_section_has_an_anchor() -> None:
+    assert len(anchors(ENGLISH)) == len(numbers(ENGLISH)) == len(set(anchors(ENGLISH)))
+
+
+def test_sections_of_the_page_that_are_named_exist() -> None:
+    named = set(re.findall(r"`#([\w-]+)`", ENGLISH))
+    assert named
+    assert named <= {anchor for _, anchor in page.SECTIONS}
+
+
+def test_what_is_named_exists() -> None:
+    for name in re.findall(r"\bnk\.(\w+)", ENGLISH):
+        assert hasattr(nk, name), name
+    for name in re.findall(r"`reference\.(\w+)`", ENGLISH):
+        assert hasattr(reference, name), name
+    studies = re.findall(r"`(\w+)`(?= \(\*|: \*| measures)", ENGLISH)
+    assert set(studies) <= set(STUDIES)
+    assert len(set(studies)) >= 5

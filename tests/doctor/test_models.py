@@ -1,0 +1,150 @@
+"""The doctor on models of every form: no alarm on a healthy one, the fault of a sick one named."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import normkit as nk
+from normkit.doctor.examples import images, settled, small_net
+
+F = nn.functional
+
+
+class Answering(nn.Module):
+    """A small net whose answer has another form."""
+
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.form = small_net(), form
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.form(self.net(x))
+
+
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "nested": lambda y: {"a": y, "b": [y + 1, (y.argmax(1), None)]},
+    "random": lambda y: y + 0.1 * F.dropout(torch.ones_like(y), 0.5, True),
+    "nothing": lambda y: None,
+    "integers": lambda y: y.argmax(1),
+    "another size each time": lambda y: [y[y > 0]],
+}
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "batch": lambda: nn.BatchNorm1d(8),
+    "cumulative": lambda: nn.BatchNorm1d(8, momentum=None),
+    "no affine": lambda: nn.BatchNorm1d(8, affine=False),
+    "instance": lambda: nn.InstanceNorm1d(8, affine=True, track_running_stats=True),
+    "sync": lambda: nn.SyncBatchNorm(8),
+    "ghost": lambda: nk.GhostBatchNorm1d(8),
+    "renorm": lambda: nk.BatchRenorm1d(8),
+    "ours": lambda: nk.BatchNorm1d(8),
+}
+WITHOUT: dict[str, Callable[[], nn.Module]] = {
+    "group": lambda: nn.GroupNorm(2, 8),
+    "instance": lambda: nn.InstanceNorm1d(8),
+    "untracked": lambda: nn.BatchNorm1d(8, track_running_stats=False),
+    "frozen": lambda: nk.FrozenBatchNorm1d(8),
+}
+
+
+def words() -> list[Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return [torch.randn(32, 8, 20, generator=g) + torch.randn(32, 1, 1, generator=g) for _ in range(6)]
+
+
+def net(norm: nn.Module) -> Any:
+    return settled(nn.Sequential(norm, nn.Conv1d(8, 4, 3)), words())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_answers_of_every_form(form: str) -> None:
+    model = Answering(FORMS[form])
+    assert nk.diagnose(model, images()).healthy
+    model.net[4].running_var.mul_(14)
+    keys = [finding.key for finding in nk.diagnose(model, images()).findings]
+    assert "NK103 net.4" in keys  # an error where answers can be compared, a note where not
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_norm_with_statistics(norm: str, training: bool) -> None:
+    model = net(NORMS[norm]()).train(training)
+    assert nk.diagnose(model, words()).healthy
+    model[0].running_var.mul_(14)
+    assert [finding.key for finding in nk.diagnose(model, words()).at_least("warning")] == ["NK103 0"]
+
+
+@pytest.mark.parametrize("norm", WITHOUT)
+def test_norms_without_statistics_to_move(norm: str) -> None:
+    model = net(WITHOUT[norm]())
+    assert nk.diagnose(model, words()).healthy
+    assert nk.diagnose(model.train(), words()).healthy
+
+
+CHANGED: dict[str, Callable[[Any], nn.Module]] = {
+    "accelerated": lambda model: nk.accelerate(model, images()[0]),
+    "converted": lambda model: nk.convert(model, "batch"),
+    "bfloat16": lambda model: model.to(torch.bfloat16),
+    "float64": lambda model: model.double(),
+    "one batch norm": lambda model: settled(nn.BatchNorm2d(3), images()),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED)
+def test_changed_models(change: str) -> None:
+    model = CHANGED[change](small_net())
+    dtype = next(model.parameters()).dtype
+    assert nk.diagnose(model, [batch.to(dtype) for batch in images()]).healthy
+
+
+def test_a_model_that_works_in_place_leaves_the_batches_alone() -> None:
+    layers = nn.ReLU(inplace=True), nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+    batches = images()
+    model = settled(nn.Sequential(*layers), copy.deepcopy(batches))
+    for mode in (False, True):
+        assert nk.diagnose(model.train(mode), batches).healthy
+        assert all(torch.equal(a, b) for a, b in zip(batches, images(), strict=True))
+
+
+def test_statistics_of_another_sample_are_no_error() -> None:
+    """What two samples of one distribution differ by is less than what batches do."""
+    halves = images(batches=16, size=8)
+    model = settled(small_net(), halves[:8])
+    found = nk.diagnose(model, halves[8:])
+    assert found.healthy
+    assert found.change is not None
+    assert found.change > 0
+
+
+def test_a_change_that_single_batches_make_too_is_a_note() -> None:
+    model = small_net()
+    model[1].running_var.mul_(1.6)
+    severities = {}
+    for size in (2, 16):  # the same fault; batches of 2 differ by as much, batches of 16 do not
+        found = nk.diagnose(model, images(batches=16, size=size), select=["NK103"])
+        severities[size] = [(finding.key, finding.severity) for finding in found.findings]
+    assert severities == {2: [("NK103 1", "note")], 16: [("NK103 1", "error")]}
+
+
+def test_lazy_and_scripted_models_say_what_they_are() -> None:
+    found = nk.diagnose(nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d()), images())
+    assert [finding.code for finding in found.at_least("error")] == ["NK001"]
+    assert "lazy layers without a shape" in found.findings[0].cause
+    with pytest.warns(DeprecationWarning, match="script"):
+        scripted = torch.jit.script(small_net())
+    assert nk.diagnose(scripted, images()).norms == 0
+
+
+def test_an_average_of_models_is_noted_until_batches_show_that_it_fits() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(small_net())
+    averaged.update_parameters(small_net(seed=1))
+    averaged.eval()
+    assert "NK112" in [finding.code for finding in nk.diagnose(averaged).findings]
+    nk.recalibrate(averaged, images(), progress=False)
+    assert "NK112" not in [finding.code for finding in nk.diagnose(averaged, images()).findings]
