@@ -6,7 +6,9 @@ cd "$(dirname "$0")/.."
 selection=(tests/kernels/test_native.py tests/kernels/test_edge.py tests/kernels/test_older_torch.py
     tests/functional/test_batch_norm.py tests/nn/test_constructors.py tests/conformance/test_drop_in.py
     tests/test_choose.py tests/test_info.py)
-for version in $(.venv/bin/python -c 'from tools.compatibility import NEWEST, OLDEST; print(OLDEST, NEWEST)'); do
+versions=$(.venv/bin/python -c 'from tools.compatibility import ends; print(*ends())')
+[ -n "$versions" ] || echo "other versions of torch: skipped, docs/compatibility.md claims none"
+for version in $versions; do
     status=0
     .venv/bin/python -m tools.torch_env "$version" --cached || status=$?
     if [ "$status" -eq 3 ]; then
