@@ -168,7 +168,7 @@ def test_the_page_names_files_that_are_there() -> None:
 
 # --- PyTorch's private names. By name alone, whatever the object: what the package does not define itself is somebody
 # else's, and of PyTorch's names only those of every nn.Module may be used outside of _torch.py.
-_OF_PYTHON = frozenset({"_replace", "_make", "_exit", "_processes"})  # named tuples, os, executors
+_OF_PYTHON = frozenset({"_replace", "_make", "_exit", "_processes", "_SubParsersAction"})  # tuples, os, pools, argparse
 
 
 def is_private(name: str) -> bool:

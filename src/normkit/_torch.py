@@ -210,6 +210,7 @@ BatchNormBase = nn.modules.batchnorm._BatchNorm
 InstanceNormBase = nn.modules.instancenorm._InstanceNorm
 LazyNormBase = nn.modules.batchnorm._LazyNormBase
 ConvBase = nn.modules.conv._ConvNd
+DropoutBase = nn.modules.dropout._DropoutNd
 TransposedConvBase = nn.modules.conv._ConvTransposeNd
 POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
 ADAPTIVE_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
