@@ -1,8 +1,9 @@
 """How normkit recognises every norm class of four libraries: `python -m tools.recognition [--check]`.
 
 Imports every module of torchvision, timm, monai and transformers that names a norm, makes one layer of each norm class,
-asks `family`, and lets `accelerate` say what surgery does with it. The result is docs/data/recognition.json, which
-`python -m tools.docs` renders as docs/recognition.md. Takes minutes; --check changes nothing and exits 1 on a drift.
+asks `family` and, for classes of no family, `row_norm_of`, and lets `accelerate` say what surgery does with the others.
+The result is docs/data/recognition.json, which `python -m tools.docs` renders as docs/recognition.md. Takes minutes;
+--check changes nothing and exits 1 on a drift.
 
 A norm class is a module class of the package that is known as a norm, or looks like one, or has "Norm" or "BN" in its
 name, and holds no other layer with weights than norms and activations (what does is a block, and is looked into).
@@ -32,6 +33,8 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit.model.families import NORM_TYPES, family, is_like_norm
+from normkit.model.row_norm import RowNorm
+from normkit.model.row_probe import row_norm_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "docs" / "data" / "recognition.json"
@@ -119,8 +122,14 @@ def _row(name: str, kind: type[nn.Module]) -> dict[str, str] | None:
     known = family(layer)
     if known is None and not is_like_norm(layer) and (_holds_others(layer) or not _NAMED.search(kind.__name__)):
         return None
-    action, reason = ("kept", "what it computes is not known") if known is None else _outcome(layer)
-    return {**row, "family": known or "", "by": _how(layer, known), "action": action, "reason": reason}
+    by = _how(layer, known)
+    if known is None:
+        norm = row_norm_of(layer)
+        by = "its numbers" if isinstance(norm, RowNorm) else by
+        action, reason = ("replaced" if isinstance(norm, RowNorm) else "kept"), _shown(str(norm))
+    else:
+        action, reason = _outcome(layer)
+    return {**row, "family": known or "", "by": by, "action": action, "reason": reason}
 
 
 def _holds_others(layer: nn.Module) -> bool:
@@ -152,9 +161,15 @@ def _outcome(layer: nn.Module) -> tuple[str, str]:
         (entry,) = [entry for entry in nk.changes(result) if entry.name == "0"] or [None]
         if entry is None:
             return "kept", "not listed"
-        reason = re.sub(r" \((\w+): .*\)$", r" (\1)", entry.reason, flags=re.DOTALL)  # torch's words change
-        return entry.action, entry.after if entry.action == "replaced" else reason
+        stays = entry.action == "kept" or entry.reason.startswith("its forward calls")
+        return entry.action, _shown(entry.reason) if stays else entry.after
     return "kept", "takes none of the inputs that were tried"
+
+
+def _shown(reason: str) -> str:
+    """Without torch's words, which change, and what differs between classes that are the same otherwise."""
+    reason = re.sub(r" \((\w+): .*\)$", r" (\1)", reason, flags=re.DOTALL)
+    return re.sub(r"eps [\d.e-]+, ", "", reason.removeprefix("its forward calls normkit's "))
 
 
 def _input(shape: tuple[int, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 
 import normkit as nk
 from normkit.model.families import family
+from normkit.model.row_probe import row_norm_of
 from tests.surgery.foreign import library
 
 DATA = json.loads((Path(__file__).parents[2] / "docs/data/recognition.json").read_text(encoding="utf-8"))
@@ -68,6 +69,31 @@ SAMPLE = {
 def test_a_sample_is_what_the_table_says(name: str) -> None:
     options = {"num_splits": 2} if "Split" in name else {}
     assert family(named(name)(8, **options)) == SAMPLE[name] == ROWS[name]["family"]
+
+
+NUMBERS = {  # class -> the words of the table; transformers' families, by who wrote them first
+    "llama.modeling_llama.LlamaRMSNorm": "weight; in half precision the weight multiplies after the cast back",
+    "t5.modeling_t5.T5LayerNorm": "weight; in half precision the weight multiplies after the cast back",
+    "gemma.modeling_gemma.GemmaRMSNorm": "1 + weight; in half precision the weight multiplies before the cast back",
+    "olmo2.modeling_olmo2.Olmo2RMSNorm": "weight; in half precision the weight multiplies before the cast back",
+    "llama4.modeling_llama4.Llama4TextL2Norm": "no weight",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_rms_norm_is_told_by_its_numbers(name: str) -> None:
+    row = ROWS[f"transformers.models.{name}"]
+    assert (row["by"], row["action"]) == ("its numbers", "replaced")
+    assert row["reason"] == f"RMS norm over its last axis: {NUMBERS[name]}"
+    found = row_norm_of(named(f"transformers.models.{name}")(*(() if "L2" in name else (8,))))
+    assert str(found).replace(f"eps {found.eps:.4g}, ", "") == row["reason"]
+
+
+def test_most_norms_of_transformers_are_replaced() -> None:
+    rows = [row for row in ROWS.values() if row["package"] == "transformers"]
+    assert sum(row["action"] == "replaced" for row in rows) >= 250
+    assert sum(row["action"] == "kept" for row in rows) <= 25
 
 
 def test_the_table_knows_all_four_libraries_and_every_class_named_frozen_is() -> None:

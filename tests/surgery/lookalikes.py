@@ -66,14 +66,14 @@ class RunningMeanStd(nn.Module):
 
 
 class RmsLikeNorm(nn.Module):
-    """A norm of a model library, which derives from nothing."""
+    """A norm of a model library, which derives from nothing and is not ours: its eps is outside of the root."""
 
     def __init__(self, channels):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x):
-        return self.weight * x * x.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+        return self.weight * x / x.square().mean(-1, keepdim=True).sqrt().add(1e-6)
 
 
 class EomtLikeLayerNorm2d(nn.LayerNorm):

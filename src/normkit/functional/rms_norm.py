@@ -82,7 +82,8 @@ def add_rms_norm(
     """Add, then RMS norm: ``(rms_norm(input + residual), input + residual)``, the step of a decoder block.
 
     Arguments as :func:`rms_norm`; residual: the input's shape. The sum is returned as the next residual, in the dtype
-    of ``input + residual`` and not masked.
+    of ``input + residual``, to which it is rounded before it is normalized, and not masked. Two operations: the sum and
+    the norm.
     """
     _shapes.verify_residual(residual, input)
     total = input + residual

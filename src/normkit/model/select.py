@@ -16,6 +16,8 @@ from torch import nn
 
 from .families import NORM_TYPES, family, is_like_norm
 
+# Why what a module computes is not known; "" where it is no norm, None where it is known.
+Unknown: TypeAlias = Callable[[nn.Module], "str | None"]
 Selector: TypeAlias = "str | type[nn.Module] | Callable[[str, nn.Module], bool] | Iterable[Selector]"
 
 
@@ -32,8 +34,23 @@ class Site:
         return self.names[0]
 
 
-def select(model: nn.Module, only: Selector | None, skip: Selector | None) -> list[Site]:
+def why_no_family(module: nn.Module) -> str | None:
+    """An `Unknown`: what has a family is known."""
+    if family(module) is not None:
+        return None
+    return (
+        f"{type(module).__name__} is a class of its own, and what it computes is not known"
+        if is_like_norm(module)
+        else ""
+    )
+
+
+def select(
+    model: nn.Module, only: Selector | None, skip: Selector | None, unknown: Unknown = why_no_family
+) -> list[Site]:
     """Every normalization layer of `model`, each once, in order, with those that `only` and `skip` leave out marked.
+
+    unknown: which layers the operation knows.
 
     Raises ValueError where nothing is selected: the one refusal that is an exception; TypeError for what is no model.
     """
@@ -41,11 +58,13 @@ def select(model: nn.Module, only: Selector | None, skip: Selector | None) -> li
         raise TypeError(f"expected a model (a torch.nn.Module), got {model!r}")
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if family(module) is not None or is_like_norm(module) or _is_scripted(module):
+        if _is_scripted(module) or unknown(module) != "":
             names.setdefault(module, []).append(name)
-    sites = [Site(module, tuple(found), _refusal(found, module, only, skip)) for module, found in names.items()]
+    sites = [
+        Site(module, tuple(found), _refusal(found, module, only, skip, unknown)) for module, found in names.items()
+    ]
     if not any(site.refused is None for site in sites):
-        raise ValueError(_nothing_selected(model, sites, only, skip))
+        raise ValueError(_nothing_selected(model, sites, only, skip, unknown))
     return sites
 
 
@@ -70,11 +89,14 @@ def _is_scripted(module: nn.Module) -> bool:
     return isinstance(kind, type) and issubclass(kind, NORM_TYPES)
 
 
-def _refusal(names: list[str], module: nn.Module, only: Selector | None, skip: Selector | None) -> str | None:
+def _refusal(
+    names: list[str], module: nn.Module, only: Selector | None, skip: Selector | None, unknown: Unknown
+) -> str | None:
     if _is_scripted(module):
         return "torch.jit has compiled it: change the model before that"
-    if family(module) is None:
-        return f"{type(module).__name__} is a class of its own, and what it computes is not known"
+    reason = unknown(module)
+    if reason is not None:
+        return reason
     if only is not None and not any(matches(only, name, module) for name in names):
         return "not selected by only="
     if skip is not None and any(matches(skip, name, module) for name in names):
@@ -82,12 +104,14 @@ def _refusal(names: list[str], module: nn.Module, only: Selector | None, skip: S
     return None
 
 
-def _nothing_selected(model: nn.Module, sites: list[Site], only: Selector | None, skip: Selector | None) -> str:
+def _nothing_selected(
+    model: nn.Module, sites: list[Site], only: Selector | None, skip: Selector | None, known: Unknown
+) -> str:
     if not sites:
         return f"expected a model with a normalization layer, got {type(model).__name__} with none"
     if all(_is_scripted(site.module) for site in sites):
         return f"all {len(sites)} normalization layers are compiled by torch.jit: change the model before that"
-    unknown = [site for site in sites if family(site.module) is None]
+    unknown = [site for site in sites if known(site.module) is not None]
     if len(unknown) == len(sites):
         first = f"{unknown[0].name or '(the model itself)'} ({type(unknown[0].module).__name__})"
         return f"expected a model with a normalization layer, got {len(sites)} of unknown classes, as {first}"

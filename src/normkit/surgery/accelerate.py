@@ -1,6 +1,7 @@
 """Making a model of torch's norms run on ours, with additions and activations fused: `nk.accelerate`.
 
-Rules: two steps, in one transaction. (1) every norm becomes the same norm of normkit; (2) the forward of the smallest
+Rules: two steps, in one transaction. (1) every norm becomes the same norm of normkit, and an RMS or layer norm that is
+a class of its own (LlamaRMSNorm) stays and gets a forward that calls normkit's kernels; (2) the forward of the smallest
 block that adds to its output or activates it is rewritten to do so in the norm's call. Nothing else changes: layers
 stay plain, activations stay modules, and whoever uses them otherwise gets what he got. The changed model must give what
 the original gave, or the steps are undone.
@@ -20,7 +21,7 @@ from ..model.restore import in_both_modes
 from ..model.select import Selector, Site, select
 from ..model.swap import hooked, kind, put, working_copy
 from ..model.transaction import Transaction
-from . import activations
+from . import activations, row_norms
 from .block import Block, prepare
 from .build import Built
 from .changes import Change, record
@@ -51,7 +52,8 @@ def accelerate(
     """Replace torch's norms by normkit's, and fuse the addition and the activation that follow them.
 
     The same function, in training and evaluation: parameters, buffers, state_dict, names and the classes of the outer
-    modules stay, activations too. A block that adds to a norm's output or activates it keeps its class and gets a new
+    modules stay, activations too. RMS and layer norms of other classes are known by their numbers and stay what they
+    are, with a new ``forward``. A block that adds to a norm's output or activates it keeps its class and gets a new
     ``forward``, written from a trace of that one forward, which gives both to the norm's call: other methods of the
     model, and code that uses its children, find what they found. Where what happens is not certain from a run and a
     trace that agree, only the layer is replaced.
@@ -70,10 +72,10 @@ def accelerate(
     Returns: the accelerated model; ``nk.changes(model)`` lists every norm. Raises ValueError where no normalization
     layer is selected, RuntimeError where the model cannot be copied.
     """
-    select(model, only, skip)
+    select(model, only, skip, row_norms.why_unknown)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
-        sites = select(model, only, skip)
+        sites = select(model, only, skip, row_norms.why_unknown)
         before = behaviours(model, example_inputs, rounding=True) if verify else {}
         built = _swap(model, sites, example_inputs)
         swapped = Kept(model)
@@ -103,8 +105,11 @@ def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str,
     surroundings = Surroundings(model, Positions(model, example_inputs if open_rank else None))
     built: dict[str, Built] = {}
     for site in sites:
-        target = str(family(site.module))
-        new = site.refused or successor(site, _TARGETS.get(target, target), surroundings)
+        new = site.refused or _new(site, surroundings)
+        if not isinstance(new, str) and new[0] is site.module:
+            built[site.name] = new
+            row_norms.install(site.module)
+            continue
         if not isinstance(new, str):
             if "num_batches_tracked" not in site.module._buffers and family(new[0]) == "frozen":
                 new[0]._buffers["num_batches_tracked"] = None  # the model saves what it saved before
@@ -119,6 +124,18 @@ def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str,
     return built
 
 
+def _new(site: Site, surroundings: Surroundings) -> Built:
+    """The layer that takes its place; the module itself where it stays, with a forward of its own."""
+    target = family(site.module)
+    if target is None or row_norms.installed(site.module):
+        return row_norms.replacement(site.module)
+    new = successor(site, _TARGETS.get(target, target), surroundings)
+    if not isinstance(new, str) or author(type(site.module)):
+        return new
+    row = row_norms.replacement(site.module)  # a subclass that is not its base, as one with 1 + weight
+    return new if isinstance(row, str) else row
+
+
 def _held_otherwise(new: nn.Module, old: nn.Module) -> str | None:
     """What the two layers hold under other names, or one as a parameter and the other as a buffer."""
     held = [(list(dict(layer.named_parameters())), list(layer.state_dict())) for layer in (new, old)]
@@ -130,6 +147,9 @@ def _fuse(
     model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """name -> what was fused, name -> why not."""
+    sites = [site for site in sites if not row_norms.installed(site.module)]
+    if not sites:
+        return {}, {}
     flows = _flows(model, example_inputs)
     modules = dict(model.named_modules())
     fused: dict[str, str] = {}
@@ -238,7 +258,7 @@ def _shown(activation: str | nn.Module | None) -> str:
 
 # -- the record --------------------------------------------------------------------------------------------------------
 def _recomputing(model: nn.Module) -> Change:
-    if not any(map(is_ours, model.modules())):
+    if not any(is_ours(module) or row_norms.installed(module) for module in model.modules()):
         return Change(
             "accelerate", "", "kept", kind(model), kind(model), "no output to compute again: no norm is normkit's"
         )
@@ -251,5 +271,6 @@ def _entry(site: Site, built: Built, fused: str | None, unfused: str) -> Change:
     if isinstance(built, str) and fused is None:
         return Change("accelerate", site.name, "kept", before, before, built)
     after = before if isinstance(built, str) else kind(built[0])
-    reason = fused or (f"not fused: {unfused}" if unfused else "")
+    remark = "" if isinstance(built, str) else built[1]
+    reason = fused or (f"not fused: {unfused}" if unfused else remark)
     return Change("accelerate", site.name, "replaced", before, after, reason)

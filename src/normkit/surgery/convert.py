@@ -14,11 +14,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..model.families import author, family
-from ..model.select import Selector, Site, select
+from ..model.select import Selector, Site, select, why_no_family
 from ..model.swap import kind, parametrized, put, working_copy
 from ..model.transaction import Transaction
+from . import row_norms
 from .build import TARGETS, Built, build
 from .changes import Change, record
+from .instance_forward import uninstall
 from .layer_facts import facts_of
 from .positions import Positions
 from .probe import structure
@@ -74,18 +76,19 @@ def apply(
     example_inputs: Any,
 ) -> nn.Module:
     """What `convert` and `freeze` have in common."""
-    select(model, only, skip)
+    unknown = _but_for_row_norms if target == "torch" else why_no_family
+    select(model, only, skip, unknown)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         surroundings = Surroundings(model, Positions(model, example_inputs))
-        built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip)}
+        built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip, unknown)}
         change.commit(lambda: _put(model, built, operation, target))
     return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
 
 
 def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -> Built:
     built = site.refused or successor(site, target, surroundings)
-    if inplace and site.name == "" and not isinstance(built, str):
+    if inplace and site.name == "" and not isinstance(built, str) and built[0] is not site.module:
         return "it is the model itself, which cannot be replaced in place"
     return built
 
@@ -95,7 +98,9 @@ def _put(model: nn.Module, built: dict[Site, Built], operation: str, target: str
     for site, new in built.items():
         if isinstance(new, str):
             continue
-        if site.name == "":
+        if new[0] is site.module:
+            uninstall(site.module)
+        elif site.name == "":
             root = new[0]
         else:
             put(model, site.names, new[0])
@@ -116,6 +121,8 @@ class Surroundings:
 def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     """The layer that takes the place of this one and a remark, or the reason why there is none."""
     norm = site.module
+    if target == "torch" and row_norms.installed(norm):
+        return norm, "what it was before accelerate"
     refusal = _refusal(norm, target)
     if refusal is not None:
         return refusal
@@ -132,6 +139,11 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
     if not isinstance(built, str) and target == "frozen":
         remember(built[0], norm, surroundings.model)
     return built
+
+
+def _but_for_row_norms(module: nn.Module) -> str | None:
+    """The way back from `accelerate` knows those that it has given a forward."""
+    return None if row_norms.installed(module) else why_no_family(module)
 
 
 _STATE = frozenset(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"))

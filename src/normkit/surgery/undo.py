@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..model.families import is_ours
-from . import activations
+from . import activations, row_norms
 from .fused_call import HEAD
 from .instance_forward import uninstall
 from .recompute import remove as remove_recomputation
@@ -43,7 +43,7 @@ def undo(model: nn.Module) -> None:
     """Take away rewritten forwards, and what recomputes, where no norm of normkit is left that they could call."""
     for module in model.modules():
         activations.unmark(module)
-        if not any(map(is_ours, module.modules())):
+        if not row_norms.installed(module) and not any(map(is_ours, module.modules())):
             uninstall(module)
             module.__dict__.pop(HEAD, None)
             remove_recomputation(module)
