@@ -9,8 +9,8 @@ SEED ?= 0
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore nightly lint format bench docs docs-check learn-data fuzz fuzz-sanitized \
-    sanitize browser clean
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check learn-data fuzz \
+    fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,8 +44,18 @@ test: $(VENV)/.dev browser  ## run the tests
 test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
 	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser" $(ARGS)
 
-nightly: $(VENV)/.dev browser  ## run the long presets too
+test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some GB are fetched once)
+	@test -n "$(VERSION)" || { echo "say which: make test-torch VERSION=2.6.0" >&2; exit 2; }
+	$(BIN)/python -m tools.torch_env $(VERSION)
+	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
+	failed=$$? ; .venv-torch-$(VERSION)/bin/python -m tools.compatibility $(OUT)/torch-$(VERSION).xml ; exit $$failed
+
+defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached
+	$(BIN)/python -m tools.defects
+
+nightly: $(VENV)/.dev browser  ## run the long presets too, then a selection on the oldest and the newest torch
 	$(BIN)/python -m pytest $(ARGS)
+	bash tools/oldest_and_newest.sh
 
 lint: $(VENV)/.dev  ## ruff, formatting and types
 	$(BIN)/ruff check .
@@ -86,4 +96,4 @@ browser:  ## headless Chromium for the report's test, where this user may instal
 	@sh tools/install_browser.sh
 
 clean:
-	rm -rf build $(OUT) $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build $(OUT) $(VENV) .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .hypothesis

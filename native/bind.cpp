@@ -1,12 +1,13 @@
 // The binding layer: the functions of the module. src/normkit/_native.pyi describes them to Python.
 #include "autograd.h"
+#include "older_torch.h"
 #include "ready.h"
 
 using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 7;  // goes up with any change of these functions; core.py holds the same number
+constexpr int kInterface = 8;  // goes up with any change of these functions; core.py holds the same number
 
 nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
                                 nb::handle mean, nb::handle var, nb::handle groups, nb::handle eps, nb::handle code,
@@ -86,6 +87,33 @@ nb::object move_running_by(nb::handle stats_, nb::handle count, nb::handle mean,
     return moved ? nb::object(nb::bool_(*moved)) : nb::none();
 }
 
+// What stands in `functions` under a name: an address.
+template <class Function> void address(Function& function, const nb::dict& functions, const char* name) {
+    function = reinterpret_cast<Function>(nb::cast<uintptr_t>(functions[name]));
+}
+
+// torch's table of DLPack functions where torch has none. offset: where the at::Tensor lies in a Python object.
+nb::object older_table(const nb::dict& functions, Py_ssize_t offset, nb::object data_ptr, nb::object from_dlpack) {
+    OlderTorch::Functions found{};
+    address(found.dim, functions, "aoti_torch_get_dim");
+    address(found.sizes, functions, "aoti_torch_get_sizes");
+    address(found.strides, functions, "aoti_torch_get_strides");
+    address(found.dtype, functions, "aoti_torch_get_dtype");
+    address(found.device_type, functions, "aoti_torch_get_device_type");
+    return OlderTorch::table(found, offset, std::move(data_ptr), std::move(from_dlpack));
+}
+
+// The address of a loop like torch_parallel_for, over libgomp.
+uintptr_t older_loop(const nb::dict& functions) {
+    GompLoop::Functions found{};
+    address(found.parallel, functions, "GOMP_parallel");
+    address(found.team_size, functions, "omp_get_num_threads");
+    address(found.thread, functions, "omp_get_thread_num");
+    address(found.max_threads, functions, "_ZN2at15get_num_threadsEv");
+    address(found.in_region, functions, "_ZN2at18in_parallel_regionEv");
+    return reinterpret_cast<uintptr_t>(GompLoop::over(found));
+}
+
 // A function of positional arguments as Python calls it, without nanobind's dispatch: at (16, 8) that would be felt.
 template <auto function> struct Entry;
 template <class Result, class... Arguments, Result (*function)(Arguments...)> struct Entry<function> {
@@ -137,9 +165,9 @@ PyMethodDef methods[] = {
 NB_MODULE(_native, m) {
     kernels = choose_kernels(nullptr, &isa_problem);
     m.attr("INTERFACE") = kInterface;
-    m.def("set_torch", [](nb::handle module, nb::object is_recomputation) {
-        found_torch() = new Torch(module, std::move(is_recomputation));
-    });
+    m.def("set_torch", [](nb::handle names) { found_torch() = new Torch(names); });
+    m.def("older_table", &older_table);
+    m.def("older_loop", &older_loop);
     m.def("isa", [] { return kernels->name; });
     m.def("use_isa", [](const char* name) {  // whether this CPU and build have it; kernels change if so
         const Kernels* found = choose_kernels(name, &isa_problem);

@@ -123,7 +123,7 @@ class Edge {
 
     Tensor with_memory(const Tensor& tensor, const char* name) const {
         const nb::object object = tensor.object();
-        if (nb::cast<bool>(object.attr("_is_zerotensor")())) return clone(tensor);
+        if (nb::cast<bool>(call(torch()->is_zerotensor, object))) return clone(tensor);
         if (nb::cast<uintptr_t>(object.attr("untyped_storage")().attr("data_ptr")()) != 0)
             return tensor.address() & (tensor.element_bytes() - 1) ? clone(tensor) : tensor;
         raise(PyExc_RuntimeError,

@@ -62,8 +62,8 @@ inline std::optional<bool> move_running_statistics(const Edge& edge, const doubl
                            : move_running(stats, c, unbias, mean.data<float>(), var.data<float>(), factor);
     if (!moved) return false;
     if (counted) *counted += 1;
-    torch()->increment_version(batches ? nb::make_tuple(mean.object(), var.object(), batches.object())
-                                       : nb::make_tuple(mean.object(), var.object()));
+    torch()->increment_versions(batches ? nb::make_tuple(mean.object(), var.object(), batches.object())
+                                        : nb::make_tuple(mean.object(), var.object()));
     return true;
 }
 

@@ -24,14 +24,13 @@ inline const char* class_name(nb::handle object) { return Py_TYPE(object.ptr())-
 
 struct Torch {
     const dlpack::Exchange* exchange = nullptr;
-    nb::object tensor, parameter, empty_like, uint8, float64, increment_version;
-    nb::object is_recomputation;                // of kernels/core.py
-    nb::object contiguous, copy, is_neg, zero;  // methods of torch.Tensor, as functions
-    nb::object count_modes;                     // of torch-dispatch modes
+    nb::object tensor, parameter, empty_like, uint8, float64;
+    nb::object contiguous, copy, is_neg, zero;       // methods of torch.Tensor, as functions
+    nb::object increment_versions, is_recomputation, is_zerotensor, count_modes;  // of kernels/core.py
 
-    Torch(nb::handle torch, nb::object is_recomputation_) : is_recomputation(std::move(is_recomputation_)) {
-        tensor = torch.attr("Tensor");
-        nb::object capsule = tensor.attr("__dlpack_c_exchange_api__");
+    // names: an object whose attributes are those above, and `exchange`, the capsule of torch's table.
+    explicit Torch(nb::handle names) {
+        nb::object capsule = names.attr("exchange");
         exchange = static_cast<const dlpack::Exchange*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
         if (exchange == nullptr) nb::raise_python_error();
         if (exchange->header.version.major != 1)
@@ -40,20 +39,17 @@ struct Torch {
         if (exchange->allocate == nullptr || exchange->managed_to_object == nullptr ||
             exchange->tensor_from_object == nullptr)
             raise(PyExc_RuntimeError, "torch's table of DLPack functions has gaps");
-        parameter = torch.attr("nn").attr("Parameter");
-        empty_like = torch.attr("empty_like");
-        uint8 = torch.attr("uint8");
-        float64 = torch.attr("float64");
-        increment_version = torch.attr("autograd").attr("graph").attr("increment_version");
-        try {  // what that calls, in half its time: where it takes a tuple
-            nb::object direct = torch.attr("_C").attr("_increment_version");
-            direct(nb::make_tuple());
-            increment_version = direct;
-        } catch (const nb::python_error&) {
-        }
+        tensor = names.attr("tensor");
+        parameter = names.attr("parameter");
+        empty_like = names.attr("empty_like");
+        uint8 = names.attr("uint8");
+        float64 = names.attr("float64");
+        increment_versions = names.attr("increment_versions");
+        is_recomputation = names.attr("is_recomputation");
+        is_zerotensor = names.attr("is_zerotensor");
+        count_modes = names.attr("count_modes");
         contiguous = tensor.attr("contiguous");
         copy = tensor.attr("copy_");
-        count_modes = torch.attr("_C").attr("_len_torch_dispatch_stack");
         is_neg = tensor.attr("is_neg");
         zero = tensor.attr("zero_");
     }

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 import normkit as nk
+from normkit import _torch
 
 ROOT = Path(__file__).resolve().parents[1] / "src"
 FLOORS = (  # from the top; a floor imports from floors below it and from itself
@@ -161,3 +164,110 @@ def test_the_page_names_files_that_are_there() -> None:
         if word.endswith((".py", ".h", ".cpp")) and "/" in word:
             places = [ROOT.parent / word, ROOT / "normkit" / word]
             assert any(place.exists() for place in places), f"docs/architecture.md names {word}"
+
+
+# --- PyTorch's private names. By name alone, whatever the object: what the package does not define itself is somebody
+# else's, and of PyTorch's names only those of every nn.Module may be used outside of _torch.py.
+_OF_PYTHON = frozenset({"_replace", "_make", "_exit", "_processes", "_SubParsersAction"})  # tuples, os, pools, argparse
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name.strip("_") != ""
+
+
+def defined_names(tree: ast.AST) -> Iterator[str]:
+    """Names that a module defines: functions, classes, variables, attributes that it sets on itself."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def is_from_torch(node: ast.expr, names: set[str]) -> bool:
+    """Whether an expression is a dotted path that begins at something imported from torch."""
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return isinstance(node, ast.Name) and node.id in names
+
+
+def private_torch_names(tree: ast.AST, own: frozenset[str]) -> Iterator[str]:
+    """What a module uses of PyTorch's private names. own: the names that the package defines somewhere."""
+    allowed = _torch.PROTOCOL | _OF_PYTHON
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [(alias.name, alias.asname or alias.name.split(".")[0]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            targets = [(f"{node.module}.{alias.name}", alias.asname or alias.name) for alias in node.names]
+        else:
+            continue
+        for path, name in targets:
+            if path.split(".")[0] == "torch":
+                imported.add(name)
+                yield from filter(is_private, path.split("."))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in allowed:
+            shared = node.attr in TORCH_ATTRIBUTES and ast.unparse(node.value) != "self"
+            if node.attr not in own or shared or is_from_torch(node, imported):
+                yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in TORCH_ATTRIBUTES:
+            yield node.value
+
+
+# what getattr and __dict__ could be asked for by a string
+TORCH_ATTRIBUTES = frozenset(
+    name
+    for thing in (torch, torch._C, torch.Tensor, torch.nn.Module(), torch.autograd.graph, torch.autograd.forward_ad)
+    for name in dir(thing)
+    if is_private(name) and name not in _torch.PROTOCOL
+) | {"_orig_mod"}
+
+
+@cache
+def package_names() -> frozenset[str]:
+    trees = [ast.parse(path.read_text()) for name, path in MODULES.items() if name != "normkit._torch"]
+    return frozenset(name for tree in trees for name in defined_names(tree))
+
+
+def test_one_file_names_private_apis_of_torch() -> None:
+    own = package_names()
+    found = {name: set(private_torch_names(ast.parse(path.read_text()), own)) for name, path in MODULES.items()}
+    inside = found.pop("normkit._torch")
+    assert {"_C", "_len_torch_dispatch_stack", "_version", "_pytree", "_NormBase", "_forward_hooks"} <= inside
+    assert {name: names for name, names in found.items() if names} == {}, "give them a name in _torch.py"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("import torch\ntorch._C._get_tracing_state()", "_get_tracing_state"),
+        ("import torch as t\nt._C.anything", "_C"),
+        ("from torch import _C", "_C"),
+        ("from torch.utils._pytree import tree_map", "_pytree"),
+        ("from torch.utils.weak import _IterationGuard as guard", "_IterationGuard"),
+        ("import torch._dynamo", "_dynamo"),
+        ("from torch import nn\nnn.modules.batchnorm._NormBase", "_NormBase"),
+        ("from torch import nn\nnn.modules.batchnorm._BatchNorm", "_BatchNorm"),  # the package has one of this name
+        ("def f(tensor): return tensor._version", "_version"),
+        ("def f(model): return getattr(model, '_forward_hooks')", "_forward_hooks"),
+        ("def f(tensor): tensor._backward_hooks = None", "_backward_hooks"),
+    ],
+)
+def test_a_private_api_of_torch_is_seen(source: str, name: str) -> None:
+    assert name in set(private_torch_names(ast.parse(source), package_names()))
+
+
+def test_what_subclasses_of_modules_override_is_torchs() -> None:
+    for name in _torch.PROTOCOL:
+        assert hasattr(torch.nn.InstanceNorm1d(2), name)
+
+
+def test_the_hot_path_asks_torch_without_a_frame() -> None:
+    for function in (
+        *(_torch.peek_transform, _torch.count_dispatch_modes, _torch.tracing_state, _torch.forward_level),
+        *(_torch.graph_task_id, _torch.is_legacy_batched),
+    ):
+        assert not hasattr(function, "__code__"), "a Python function; bind PyTorch's own"

@@ -6,6 +6,7 @@ import copy
 import io
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,23 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 @each_layer
 def test_an_exported_program_is_plain_aten_and_equal(name: str) -> None:
     layer = layer_of(name).eval()
-    program = torch.export.export(layer, (example(),), dynamic_shapes=({0: torch.export.Dim("n", min=2, max=64)},))
+    sizes = ({0: torch.export.Dim("n", min=2, max=64)},)
+    if name == "rms":
+        exported_or_skip(nn.RMSNorm(layer.normalized_shape), sizes)
+    program = torch.export.export(layer, (example(),), dynamic_shapes=sizes)
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets
-    assert all(target.startswith("aten.") for target in targets)
+    assert all(target.startswith(("aten.", "<built-in function getitem>")) for target in targets)
     larger = torch.cat([example(), example(2)])
     assert_close(program.module()(larger), layer(larger))
+
+
+def exported_or_skip(theirs: nn.Module, sizes: Any) -> None:
+    """torch's own operation is what is exported: skip where this torch cannot export it."""
+    try:
+        torch.export.export(theirs, (example(),), dynamic_shapes=sizes)
+    except Exception as error:
+        pytest.skip(f"torch cannot export {type(theirs).__name__} with a batch of any size ({type(error).__name__})")
 
 
 @each_layer
@@ -102,10 +114,22 @@ def test_a_trace_computes_the_same(name: str) -> None:
     assert_close(traced(example(2)), layer(example(2)))
 
 
+@cache
+def why_not_onnx(dynamo: bool) -> str | None:
+    """Why torch exports not even a layer of its own, beside the onnxscript that is installed."""
+    try:
+        torch.onnx.export(nn.BatchNorm2d(6).eval(), (example(),), io.BytesIO(), dynamo=dynamo)
+    except Exception as error:
+        return f"torch.onnx.export(dynamo={dynamo}) fails on a layer of torch ({type(error).__name__})"
+    return None
+
+
 def onnx_output(layer: nn.Module, x: Tensor, dynamo: bool) -> Tensor:
     """What ONNX Runtime computes from the exported layer."""
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
+    if (reason := why_not_onnx(dynamo)) is not None:
+        pytest.skip(reason)
     if dynamo:
         model = torch.onnx.export(layer, (example(),), dynamo=True, verbose=False).model_proto.SerializeToString()
     else:

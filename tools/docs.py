@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import compatibility
+from . import defects as by_torch
+
 if TYPE_CHECKING:
     from normkit.studies.gallery import Row
 
@@ -26,7 +29,7 @@ def defects() -> str:
     """The table of act 1: what torch computes wrongly."""
     from normkit.studies.gallery import markdown
 
-    return markdown([row for row in _gallery() if not row.missing])
+    return markdown([row for row in _gallery() if not row.missing], by_torch.seen)
 
 
 def missing() -> str:
@@ -107,6 +110,7 @@ def pages() -> dict[Path, str]:
         | {
             ROOT / "docs" / "benchmarks.md": render(figures),
             ROOT / "docs" / "recognition.md": recognition(),
+            ROOT / "docs" / "compatibility.md": compatibility.page(),
         }
     )
 

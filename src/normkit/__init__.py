@@ -7,6 +7,7 @@ whole models, are imported when they are first used, so that `import normkit` st
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import _torch as _torch  # first: it says what a torch that is too old lacks
 from . import functional, nn
 from ._names import raise_unknown
 from .functional import backend, mask_from_lengths, recompute_outputs

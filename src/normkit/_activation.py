@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._hooks import hooked, is_watched
+from ._torch import hooked, is_watched
 
 # Codes are the native kernels' numbers of the activations (native/view.h); 0 is the identity and -1 one that they lack.
 CODES = range(13)
@@ -31,9 +31,6 @@ class Activation:
     code: int
     function: Callable[[Tensor], Tensor]
     param: float = 0.0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def _same(x: Tensor) -> Tensor:

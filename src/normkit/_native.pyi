@@ -5,14 +5,28 @@ what does not fit raises a RuntimeError, TypeError, ValueError or NotImplemented
 """
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
 
 INTERFACE: int
 
-def set_torch(torch: ModuleType, is_recomputation: Callable[[], bool], /) -> None: ...
+def set_torch(names: SimpleNamespace, /) -> None:
+    """names: what native/torch.h asks for; `exchange` is torch's table of DLPack functions, or `older_table`'s."""
+
+def older_table(
+    functions: dict[str, int],
+    offset: int,
+    data_ptr: Callable[[Tensor], int],
+    from_dlpack: Callable[[Any], Tensor],
+    /,
+) -> Any:
+    """Such a table over libtorch's C shim, as a capsule. offset: of the at::Tensor in a Python object, bytes."""
+
+def older_loop(functions: dict[str, int], /) -> int:
+    """The address of a parallel loop over libgomp."""
+
 def set_parallel(address: int, /) -> None: ...
 def isa() -> str: ...
 def use_isa(name: str, /) -> bool: ...

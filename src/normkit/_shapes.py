@@ -6,10 +6,14 @@ The texts are torch's wherever torch has one, so that code which matches on them
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ._torch import tracing_state
 
 ONE_VALUE = "Expected more than 1 value per channel when training, got input size {}"
 
@@ -36,11 +40,13 @@ def verify_more_than_one_position(size: Sequence[int]) -> None:
 
 
 def verify_eps(eps: float, training: bool) -> None:
-    """Raise torch's error for an eps that cannot guard the square root."""
-    if training and eps <= 0.0:
-        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
-    if eps < 0.0:
-        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+    """Raise torch's error for an eps that cannot guard the square root.
+
+    Which that is, and the words, differ from version to version (2.4 takes any): torch itself is asked.
+    """
+    if eps < 0.0 or (training and eps == 0.0):
+        one = torch.ones(1, device="cpu")
+        F.batch_norm(one.expand(2, 1), one.clone(), one.clone(), training=training, eps=eps)
 
 
 def verify_momentum(function: str, momentum: object) -> None:
@@ -52,7 +58,7 @@ def verify_momentum(function: str, momentum: object) -> None:
 
 def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
     """Raise torch's error when a per-channel tensor does not have one element per channel."""
-    if torch._C._get_tracing_state() is not None:
+    if tracing_state() is not None:
         return  # a trace's sizes are tensors and comparing them warns; the traced operation checks for itself
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != (channels,) and tensor.numel() != channels:
@@ -140,11 +146,11 @@ def leading_mask(mask: Tensor, input: Tensor, axes: int) -> Tensor:
 
 
 def verify_normalized_shape(
-    input: Tensor, normalized_shape: Sequence[int], pattern: str, **tensors: Tensor | None
+    input: Tensor, normalized_shape: Sequence[int], torch_norm: Callable[..., Tensor], **tensors: Tensor | None
 ) -> None:
     """Raise torch's errors unless the input ends in `normalized_shape` and the parameters have it.
 
-    `pattern` is how torch writes the expected shape around the sizes: layer norm and RMS norm differ by a comma.
+    torch_norm: the function of torch.nn.functional whose words they are.
     """
     shape = list(normalized_shape)
     if not shape:
@@ -159,7 +165,18 @@ def verify_normalized_shape(
                 f"{list(tensor.shape)} and normalized_shape = {shape}"
             )
     if list(input.shape[max(input.dim() - len(shape), 0) :]) != shape:
+        pattern = _pattern(torch_norm)
         raise RuntimeError(
             f"Given normalized_shape={shape}, expected input with shape {pattern.format(', '.join(map(str, shape)))}, "
             f"but got input of size{list(input.shape)}"
         )
+
+
+@cache
+def _pattern(torch_norm: Callable[..., Tensor]) -> str:
+    """How torch writes an expected shape around its sizes: its norms differ by a comma, and from version to version."""
+    try:
+        torch_norm(torch.ones(1, device="cpu"), [2])
+    except RuntimeError as error:
+        return "[*, {}]" if "[*, 2]" in str(error) else "[*{}]"
+    return "[*, {}]"

@@ -302,9 +302,13 @@ CALLS: dict[str, Any] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_wrong_calls_raise_torchs_error(call: Any) -> None:
-    with pytest.raises((ValueError, RuntimeError)) as expected:  # NotImplementedError is a RuntimeError
+    try:
         call(nn.functional)
+    except (ValueError, RuntimeError) as error:  # NotImplementedError is a RuntimeError, and in 2.4 it is that
+        expected = error
+    else:
+        pytest.skip(f"torch {torch.__version__} takes it")
     with pytest.raises((ValueError, RuntimeError)) as caught:
         call(nk.functional)
-    assert type(caught.value) is type(expected.value)
-    assert str(caught.value) == str(expected.value)
+    assert isinstance(caught.value, type(expected))
+    assert str(caught.value) == str(expected)

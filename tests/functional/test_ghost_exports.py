@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import normkit as nk
+from tests.test_export import why_not_onnx
 
 
 def layer() -> nk.GhostBatchNorm1d:
@@ -32,6 +33,8 @@ def test_an_exported_program_computes_the_slices_and_says_that_the_batch_is_a_co
 @pytest.mark.parametrize("dynamo", [False, True], ids=["tracing", "dynamo"])
 def test_onnx_exporters_take_it(dynamo: bool) -> None:
     runtime = pytest.importorskip("onnxruntime")
+    if (reason := why_not_onnx(dynamo)) is not None:
+        pytest.skip(reason)
     file = io.BytesIO()
     training = torch.onnx.TrainingMode.TRAINING
     torch.onnx.export(layer(), (X,), file, dynamo=dynamo, training=training, verbose=False)

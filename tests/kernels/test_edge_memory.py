@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import normkit as nk
 import normkit.functional as F
+from normkit.kernels import native
 from normkit.kernels.core import core
 from tests.kernels.native_isa import needs_native
 
@@ -197,6 +198,8 @@ def test_torchs_default_device_is_not_that_of_what_the_core_makes(
 
 @pytest.mark.parametrize("rest", [(), (None,) * 5 + (0, 1e-5, 0, 0.0, True, ())], ids=["statistics", "forward"])
 def test_a_mode_that_makes_tensors_without_memory_raises(rest: tuple[object, ...]) -> None:
+    if not rest and native.edge() == "C shim":
+        pytest.skip("the older edge makes statistics of memory of its own, which no mode changes")
     function = core.channel_forward if rest else core.channel_statistics
     x = torch.randn(4, 3)
     with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(RuntimeError, match="a mode of torch is active"):

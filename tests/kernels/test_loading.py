@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from normkit import _torch
 from normkit.kernels import core as loading
-from normkit.kernels import memory
+from normkit.kernels import memory, older_torch
 from tests.kernels.native_isa import needs_native
 
 PROGRAM = "import normkit as nk, torch; print(nk.BatchNorm1d(3)(torch.ones(4, 3)).sum().item())"
@@ -50,9 +51,12 @@ def test_a_core_that_does_not_load_is_a_reason(error: Exception, text: str, monk
     expect_reason(text)
 
 
+CALLED = ("older_table", "older_loop", "set_torch", "set_parallel")
+
+
 @pytest.mark.parametrize("function", ["set_torch", "set_parallel"])
 def test_a_core_that_does_not_like_this_torch_is_a_reason(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"INTERFACE": loading._INTERFACE, "set_torch": lambda *_: None, "set_parallel": lambda *_: None}
+    names = {"INTERFACE": loading._INTERFACE, **dict.fromkeys(CALLED, lambda *_: None)}
     stand_in = SimpleNamespace(**{**names, function: raising(AttributeError("no\nsuch thing"))})
     monkeypatch.setattr(importlib, "import_module", lambda name: stand_in)
     expect_reason(f"does not know this torch, {torch.__version__} (AttributeError: no such thing)")
@@ -73,20 +77,31 @@ KEPT: list[Any] = []  # the memory that capsules point to
 
 @needs_native
 @pytest.mark.parametrize(
-    ("tensor", "text"),
+    ("exchange", "text"),
     [
-        (SimpleNamespace(), "__dlpack_c_exchange_api__"),
-        (SimpleNamespace(__dlpack_c_exchange_api__=3), "PyCapsule"),
-        (SimpleNamespace(__dlpack_c_exchange_api__=table(2, 5)), "torch speaks version 2 of DLPack's exchange table"),
-        (SimpleNamespace(__dlpack_c_exchange_api__=table(1, 0)), "table of DLPack functions has gaps"),
+        (3, "PyCapsule"),
+        (table(2, 5), "torch speaks version 2 of DLPack's exchange table"),
+        (table(1, 0), "table of DLPack functions has gaps"),
     ],
-    ids=["no table", "another object", "another version", "gaps"],
+    ids=["another object", "another version", "gaps"],
 )
 def test_a_torch_that_the_core_does_not_know_is_a_reason(
-    tensor: Any, text: str, monkeypatch: pytest.MonkeyPatch
+    exchange: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "torch", SimpleNamespace(Tensor=tensor, __version__="0.0", __file__=torch.__file__))
+    monkeypatch.setattr(_torch, "exchange_table", exchange)
     expect_reason(text)
+
+
+@needs_native
+@pytest.mark.parametrize("what", ["library", "offset_of_tensor", "prove"])
+def test_a_torch_without_either_way_to_its_tensors_is_a_reason(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch, "exchange_table", None)
+    if what == "library":
+        monkeypatch.setattr(older_torch, "library", lambda: None)
+        expect_reason("libtorch has neither a table of DLPack functions nor the C shim of its tensors")
+    else:
+        monkeypatch.setattr(older_torch, what, raising(RuntimeError("is not found")))
+        expect_reason("(RuntimeError: is not found)")
 
 
 @needs_native

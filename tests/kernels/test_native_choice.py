@@ -35,7 +35,7 @@ def test_an_unknown_instruction_set_is_reported_and_another_used() -> None:
 
 @needs_native
 def test_threads_are_torchs_own() -> None:
-    assert core.torch_parallel_for() != 0
+    assert core.parallel_loop(core.core) != 0
 
 
 def test_without_the_core_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

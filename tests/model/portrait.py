@@ -11,6 +11,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from normkit import _torch
+
 Portrait = dict[str, Any]
 
 
@@ -36,7 +38,7 @@ def surroundings() -> Portrait:
         "gradient mode": torch.is_grad_enabled(),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
         "modes": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
-        "saved tensors hooks": torch._C._autograd._top_saved_tensors_default_hooks(True),
+        "saved tensors hooks": _torch.saved_tensors_hooks_top(),
         "the handler of SIGINT": _Same(signal.getsignal(signal.SIGINT)),
         "autograd functions": _Same(torch.autograd.Function.__dict__["apply"]),
     }

@@ -154,7 +154,7 @@ def run(folder: Path, environment: Mapping[str, str]) -> list[dict[str, Tensor]]
         for process in started:
             process.kill()
             process.wait()
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def _rank(folder: Path, rank: int) -> None:

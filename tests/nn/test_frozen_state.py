@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import normkit as nk
+from normkit._torch import make_norm
 from tests.surgery.foreign import library
 from tests.surgery.lookalikes import FrozenBN
 
@@ -20,7 +21,7 @@ FORMS: dict[str, Callable[[], nn.Module]] = {
     "torch 2d": lambda: nn.BatchNorm2d(5),
     "torch 3d": lambda: nn.BatchNorm3d(5),
     "torch affine=False": lambda: nn.BatchNorm2d(5, affine=False),
-    "torch bias=False": lambda: nn.BatchNorm2d(5, bias=False),
+    "torch bias=False": lambda: make_norm(nn.BatchNorm2d, 5, bias=False),
     "torch sync": lambda: nn.SyncBatchNorm(5),
     "ours": lambda: nk.BatchNorm2d(5),
     "ours affine=False": lambda: nk.BatchNorm2d(5, affine=False),

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import normkit.nn as layers
+from normkit._torch import make_norm
 from normkit.surgery import changes, fold
 
 from .models import close, outputs, randomized, residual_net, same_state, state
@@ -64,8 +65,8 @@ IN_FRONT = {
     "linear, no bias": (nn.Linear(7, 8, bias=False), nn.BatchNorm1d(8), image(7)[:, :, 0, 0]),
     "linear, affine=False": (nn.Linear(7, 8), nn.BatchNorm1d(8, affine=False), image(7)[:, :, 0, 0]),
     "affine=False": (nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8, affine=False), image()),
-    "bias=False": (nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8, bias=False), image()),
-    "linear, bias=False": (nn.Linear(7, 8), nn.BatchNorm1d(8, bias=False), image(7)[:, :, 0, 0]),
+    "bias=False": (nn.Conv2d(6, 8, 3), make_norm(nn.BatchNorm2d, 8, bias=False), image()),
+    "linear, bias=False": (nn.Linear(7, 8), make_norm(nn.BatchNorm1d, 8, bias=False), image(7)[:, :, 0, 0]),
     "SyncBatchNorm": (nn.Conv2d(6, 8, 3), nn.SyncBatchNorm(8), image()),
     "our own": (nn.Conv2d(6, 8, 3), layers.BatchNorm2d(8), image()),
     "instance norm with running statistics": (

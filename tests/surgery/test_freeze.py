@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import normkit.nn as layers
+from normkit._torch import make_norm
 from normkit.surgery import changes, convert, freeze, unfreeze
 
 from .models import close, outputs, randomized, residual_net, same_state, state
@@ -25,7 +26,7 @@ KINDS = {
     "2d": (lambda: nn.BatchNorm2d(4), 2),
     "3d": (lambda: nn.BatchNorm3d(4), 3),
     "sync": (lambda: nn.SyncBatchNorm(4), 2),
-    "bias=False": (lambda: nn.BatchNorm2d(4, bias=False), 2),
+    "bias=False": (lambda: make_norm(nn.BatchNorm2d, 4, bias=False), 2),
     "affine=False": (lambda: nn.BatchNorm2d(4, affine=False), 2),
     "cumulative": (lambda: nn.BatchNorm2d(4, momentum=None), 2),
     "ours": (lambda: layers.BatchNorm2d(4, activation="relu", momentum=0.3), 2),

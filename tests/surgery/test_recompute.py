@@ -10,6 +10,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
+from normkit import _torch
 from normkit.functional import _autograd, recompute
 from normkit.surgery import accelerate, changes, fold
 from normkit.surgery.recompute import add
@@ -126,7 +127,7 @@ def test_an_interrupted_forward_is_left_by_the_next():
     outer(X).sum().backward()
     assert _autograd.output_listener is None
     assert recompute._local.recorder is None
-    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert _torch.saved_tensors_hooks_top() is None
 
 
 def test_hooks_of_others_win():

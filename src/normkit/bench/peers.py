@@ -65,7 +65,7 @@ def eager(op: Op, problem: Problem) -> Contender:
 
 
 def compiled(op: Op, problem: Problem) -> Contender:
-    torch._dynamo.reset()  # one case's graph at a time: dynamo gives up on a function after some recompilations
+    torch.compiler.reset()  # one case's graph at a time: dynamo gives up on a function after some recompilations
     layer = op.theirs(problem)
     return Layer(layer, problem, torch.compile(layer, fullgraph=True, dynamic=False))
 

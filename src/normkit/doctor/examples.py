@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .._torch import NormBase
 from ..statistics.recalibrate import recalibrate
 
 # (model, batches), or with a third: a dict of `nk.diagnose`'s keyword arguments
@@ -40,7 +41,7 @@ def settled(model: Any, batches: list[Tensor]) -> Any:
     evaluation mode."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)):
+            if isinstance(module, (NormBase, nn.GroupNorm, nn.LayerNorm)):
                 if module.weight is not None:
                     module.weight.uniform_(0.5, 1.5)
                 if module.bias is not None:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from .._torch import ConvBase, DropoutBase
 from ..model import families
 from ..model.families import family, is_like_norm
 from ..statistics.batches import unwrapped
 from ..statistics.layers import find
 
 _STATISTICS = ("running_mean", "running_var")
-_LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
+_LINEAR = (ConvBase, nn.Linear)
 _OWN = (*_STATISTICS, "weight", "bias")
 
 
@@ -140,7 +141,7 @@ def of_model(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
         dropouts={
             name: float(module.p)
             for name, module in model.named_modules()
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+            if isinstance(module, DropoutBase) and module.p > 0
         },
     )
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .._activation import IDENTITY, NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._torch import forward_level, peek_transform
 from ..kernels import native
 from . import _storage
 from .running import Running
@@ -34,7 +34,6 @@ BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core comp
 output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
 
 _is_grad_enabled = torch.is_grad_enabled
-_peek_transform = torch._C._functorch.peek_interpreter_stack
 
 
 class Fused(torch.autograd.Function):
@@ -157,12 +156,7 @@ def is_channels_last(input: Tensor) -> bool:
 
 def _takes_operations(dy: Tensor) -> bool:
     """Whether a backward is differentiated in turn, or has a gradient that no kernel takes (a subclass, a batch)."""
-    return (
-        _is_grad_enabled()
-        or not native.plain_gradient(dy)
-        or _peek_transform() is not None
-        or forward_ad._current_level >= 0
-    )
+    return _is_grad_enabled() or not native.plain_gradient(dy) or peek_transform() is not None or forward_level() >= 0
 
 
 def composed_backward(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from .._operands import Operands
+from .._torch import MKLDNN
 from .spec import NormSpec
 
-_BACKENDS = {torch.sparse_coo: "Sparse", torch._mkldnn: "Mkldnn"}  # type: ignore[attr-defined]  # a layout
+_BACKENDS = {torch.sparse_coo: "Sparse", MKLDNN: "Mkldnn"}
 _REFUSED = (
     "Could not run '{norm}' with arguments from the '{backend}' backend: the {name} of sizes {sizes} has the layout "
     "{layout}, and a norm reads strided tensors; pass {name}.to_dense()"

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .._torch import is_zerotensor
 from .choose import has_memory, is_plain
 
 _FREED = (
@@ -31,7 +32,7 @@ def verify(tensors: Iterable[Tensor | None]) -> None:
     for tensor in tensors:
         if tensor is None or not is_plain(tensor) or not tensor.is_cpu or tensor.layout is not torch.strided:
             continue
-        if not tensor.numel() or tensor._is_zerotensor():
+        if not tensor.numel() or is_zerotensor(tensor):
             continue
         held = tensor.untyped_storage().nbytes()
         if held == 0:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import resolve
+from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
@@ -194,9 +194,9 @@ class BatchNormSpec(NormSpec):
         y = F.batch_norm(input, mean, var, weight, bias, self.training, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator; the running statistics move outside of it."""
-        y, stats = OPERATOR(0, self.eps, self.activation, operands)
+        y, stats = OPERATOR(0, self.eps, activation, operands)
         if self.running is not None:
             count = _shapes.values_per_channel(operands.input.shape)
             running.move(self.running, Moments.of_stats(count, stats[0], stats[1]))

@@ -42,9 +42,6 @@ class Limits(NamedTuple):
     d_max: float | Tensor
 
 
-NO_CORRECTION = Limits(1.0, 0.0)
-
-
 @traceable
 def batch_renorm(
     input: Tensor,
@@ -159,7 +156,8 @@ def corrected(norm: BatchNormSpec, limits: Limits, recent: Recent | None) -> Bat
 class BatchRenormSpec(BatchNormSpec):
     """One batch renorm in training; on kernels batch norm with the weight r * weight, the bias d * weight + bias."""
 
-    limits: Limits = NO_CORRECTION
+    # Limits, and a plain tuple by default: an older Dynamo takes no default of a type of ours
+    limits: tuple[float | Tensor, float | Tensor] = (1.0, 0.0)
     recent: Recent | None = None
 
     name: ClassVar[str] = "batch_renorm"
@@ -249,7 +247,9 @@ def _correction(norm: BatchRenormSpec, moments: Moments) -> tuple[Tensor, Tensor
 
 
 @torch.no_grad()
-def correction(moments: Moments, target: Running, eps: float, limits: Limits) -> tuple[Tensor, Tensor]:
+def correction(
+    moments: Moments, target: Running, eps: float, limits: tuple[float | Tensor, float | Tensor]
+) -> tuple[Tensor, Tensor]:
     """``r = clip(sigma_B / sigma)`` and ``d = clip((mean_B - mean) / sigma)``, (C,) each, without gradient."""
     mean = moments.mean.detach()
     sigma = (target.var.to(mean.dtype) + eps).sqrt()
@@ -259,7 +259,8 @@ def correction(moments: Moments, target: Running, eps: float, limits: Limits) ->
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 
 
-@torch.library.custom_op("normkit::kept", mutates_args=())
+# torch 2.4 infers no schema from annotations that are text
+@torch.library.custom_op("normkit::kept", mutates_args=(), schema="(Tensor value) -> Tensor")
 def _kept(value: Tensor) -> Tensor:
     """The value, as an operator that a compiled backward saves and never recomputes.
 

@@ -16,19 +16,17 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from .. import _torch
 from .._operands import Operands
+from .._torch import are_transforms_active, count_dispatch_modes, forward_level, peek_transform, tracing_state
 from ..kernels import native
 from .spec import NormSpec
 
 BACKENDS = ("aten", "native", "composed", "triton")
 
 _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
-_peek_transform = torch._C._functorch.peek_interpreter_stack
-_count_modes = torch._C._len_torch_dispatch_stack
-_tracing_state = torch._C._get_tracing_state
 
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
 _requested: str | None = None
@@ -97,7 +95,7 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
 
 def is_exporting() -> bool:
     """Whether a program is being captured that must not need normkit: torch.export, ONNX or jit tracing."""
-    return torch.compiler.is_exporting() or _tracing_state() is not None
+    return _torch.is_exporting() or tracing_state() is not None
 
 
 def _is_captured() -> bool:
@@ -110,23 +108,23 @@ def is_eager() -> bool:
     return (
         (_requested is None or _requested == "native")
         and not _is_traced_by_dynamo()
-        and not _count_modes()
-        and _peek_transform() is None
-        and forward_ad._current_level < 0
-        and _tracing_state() is None
+        and not count_dispatch_modes()
+        and peek_transform() is None
+        and forward_level() < 0
+        and tracing_state() is None
     )
 
 
 def has_memory() -> bool:
     """Whether the tensors of a call have storages to ask for: those of a mode, a trace or a transform may have none."""
     return not (
-        _is_traced_by_dynamo() or _count_modes() or _peek_transform() is not None or _tracing_state() is not None
+        _is_traced_by_dynamo() or count_dispatch_modes() or peek_transform() is not None or tracing_state() is not None
     )
 
 
 def is_transformed() -> bool:
     """Whether a torch.func transform or a forward-mode level is active."""
-    return _peek_transform() is not None or forward_ad._current_level >= 0
+    return peek_transform() is not None or forward_level() >= 0
 
 
 def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
@@ -140,11 +138,11 @@ def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
         return native.why_not() or f"no native kernel for {input.dtype}"
     if torch.compiler.is_compiling():
         return norm.why_not_native(operands) or norm.why_not_operator(operands) or _why_not_opaque(operands)
-    if _count_modes():
+    if count_dispatch_modes():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
     if is_transformed():
         return "a torch.func transform or forward-mode level is active"
-    if _tracing_state() is not None:
+    if tracing_state() is not None:
         return "the call is being traced"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
@@ -161,7 +159,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 def _why_not_opaque(operands: Operands) -> str | None:
     """In a compiled graph the native kernels are opaque operators, which torch.func transforms cannot see into."""
-    if torch._C._are_functorch_transforms_active():
+    if are_transforms_active():
         return "a torch.func transform is active in the compiled function"
     if any(tensor is not None and not tensor.is_cpu for tensor in operands):
         return "a parameter or residual is not on the CPU"

@@ -160,7 +160,7 @@ def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Momen
     """The moments of K slices of x: (N, C, *); mask: (N, 1, *). mean, m2: (K, C); count: (K, 1)."""
     parts, start = [], 0
     for size in dict.fromkeys(sizes):  # one length, or two
-        slices = sizes.count(size)
+        slices = len([one for one in sizes if one == size])  # not sizes.count, which Dynamo lacks up to torch 2.8
         stop = start + slices * size
         rows = x[start:stop].unflatten(0, (slices, size))
         kept = None if mask is None else mask[start:stop].unflatten(0, (slices, size))

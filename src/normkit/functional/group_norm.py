@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import resolve
+from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
@@ -111,9 +111,9 @@ class GroupNormSpec(NormSpec):
             F.group_norm(input, self.num_groups, weight, bias, self.eps), operands, self.activation
         )
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
-        return OPERATOR(self.num_groups, self.eps, self.activation, operands)[0]
+        return OPERATOR(self.num_groups, self.eps, activation, operands)[0]
 
 
 def _verify(operands: Operands, num_groups: int) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import resolve
+from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
@@ -155,9 +155,9 @@ class InstanceNormSpec(BatchNormSpec):
         y = F.instance_norm(input, mean, var, weight, bias, True, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By the one opaque operator of group norm."""
-        y, stats = OPERATOR(operands.input.shape[1], self.eps, self.activation, operands)
+        y, stats = OPERATOR(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:
             self.move(stats, operands.input)
         return y

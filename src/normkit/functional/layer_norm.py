@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import AFTER, NONE, resolve
+from .._activation import AFTER, NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
@@ -108,13 +108,13 @@ class LayerNormSpec(NormSpec):
             return None
         width = self.normalized_shape[0]
         y = apply_in_core(input, weight, bias, None, self, None, LAYER, width, True, self.eps, NONE.code, 0.0)
-        return y if y is None else self.activation(y)
+        return y if y is None else self.activation.function(y)
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
         input, weight, bias, _, mask = operands
         shape = self.normalized_shape
-        _shapes.verify_normalized_shape(input, shape, "[*, {}]", weight=weight, bias=bias)
+        _shapes.verify_normalized_shape(input, shape, F.layer_norm, weight=weight, bias=bias)
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         return self, Operands(widen("layer_norm", input), weight, bias, None, mask)
@@ -139,11 +139,12 @@ class LayerNormSpec(NormSpec):
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.layer_norm."""
         input, weight, bias, *_ = operands
-        return self.activation(F.layer_norm(input, self.normalized_shape, weight, bias, self.eps))
+        return self.activation.function(F.layer_norm(input, self.normalized_shape, weight, bias, self.eps))
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
-        return OPERATOR(self.size, self.eps, NONE, operands)[0]
+        # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
+        return OPERATOR(math.prod(self.normalized_shape), self.eps, activation, operands)[0]
 
 
 def over_channels(

@@ -28,6 +28,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
 from .._operands import Operands
+from .._torch import is_zerotensor, keep_object, version_of
 from . import _autograd
 from .spec import NormSpec
 
@@ -83,12 +84,12 @@ class _Kept:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # an output would keep its own graph
-        self.version = 0 if tensor.is_inference() else tensor._version  # torch refuses to keep those, in its own words
+        self.version = version_of(tensor)
 
     def __call__(self) -> Tensor:
         tensor = self.tensor
-        if tensor._version != self.version:
-            raise RuntimeError(_MODIFIED.format(tensor.type(), list(tensor.shape), tensor._version, self.version))
+        if version_of(tensor) != self.version:
+            raise RuntimeError(_MODIFIED.format(tensor.type(), list(tensor.shape), version_of(tensor), self.version))
         return tensor
 
 
@@ -110,7 +111,7 @@ class _Recipe:
         depth: int,
     ) -> None:
         self.make, self.stats, self.sources, self.depth = make, stats.detach(), sources, depth
-        self.output, self.version, self.address = ref(output), output._version, _address(output)
+        self.output, self.version, self.address = ref(output), version_of(output), _address(output)
         self.waiting = 0  # what is kept of this output and was not asked for yet
         self.made: Tensor | None = None
 
@@ -119,14 +120,14 @@ class _Recipe:
         output = self.output()
         if output is None:
             return None
-        output._fix_weakref()  # type: ignore[attr-defined]  # as torch.utils.weak does where only C++ held the tensor
-        return output if output._version == self.version and _address(output) == self.address else None
+        keep_object(output)  # where only C++ held the tensor
+        return output if version_of(output) == self.version and _address(output) == self.address else None
 
     def __call__(self) -> Tensor:
         output = self.living()
         if output is not None:
             return output.detach()
-        output = self._make() if self.made is None or self.made._version else self.made
+        output = self._make() if self.made is None or version_of(self.made) else self.made
         self.made = output if self.waiting > 0 else None
         return output
 
@@ -202,14 +203,14 @@ class _Recorder:
 
     def _recipe_of(self, tensor: Tensor) -> _Recipe | None:
         recipe = None if tensor.is_leaf else self.recipes.get(_address(tensor))
-        if recipe is None or tensor._version != recipe.version:
+        if recipe is None or version_of(tensor) != recipe.version:
             return None
         output = recipe.living()
         return recipe if output is not None and output.dtype == tensor.dtype else None
 
     def _is_kept(self, tensor: Tensor) -> bool:
         kept = self.kept.get(_address(tensor) or -1)
-        return kept is not None and kept.version == kept.tensor._version == tensor._version
+        return kept is not None and kept.version == version_of(kept.tensor) == version_of(tensor)
 
 
 def _source(tensor: Tensor | None, recipe: _Recipe | None) -> Keeper | None:
@@ -223,7 +224,7 @@ def _address(tensor: Tensor) -> int:
     """Where the memory is that the tensor shares with its views; 0: nowhere that could tell tensors apart."""
     if (type(tensor) is not Tensor and type(tensor) is not Parameter) or tensor.layout is not torch.strided:
         return 0
-    if tensor._is_zerotensor():
+    if is_zerotensor(tensor):
         return 0
     return tensor.untyped_storage().data_ptr()
 

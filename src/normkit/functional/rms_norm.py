@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import NONE, resolve
+from .._activation import NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._torch import tracing_state
 from ..kernels import composed
 from . import _dtypes
 from ._autocast import widen
@@ -119,13 +120,13 @@ class RMSNormSpec(NormSpec):
             return None
         width, eps = self.normalized_shape[0], self.eps_of(input)
         y = apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
-        return y if y is None else self.activation(y)
+        return y if y is None else self.activation.function(y)
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
         input, weight, _, _, mask = operands
         shape = self.normalized_shape
-        _shapes.verify_normalized_shape(input, shape, "[*{}]", weight=weight)
+        _shapes.verify_normalized_shape(input, shape, F.rms_norm, weight=weight)
         if not input.is_complex():
             _dtypes.verify("rms_norm", input)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
@@ -138,7 +139,7 @@ class RMSNormSpec(NormSpec):
 
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
-        traced = torch._C._get_tracing_state() is not None
+        traced = tracing_state() is not None
         return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traced else None
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
@@ -160,11 +161,12 @@ class RMSNormSpec(NormSpec):
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.rms_norm."""
         input, weight, *_ = operands
-        return self.activation(F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input)))
+        return self.activation.function(F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input)))
 
-    def operator(self, operands: Operands) -> Tensor:
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
-        return OPERATOR(self.size, self.eps_of(operands.input), NONE, operands)[0]
+        # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
+        return OPERATOR(math.prod(self.normalized_shape), self.eps_of(operands.input), activation, operands)[0]
 
 
 OPERATOR = Operator(

@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .._activation import NONE
+from .._activation import NONE, Activation
 from .._operands import Operands
 from ..kernels import aten, composed, native
 from . import _autograd, _layout, _storage
@@ -54,12 +54,15 @@ def run(
         return norm.exported(operands)
     kernel = _KERNELS[path]
     if norm.is_fused(kernel, operands):
-        return _on_kernel(norm, kernel, operands)
-    y = _on_kernel(replace(norm, activation=NONE), kernel, operands._replace(residual=None))
+        return _on_kernel(norm, kernel, operands, norm.activation)
+    bare = Operands(operands.input, operands.weight, operands.bias, None, operands.mask)
+    y = _on_kernel(norm, kernel, bare, NONE)
     return composed.add_and_activate(y, operands, norm.activation)
 
 
-def _on_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+def _on_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
     if torch.compiler.is_compiling():
-        return norm.operator(operands)
+        return norm.operator(operands, activation)
+    if activation is not norm.activation:
+        norm = replace(norm, activation=activation)
     return _autograd.apply(norm, kernel, operands)

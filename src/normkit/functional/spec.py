@@ -88,8 +88,11 @@ class NormSpec(ABC):
         """The output by PyTorch's own operation; asked for where `why_not_exported` has no reason."""
         raise NotImplementedError(f"{type(self).__name__} has no operation of PyTorch")
 
-    def operator(self, operands: Operands) -> Tensor:
-        """The output as one opaque operator; asked for where `why_not_operator` has no reason."""
+    def operator(self, operands: Operands, activation: Activation) -> Tensor:
+        """The output as one opaque operator; asked for where `why_not_operator` has no reason.
+
+        activation: the norm's own, or none where it follows as an operation of its own.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no operator")
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:

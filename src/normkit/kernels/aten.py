@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._activation import Activation
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import batch_norm_without_running
 from .aten_rows import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 
 __all__ = [
@@ -37,7 +38,7 @@ def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *
     if not input.numel():  # which PyTorch's kernel refuses
         zeros = input.new_zeros(input.shape[1], dtype=torch.float64)
         return torch.empty_like(input), Saved(torch.stack([zeros, zeros, (zeros + eps).rsqrt()]))
-    output, mean, rstd = torch.ops.aten._native_batch_norm_legit.no_stats(input, weight, bias, True, 0.0, eps)
+    output, mean, rstd = batch_norm_without_running(input, weight, bias, True, 0.0, eps)
     rstd = rstd.double()
     return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
 

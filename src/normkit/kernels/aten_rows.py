@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import fused_rms_norm, fused_rms_norm_backward, reshaped_as_no_view
 
 
 def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
@@ -42,8 +43,12 @@ def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -
     """input: (*, D); stats (3, rows) float64: 0, mean of squares, rstd."""
     input = operands.input
     x, w, _ = _rows(operands, size)
-    output, rstd = torch.ops.aten._fused_rms_norm(x, [size], w, eps)
-    rstd = rstd.flatten().double()
+    if fused_rms_norm is None:
+        rstd = (x.double().square().mean(1) + eps).rsqrt()
+        output = (x * rstd.unsqueeze(1)).to(x.dtype) * (1 if w is None else w)
+    else:
+        output, rstd = fused_rms_norm(x, [size], w, eps)
+        rstd = rstd.flatten().double()
     stats = torch.stack([torch.zeros_like(rstd), rstd.pow(-2) - eps, rstd])
     return _beside(output, input), Saved(stats)
 
@@ -54,9 +59,9 @@ def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, n
     dy = dy.reshape(x.shape).to(x.dtype)
     kind = torch.float64 if x.dtype == torch.float64 else torch.float32
     rstd = saved.stats[2].unsqueeze(1).to(kind)
-    if x.device.type == "cuda":
+    if x.device.type == "cuda" and fused_rms_norm_backward is not None:
         masks = [needs.input, needs.weight and w is not None]
-        dx, dweight = torch.ops.aten._fused_rms_norm_backward(dy, x, [size], rstd, w, masks)
+        dx, dweight = fused_rms_norm_backward(dy, x, [size], rstd, w, masks)
     else:  # PyTorch has the kernel for CUDA alone
         xhat, dxhat = x * rstd, dy if w is None else dy * w
         dx = rstd * (dxhat - xhat * (dxhat * xhat).mean(1, keepdim=True))
@@ -78,7 +83,7 @@ def _rows(operands: Operands, size: int) -> tuple[Tensor, Tensor | None, Tensor 
 
 def _beside(rows: Tensor, input: Tensor) -> Tensor:
     """An output (rows, D) in the input's shape and dtype; no view: autograd lets nobody change a Function's views."""
-    return torch.ops.aten._unsafe_view(rows.to(input.dtype), input.shape)
+    return reshaped_as_no_view(rows.to(input.dtype), input.shape)
 
 
 def _like(gradient: Tensor, tensor: Tensor | None, needed: bool) -> Tensor | None:

@@ -117,7 +117,7 @@ def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) ->
     """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
     shape = channel_shape(xhat.dim(), xhat.shape[1])
     weight, bias = (None if p is None else p.reshape(shape) for p in operands[1:3])
-    return finish(xhat, operands._replace(weight=weight, bias=bias), activation)
+    return finish(xhat, Operands(operands.input, weight, bias, operands.residual, operands.mask), activation)
 
 
 def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
@@ -130,7 +130,8 @@ def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
         y = y + bias
     if residual is not None:
         y = y + cleared(residual, mask)
-    y = activation(y.to(input.dtype)) if activation.code == AFTER else activation(y).to(input.dtype)
+    apply = activation.function
+    y = apply(y.to(input.dtype)) if activation.code == AFTER else apply(y).to(input.dtype)
     return cleared(y, mask)
 
 
@@ -138,4 +139,4 @@ def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> T
     """Residual, activation and mask as operations of their own, after a norm that lacks them."""
     if operands.residual is not None:
         y = y + cleared(operands.residual, operands.mask).to(y.dtype)
-    return cleared(activation(y), operands.mask)
+    return cleared(activation.function(y), operands.mask)

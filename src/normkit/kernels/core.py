@@ -2,31 +2,31 @@
 
 Whatever keeps the core from being used (not built, broken, of another version, a torch that it does not know) is a
 reason that `problem` tells, never an exception of `import normkit`. Threads are torch's own: libtorch exports
-`torch_parallel_for` as a C symbol, and the kernels call it by its address.
+`torch_parallel_for` as a C symbol, and the kernels call it by its address. That and the table of functions that read
+tensors are there since torch 2.10; `older_torch` makes both for the versions before.
 """
 
 from __future__ import annotations
 
-import ctypes
-import glob
 import importlib
 import os
 import warnings
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
 
-from . import memory
+from .. import _torch
+from . import memory, older_torch
 
-__all__ = ["core", "is_recomputation", "load", "problem", "torch_parallel_for"]
+__all__ = ["core", "is_recomputation", "load", "parallel_loop", "problem"]
 
-_INTERFACE = 7  # native/bind.cpp holds the same number
+_INTERFACE = 8  # native/bind.cpp holds the same number
 
 
 def is_recomputation() -> bool:
     """Whether this forward runs inside a backward, as an activation checkpoint's recomputation does."""
-    return torch._C._current_graph_task_id() != -1
+    return _torch.graph_task_id() != -1
 
 
 def load() -> tuple[ModuleType | None, str | None]:
@@ -40,8 +40,8 @@ def load() -> tuple[ModuleType | None, str | None]:
     if getattr(core, "INTERFACE", None) != _INTERFACE:
         return None, "the native core is of another version of normkit than its Python code; reinstall normkit"
     try:
-        core.set_torch(torch, is_recomputation)
-        core.set_parallel(torch_parallel_for())
+        core.set_torch(_names(core))
+        core.set_parallel(parallel_loop(core))
     except Exception as error:
         return None, f"the native core does not know this torch, {torch.__version__} ({_text(error)}); update normkit"
     core.keep_memory(memory.to_keep())
@@ -62,15 +62,26 @@ def _choose_isa(core: ModuleType, name: str) -> None:
         )
 
 
-def torch_parallel_for() -> int:
-    """The address of libtorch's parallel loop, 0 where it cannot be found."""
-    for path in glob.glob(os.path.join(os.path.dirname(torch.__file__), "lib", "*torch_cpu.*")):
-        try:
-            function = ctypes.CDLL(path).torch_parallel_for
-        except (OSError, AttributeError):
-            continue
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
-    return 0
+def parallel_loop(core: ModuleType) -> int:
+    """The address of libtorch's parallel loop, or of one over its threads; 0 where there is neither: one thread."""
+    found = older_torch.addresses(older_torch.library(), ["torch_parallel_for"])
+    return older_torch.loop(core) if found is None else found["torch_parallel_for"]
+
+
+def _names(core: ModuleType) -> SimpleNamespace:
+    """What the core needs of torch, by the names that native/torch.h asks for."""
+    return SimpleNamespace(
+        exchange=older_torch.table(core) if _torch.exchange_table is None else _torch.exchange_table,
+        tensor=torch.Tensor,
+        parameter=torch.nn.Parameter,
+        empty_like=torch.empty_like,
+        uint8=torch.uint8,
+        float64=torch.float64,
+        increment_versions=_torch.increment_versions,
+        is_recomputation=is_recomputation,
+        is_zerotensor=_torch.is_zerotensor,
+        count_modes=_torch.count_dispatch_modes,
+    )
 
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._activation import CODES, LEAKY_RELU, RELU, RELU6, Activation
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import exchange_table, is_legacy_batched
 from . import native_masked
 from .core import core as _core
 from .core import problem as _problem
@@ -39,6 +40,13 @@ def why_not() -> str | None:
 def isa() -> str:
     """The instruction set in use: "baseline", "avx2" or "avx512"; "none" without the native core."""
     return "none" if _core is None else _core.isa()
+
+
+def edge() -> str:
+    """How the native core reads tensors: "exchange table" (torch 2.10 and newer), "C shim" (2.4 to 2.9), or ""."""
+    if _core is None:
+        return ""
+    return "C shim" if exchange_table is None else "exchange table"
 
 
 def keep_memory(limit: int) -> None:
@@ -65,7 +73,7 @@ def _not_ready(*arguments: Any) -> Any:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+    return type(tensor) is Tensor and not is_legacy_batched(tensor)
 
 
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost

@@ -9,6 +9,14 @@ from typing import Any
 
 import torch
 
+from .._torch import (
+    count_dispatch_modes,
+    count_function_modes,
+    dispatch_mode_at,
+    pop_function_mode,
+    run_compiled_eagerly,
+)
+
 _AUTOCAST = ("cpu", "cuda")  # whose autocast a forward may turn on or off
 
 
@@ -55,20 +63,20 @@ class Switches:
     def __init__(self) -> None:
         self._gradients = torch.is_grad_enabled()
         self._autocast = [(kind, torch.is_autocast_enabled(kind)) for kind in _AUTOCAST]
-        self._modes = torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()
+        self._modes = count_function_modes(), count_dispatch_modes()
         self._eager: Any = None
 
     def run_eagerly(self) -> None:
         """Compiled parts run as they are written; without loading Dynamo, where nothing has yet."""
         if "torch._dynamo" in sys.modules:
-            self._eager = torch.compiler.set_stance("force_eager")
+            self._eager = run_compiled_eagerly()
 
     def give_back(self) -> None:
         functions, dispatches = self._modes
-        while torch._C._len_torch_function_stack() > functions:
-            torch._C._pop_torch_function_stack()
-        while (depth := torch._C._len_torch_dispatch_stack()) > dispatches:
-            torch._C._get_dispatch_stack_at(depth - 1).__exit__(None, None, None)
+        while count_function_modes() > functions:
+            pop_function_mode()
+        while (depth := count_dispatch_modes()) > dispatches:
+            dispatch_mode_at(depth - 1).__exit__(None, None, None)
         if self._eager is not None:
             self._eager.__exit__(None, None, None)
         for kind, enabled in self._autocast:

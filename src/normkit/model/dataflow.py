@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map
 
+from .._torch import tree_map
 from .recorder import RecordedCall, Recorder, Value
 from .restore import Restored
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .._torch import BatchNormBase, ConvBase, InstanceNormBase, NormBase
 from ..nn.base import Norm
 from .probe import centres_images, eps_of, moves_statistics
 
-NORM_TYPES: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+NORM_TYPES: tuple[type[nn.Module], ...] = (NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 # Families that normalize a channel with statistics over the batch, and so keep running statistics.
 BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
@@ -33,8 +34,8 @@ _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, 
     ("LayerNorm2d", "layer2d"),
 )
 _BY_TYPE: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.modules.instancenorm._InstanceNorm, "instance"),
-    (nn.modules.batchnorm._BatchNorm, "batch"),
+    (InstanceNormBase, "instance"),
+    (BatchNormBase, "batch"),
     (nn.GroupNorm, "group"),
     (nn.LayerNorm, "layer"),
     (nn.RMSNorm, "rms"),
@@ -85,7 +86,7 @@ def is_frozen(module: nn.Module) -> bool:
         return fixed and not isinstance(module, NORM_TYPES)
     if fixed:
         return _moves(module) is not True
-    tracks = isinstance(module, nn.modules.batchnorm._BatchNorm) and _per_channel(module._buffers.get("running_mean"))
+    tracks = isinstance(module, BatchNormBase) and _per_channel(module._buffers.get("running_mean"))
     return tracks and _moves(module) is False
 
 
@@ -149,4 +150,4 @@ def eps(module: Any) -> float:
 
 def has_convolution(model: nn.Module, spatial: int) -> bool:
     """Whether the model holds a convolution over this many spatial dimensions."""
-    return any(isinstance(m, nn.modules.conv._ConvNd) and rank(m) == spatial for m in model.modules())
+    return any(isinstance(m, ConvBase) and rank(m) == spatial for m in model.modules())

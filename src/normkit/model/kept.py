@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
-from .kept_tensor import KeptTensor, version_of
+from .._torch import version_of
+from .kept_tensor import KeptTensor
 
 MODES = ("training",)
 _CONTAINERS = (dict, list, set, deque)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .._torch import PLAIN_TYPES, version_of
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -47,13 +49,8 @@ class KeptTensor:
         return self.version < 0 or self.version != version_of(self.tensor)
 
 
-def version_of(tensor: Tensor) -> int:
-    """How often the tensor was written; -1 where that is not counted."""
-    return -1 if tensor.is_inference() else tensor._version
-
-
 def _is_plain(tensor: Tensor) -> bool:
-    strided = type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.layout == torch.strided
+    strided = type(tensor) in PLAIN_TYPES and tensor.layout == torch.strided
     return strided and not tensor.is_meta and not tensor.is_quantized
 
 

@@ -18,13 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import SUPPORTED_NODES, GetAttrKey, MappingKey, SequenceKey, _get_node_type
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from .._torch import (
+    AttributeKey,
+    ConvBase,
+    MappingKey,
+    SequenceKey,
+    TorchDispatchMode,
+    tree_node_type,
+    tree_nodes,
+    tree_path,
+    version_of,
+)
 from .families import NORM_TYPES, is_frozen
 
-_ATOM_TYPES: tuple[type[nn.Module], ...] = (*NORM_TYPES, nn.modules.conv._ConvNd, nn.Linear)
+_ATOM_TYPES: tuple[type[nn.Module], ...] = (*NORM_TYPES, ConvBase, nn.Linear)
 
 # Methods that read facts about a tensor and none of its values.
 _FACTS = frozenset(
@@ -108,7 +117,7 @@ class Recorder:
     # -- values ---------------------------------------------------------------------------------------------------
     def value_of(self, tensor: Tensor, producer: int | None = None) -> int:
         """The present value of `tensor`; a tensor never seen, or changed since, gets a new one made by `producer`."""
-        known, version = self._known.get(tensor), 0 if tensor.is_inference() else tensor._version
+        known, version = self._known.get(tensor), version_of(tensor)
         if known is not None and known[0] == version:
             return int(known[1])
         self.values.append(Value(len(self.values), tuple(tensor.shape), tensor.dtype, producer))
@@ -237,7 +246,7 @@ class _Dispatches(EagerDispatchMode):
 
 def output_name(path: tuple[Any, ...]) -> str:
     """`output`, `output[0]`, `output['out']`: where in the model's result a tensor lies."""
-    return "output" + torch.utils._pytree.keystr(path)
+    return "output" + tree_path(path)
 
 
 def named_leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
@@ -250,11 +259,11 @@ def named_leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
 
 def _children(tree: Any) -> list[tuple[Any, Any]] | None:
     """(key, child) of a container; None for a leaf."""
-    handler = SUPPORTED_NODES.get(_get_node_type(tree))
+    handler = tree_nodes.get(tree_node_type(tree))
     if handler is not None and handler.flatten_with_keys_fn is not None:
         return list(handler.flatten_with_keys_fn(tree)[0])
     if is_dataclass(tree) and not isinstance(tree, type):
-        return [(GetAttrKey(field.name), getattr(tree, field.name)) for field in fields(tree)]
+        return [(AttributeKey(field.name), getattr(tree, field.name)) for field in fields(tree)]
     if handler is None:
         return None
     parts = handler.flatten_fn(tree)[0]  # registered without keys: a mapping has its own

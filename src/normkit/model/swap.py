@@ -12,21 +12,9 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .._hooks import FORWARD_HOOKS
+from .._torch import HOOKS
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
 from .aside import leads_back
-
-_HOOKS = (
-    *FORWARD_HOOKS,
-    "_is_full_backward_hook",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
 
 
 def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
@@ -70,7 +58,7 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
     """Give `new` the mode, hooks and foreign attributes of `old`; parameters and buffers are the caller's matter,
     but for what a frozen layer's state must not have or lack."""
     new.train(old.training)
-    for name in _HOOKS:
+    for name in HOOKS:
         new.__dict__[name] = old.__dict__[name]
     arguments = set(getattr(type(old), "__constants__", ()))
     for name, value in old.__dict__.items():

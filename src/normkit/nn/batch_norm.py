@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._torch import BatchNormBase
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
+from ._bias import BiasOption
 from .base import Given, TrackedNorm, verify_small_batch
 
 
-class _BatchNorm(TrackedNorm, nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(BiasOption, TrackedNorm, BatchNormBase):
     r"""Batch normalization: each channel is centred and scaled over the batch, then scaled and shifted as learned.
 
     .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}}{\sqrt{\mathrm{var} + \epsilon}} \cdot

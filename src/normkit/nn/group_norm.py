@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from .._fx import is_proxy, module_node
 from ..functional.group_norm import GroupNormSpec
 from ..functional.road import run
+from ._bias import BiasOption
 from .base import Given, Norm
 
 
-class GroupNorm(Norm, nn.GroupNorm):
+class GroupNorm(BiasOption, Norm, nn.GroupNorm):
     r"""Group normalization: each sample's groups of channels get zero mean and unit variance, whatever the batch size.
 
     .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}_{n,g}}{\sqrt{\mathrm{var}_{n,g} + \epsilon}} \cdot

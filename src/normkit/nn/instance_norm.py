@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._torch import InstanceNormBase
 from ..functional.instance_norm import InstanceNormSpec
 from ..functional.road import run
+from ._bias import BiasOption
 from .base import Given, TrackedNorm
 
 
-class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
+class _InstanceNorm(BiasOption, TrackedNorm, InstanceNormBase):
     r"""Instance normalization: each channel of each sample gets zero mean and unit variance over its positions.
 
     .. math:: y = \mathrm{activation}\Big(\frac{x - \mathrm{mean}_{n,c}}{\sqrt{\mathrm{var}_{n,c} + \epsilon}} \cdot
@@ -59,8 +61,7 @@ class _InstanceNorm(TrackedNorm, nn.modules.instancenorm._InstanceNorm):
         bias: bool = True,
         activation: str | nn.Module | None = None,
     ) -> None:
-        # torch's annotation forbids None, its code does not
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self._set_activation(activation)
         self._widen_statistics()
 
@@ -103,18 +104,24 @@ class InstanceNorm1d(_InstanceNorm, nn.InstanceNorm1d):
     __doc__ = f"""Instance normalization over (N, C, L) or (C, L).\n{_InstanceNorm.__doc__}"""
 
     _check_input_dim = nn.InstanceNorm1d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm1d._get_no_batch_dim
+
+    def _get_no_batch_dim(self) -> int:  # torch's own is opaque to an older Dynamo
+        return 2
 
 
 class InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
     __doc__ = f"""Instance normalization over (N, C, H, W) or (C, H, W).\n{_InstanceNorm.__doc__}"""
 
     _check_input_dim = nn.InstanceNorm2d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm2d._get_no_batch_dim
+
+    def _get_no_batch_dim(self) -> int:  # torch's own is opaque to an older Dynamo
+        return 3
 
 
 class InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
     __doc__ = f"""Instance normalization over (N, C, D, H, W) or (C, D, H, W).\n{_InstanceNorm.__doc__}"""
 
     _check_input_dim = nn.InstanceNorm3d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm3d._get_no_batch_dim
+
+    def _get_no_batch_dim(self) -> int:  # torch's own is opaque to an older Dynamo
+        return 4

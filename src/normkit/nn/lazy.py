@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _LazyNormBase
 
+from .._torch import LazyNormBase, takes_bias
 from .base import TrackedNorm, verify_small_batch
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 from .instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, _InstanceNorm
@@ -13,6 +15,17 @@ from .instance_norm import InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, _Inst
 
 class _Lazy(TrackedNorm):
     """Mixin: what the lazy layers do at their first input. Statistics stay float32 there too."""
+
+    def _make_lazy(self, *arguments: Any, bias: bool) -> None:
+        if takes_bias(LazyNormBase.__init__):
+            LazyNormBase.__init__(self, *arguments, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
+        elif bias:
+            LazyNormBase.__init__(self, *arguments)  # type: ignore[arg-type]
+        else:
+            raise TypeError(
+                f"{type(self).__name__}(bias=False): torch {torch.__version__} has no lazy norm without a bias; give "
+                "num_features to the layer that is not lazy"
+            )
 
     def initialize_parameters(self, input: Tensor) -> None:
         """Give parameters and buffers their shapes from input.size(1); afterwards the layer is `cls_to_become`."""
@@ -37,7 +50,7 @@ class _LazyBatchNorm(_Lazy, _BatchNorm):
         activation: str | nn.Module | None = None,
         small_batch: str = "error",
     ) -> None:
-        _LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
+        self._make_lazy(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self._set_activation(activation)
         self.small_batch = verify_small_batch(small_batch)
 
@@ -57,7 +70,7 @@ class _LazyInstanceNorm(_Lazy, _InstanceNorm):
         bias: bool = True,
         activation: str | nn.Module | None = None,
     ) -> None:
-        _LazyNormBase.__init__(self, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)  # type: ignore[arg-type]  # a mixin: self is lazy
+        self._make_lazy(eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
         self._set_activation(activation)
 
 
@@ -87,7 +100,7 @@ class LazyInstanceNorm1d(_LazyInstanceNorm, nn.LazyInstanceNorm1d):
 
     cls_to_become = InstanceNorm1d
     _check_input_dim = nn.InstanceNorm1d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm1d._get_no_batch_dim
+    _get_no_batch_dim = InstanceNorm1d._get_no_batch_dim
 
 
 class LazyInstanceNorm2d(_LazyInstanceNorm, nn.LazyInstanceNorm2d):
@@ -95,7 +108,7 @@ class LazyInstanceNorm2d(_LazyInstanceNorm, nn.LazyInstanceNorm2d):
 
     cls_to_become = InstanceNorm2d
     _check_input_dim = nn.InstanceNorm2d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm2d._get_no_batch_dim
+    _get_no_batch_dim = InstanceNorm2d._get_no_batch_dim
 
 
 class LazyInstanceNorm3d(_LazyInstanceNorm, nn.LazyInstanceNorm3d):
@@ -103,4 +116,4 @@ class LazyInstanceNorm3d(_LazyInstanceNorm, nn.LazyInstanceNorm3d):
 
     cls_to_become = InstanceNorm3d
     _check_input_dim = nn.InstanceNorm3d._check_input_dim
-    _get_no_batch_dim = nn.InstanceNorm3d._get_no_batch_dim
+    _get_no_batch_dim = InstanceNorm3d._get_no_batch_dim

@@ -9,6 +9,7 @@ they are asked for.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from types import CodeType
 from typing import Any
@@ -47,7 +48,8 @@ class Setting:
         layer.__dict__[self._name] = value
 
     def _verify_reader(self, layer: Any, activation: Any) -> None:
-        frame = sys._getframe(2)
+        frame = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]  # who reads the attribute
+        assert frame is not None
         code, where = frame.f_code, frame.f_globals.get("__name__", "")
         if not self._rebuilds(code) or where.startswith("normkit.") or frame.f_locals.get("self") is layer:
             return

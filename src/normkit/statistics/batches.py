@@ -17,6 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from .._torch import COMPILED_FROM
+
 Feed = Callable[[nn.Module, Any], object]
 
 
@@ -56,7 +58,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         compiled = type(model).__name__ == "OptimizedModule"
         if not compiled and not isinstance(model, (DistributedDataParallel, DataParallel)):
             return model
-        model = model.get_submodule("_orig_mod" if compiled else "module")
+        model = model.get_submodule(COMPILED_FROM if compiled else "module")
 
 
 def call(model: nn.Module, batch: Any) -> Any:

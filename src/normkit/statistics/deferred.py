@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from .._torch import NormBase
 from ..functional import running as _running
 from ..functional.running import Running, Update
 from ..model.interrupts import UserBlock
@@ -81,7 +82,7 @@ def _tracked(model: nn.Module) -> list[TrackedNorm]:
     foreign = [
         name
         for name, m in model.named_modules()
-        if isinstance(m, nn.modules.batchnorm._NormBase) and not isinstance(m, TrackedNorm) and m.track_running_stats
+        if isinstance(m, NormBase) and not isinstance(m, TrackedNorm) and m.track_running_stats
     ]
     if foreign:
         raise ValueError(

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .._torch import COMPILED_FROM, BatchNormBase, InstanceNormBase
 from ..model.families import is_frozen
 from ..model.select import Selector, matches
 
@@ -31,7 +30,7 @@ class Layer:
     @property
     def per_instance(self) -> bool:
         """Whether the layer averages the statistics of single samples (instance norm)."""
-        return isinstance(self.module, _InstanceNorm)
+        return isinstance(self.module, InstanceNormBase)
 
 
 def find(model: nn.Module, only: Selector | None = None) -> list[Layer]:
@@ -69,7 +68,7 @@ def running_statistics(layer: nn.Module) -> tuple[Tensor, Tensor]:
 
 def _inside_wrappers(model: nn.Module) -> nn.Module:
     """The model whose mode is meant: AveragedModel, timm's EMA and the like may stay in train mode around it."""
-    while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"]):
+    while [name for name, _ in model.named_children()] in (["module"], [COMPILED_FROM]):
         (model,) = model.children()
     return model
 
@@ -77,7 +76,8 @@ def _inside_wrappers(model: nn.Module) -> nn.Module:
 def _normalizes_channels(module: nn.Module) -> bool:
     if isinstance(module, torch.jit.ScriptModule):
         return False  # its forward is out of Python's reach
-    return isinstance(module, (_BatchNorm, _InstanceNorm)) or {"running_mean", "running_var"} <= set(module._buffers)
+    known = isinstance(module, (BatchNormBase, InstanceNormBase))
+    return known or {"running_mean", "running_var"} <= set(module._buffers)
 
 
 def _fixed(layer: nn.Module, root_trains: bool) -> str | None:

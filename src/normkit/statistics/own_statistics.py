@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Operands
+from .._torch import BatchNormBase
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.choose import choose
 from ..functional.road import run
@@ -24,7 +24,7 @@ from .sample import Sample
 
 def is_known(layer: nn.Module) -> bool:
     """Whether the layer's forward is torch's or normkit's own batch norm, so that `by_own_statistics` stands for it."""
-    if not isinstance(layer, _BatchNorm) or "forward" in layer.__dict__ or not layer.eps > 0:
+    if not isinstance(layer, BatchNormBase) or "forward" in layer.__dict__ or not layer.eps > 0:
         return False
     return author_of_forward(layer) == ("normkit" if isinstance(layer, TrackedNorm) else "torch")
 
@@ -36,7 +36,7 @@ def by_own_statistics(
 
     input: (N, C, *), more than one value per channel. residual, activation: as in the layer's call.
     """
-    assert isinstance(layer, _BatchNorm)
+    assert isinstance(layer, BatchNormBase)
     layer._check_input_dim(input)
     after = layer._resolved_activation(activation) if isinstance(layer, TrackedNorm) else NONE
     norm = BatchNormSpec(after, None, True, layer.eps)

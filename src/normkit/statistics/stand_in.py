@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .._torch import InstanceNormBase
 from ..nn.base import TrackedNorm
 from .accumulator import Accumulator
 from .axis import AxisCheck
@@ -107,6 +107,6 @@ def arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     mask = None
     if isinstance(layer, TrackedNorm):
         mask = args[2] if len(args) > 2 else kwargs.get("mask")
-    if isinstance(layer, _InstanceNorm) and input.dim() == getattr(layer, "_get_no_batch_dim", lambda: 0)():
+    if isinstance(layer, InstanceNormBase) and input.dim() == getattr(layer, "_get_no_batch_dim", lambda: 0)():
         return input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
     return input, mask

@@ -77,16 +77,22 @@ def row(script: Path) -> Row:
     return Row(script.stem, module.TITLE, module.MEASURES, threads, truth, theirs, ours, *verdicts)
 
 
-def markdown(table: list[Row]) -> str:
-    """The README's table: what was computed (the script says how) and the three answers."""
+def markdown(table: list[Row], seen: Callable[[str], str] | None = None) -> str:
+    """The README's table: what was computed (the script says how) and the three answers.
+
+    seen: by a row's name, the versions of torch that were wrong; a column of its own.
+    """
     from .report import number, thread, value
 
-    lines = ["| computed | float64 | normkit | torch | reported |", "|---|---:|---:|---:|---|"]
+    extra = "" if seen is None else " torch versions |"
+    lines = [f"| computed | float64 | normkit | torch |{extra} reported |"]
+    lines += [f"|---|---:|---:|---:|{'' if seen is None else '---|'}---|"]
     for r in table:
         marks = "✓ " if r.normkit_right else "✗ ", "✓ " if r.torch_right else "" if r.missing else "✗ "
         answers = f"{number(r.truth, 5)} | {marks[0]}{value(r.normkit, 5)} | {marks[1]}{value(r.torch, 5)}"
         threads = ", ".join(thread(t) for t in r.threads)
-        lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} | {threads} |")
+        versions = "" if seen is None else f" {seen(r.name)} |"
+        lines.append(f"| [{r.title}](examples/defects/{r.name}.py) | {answers} |{versions} {threads} |")
     return "\n".join(lines) + "\n"
 
 

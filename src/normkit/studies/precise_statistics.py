@@ -16,6 +16,7 @@ import normkit as nk
 from normkit.statistics import distance
 from normkit.statistics.layers import running_statistics
 
+from .._torch import BatchNormBase
 from . import data, nets, training
 from .population import with_population_statistics
 from .study import Params, Plot, Preset, Result, Run, Study, by_seed
@@ -27,7 +28,7 @@ MOMENTA = [0.5, 0.1, 0.01, 0.001]
 SAMPLES = [16, 64, 256, 1024, 2000]  # training images, at most
 MEASURED = [2, 8, 32, 500]  # images a batch while the statistics are measured
 KNOWN = 1000  # images behind these
-NORM = nn.modules.batchnorm._BatchNorm
+NORM = BatchNormBase
 LOSS, ERROR, APART = 0, 1, 2  # the places in a result
 Buffers = list[tuple[Tensor, Tensor]]  # (mean, var) of each norm, (C,) float64
 

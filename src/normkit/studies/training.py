@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .._torch import onednn_switch
 from .data import Images
 
 TEST_BATCH = 500
@@ -65,13 +66,13 @@ def test(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
 @contextmanager
 def _onednn(enabled: bool) -> Iterator[None]:
     """oneDNN on or off: its set-up for a convolution costs more than the convolution itself on a handful of images."""
-    # below torch.backends.mkldnn, whose flags a program may have frozen
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(enabled)
+    is_enabled, enable = onednn_switch()
+    before = is_enabled()
+    enable(enabled)
     try:
         yield
     finally:
-        torch._C._set_mkldnn_enabled(before)
+        enable(before)
 
 
 def _batches(images: Images, plan: Plan, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

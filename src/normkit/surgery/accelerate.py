@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from .._hooks import hooked
+from .._torch import hooked
 from ..model.dataflow import Flow, flow_of, refuse_lazy
 from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept

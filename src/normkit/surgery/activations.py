@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from .._activation import FUSED, IDENTITY, MODULES, Activation, given_as, module_of, resolve
-from .._hooks import hooked
+from .._torch import hooked
 from ..kernels import native
 
 _MARK = "_normkit_computes"

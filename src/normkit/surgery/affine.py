@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._torch import ConvBase, TransposedConvBase
 from ..model.families import eps
 
-_TRANSPOSED = nn.modules.conv._ConvTransposeNd
-_CONVOLUTION = nn.modules.conv._ConvNd
+_TRANSPOSED = TransposedConvBase
+_CONVOLUTION = ConvBase
 
 
 @dataclass(frozen=True)

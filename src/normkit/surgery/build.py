@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import nn as layers
+from .._torch import make_norm
 from ..model.families import BATCH_FAMILIES
 from ..model.swap import kind, take_over
 from .layer_facts import LayerFacts
@@ -178,11 +179,12 @@ def _make(facts: LayerFacts, name: str, *first: int, library: Any = layers, shap
     options["eps"] = facts.eps
     affine = "elementwise_affine" if name in ("LayerNorm", "RMSNorm", "LayerNorm2d") else "affine"
     options[affine] = facts.weight is not None
-    if name != "RMSNorm":
-        options["bias"] = facts.bias is not None
     if library is layers and facts.activation is not None:
         options["activation"] = facts.activation
-    return getattr(library, name)(*(first if shape is None else (shape,)), device="meta", **options)
+    norm, given = getattr(library, name), (first if shape is None else (shape,))
+    if name == "RMSNorm":
+        return norm(*given, device="meta", **options)
+    return make_norm(norm, *given, device="meta", bias=facts.bias is not None, **options)
 
 
 def _with_statistics(new: Any, facts: LayerFacts, remark: str = "") -> Built:

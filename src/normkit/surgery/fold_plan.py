@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .._hooks import hooked
+from .._torch import ConvBase, hooked
 from ..model.dataflow import Flow
 from ..model.families import BATCH_FAMILIES, author, family
 from ..model.recorder import RecordedCall
@@ -20,7 +20,7 @@ from .fold_flow import FoldedFlow
 from .folded_rest import folded_rest
 from .probe import Structure, structure
 
-_LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+_LAYERS = (ConvBase, nn.Linear)
 
 
 class Plan:

@@ -15,7 +15,7 @@ from torch import nn, promote_types
 from .. import nn as layers
 from .._activation import resolve
 from .._fx import is_proxy
-from .._hooks import hooked, is_watched
+from .._torch import hooked, is_watched
 from ..nn.base import Norm
 from . import activations
 from .instance_forward import InstanceForward
@@ -70,7 +70,7 @@ def _one_by_one(norm: nn.Module, input: Any, residual: Any, activation: Any) -> 
         y = y + residual
     if activation is None:
         return y
-    return activation(y) if isinstance(activation, nn.Module) else resolve(activation)(y)
+    return activation(y) if isinstance(activation, nn.Module) else resolve(activation).function(y)
 
 
 def _is_plain(norm: Any) -> bool:

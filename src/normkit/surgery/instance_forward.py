@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import nn
 
-_FORWARD, _REPLICATE = "forward", "_replicate_for_data_parallel"
+from .._torch import REPLICATE
+
+_FORWARD = "forward"
 
 
 class InstanceForward:
@@ -39,10 +41,10 @@ class InstanceForward:
 
     def install(self) -> None:
         """Give the owner this forward, and its replicas of nn.DataParallel, which copy attributes, one of their own."""
-        self.owner.__dict__.update({_FORWARD: self, _REPLICATE: self._replicate})
+        self.owner.__dict__.update({_FORWARD: self, REPLICATE: self._replicate})
 
     def _replicate(self) -> nn.Module:
-        replica = type(self.owner)._replicate_for_data_parallel(self.owner)
+        replica = getattr(type(self.owner), REPLICATE)(self.owner)
         self.of(replica).install()
         return replica
 
@@ -50,4 +52,4 @@ class InstanceForward:
 def uninstall(module: nn.Module) -> None:
     """Give the module its class's forward again, if it has one of ours."""
     if isinstance(module.__dict__.get(_FORWARD), InstanceForward):
-        del module.__dict__[_FORWARD], module.__dict__[_REPLICATE]
+        del module.__dict__[_FORWARD], module.__dict__[REPLICATE]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .._hooks import hooked
+from .._torch import hooked
 from ..model.dataflow import Flow
 from ..model.recorder import RecordedCall
 from . import activations

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._torch import ADAPTIVE_POOLS, POOLS, ConvBase
 from ..model.dataflow import flow_of, refuse_lazy
 from ..model.families import author_of_forward, channels, family, has_convolution, rank
 from ..model.restore import Restored
@@ -22,8 +23,8 @@ _KEEPS: tuple[type[nn.Module], ...] = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus),
     *(nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Dropout, nn.Identity, nn.Linear),
 )
-_BY_RANK = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
-_ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+_BY_RANK = (ConvBase, *POOLS)
+_ADAPTIVE = ADAPTIVE_POOLS
 
 
 class Positions:

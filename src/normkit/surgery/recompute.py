@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._torch import saved_tensors_hooks_allowed, saved_tensors_hooks_top
 from ..functional.choose import is_exporting, is_transformed
 from ..functional.recompute import recompute_outputs
 from ..model.transaction import Transaction
@@ -89,6 +90,6 @@ def _has_way() -> bool:
     return (
         not is_transformed()
         and not is_exporting()
-        and torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # not in torch's stub
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and saved_tensors_hooks_allowed()
+        and saved_tensors_hooks_top() is None
     )

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from .._fx import is_proxy
-from .._hooks import is_watched
+from .._torch import is_watched
 from ..model.recorder import kind_of
 from .fused_call import is_idle
 from .instance_forward import InstanceForward

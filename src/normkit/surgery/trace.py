@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from .._torch import TRACED_CONSTANT, saved_tensors_hooks_top
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
@@ -150,7 +151,7 @@ def _traced(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
         tracer.lost = _RANDOM
     if tracer.lost:
         raise ValueError(tracer.lost)
-    if any("_tensor_constant" in name for name in changed):
+    if any(TRACED_CONSTANT in name for name in changed):
         raise ValueError("it makes a tensor of its own, which a trace would fix")
     if changed:
         raise ValueError(f"it changes the attribute {changed[0]}, which a trace would not")
@@ -172,7 +173,7 @@ class _Draws(EagerDispatchMode):
 
 def _contexts() -> tuple[Any, ...]:
     """What surrounds an operation and is no part of a trace."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    hooks = saved_tensors_hooks_top()
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), autocasts(), hooks
 
 

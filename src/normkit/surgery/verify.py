@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from .._torch import tree_leaves, tree_map
 from ..model.dataflow import arguments, call_with, refuse_lazy
 from ..model.kept import Kept
 from ..model.recorder import named_leaves, output_name

@@ -1,0 +1,297 @@
+"""Every private or recent API of PyTorch that the package uses, under a name of its own.
+
+The one file to read when a release of PyTorch moves something below its documented surface. Each entry says since when
+PyTorch has it, what it is for, and what is done without it. What ordinary calls ask is bound here once, at import: the
+name is PyTorch's own C function, so no frame is added.
+
+Not here: `PROTOCOL`, what every subclass of nn.Module fills in or overrides, the same since PyTorch 1.11 and earlier.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, partial
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad, graph
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+OLDEST = (2, 4)  # the first with torch.library.custom_op; nn.RMSNorm is of the same release
+PROTOCOL = frozenset(
+    "_parameters _buffers _modules _apply _load_from_state_dict _check_input_dim _get_no_batch_dim".split()  # noqa: SIM905  # as words it stays readable
+)
+
+if torch.__version__ < OLDEST:  # type: ignore[operator]  # TorchVersion compares with tuples, its stub does not say
+    raise ImportError(
+        f"normkit needs torch {'.'.join(map(str, OLDEST))} or newer, found {torch.__version__}: pip install -U torch"
+    )
+
+__all__ = ["TorchDispatchMode"]  # of torch.utils._python_dispatch since 1.13: what a trace or a recorder misses
+
+# --- What surrounds a call. All since 2.1 or earlier, and asked before every eager call.
+# The innermost torch.func transform, or None: under one, tensors are wrappers without memory.
+peek_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+# How many torch-dispatch modes are active: fake tensors have no memory.
+count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+# Not None while torch.jit traces.
+tracing_state: Callable[[], Any] = torch._C._get_tracing_state
+# The forward-mode level, -1 outside. PyTorch keeps it in a global of its module and has no function that tells.
+forward_level: Callable[[], int] = partial(vars(forward_ad).__getitem__, "_current_level")
+# The id of the backward that this thread is in, or -1: an activation checkpoint recomputes inside of one.
+graph_task_id: Callable[[], int] = torch._C._current_graph_task_id
+
+
+def are_transforms_active() -> bool:
+    """Whether a transform is active. Dynamo asks it while it traces: that of 2.4 cannot see into PyTorch's function."""
+    return torch._C._are_functorch_transforms_active()
+
+
+are_transforms_active._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _export_traces() -> bool:
+    """Whether the Dynamo that traces the caller does so for torch.export: it is further up this very stack."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        translator = frame.f_locals.get("self")
+        if type(translator).__name__ == "InstructionTranslator":
+            return bool(translator.export)  # type: ignore[union-attr]  # Dynamo's, by its name
+        frame = frame.f_back
+    return False
+
+
+_export_traces._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
+
+
+_FLAG = "_is_exporting_flag" if hasattr(torch.compiler, "_is_exporting_flag") else "_is_compiling_flag"
+
+
+def _is_exporting() -> bool:
+    """Without Dynamo (strict=False) torch.export sets a flag."""
+    return getattr(torch.compiler, _FLAG) or (torch.compiler.is_dynamo_compiling() and _export_traces())
+
+
+# Whether torch.export captures, the program then being run without normkit. Public in 2.8, not in 2.6; but in 2.8 and
+# 2.10 Dynamo takes it for true in every torch.compile too, so that compiled norms would be exported ones.
+is_exporting: Callable[[], bool] = (
+    torch.compiler.is_exporting if torch.__version__ >= (2, 12) else _is_exporting  # type: ignore[operator]
+)
+
+# --- torch.func.functionalize (since 2.0), for which torch has no rule of autograd functions.
+FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
+transform_stack: Callable[[], Any] = torch._C._functorch.get_interpreter_stack
+
+
+def innermost_transform() -> Any:
+    """The innermost transform, as the object that can be lowered."""
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+
+    return retrieve_current_functorch_interpreter()
+
+
+def is_functional(value: Any) -> bool:
+    """Whether it is a tensor that a functionalization wraps."""
+    return isinstance(value, Tensor) and torch._is_functional_tensor(value)
+
+
+def unwrapped_functional(tensor: Tensor) -> Tensor:
+    """What such a tensor wraps, with the writes that were put off."""
+    torch._sync(tensor)  # type: ignore[attr-defined]  # not in torch's stub
+    return torch._C._functorch._unwrap_functional_tensor(tensor, True)
+
+
+# --- Tensors.
+# What torch.vmap made for torch.autograd.grad(is_grads_batched=True).
+is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+
+
+def is_zerotensor(tensor: Tensor) -> bool:
+    """Whether it is zeros that have no storage, as forward mode makes them."""
+    return tensor._is_zerotensor()
+
+
+# The layout of oneDNN's opaque tensors (since 1.0).
+MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # not in torch's stub
+
+
+def reshaped_as_no_view(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """In another shape, and no view to autograd, which lets nobody change a Function's views (since 0.4)."""
+    return torch.ops.aten._unsafe_view(tensor, shape)
+
+
+# Types that are no subclass with a meaning of its own; nn.Buffer is there in 2.6, not in 2.4.
+PLAIN_TYPES = (Tensor, nn.Parameter, *([nn.Buffer] if hasattr(nn, "Buffer") else []))
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often the tensor was written in place, which autograd compares too; -1 where that is not counted."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def keep_object(tensor: Tensor) -> None:
+    """Tie a tensor, found by a weak reference, to its Python object again, as torch.utils.weak does (since 2.0)."""
+    tensor._fix_weakref()  # type: ignore[attr-defined]  # not in torch's stub
+
+
+def _increment_each(tensors: Iterable[Tensor]) -> None:
+    for tensor in tensors:
+        graph.increment_version(tensor)
+
+
+def _increment_function() -> Callable[[Iterable[Tensor]], None]:
+    try:  # 2.6 takes tensors, 2.4 one at a time
+        torch._C._increment_version(())
+    except (TypeError, RuntimeError):
+        return _increment_each
+    return torch._C._increment_version
+
+
+# Tells autograd that the core wrote to tensors; what autograd.graph.increment_version calls, in half its time.
+increment_versions: Callable[[Iterable[Tensor]], None] = _increment_function()
+
+# --- How the native core reads and makes tensors without PyTorch's headers.
+# The table of DLPack functions (a capsule), since 2.10; before, kernels/older_torch.py makes one.
+exchange_table: Any = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+# A tensor of a DLPack capsule; what torch.utils.dlpack.from_dlpack ends in (since 1.10).
+from_dlpack: Callable[[Any], Tensor] = torch._C._from_dlpack
+
+
+def implementation_of(tensor: Tensor) -> int:
+    """The address of the C++ tensor (c10::TensorImpl) that a Python tensor stands for."""
+    return tensor._cdata
+
+
+# --- PyTorch's own kernels, without the checks around them.
+# (output, mean, rstd) by the batch's statistics; no running ones (since 2.0).
+batch_norm_without_running: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._native_batch_norm_legit.no_stats
+# RMS norm in one kernel: forward and backward since 2.9; without, both are a few operations.
+_aten = torch.ops.aten
+fused_rms_norm: Callable[..., Any] | None = getattr(_aten, "_fused_rms_norm", None)
+fused_rms_norm_backward: Callable[..., Any] | None = getattr(_aten, "_fused_rms_norm_backward", None)
+if fused_rms_norm_backward is None:  # 2.8 has a forward of another meaning
+    fused_rms_norm = None
+
+# --- Modes and hooks that a run may leave behind, or must see.
+count_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
+pop_function_mode: Callable[[], Any] = torch._C._pop_torch_function_stack
+dispatch_mode_at: Callable[[int], Any] = torch._C._get_dispatch_stack_at
+
+
+def saved_tensors_hooks_allowed() -> bool:
+    """Whether hooks on saved tensors may be set here (since 2.0): torch.func transforms forbid them."""
+    return torch._C._autograd._saved_tensors_hooks_is_enabled()  # type: ignore[attr-defined]  # not in torch's stub
+
+
+def saved_tensors_hooks_top() -> Any:
+    """The innermost hooks on saved tensors, or None; True for hooks that an older PyTorch does not show."""
+    find = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if find is not None:
+        return find(True)
+    if not saved_tensors_hooks_allowed():
+        return None
+    try:  # to forbid hooks is an error where some are at work
+        torch._C._autograd._saved_tensors_hooks_disable("normkit asks")
+    except RuntimeError:
+        return True
+    finally:
+        torch._C._autograd._saved_tensors_hooks_enable()
+    return None
+
+
+def run_compiled_eagerly() -> AbstractContextManager[Any]:
+    """Compiled parts run as they are written, from the call on until the exit. By set_stance since 2.6."""
+    if hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")
+    return _WithoutDynamo()
+
+
+class _WithoutDynamo(AbstractContextManager[None]):
+    """Dynamo's wrappers ask for no frame of theirs to be compiled, until the exit."""
+
+    def __init__(self) -> None:
+        self._names = vars(import_module("torch._dynamo.eval_frame"))
+        self._set = self._names["set_eval_frame"]
+        self._names["set_eval_frame"] = lambda callback: self._set(None)
+
+    def __exit__(self, *_: object) -> None:
+        self._names["set_eval_frame"] = self._set
+
+
+@cache
+def onednn_switch() -> tuple[Callable[[], bool], Callable[[bool], None]]:
+    """(get, set) of oneDNN, below torch.backends.mkldnn, whose flags a program may have frozen."""
+    return torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled
+
+
+# --- Trees of containers: torch.utils.pytree is public since 2.9 only, and of another interface.
+tree_map, tree_leaves, tree_path = _pytree.tree_map, _pytree.tree_leaves, _pytree.keystr
+tree_nodes, tree_node_type = _pytree.SUPPORTED_NODES, _pytree._get_node_type
+AttributeKey, MappingKey, SequenceKey = _pytree.GetAttrKey, _pytree.MappingKey, _pytree.SequenceKey
+
+# --- Base classes of torch.nn, which have no public name.
+NormBase = nn.modules.batchnorm._NormBase
+BatchNormBase = nn.modules.batchnorm._BatchNorm
+InstanceNormBase = nn.modules.instancenorm._InstanceNorm
+LazyNormBase = nn.modules.batchnorm._LazyNormBase
+ConvBase = nn.modules.conv._ConvNd
+DropoutBase = nn.modules.dropout._DropoutNd
+TransposedConvBase = nn.modules.conv._ConvTransposeNd
+POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
+ADAPTIVE_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+
+# --- Names of attributes: the method that nn.DataParallel copies modules by, the module inside of a compiled one, what
+# torch.fx calls tensors that it meets, and where nn.Module keeps hooks (since 2.0).
+REPLICATE = "_replicate_for_data_parallel"
+COMPILED_FROM = "_orig_mod"
+TRACED_CONSTANT = "_tensor_constant"
+FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (
+    *FORWARD_HOOKS,
+    "_is_full_backward_hook",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether a hook sees or changes what goes through the module."""
+    return bool(  # not in a loop: rewritten forwards ask at each call
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+_has_any_global_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
+
+
+def is_watched() -> bool:
+    """Whether somebody listens to the calls of all modules, as counters of operations do (since 2.0)."""
+    return _has_any_global_hook() and not torch.compiler.is_compiling()
+
+
+@cache
+def takes_bias(make: Callable[..., None]) -> bool:
+    """Whether a constructor of torch.nn takes `bias=`: that of LayerNorm does, those of other norms after 2.10."""
+    return "bias" in inspect.signature(make).parameters
+
+
+def make_norm(norm: type[nn.Module], *arguments: Any, bias: bool, **options: Any) -> nn.Module:
+    """A layer with a bias or without, by a parameter dropped after the fact where the class takes no `bias=`."""
+    if takes_bias(norm.__init__):
+        return norm(*arguments, bias=bias, **options)
+    made = norm(*arguments, **options)
+    if not bias:
+        made.register_parameter("bias", None)
+    return made

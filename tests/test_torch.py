@@ -1,0 +1,97 @@
+"""What stands in for the APIs that an older torch lacks does the same as they do, on the torch at hand."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from normkit import _torch
+
+
+def test_a_torch_that_is_too_old_is_one_line() -> None:
+    program = "import torch; torch.__version__ = torch.torch_version.TorchVersion('2.3.1'); import normkit"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "ImportError: normkit needs torch 2.4 or newer, found 2.3.1: pip install -U torch"
+    )
+
+
+def hooks_top_without_the_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    if hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks"):
+        monkeypatch.delattr(torch._C._autograd, "_top_saved_tensors_default_hooks")
+
+
+def test_hooks_on_saved_tensors_are_seen_without_the_api_and_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks_top_without_the_api(monkeypatch)
+    assert _torch.saved_tensors_hooks_top() is None
+    packed = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t) or t, lambda t: t):
+        assert _torch.saved_tensors_hooks_top() is not None
+        assert _torch.saved_tensors_hooks_allowed()
+        assert packed == []  # to ask saves nothing
+        torch.ones(2, requires_grad=True).square()
+    assert len(packed) == 1
+    assert _torch.saved_tensors_hooks_top() is None
+    with torch.autograd.graph.disable_saved_tensors_hooks("not here"):
+        assert _torch.saved_tensors_hooks_top() is None
+        assert not _torch.saved_tensors_hooks_allowed()
+
+
+def test_compiled_parts_run_as_written_without_set_stance(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluator = importlib.import_module("torch._dynamo.eval_frame")
+    asked = []
+    monkeypatch.setattr(evaluator, "set_eval_frame", lambda callback: asked.append(callback))
+    before = evaluator.set_eval_frame
+    context = _torch._WithoutDynamo()
+    evaluator.set_eval_frame("a compiler")
+    context.__exit__()
+    evaluator.set_eval_frame("a compiler")
+    assert asked == [None, "a compiler"]
+    assert evaluator.set_eval_frame is before
+
+
+class Asks(nn.Module):
+    """Adds one where it is exported."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if _torch.is_exporting() else x + 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_is_seen_and_compile_is_no_export(strict: bool) -> None:
+    x = torch.zeros(2)
+    assert torch.equal(Asks()(x), x + 2)
+    assert torch.equal(torch.compile(Asks(), backend="eager", fullgraph=True)(x), x + 2)
+    exported = torch.export.export(Asks(), (x,), strict=strict).module()
+    assert torch.equal(exported(x), x + 1)
+
+
+def test_versions_are_counted_for_each_tensor() -> None:
+    tensors = torch.zeros(2), torch.zeros(3)
+    for count in (_torch.increment_versions, _torch._increment_each):
+        before = [t._version for t in tensors]
+        count(tensors)
+        assert [t._version for t in tensors] == [v + 1 for v in before]
+
+
+class Plain(nn.Module):
+    """A norm of an older torch, as far as `bias` goes."""
+
+    def __init__(self, size: int, affine: bool = True) -> None:
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.ones(size)) if affine else None for _ in range(2))
+
+
+def test_a_norm_without_a_bias_is_made_where_its_class_takes_none() -> None:
+    made = _torch.make_norm(Plain, 3, bias=False)
+    assert made.bias is None
+    assert dict(made.named_parameters()).keys() == {"weight"}
+    assert _torch.make_norm(Plain, 3, bias=True).bias is not None
+    assert _torch.make_norm(nn.LayerNorm, 3, bias=False).bias is None
