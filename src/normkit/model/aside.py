@@ -22,11 +22,12 @@ _DEPTH = 1  # objects in objects
 
 
 def held_aside(model: nn.Module) -> dict[nn.Module, str]:
-    """Module -> the first attribute that holds it beside the tree, as "norms of stem"."""
+    """Module -> the first attribute of another that holds it beside the tree, as "norms of stem"."""
     found: dict[nn.Module, str] = {}
     for name, module in model.named_modules():
         for key, held in _attributes(module):
-            found.setdefault(held, f"{key} of {name or 'the model'}")
+            if held is not module:  # a forward of its own goes where it goes
+                found.setdefault(held, f"{key} of {name or 'the model'}")
     return found
 
 
