@@ -68,12 +68,11 @@ def changed(model: nn.Module, given: list[Tensor]) -> None:
     model.seen = [other(given[1].clone()) for other in others]
 
 
-unchanged = pytest.mark.xfail(reason="recalibrate gives the model the user's own batches", strict=True)
 OPERATIONS = [
     changed,
     adapted,
-    pytest.param(recalibrated, marks=unchanged),
-    pytest.param(lambda m, x: recalibrated(m, x, sequential=True), id="recalibrated layer by layer", marks=unchanged),
+    recalibrated,
+    pytest.param(lambda m, x: recalibrated(m, x, sequential=True), id="recalibrated layer by layer"),
 ]
 
 

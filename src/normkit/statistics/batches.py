@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .._torch import COMPILED_FROM
+from ..model.dataflow import cloned
 
 Feed = Callable[[nn.Module, Any], object]
 
@@ -42,7 +43,8 @@ def feed(model: nn.Module, batches: Iterable[Any], steps: int | None, forward: F
     """Run the model on each batch, `steps` at most; returns how many there were. title: of the bar, None for no bar."""
     inner, done = unwrapped(model), 0
     with bar(title, _expected(batches, steps)) as advance:
-        for batch in islice(batches, steps):
+        for given in islice(batches, steps):
+            batch = cloned(given)  # a model may work in place, and a list of batches is gone over again
             if forward is not None:
                 forward(inner, batch)
             else:
