@@ -43,7 +43,7 @@ def _by_numbers(module: nn.Module) -> str | nn.Module | None:
         return None
     candidates: list[str | nn.Module] = [*sorted(FUSED), nn.GELU("tanh")]
     for found in candidates:
-        ours = _curve(resolve(found), grid)
+        ours = _curve(resolve(found).function, grid)
         if all(torch.allclose(curve, ours, rtol=1e-12, atol=1e-12) for curve in theirs):
             return found
     return None
