@@ -257,3 +257,12 @@ def test_compare_says_what_moved(here: Path, capsys: pytest.CaptureFixture[str])
     assert "1 removed, 1 changed" in shown
     with pytest.raises(TypeError, match="expected a model"):
         nk.compare(before, 3)  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_new_net_whose_branches_begin_at_zero_is_healthy(tmp_path: Path) -> None:
+    """As torchvision's and timm's zero_init_residual and zero_init_last make them: gamma 0, beta 0."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    nn.init.zeros_(model[4].weight)
+    torch.save(model.state_dict(), tmp_path / "new.pt")
+    assert main(["doctor", str(tmp_path / "new.pt"), "--fail-on", "warning"]) == 0
+    assert nk.diagnose(model).at_least("warning") == ()
