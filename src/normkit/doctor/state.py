@@ -71,8 +71,10 @@ class NormState:
 
     @property
     def affine_at_start(self) -> bool:
-        """Whether gamma is 1 and beta 0, exactly, or absent: no optimizer step has reached them. gamma 0 throughout is a
-        start too, of a residual branch that adds nothing at first."""
+        """Whether gamma is 1 and beta 0, exactly, or absent: no optimizer step has reached them.
+
+        gamma 0 throughout is a start too, of a residual branch that adds nothing at first.
+        """
         gamma = self.weight is None or bool((self.weight == 1).all() or (self.weight == 0).all())
         return gamma and (self.bias is None or bool((self.bias == 0).all()))
 
