@@ -149,16 +149,10 @@ def test_words_stand_out_from_what_is_behind_them(page: browser.Page, scheme: st
     """WCAG's contrast of every text with its background is at least 4.5."""
     page.colour_scheme(scheme)
     contrasts = page.evaluate(
-        "const parts = c => c.match(/[\\d.]+/g).map(Number);"
-        "const light = c => { const [r, g, b] = parts(c).slice(0, 3).map(v => v / 255)"
-        "  .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);"
-        "  return 0.2126 * r + 0.7152 * g + 0.0722 * b };"
-        "const paper = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;"
-        "  if (parts(c)[3] !== 0) return c } return 'rgb(255,255,255)' };"
-        "return [...document.querySelectorAll('p, h1, h2, h3, li, th, td, dt, dd, svg text, .badge, figcaption')]"
+        browser.CONTRAST
+        + "return [...document.querySelectorAll('p, h1, h2, h3, li, th, td, dt, dd, svg text, .badge, figcaption')]"
         "  .filter(e => e.textContent.trim()).map(e => { const s = getComputedStyle(e);"
-        "  const ink = light(e.closest('svg') ? s.fill : s.color), back = light(paper(e));"
-        "  return (Math.max(ink, back) + 0.05) / (Math.min(ink, back) + 0.05) })"
+        "  return contrast(e.closest('svg') ? s.fill : s.color, behind(e)) })"
     )
     page.colour_scheme("light")
     assert len(contrasts) > 80

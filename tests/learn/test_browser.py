@@ -149,17 +149,12 @@ def test_words_stand_out_from_the_paper(page: browser.Page, scheme: str) -> None
     page.resize(1400)
     page.colour_scheme(scheme)
     faint = page.evaluate(
-        "const parts = c => c.match(/[\\d.]+/g).map(Number);"
-        "const light = c => { const [r, g, b] = parts(c).slice(0, 3).map(v => v / 255)"
-        "  .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126*r + 0.7152*g + 0.0722*b };"
-        "const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;"
-        "  if (parts(c)[3] !== 0) return c } return 'rgb(255,255,255)' };"
-        "return [...document.querySelectorAll('main p, main label, main h2, main small, main b, main output,'"
+        browser.CONTRAST
+        + "return [...document.querySelectorAll('main p, main label, main h2, main small, main b, main output,'"
         "  + 'main span.value, main pre, main li, main figcaption, main summary, main button, .plot text.muted')]"
         ".filter(t => t.getClientRects().length && t.textContent.trim()).map(t => {"
-        "  const style = getComputedStyle(t), ink = light(t.closest('svg') ? style.fill : style.color),"
-        "    paper = light(behind(t));"
-        "  return [(Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05), t.outerHTML.slice(0, 90)] })"
+        "  const style = getComputedStyle(t), ink = t.closest('svg') ? style.fill : style.color;"
+        "  return [contrast(ink, behind(t)), t.outerHTML.slice(0, 90)] })"
         ".filter(([contrast]) => contrast < 4.5)"
     )
     assert faint == []

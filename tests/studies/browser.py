@@ -18,6 +18,27 @@ FLAGS = [
     "--window-size=1200,1600",
 ]  # fmt: skip  # one list of switches
 
+# JavaScript: contrast(one, other) of two colours as getComputedStyle gives them, by WCAG 2's relative luminance; and
+# behind(element), the first colour under it that is not transparent.
+CONTRAST = """
+const luminance = c => {
+  const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const contrast = (one, other) => {
+  const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+};
+const behind = e => {
+  for (; e; e = e.parentElement) {
+    const c = getComputedStyle(e).backgroundColor;
+    if (c.match(/[\\d.]+/g).map(Number)[3] !== 0) return c;
+  }
+  return 'rgb(255,255,255)';
+};
+"""
+
 
 def missing() -> str | None:
     """Why no browser can be driven here, or None."""

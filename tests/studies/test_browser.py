@@ -82,13 +82,9 @@ def test_words_in_plots_stand_out_from_the_paper(page: browser.Page, scheme: str
     page.resize(1200)
     page.colour_scheme(scheme)
     contrasts = page.evaluate(
-        "const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)"
-        "  .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);"
-        "  return 0.2126 * r + 0.7152 * g + 0.0722 * b };"
-        "const paper = light(getComputedStyle(document.querySelector('.panel')).backgroundColor);"
+        browser.CONTRAST + "const paper = getComputedStyle(document.querySelector('.panel')).backgroundColor;"
         "return [...document.querySelectorAll('figure text, .panel td, .panel th, .panel p')].map(t => {"
-        "  const style = getComputedStyle(t), ink = light(t.closest('svg') ? style.fill : style.color);"
-        "  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05) })"
+        "  const style = getComputedStyle(t); return contrast(t.closest('svg') ? style.fill : style.color, paper) })"
     )
     assert len(contrasts) > 50
     assert min(contrasts) >= 4.5

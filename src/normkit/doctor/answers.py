@@ -37,7 +37,7 @@ def answer(
     seed()
     found = []
     for batch in map(cloned, batches):  # a forward may work in place on what it is given
-        output = call(model, batch) if forward is None else forward(model, batch)
+        output = (forward or call)(model, batch)
         leaves = [leaf for _, leaf in named_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         found.append([_sampled(leaf) for leaf in leaves])
         after_batch()

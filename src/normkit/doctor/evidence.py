@@ -6,16 +6,14 @@ A rule reads evidence and runs nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from inspect import signature
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..model.ambient import RandomStates
 from ..model.dataflow import refuse_lazy
 from ..model.recorder import RecordedCall
 from ..statistics import batches as feeding
@@ -129,14 +127,7 @@ def request(
     """The first batches, taken. TypeError, ValueError: there is none, or the model does not take their form."""
     if batches is None:
         return Request(None, forward, optimizer, loss_fn, metric)
-    feeding.verify(batches, None, False)
-    random = RandomStates()
-    try:
-        taken = list(islice(batches, BATCHES))
-    finally:
-        random.give_back()  # a loader draws its seed
-    if not taken:
-        raise ValueError("expected at least one batch, got none: is the loader empty, or the generator used up?")
+    taken = feeding.taken(batches, BATCHES)
     if forward is None:
         for batch in taken:
             _verify(model, batch)
@@ -182,16 +173,7 @@ def _gap(model: nn.Module, asked: Request, forward: Forward | None) -> Gap | Non
 
 def _verify(model: nn.Module, batch: Any) -> None:
     """Raise TypeError where a batch is of no known form, or the model's forward does not take it."""
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = {}
-    if isinstance(batch, Tensor):
-        args = (batch,)
-    elif isinstance(batch, Mapping):
-        kwargs = batch
-    elif isinstance(batch, (list, tuple)) and batch:
-        args = (batch[0],)
-    else:
-        feeding.call(model, batch)  # which says what a batch must be
+    args, kwargs = feeding.arguments(batch)
     try:
         signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:

@@ -306,7 +306,7 @@ def _example(model: nn.Module, batch: Any, forward: Feed | None) -> Any:
         lambda _, args, kwargs: given.append(cloned((args, kwargs))), with_kwargs=True
     )
     try:
-        call(model, batch) if forward is None else forward(model, batch)
+        (forward or call)(model, batch)
     finally:
         handle.remove()
     if not given or (given[0][0] and given[0][1]):

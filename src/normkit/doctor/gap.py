@@ -10,12 +10,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 from torch import nn
 
-from ..model.ambient import RandomStates
 from ..model.dataflow import refuse_lazy
 from ..statistics import batches as feeding
 from ..statistics.layers import Layer, running_statistics
@@ -81,19 +79,12 @@ def attribute_gap(
     References: Shapley (1953), A value for n-person games; Castro, Gomez & Tejada (2009), Polynomial calculation of the
     Shapley value based on sampling, https://doi.org/10.1016/j.cor.2008.04.004
     """
-    feeding.verify(batches, None, False)
     if isinstance(max_batches, bool) or not isinstance(max_batches, int) or max_batches < 1:
         raise ValueError(f"max_batches must be an int of at least 1, got {max_batches!r}")
     if isinstance(orders, bool) or not isinstance(orders, int) or orders < 2 or orders % 2:
         raise ValueError(f"orders must be an even int of at least 2, got {orders!r}")
     refuse_lazy(model)
-    random = RandomStates()
-    try:
-        held = list(islice(batches, max_batches))
-    finally:
-        random.give_back()  # a loader draws its seed
-    if not held:
-        raise ValueError("expected at least one batch, got none: is the loader empty, or the generator used up?")
+    held = feeding.taken(batches, max_batches)
     return _Attribution(model, held, forward, metric, progress, seed).gap(orders)
 
 

@@ -74,7 +74,7 @@ def _step(
             modules[norm.name].register_forward_hook(_hook(norm.name, counts, gradients))
     seed()
     before, batch = _counters(modules, state), cloned(batch)
-    output = call(twin, batch) if forward is None else forward(twin, batch)
+    output: Any = (forward or call)(twin, batch)
     after_forward, forwards = _counters(modules, state), dict(counts)
     loss = _loss(output, batch, loss_fn)
     if loss is not None and loss.requires_grad:

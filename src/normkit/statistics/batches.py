@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from .._torch import COMPILED_FROM
+from ..model.ambient import RandomStates
 from ..model.dataflow import cloned
 
 Feed = Callable[[nn.Module, Any], object]
@@ -39,16 +40,26 @@ def verify(batches: Iterable[Any], steps: int | None, sequential: bool) -> None:
         )
 
 
+def taken(batches: Iterable[Any], most: int) -> list[Any]:
+    """The first batches, the random states as they were. Raises as `verify`, and ValueError where there is none."""
+    verify(batches, None, False)
+    random = RandomStates()
+    try:
+        found = list(islice(batches, most))
+    finally:
+        random.give_back()  # a loader draws its seed
+    if not found:
+        raise ValueError("expected at least one batch, got none: is the loader empty, or the generator used up?")
+    return found
+
+
 def feed(model: nn.Module, batches: Iterable[Any], steps: int | None, forward: Feed | None, title: str | None) -> int:
     """Run the model on each batch, `steps` at most; returns how many there were. title: of the bar, None for no bar."""
     inner, done = unwrapped(model), 0
     with bar(title, _expected(batches, steps)) as advance:
         for given in islice(batches, steps):
             batch = cloned(given)  # a model may work in place, and a list of batches is gone over again
-            if forward is not None:
-                forward(inner, batch)
-            else:
-                call(inner, batch)
+            (forward or call)(inner, batch)
             done += 1
             advance()
     return done
@@ -65,12 +76,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def call(model: nn.Module, batch: Any) -> Any:
     """What the model gives for one batch. Raises TypeError for a batch of an unknown form."""
+    args, kwargs = arguments(batch)
+    return model(*args, **kwargs)
+
+
+def arguments(batch: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """What a batch is to the model: its positional and its keyword arguments. TypeError for an unknown form."""
     if isinstance(batch, Tensor):
-        return model(batch)
+        return (batch,), {}
     if isinstance(batch, Mapping):
-        return model(**batch)
+        return (), batch
     if isinstance(batch, (list, tuple)) and batch:
-        return model(batch[0])
+        return (batch[0],), {}
     what = f"an empty {type(batch).__name__}" if isinstance(batch, (list, tuple)) else type(batch).__name__
     raise TypeError(
         f"a batch must be a tensor, a list or tuple that starts with the model's input, or a dict of its keyword "
