@@ -53,18 +53,12 @@ template <class Steps> class Relay {
         int64_t sum = 0, output = 0;  // the chunks it is at
     };
 
-    // Whether the unit is this worker's now.
-    static bool take(std::atomic<int>& by, const Worker& worker) {
-        int nobody = 0;
-        return by.load(std::memory_order_relaxed) == 0 &&
-               by.compare_exchange_strong(nobody, worker.number, std::memory_order_relaxed);
-    }
     // A unit of the chunk to be summed, from the worker's place upwards; -1: all are taken.
     int64_t take_sum(const Worker& worker) {
         const int64_t count = steps_.units(worker.sum);
         for (int64_t i = 0; i < count; ++i) {
             const int64_t unit = (worker.place + i) % count;
-            if (take(unit_[worker.sum * units_ + unit].summed_by, worker)) return unit;
+            if (claim(unit_[worker.sum * units_ + unit].summed_by, worker.number)) return unit;
         }
         return -1;
     }
@@ -75,7 +69,8 @@ template <class Steps> class Relay {
             for (int64_t i = count - 1; i >= 0; --i) {
                 const int64_t unit = (worker.place + i) % count;
                 Unit& u = unit_[worker.output * units_ + unit];
-                if (own == (u.summed_by.load(std::memory_order_relaxed) == worker.number) && take(u.written_by, worker))
+                if (own == (u.summed_by.load(std::memory_order_relaxed) == worker.number) &&
+                    claim(u.written_by, worker.number))
                     return unit;
             }
         return -1;

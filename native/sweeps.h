@@ -19,6 +19,13 @@ void wait_for_others(int times);
 
 namespace NK_ISA {
 
+// Whether a task, done by nobody (0) so far, is the worker's of this number now.
+inline bool claim(std::atomic<int>& by, int number) {
+    int nobody = 0;
+    return by.load(std::memory_order_relaxed) == 0 &&
+           by.compare_exchange_strong(nobody, number, std::memory_order_relaxed);
+}
+
 // body(task) for each task. again: a sweep over what the first one has read, in the same tasks: a thread begins with those
 // that it took then, the last first, which are nearest.
 template <class Body> struct Sweep {
@@ -66,11 +73,7 @@ class Turns {
 
   private:
     template <class Body> void run(const Worker& w, const Sweep<Body>& sweep, int64_t task) {
-        std::atomic<int>& by = taken_[w.offset + task];
-        int nobody = 0;
-        if (by.load(std::memory_order_relaxed) != 0 ||
-            !by.compare_exchange_strong(nobody, w.number, std::memory_order_relaxed))
-            return;
+        if (!claim(taken_[w.offset + task], w.number)) return;
         sweep.body(task);
         done_[w.sweep].fetch_add(1, std::memory_order_acq_rel);
     }
