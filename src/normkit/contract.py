@@ -31,6 +31,12 @@ OUTPUT_ROUNDINGS = 8
 # Roundings of a gradient: its terms are made of xhat, which is as far off as y (8), and are scaled, averaged and
 # summed like y (8).
 GRADIENT_ROUNDINGS = 16
+# What the two averages of dx lose where their terms cancel, as a share of the terms' magnitudes: 1/1024 of u. 16-bit
+# terms are added in float32 a few at a time, 7 * 2^-24 (native/short_sums.h): 1/1024 of u for float16, less for bfloat16.
+# Terms of float32 are added in float64, 2^-53 for each addition that a term goes through: 2^19 of them.
+SUMS_RELATIVE = 2.0**-10
+# float64 has no wider type to add in, nor has the truth that it is measured against: 64 of its roundings at least.
+SUMS_LEAST = 2.0**-47
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -71,13 +77,17 @@ def output_bound(
 def input_gradient_bound(
     dxhat: Tensor, xhat: Tensor, rstd: Tensor, mean: Callable[[Tensor], Tensor], u: float
 ) -> Tensor:
-    """16u*rstd*(|dxhat| + |mean(dxhat)| + |xhat*mean(dxhat*xhat)|), for kappa <= 1e6.
+    """16u*rstd*(|dxhat| + |mean(dxhat)| + |xhat*mean(dxhat*xhat)|) and what the sums behind the two means lose,
+    u/1024*rstd*(mean|dxhat| + |xhat|*mean|dxhat*xhat|); for kappa <= 1e6.
 
-    dxhat = dy*weight: with one weight per statistic, as in batch norm, this is
-    16u*|weight|*rstd*(|dy| + |mean(dy)| + |xhat*mean(dy*xhat)|). For RMS norm the middle term is slack.
+    dxhat = dy*weight: with one weight per statistic, as in batch norm, |weight| stands before it all, and dy for dxhat.
+    For RMS norm the terms of mean(dxhat) are slack.
     mean: the average over what one statistic covers, broadcast back; `mean_over(axes)` makes one.
     """
-    return GRADIENT_ROUNDINGS * u * rstd * (dxhat.abs() + mean(dxhat).abs() + (xhat * mean(dxhat * xhat)).abs())
+    scaled = dxhat * xhat
+    terms = dxhat.abs() + mean(dxhat).abs() + (xhat * mean(scaled)).abs()
+    sums = mean(dxhat.abs()) + xhat.abs() * mean(scaled.abs())
+    return rstd * (GRADIENT_ROUNDINGS * u * terms + max(SUMS_RELATIVE * u, SUMS_LEAST) * sums)
 
 
 def residual_gradient_bound(dz: Tensor, u: float) -> Tensor:

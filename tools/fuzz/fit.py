@@ -13,6 +13,8 @@ from .norms import NORMS, RANKED
 
 _SLICES = 40
 _FEW = 64  # elements, where a whole Jacobian is made
+_CHANGES = ("x", "weight", "bias", "residual", "running_mean", "running_var", "mask")  # edits that change values
+_COPIES = ("saved('clone')", "saved('sparse')", "saved('stay_sparse')", "saved('freed')")  # hooks that keep a copy
 _NO_GRAPH = ("torch.no_grad()", "torch.inference_mode()")
 
 
@@ -150,8 +152,8 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
-    if case.edit == "mask" and any("save" in c for c in case.contexts):  # hooks keep the very tensor, unwatched
-        case = case.but(edit="")
+    if case.edit in _CHANGES and any("save" in c and c not in _COPIES for c in case.contexts):
+        case = case.but(edit="")  # hooks keep the very tensor, unwatched: what was edited is what comes back
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks

@@ -43,14 +43,15 @@ class Standard:
         self.size = self.size if self.size.numel() else self.xhat.detach().abs()
         self.scale = self.scale.detach().expand(self.xhat.shape)
 
-    def gradient_bound(self, dxhat: Tensor, unsure: Tensor, u: float, keep: Tensor | None) -> Tensor:
-        """The contract's bound of dx, and what an error `unsure` of each dxhat adds to it."""
+    def gradient_bound(self, dxhat: Tensor, unsure: Tensor, lost: Tensor, u: float, keep: Tensor | None) -> Tensor:
+        """The contract's bound of dx, and what an error `unsure` of each dxhat and `lost` of each xhat adds to it."""
         if not self.axes:
             return contract.GRADIENT_ROUNDINGS * u * self.scale * dxhat.abs() + self.scale * unsure
         mean = self._mean_over_real(keep)
         core = self.core.abs()
-        spread = self.scale * (unsure + mean(unsure) + core * mean(unsure * core))
-        return contract.input_gradient_bound(dxhat, self.core, self.scale, mean, u) + spread
+        spread = unsure + mean(unsure) + core * mean(unsure * core)
+        spread = spread + lost * mean((dxhat * core).abs()) + core * mean(dxhat.abs() * lost)
+        return contract.input_gradient_bound(dxhat, self.core, self.scale, mean, u) + self.scale * spread
 
     def _mean_over_real(self, keep: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The average over the real values that one statistic covers, for each element."""
@@ -70,9 +71,9 @@ def is_by_running(case: Case) -> bool:
     return case.norm == "frozen_batch_norm" or ("running" in NORMS[case.norm].takes and not case.training and tracked)
 
 
-def standardize(case: Case, x: Tensor, t: dict[str, Tensor], keep: Tensor | None) -> Standard:
-    """xhat: differentiable by x."""
-    eps = torch.finfo(torch.float32 if case.tensors["x"].dtype != "float64" else torch.float64).eps
+def standardize(case: Case, x: Tensor, t: dict[str, Tensor], keep: Tensor | None, dtype: torch.dtype) -> Standard:
+    """xhat: differentiable by x. dtype: of what is normalized, whose machine epsilon is the default eps of RMS norm."""
+    eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
     eps = eps if eval(case.eps) is None else float(eval(case.eps))
     lay = lambda p: p.reshape(1, -1, *[1] * (x.dim() - 2))  # noqa: E731
     if not NORMS[case.norm].channels:
@@ -159,6 +160,7 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     else:
         moves, spread = bool(count >= 2), mean.abs()
     new = {"running_mean": mean, "running_var": unbiased}
+    new = {name: value.reshape(old[name].shape) for name, value in new.items()}  # as many values, in any shape
     narrow = (torch.float16, torch.bfloat16) if case.layer else ()  # which a layer puts wider ones in the place of
     dtypes = {n: torch.float32 if tensors[n].dtype in narrow else tensors[n].dtype for n in new}
     if not moves or not all(bool(v.to(dtypes[n]).isfinite().all()) for n, v in new.items()):
@@ -176,5 +178,5 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
         u = contract.unit_roundoff(dtypes[name])
         parts = abs(1 - factor) * old[name].abs() + abs(factor) * value.abs()
         rest = 4 * contract.unit_roundoff(torch.float64) * old[name].abs()  # old + factor * (new - old), in float64
-        found[name] = expected, abs(factor) * error[name] + 4 * u * parts + rest
+        found[name] = expected, abs(factor) * error[name].reshape(value.shape) + 4 * u * parts + rest
     return found

@@ -7,7 +7,6 @@ and to its slope is seen by evaluating g at z and one bound to each side, so kin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,7 +16,9 @@ from torch import Tensor, nn
 
 from normkit import contract
 
+from . import smooth
 from .case import Case
+from .gradients import gradients, largest, rounding
 from .norms import NORMS, is_unbatched, leading
 from .standard import Standard, moved, standardize
 
@@ -36,15 +37,19 @@ class Truth:
 
 @dataclass
 class Forward:
-    """One forward in float64. g: what follows z; leaves: the tensors that have a gradient, by name."""
+    """One forward in float64. leaves: the tensors that have a gradient, by name; g: what follows z, first the
+    activation; lay: a parameter beside x."""
 
     leaves: dict[str, Tensor]
     dy: Tensor
     standard: Standard
     weight: Tensor
     z: Tensor
+    activation: Callable[[Tensor], Tensor]
     g: Callable[[Tensor], Tensor]
+    lay: Callable[[Tensor], Tensor]
     keep: Tensor | None
+    dtype: torch.dtype  # of what is normalized
     u: float
     step: Tensor  # how far z may be off
 
@@ -55,16 +60,13 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     y = f.g(f.z)
     low, high = f.g((f.z - f.step).detach()), f.g((f.z + f.step).detach())
     truth = Truth()
-    # z - tanh(z), z * (1 + erf(z)): off by roundings of z, not of the result
-    cancels = 8 * f.u * f.z.abs() if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")) else 0
-    tiny = 32 * contract.underflow(tensors["x"].dtype) if case.activation or case.after else 0
-    bound = torch.maximum((low - y).abs(), (high - y).abs()) + _rounding(case, f) * y.abs() + cancels + tiny
+    bound = torch.maximum((low - y).abs(), (high - y).abs()) + rounding(case, f) * y.abs() + _of_activation(case, f)
     if case.after in ("join", "reuse"):
         bound = bound + 8 * f.u * f.leaves["x"].abs()
     truth.results["y"] = y, bound
     if case.norm.startswith("add_"):
         truth.results["total"] = tensors["x"].double() + tensors["residual"].double(), f.u * f.leaves["x"].abs()
-    _gradients(case, truth, f, y, tensors)
+    gradients(case, truth, f, y, tensors)
     if is_unbatched(case):
         for name in {"y", "dx", "dresidual", "jvp", "ddx", "ddy"} & truth.results.keys():
             expected, bound = truth.results[name]
@@ -72,7 +74,7 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     if "running_mean" in tensors and "running_var" in tensors:
         truth.results |= moved(case, tensors, f.standard)
     truth.results = {name: (a.detach(), b.detach()) for name, (a, b) in truth.results.items()}
-    truth.scale |= {name: _largest(a) for name, (a, _) in truth.results.items() if name not in truth.scale}
+    truth.scale |= {name: largest(a) for name, (a, _) in truth.results.items() if name not in truth.scale}
     return truth
 
 
@@ -94,10 +96,15 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     x = t["x"].requires_grad_()
     leaves = {"x": x} | {n: t[n].requires_grad_() for n in ("weight", "bias") if n in t}
     keep = lay_mask(case, tensors["mask"], x) if "mask" in tensors else None
-    s = standardize(case, x, t, keep)
+    s = standardize(case, x, t, keep, dtype)
 
     nothing = torch.zeros((), dtype=torch.float64)
-    lay = (lambda p: p.reshape(1, -1, *[1] * (x.dim() - 2))) if NORMS[case.norm].channels else (lambda p: p)
+
+    def lay(p: Tensor) -> Tensor:
+        if not NORMS[case.norm].channels or (case.norm == "normalize" and p.dim() != 1):
+            return p  # of the last axes; `normalize` broadcasts whatever is no vector
+        return p.reshape(1, -1, *[1] * (x.dim() - 2))
+
     weight = lay(leaves["weight"]) if "weight" in leaves else nothing + 1
     bias = lay(leaves["bias"]) if "bias" in leaves else nothing
     residual = x if case.alias == "residual_is_x" else t["residual"] if "residual" in t and not adds else nothing
@@ -115,7 +122,9 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     dy = torch.ones_like(x) if case.plan == "sum" else t.get("dy", torch.zeros_like(x))
     # autograd hands a gradient on in the output's dtype
     dy = (dy * 0 if case.hook == "zerotensor" else dy.detach().to(dtype).double()).requires_grad_()
-    return Forward(leaves, dy, s, weight.detach(), z, following(case, keep, x), keep, u, step)
+    act = smooth.exact(eval(case.activation, {"nn": nn}) if case.activation else None)
+    g = following(case, act, keep, x)
+    return Forward(leaves, dy, s, weight.detach(), z, act, g, lay, keep, dtype, u, step)
 
 
 def lay_mask(case: Case, mask: Tensor, x: Tensor) -> Tensor:
@@ -128,16 +137,10 @@ def lay_mask(case: Case, mask: Tensor, x: Tensor) -> Tensor:
     return mask.reshape(mask.shape[: len(shape)]).expand(shape).reshape(*shape, *[1] * case.part)
 
 
-def following(case: Case, keep: Tensor | None, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """What comes after z, element by element."""
-    named = eval(case.activation, {"nn": nn}) if case.activation else None
-    if getattr(named, "inplace", False):
-        named.inplace = False  # of the same values
-    if named == "hardsigmoid":
-        named = _hardsigmoid
-    act: Callable[[Tensor], Tensor] = (
-        (lambda z: z) if named is None else getattr(F, named) if isinstance(named, str) else named
-    )
+def following(
+    case: Case, act: Callable[[Tensor], Tensor], keep: Tensor | None, x: Tensor
+) -> Callable[[Tensor], Tensor]:
+    """What comes after z, element by element, first the activation."""
     after: dict[str, Callable[[Tensor], Tensor]] = {
         "square": lambda y: y * y,
         "mul_": lambda y: y * 2,
@@ -156,108 +159,16 @@ def following(case: Case, keep: Tensor | None, x: Tensor) -> Callable[[Tensor], 
     return g
 
 
-def _hardsigmoid(z: Tensor) -> Tensor:
-    """torch's own derivative in float64 has a 1 / 6 of float32."""
-    return F.relu6(z + 3) / 6
-
-
-def slope(g: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """dg/dz, element by element."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        return torch.autograd.grad(g(z).sum(), z)[0]
-
-
-def _rounding(case: Case, f: Forward) -> float:
-    """Eight roundings of what follows the norm, where something does."""
-    return 8 * f.u if case.activation or case.after else 0.0
-
-
-def _gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str, Tensor]) -> None:
-    """First derivatives with their bounds; directional and second ones, which are compared loosely."""
-    s, c = f.standard, contract
-    names = list(f.leaves)
-    # the slope of a kinked function at NaN is what its author wrote
-    slopes = torch.where(f.z.isfinite(), slope(f.g, f.z), torch.nan)
-    dz = slopes * f.dy.detach()
-    unsure = torch.maximum(*((slope(f.g, f.z + d) - slopes).abs() for d in (-f.step, f.step))) * f.dy.detach().abs()
-    truth.sharp = not dz.numel() or bool((unsure <= 1e-2 * dz.abs().max()).all())
-    unsure = 1.5 * unsure + _rounding(case, f) * dz.abs()
-    if case.activation and "relu" not in case.activation.lower():  # slopes are differences from 1
-        unsure = unsure + 8 * f.u * f.dy.detach().abs()
-    through = f.u * 8 * f.dy.detach().abs() if case.after in ("join", "reuse") or case.alias == "residual_is_x" else 0
-    found = torch.autograd.grad(y, [f.leaves[n] for n in names], f.dy, create_graph=True, allow_unused=True)
-    d = {n: torch.zeros_like(f.leaves[n]) if v is None else v for n, v in zip(names, found, strict=True)}
-
-    truth.beyond = _is_beyond(case, f, dz)
-    tiny = c.underflow(tensors["x"].dtype) * 4 * (1 + _largest(s.scale) * (1 + _largest(f.weight)))  # of terms
-    bound = tiny + s.gradient_bound(dz * f.weight, unsure * f.weight.abs(), f.u, f.keep) + through
-    if tensors["x"].dtype == torch.float64:
-        bound = bound + 8 * f.u * s.scale * _largest(dz * f.weight)
-    if case.alias == "residual_is_x":
-        bound = bound + 8 * f.u * dz.abs() + unsure
-    truth.results["dx"] = d["x"], bound
-    if case.norm.startswith("add_"):
-        truth.results["dresidual"] = (
-            d["x"],
-            bound + 8 * c.unit_roundoff(tensors["residual"].dtype) * d["x"].detach().abs(),
-        )
-        truth.results["dx"] = d["x"], bound + 8 * c.unit_roundoff(tensors["x"].dtype) * d["x"].detach().abs()
-    elif "residual" in d:
-        u = max(f.u, c.unit_roundoff(tensors["residual"].dtype))
-        truth.results["dresidual"] = torch.where(slopes.isnan(), slopes, d["residual"]), 8 * u * dz.abs() + unsure
-    for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
-        if name in d:
-            truth.results[f"d{name}"] = d[name], _parameter_bound(case, f, tensors, name, dz, unsure, factor)
-            truth.scale[f"d{name}"] = _largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
-    _higher(case, truth, f, d["x"], y)
-
-
-def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
-    """Whether a term is above half of the largest number that is computed with, where the contract ends."""
-    top = torch.finfo(torch.float64 if case.tensors["x"].dtype == "float64" else torch.float32).max / 2
-    s, dxhat = f.standard, dz * f.weight
-    terms = (f.leaves["x"], s.scale, s.scale * f.weight, f.z, dz, dxhat, dxhat * s.scale, dz * s.size, dxhat * s.size)
-    return any(_largest(torch.where(t.isfinite(), t, 0)) > top for t in terms)
-
-
-def _parameter_bound(
-    case: Case, f: Forward, tensors: dict[str, Tensor], name: str, dz: Tensor, unsure: Tensor, factor: Tensor
-) -> Tensor:
-    """The bound of a sum of dz * factor over the positions. Its terms are rounded as x is, the sum as the parameter."""
-    c, s, shape = contract, f.standard, f.leaves["x"].shape
-    axes = (0, *range(2, len(shape))) if NORMS[case.norm].channels else tuple(range(len(shape) - case.part))
-    total = (lambda v: v.expand(shape).sum(axes)) if axes else (lambda v: v.expand(shape))
-    dtypes, double = (tensors["x"].dtype, tensors[name].dtype), tensors["x"].dtype == torch.float64
-    u = max(c.unit_roundoff(dtypes[1]), f.u if double else c.unit_roundoff(torch.float32))
-    bound = c.parameter_gradient_bound((dz * factor).expand(shape), axes, u) if axes else 16 * u * (dz * factor).abs()
-    bound = bound + total(unsure * factor + (8 * f.u * dz.abs() if double else 0))  # xhat is off by roundings of x
-    terms = max(1, math.prod(shape) // max(1, bound.numel()))
-    tiny = max(c.underflow(d) for d in dtypes) * 4 * (1 + _largest(s.scale) + _largest(factor) * terms)
-    return (bound + tiny).reshape(f.leaves[name].shape)
-
-
-def _higher(case: Case, truth: Truth, f: Forward, dx: Tensor, y: Tensor) -> None:
-    scale = _largest(f.standard.scale) * max(1.0, _largest(f.weight)) * max(1.0, _largest(f.dy))
-    truth.scale["dx"] = max(scale, _largest(dx))
-    if case.norm.startswith("add_"):
-        truth.scale["dresidual"] = truth.scale["dx"]
-    if case.plan != "double" and case.transform not in ("grad_grad", "jvp", "dual"):
-        return
-    x, nothing = f.leaves["x"], torch.zeros((), dtype=torch.float64)
-    if case.transform in ("jvp", "dual"):
-        if dx.requires_grad:  # the derivative of the pulled-back gradient by its covector is the pushforward
-            covector = torch.zeros_like(y, requires_grad=True)
-            (pulled,) = torch.autograd.grad(y, x, covector, create_graph=True)
-            truth.results["jvp"] = torch.autograd.grad(pulled, covector, f.dy)[0], nothing
-            truth.scale["jvp"] = max(scale, _largest(truth.results["jvp"][0]))
-        return
-    onto = torch.ones_like(dx) if case.plan == "double" else f.dy.detach()
-    second = torch.autograd.grad(dx, (x, f.dy), onto, allow_unused=True)
-    for name, value, leaf in zip(("ddx", "ddy"), second, (x, f.dy), strict=True):
-        truth.results[name] = (torch.zeros_like(leaf) if value is None else value), nothing
-        truth.scale[name] = max(scale * max(1.0, _largest(f.standard.scale)), _largest(truth.results[name][0]))
-
-
-def _largest(x: Tensor) -> float:
-    return float(x.detach().abs().max()) if x.numel() else 0.0
+def _of_activation(case: Case, f: Forward) -> Tensor | float:
+    """What an activation, and an operation after it, add to the error of y."""
+    if not (case.activation or case.after):
+        return 0.0
+    lost: Tensor | float = contract.underflow(f.dtype)
+    if case.activation and "relu" not in case.activation.lower():
+        lost = lost + smooth.bottom(f.z, f.dtype)
+    if any(t in case.activation.lower() for t in ("tanhshrink", "gelu")):
+        # torch's own operations, z - tanh(z) and z * (1 + erf(z)): off by roundings of z, not of the result
+        lost = lost + 8 * f.u * f.z.abs()
+    if case.after in ("square", "detached"):  # of a: 2|a| times what a is off, and its square
+        lost = lost * (2 * f.activation(f.z).abs() + lost)
+    return 2 * lost + contract.underflow(f.dtype) if case.after else lost
