@@ -13,6 +13,7 @@ namespace NK_ISA {
 using normkit::finish;  // the forms of one channel stay visible beside those of a vector
 using normkit::median_of_three;
 using normkit::rstd_of;
+using normkit::unscaled;
 using normkit::write_statistics;
 
 constexpr int64_t padded(int64_t c) { return (c + kLanes - 1) / kLanes * kLanes; }
@@ -33,6 +34,8 @@ NK_INLINE D2 rstd_of(D2 var, double eps) {
     for (double& v : t) v = std::sqrt(v);
     return both_halves(1.0) / load2(t);
 }
+
+NK_INLINE D2 unscaled(D2 dot, D2 rstd) { return dot / at_least(rstd, both_halves(double(kLeastRstd))); }
 
 // A parameter of channels [first, first + kLanes), as far as they exist.
 inline D2 param_at(const Param& p, int64_t first, int64_t channels, double absent) {

@@ -119,7 +119,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
 
     // S dz * (x - m) from what add_rows made of kLanes channels.
     D2 dots(const Columns<Scalar>& columns, int64_t i, D2 found) const {
-        return kShortProducts<T> ? found / load_wide(columns.rstd + i) : found;
+        return kShortProducts<T> ? unscaled(found, load_wide(columns.rstd + i)) : found;
     }
 
     // dweight and dbias of channels [first, last), and the constants of dx, from the sums.
@@ -174,7 +174,7 @@ template <class T, Gate G, bool R> struct PlanarBackward {
         LaneSums lanes;
         for (int64_t g = begin; g < end; ++g) input.add_run(in, Inputs::N::set(rstd(c)), segment_at(s, plan, c, g), lanes);
         Sums sums = lanes.sums();
-        if (kShortProducts<T>) sums.squares /= double(Scalar(rstd(c)));
+        if (kShortProducts<T>) sums.squares = unscaled(sums.squares, double(Scalar(rstd(c))));
         return sums;
     }
 

@@ -113,7 +113,7 @@ template <class T, Gate G, bool R> struct RowsBackward {
                 });
         });
         if constexpr (kShortProducts<T>)  // they are of xhat
-            for (int64_t j = 0; j < wide; j += kLanes) store2(dot + j, load2(dot + j) / load_wide(k.rstd + j));
+            for (int64_t j = 0; j < wide; j += kLanes) store2(dot + j, unscaled(load2(dot + j), load_wide(k.rstd + j)));
     }
 
     void write(const Columns<Scalar>& k, int64_t begin, int64_t end) const {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace normkit {
 
@@ -60,6 +61,10 @@ template <class Scalar> struct Slope {
 struct GradientSums {
     double dz, dz_xhat;  // sums over the statistic's values of dz and of dz * xhat
 };
+
+// S dz * (x - m) from S dz * xhat, xhat by this rstd. An infinite variance has the rstd 0, and the sum 0 stays 0.
+constexpr float kLeastRstd = std::numeric_limits<float>::denorm_min();
+inline double unscaled(double dot, double rstd) { return dot / std::max(rstd, double(kLeastRstd)); }
 
 template <class Scalar> inline GradientSums center(double mean, double rstd, double total, double dot) {
     return {total, dot - (mean - double(Scalar(mean))) * rstd * total};

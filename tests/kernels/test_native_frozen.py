@@ -110,3 +110,29 @@ def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...]) -> None:
     for other in found[1:]:
         for one, two in zip(found[0][:3], other[:3], strict=True):
             assert_same(one, two)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (4, 9), (39, 33, 4, 4), (2, 3, 150, 151)], ids=str)
+def test_an_infinite_variance_makes_xhat_zero_and_its_gradients_too(
+    isa: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    x, _, dy, weight, bias, mean, var = given(shape, dtype)
+    var[0] = torch.inf
+    for last in (False, True):  # rows, and planes
+        x, dy = (t.movedim(1, -1).contiguous().movedim(-1, 1) if last else t for t in (x, dy))
+        _, stats, _ = flat.batch_norm_inference(x, mean, var, weight, bias, None, 0, 0.0, EPS, save_for_backward=True)
+        assert stats is not None
+        dx, dweight, dbias, _ = flat.batch_norm_backward(
+            dy, x, weight, bias, None, None, stats, 0, 0.0, training=False, needs=(True, True, True, False)
+        )
+        assert dx is not None
+        assert dweight is not None
+        assert dbias is not None
+        assert not dx[:, 0].any()
+        assert dweight[0] == 0
+        assert dweight.isfinite().all()
+        terms = dy[:, 0].double()
+        assert_within(
+            dbias[0], terms.sum(), parameter_gradient_bound(terms, range(terms.dim()), unit_roundoff(torch.float32))
+        )

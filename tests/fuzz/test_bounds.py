@@ -1,0 +1,154 @@
+"""The fuzzer's bounds are derived: what once looked wrong and is not, and what bounds still see beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mpmath
+import pytest
+import torch
+from tools.fuzz import smooth
+from tools.fuzz.case import Array, Case, usual
+from tools.fuzz.finding import Outcome
+from tools.fuzz.fit import fit
+from tools.fuzz.judge import judge
+from tools.fuzz.run import program, run
+from tools.fuzz.truth import compute
+from torch import Tensor, nn
+
+from normkit.contract import underflow, unit_roundoff
+
+
+def case_of(values: dict[str, str] | None = None, names: tuple[str, ...] = (), **fields: object) -> Case:
+    """A case with the usual tensors of these names besides x and dy, some of them of other values."""
+    arrays = {"x": Array(), "dy": Array()} | {name: usual(name) for name in names}
+    for name, kind in (values or {}).items():
+        arrays[name] = Array(values=kind)
+    return Case(tensors=arrays).but(**fields)
+
+
+RUNNING = ("running_mean", "running_var")
+GIVEN = {"names": RUNNING, "training": False}
+TANH_FORM = "nn.GELU(approximate='tanh')"
+# The sums of dy cancel, so that float64 itself leaves only roundings of the terms.
+CANCELS = case_of({"x": "scale1e-20", "dy": "arange"}, shape=(3, 4, 6), eps="0.1")
+CASES = {
+    "sums_cancel": CANCELS,
+    "sums_cancel_and_x_is_zero": case_of({"x": "zeros", "dy": "arange"}, ("weight",), shape=(7, 2)),
+    # e^z is subnormal: a step of it times z
+    "bottom_of_silu": case_of({"running_var": "zeros"}, shape=(3, 11), activation="'silu'", **GIVEN),
+    # where torch's float64 silu is 0
+    "beyond_torchs_silu": case_of(shape=(3, 3, 6), activation="'silu'", **GIVEN).tensor(
+        "x", values="scale1e4", dtype="float64"
+    ),
+    "eps_by_the_dtype_of_the_sum": case_of(
+        names=("residual",), norm="add_rms_norm", shape=(1,), eps="None", plan="none"
+    ).tensor("residual", dtype="float64"),
+    "normalize_broadcasts": case_of(
+        names=("weight",), norm="normalize", shape=(1, 2, 2), wanted=("weight",)
+    ).tensor("weight", values="zeros", size=(1, 2)),
+    "slopes_that_are_differences": case_of(
+        names=("weight", "bias", "residual"), norm="add_layer_norm", part=2, shape=(33, 24), activation=TANH_FORM,
+        wanted=("weight",),
+    ),
+    "kept_in_half": case_of(
+        names=("weight",), norm="group_norm", shape=(2, 1), contexts=("saved('half_and_back')",), wanted=("weight",)
+    ),
+    "one_memory": case_of(alias="running_overlaps", shape=(1, 1), **GIVEN).tensor("running_mean", trick="conjugated"),
+    "operation_on_half": case_of({"weight": "scale1e20"}, activation="'softsign'", shape=(2, 1)).tensor(
+        "x", dtype="float16"
+    ),
+    "no_values_under_a_fake_mode": case_of(
+        names=("residual",), norm="instance_norm", layer=True, plan="grad", wanted=("residual",), shape=(1, 2),
+        around=("FakeTensorMode(allow_non_fake_inputs=True)",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_right_is_not_found(name: str) -> None:
+    case = CASES[name]
+    assert fit(case) == case
+    make, _ = program(case, "normkit")
+    assert "y" in compute(case, make()).results  # there is a truth that it was compared with
+    assert run(case) is None
+
+
+def test_where_sums_cancel_what_is_more_than_their_roundings_is_found() -> None:
+    make, norm = program(CANCELS, "normkit")
+    assert norm is not None
+    found = norm(**make())
+    truth = compute(CANCELS, make())
+    found["dx"] = found["dx"] + 2.0**-30
+    finding = judge(CANCELS, Outcome(found=found), None, truth)
+    assert finding is not None
+    assert finding.what == "dx"
+
+
+@pytest.mark.parametrize(("hook", "share"), [("bfloat16", 0.3), ("half_and_back", 0.04), ("clone", 1e-5)])
+def test_saved_tensors_with_fewer_digits_cost_these_digits_alone(hook: str, share: float) -> None:
+    names = ("x", "weight", "bias")
+    case = case_of(names=names[1:], shape=(64, 3, 5), contexts=(f"saved({hook!r})",), wanted=names)
+    assert run(case) is None
+    make, norm = program(case, "normkit")
+    assert norm is not None
+    found, truth = norm(**make()), compute(case, make())
+    for name, terms in (("dx", 1), ("dweight", 64 * 5)):
+        wrong = {**found, name: found[name] + share * terms}
+        finding = judge(case, Outcome(found=wrong), None, truth)
+        assert finding is not None, name
+        assert finding.what == name
+
+
+@pytest.mark.parametrize("edit", ["x", "weight", "mask"])
+def test_an_edit_behind_a_hook_that_keeps_the_very_tensor_is_left_out(edit: str) -> None:
+    case = case_of(names=("weight",), mask="random", edit=edit)
+    assert fit(case.but(contexts=("saved('detach')",))).edit == ""
+    assert fit(case.but(contexts=("saved('clone')",))).edit == edit
+    assert fit(case).edit == edit
+
+
+EXACT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[mpmath.mpf], mpmath.mpf]]] = {
+    "sigmoid": (smooth.sigmoid, lambda z: 1 / (1 + mpmath.exp(-z))),
+    "silu": (smooth.silu, lambda z: z / (1 + mpmath.exp(-z))),
+    "gelu": (smooth.gelu, lambda z: z * mpmath.erfc(-z / mpmath.sqrt(2)) / 2),
+    "gelu_tanh": (
+        smooth.gelu_tanh,
+        lambda z: z / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (z + mpmath.mpf("0.044715") * z**3))),
+    ),
+    "mish": (smooth.mish, lambda z: z * mpmath.tanh(mpmath.log1p(mpmath.exp(z)))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_activations_and_their_slopes_are_exact_where_they_vanish_too(name: str) -> None:
+    function, exact = EXACT[name]
+    ordinary = [0.0, 1e-30, 1e-8, 0.1, 0.5, 1, 2, 2.9, 3, 5, 8, 8.3, 10, 16.6, 20, 37, 50, 100, 500, 709.8, 740, 1000]
+    z = torch.tensor([*ordinary, *(-v for v in ordinary)], dtype=torch.float64, requires_grad=True)
+    y = function(z)
+    (slope,) = torch.autograd.grad(y.sum(), z)
+    u, step = unit_roundoff(torch.float64), underflow(torch.float64)
+    with mpmath.workdps(700):
+        for at, value, derivative in zip(z.tolist(), y.tolist(), slope.tolist(), strict=True):
+            point = mpmath.mpf(at)
+            h = mpmath.mpf(10) ** -340
+            true, true_slope = exact(point), (exact(point + h) - exact(point - h)) / (2 * h)
+            # e^(-z^2 / 2) and its like: off by what roundings of the exponent do
+            roundings = 16 + (2 * min(at * at, 1500) if name.startswith("gelu") else 0)
+            assert abs(value - true) <= roundings * u * abs(true) + step * (1 + abs(at)), at
+            assert abs(derivative - true_slope) <= roundings * u * abs(true_slope) + step * (1 + abs(at)) ** 3, at
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "module", [nn.SiLU(), nn.Mish(), nn.GELU(), nn.GELU("tanh"), nn.Sigmoid(), nn.Softplus()], ids=repr
+)
+def test_torchs_slopes_are_off_by_no_more_roundings_than_are_allowed(module: nn.Module, dtype: torch.dtype) -> None:
+    z = torch.cat([torch.linspace(-20, 20, 8001), torch.linspace(-120, 120, 4001)]).to(dtype).requires_grad_()
+    wide = z.detach().double().requires_grad_()
+    function = smooth.exact(module)
+    (found,) = torch.autograd.grad(module(z).sum(), z)
+    (slope,) = torch.autograd.grad(function(wide).sum(), wide)
+    u = unit_roundoff(dtype)
+    allowed = u * (smooth.slope_roundings(function, wide.detach()) + 8 * slope.abs())
+    assert bool(((found.double() - slope).abs() <= allowed).all())
