@@ -140,8 +140,9 @@ def _fit_calls(case: Case) -> Case:
             case = case.tensor("x", layout="contiguous")
         if math.prod(case.shape) > _FEW:
             case = case.but(transform="vjp")
-        elif case.tensors["dy"].values in ("nan", "inf"):  # which a product with a Jacobian spreads
-            case = case.tensor("dy", values="normal")
+        for name, array in case.tensors.items():
+            if array.values in ("nan", "inf", "minus_inf"):  # which a product with a Jacobian spreads
+                case = case.tensor(name, values=usual(name).values)
     if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
     if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
