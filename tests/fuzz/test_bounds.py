@@ -58,6 +58,9 @@ CASES = {
     "operation_on_half": case_of({"weight": "scale1e20"}, activation="'softsign'", shape=(2, 1)).tensor(
         "x", dtype="float16"
     ),
+    "operation_that_cubes": case_of(
+        {"weight": "scale1e20"}, norm="rms_norm", shape=(13, 6), activation=TANH_FORM
+    ),
     "no_values_under_a_fake_mode": case_of(
         names=("residual",), norm="instance_norm", layer=True, plan="grad", wanted=("residual",), shape=(1, 2),
         around=("FakeTensorMode(allow_non_fake_inputs=True)",),
