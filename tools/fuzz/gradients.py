@@ -84,9 +84,10 @@ def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
     terms = (x, s.scale, s.scale * f.weight, f.z, dz, dxhat, dxhat * s.scale, dz * s.size, dxhat * s.size)
     if _is_above_half(computed, *terms):
         return True
-    if _is_operation(case):  # it takes z rounded to the dtype, and torch's tanh form cubes it
-        if _is_above_half(f.dtype, f.z) or (f.activation is smooth.gelu_tanh and _is_above_half(computed, f.z**3)):
-            return True
+    if _is_operation(case) and _is_above_half(f.dtype, f.z):  # it takes z rounded to the dtype
+        return True
+    if _is_operation(case) and f.activation is smooth.gelu_tanh and _is_above_half(computed, f.z**3):  # torch cubes it
+        return True
     dtype = kept.kept_dtype(case)
     return dtype is not None and _is_above_half(dtype, x, s.scale, f.weight, f.z, s.scale * x)
 
