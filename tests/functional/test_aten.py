@@ -73,6 +73,27 @@ def test_an_empty_input(shape: tuple[int, ...], norm: Callable[[Tensor], tuple[T
     assert x.grad.shape == shape
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 3), (3, 4, 0), (3, 0, 5)], ids=str)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, w, b: nk.functional.batch_norm(x, None, None, w, b, training=True, eps=EPS),
+        lambda x, w, b: nk.functional.group_norm(x, 1, w, b, eps=EPS),
+        lambda x, w, b: nk.functional.instance_norm(x, None, None, w, b, eps=EPS),
+    ],
+    ids=["batch_norm", "group_norm", "instance_norm"],
+)
+def test_an_empty_input_gives_parameters_the_gradient_zero(
+    norm: Callable[[Tensor, Tensor, Tensor], Tensor], shape: tuple[int, ...]
+) -> None:
+    weight, bias = (torch.ones(shape[1], requires_grad=True) for _ in range(2))  # PyTorch's kernel gives NaN
+    with nk.backend("aten"):
+        norm(draw(*shape), weight, bias).sum().backward()
+    for parameter in (weight, bias):
+        assert parameter.grad is not None
+        assert not parameter.grad.any()
+
+
 @norms
 def test_the_output_may_be_changed_in_place(norm: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
     x = draw(3, 4, 5).requires_grad_()
