@@ -60,7 +60,7 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
         if name in d:
             off = unsure * factor + (dz.abs() * lost if name == "weight" else 0)
-            truth.results[f"d{name}"] = d[name], _parameter_bound(f, tensors[name], name, dz, off, factor)
+            truth.results[f"d{name}"] = d[name], _parameter_bound(f, tensors[name], name, dz, off, factor, k > 0)
             truth.scale[f"d{name}"] = largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
     _higher(case, truth, f, d["x"], y)
 
@@ -104,17 +104,21 @@ def _is_operation(case: Case) -> bool:
     return activation is not None and (no_kernel or "nk.backend('aten')" in (*case.contexts, *case.around))
 
 
-def _parameter_bound(f: Forward, parameter: Tensor, name: str, dz: Tensor, off: Tensor, factor: Tensor) -> Tensor:
+def _parameter_bound(
+    f: Forward, parameter: Tensor, name: str, dz: Tensor, off: Tensor, factor: Tensor, kept_narrow: bool
+) -> Tensor:
     """The bound of a sum of dz * factor over the positions. Its terms are rounded as x is, the sum as the parameter.
 
-    off: how far each term may be off besides.
+    off: how far each term may be off besides; kept_narrow: a hook gives the parameter back in float32, and the sum gets
+    its dtype.
     """
     c, s, shape = contract, f.standard, f.leaves["x"].shape
     laid = f.lay(f.leaves[name]).shape
     axes = tuple(i for i, size in enumerate([1] * (len(shape) - len(laid)) + list(laid)) if size == 1)
     total = (lambda v: v.expand(shape).sum(axes)) if axes else (lambda v: v.expand(shape))
-    dtypes, double = (f.dtype, parameter.dtype), f.dtype == torch.float64
-    u = max(c.unit_roundoff(dtypes[1]), f.u if double else c.unit_roundoff(torch.float32))
+    dtypes, narrow = (f.dtype, parameter.dtype), c.unit_roundoff(torch.float32)
+    double = f.dtype == torch.float64
+    u = max(c.unit_roundoff(dtypes[1]), f.u if double else 0, narrow if kept_narrow or not double else 0)
     bound = c.parameter_gradient_bound((dz * factor).expand(shape), axes, u) if axes else 16 * u * (dz * factor).abs()
     bound = bound + total(off + (8 * f.u * dz.abs() if double else 0))  # xhat is off by roundings of x
     terms = max(1, math.prod(shape) // max(1, bound.numel()))
