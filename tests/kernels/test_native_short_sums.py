@@ -110,6 +110,26 @@ def test_parameter_gradients_hold_at_every_scale(isa: str, scale: float, layout:
     assert_within(dbias, dbias64, parameter_gradient_bound(dy.double(), (0, 2, 3), u), "dbias")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_an_infinite_eps_leaves_gradients_zero(isa: str, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    g = cases.generator()
+    x, dy = (cases.gaussian((8, 35, 6, 7), g, 2.0).to(dtype).contiguous(memory_format=layout) for _ in range(2))
+    weight, needs = torch.ones(35), (True, True, True, False)
+    _, stats, _ = flat.batch_norm_forward(x, weight, weight, None, 0, 0.0, torch.inf, save_for_backward=True)
+    found = flat.batch_norm_backward(dy, x, weight, weight, None, None, stats, 0, 0.0, training=True, needs=needs)
+    _, stats, _ = flat.group_norm_forward(x, 5, weight, weight, None, 0, 0.0, torch.inf, save_for_backward=True)
+    assert stats is not None
+    of_groups = flat.group_norm_backward(dy, x, 5, weight, weight, None, None, stats, 0, 0.0, needs=needs)
+    for dx, dweight, dbias, _ in (found, of_groups):
+        assert dx is not None
+        assert dweight is not None
+        assert dbias is not None
+        assert not dx.any()
+        assert not dweight.any()  # of sums of dz * xhat, over 1 / std: 0 / 0
+        assert dbias.isfinite().all()
+
+
 def test_the_number_of_threads_changes_no_bit_of_short_sums() -> None:
     x = cases.gaussian((8, 33, 28, 28), cases.generator(), 3.0).to(torch.bfloat16)
     for images in (x, x.contiguous(memory_format=torch.channels_last)):
