@@ -1,4 +1,4 @@
-"""What torch's side of a program calls to do what normkit does in one call. Scripts hold the functions they use."""
+"""What programs call besides a norm: what normkit does in one call, and sums. Scripts hold the functions they use."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def add(y: Tensor, residual: Tensor) -> Tensor:
 
 def activate(y: Tensor, activation: Any) -> Tensor:
     return getattr(F, activation)(y) if isinstance(activation, str) else activation(y)
+
+
+def contracted(dy: Tensor, jacobian: Tensor) -> Tensor:
+    """dy times a Jacobian, (*y, *x): the gradient. Not a product of matrices, which autocast takes to bfloat16."""
+    return (dy.reshape(*dy.shape, *[1] * dy.dim()) * jacobian).sum(tuple(range(dy.dim())))

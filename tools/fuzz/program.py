@@ -19,8 +19,8 @@ TRANSFORMS: dict[str, tuple[str, ...]] = {
     "vjp": ("y, pull = torch.func.vjp(norm, x)", "found['dx'] = pull(dy)[0]"),
     "grad": ("found['dx'] = torch.func.grad(lambda x: (norm(x) * dy).sum())(x)",),
     "vmap_grad": ("found['dx'] = torch.vmap(torch.func.grad(lambda x: (norm(x) * dy).sum()))(torch.stack([x, x]))[1]",),
-    "jacrev": ("found['dx'] = torch.tensordot(dy, torch.func.jacrev(norm)(x), x.dim())",),
-    "jacfwd": ("found['dx'] = torch.tensordot(dy, torch.func.jacfwd(norm)(x), x.dim())",),
+    "jacrev": ("found['dx'] = contracted(dy, torch.func.jacrev(norm)(x))",),
+    "jacfwd": ("found['dx'] = contracted(dy, torch.func.jacfwd(norm)(x))",),
     "grad_grad": (
         "inner = torch.func.grad(lambda x: (norm(x) * dy).sum())",
         "found['ddx'] = torch.func.grad(lambda x: (inner(x) * dy).sum())(x)",
