@@ -73,6 +73,20 @@ def test_an_empty_input(shape: tuple[int, ...], norm: Callable[[Tensor], tuple[T
     assert x.grad.shape == shape
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("norm", [nk.functional.batch_norm, nk.functional.instance_norm], ids=["batch", "instance"])
+def test_running_statistics_of_half_inputs_without_parameters_keep_their_digits(
+    norm: Callable[..., Tensor], dtype: torch.dtype
+) -> None:
+    x, running_mean, running_var = draw(7, 4, 6).to(dtype), torch.zeros(4), torch.ones(4)
+    with nk.backend("aten"):
+        norm(x, running_mean, running_var, None, None, True, 1.0)
+    wide = x.double()
+    var = wide.var((0, 2)) if norm is nk.functional.batch_norm else wide.var(2).mean(0)
+    torch.testing.assert_close(running_mean.double(), wide.mean((0, 2)), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(running_var.double(), var, rtol=4e-6, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 3), (3, 4, 0), (3, 0, 5)], ids=str)
 @pytest.mark.parametrize(
     "norm",

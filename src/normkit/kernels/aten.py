@@ -37,7 +37,7 @@ def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     if not input.numel():
         return _without_values(input, input.shape[1], eps)
-    output, mean, rstd = batch_norm_without_running(input, weight, bias, True, 0.0, eps)
+    output, mean, rstd = batch_norm_without_running(input, _wide(weight, input), bias, True, 0.0, eps)
     rstd = rstd.double()
     return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
 
@@ -108,6 +108,14 @@ def _upcast(parameter: Tensor | None, operands: Operands) -> Tensor | None:
     return None if parameter is None else parameter.to(_statistics_dtype(operands.input)).contiguous()
 
 
+def _wide(weight: Tensor | None, input: Tensor) -> Tensor | None:
+    """The weight, of ones where none is given: of its dtype PyTorch's CPU kernels make the statistics, else of a half
+    input's own, which running statistics would lose digits by."""
+    if weight is None and input.is_cpu and input.dtype in (torch.float16, torch.bfloat16):
+        return input.new_ones(input.shape[1], dtype=torch.float32)
+    return weight
+
+
 def group_norm_forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved]:
@@ -116,6 +124,7 @@ def group_norm_forward(
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
     if not input.numel():
         return _without_values(input, n * num_groups, eps)
+    weight = _wide(weight, input)
     output, mean, rstd = torch.native_group_norm(_dense(input), weight, bias, n, c, positions, num_groups, eps)
     mean, rstd = mean.flatten().double(), rstd.flatten().double()
     return output, Saved(torch.stack([mean, rstd.pow(-2) - eps, rstd]))
