@@ -115,14 +115,15 @@ def _rows(case: Case, x: Tensor, eps: float, keep: Tensor | None) -> Standard:
 
 def _groups(x: Tensor, groups: int, eps: float, keep: Tensor | None) -> Standard:
     n, c = x.shape[:2]
-    values = math.prod(x.shape[1:]) // max(1, groups)  # of a group
+    groups = groups or int(c == 0)  # no channels, no groups: any number of them has no values
+    values = math.prod(x.shape[1:]) // groups
     xhat, mean, var = reference.group_norm(x, groups, None, None, eps, keep)
-    scale = (var + eps).rsqrt().repeat_interleave(c // max(1, groups), 1).reshape(n, c, *[1] * (x.dim() - 2))
+    scale = (var + eps).rsqrt().repeat_interleave(c // groups, 1).reshape(n, c, *[1] * (x.dim() - 2))
     full = torch.ones(x[:, :1].shape) if keep is None else keep.double()
     count = full.flatten(1).sum(1, keepdim=True).expand(n, groups)
     return Standard(
         xhat, scale, (2,), split=lambda v: [v.reshape(n, groups, values)], join=lambda parts: parts[0].reshape(x.shape),
-        mean=mean.detach(), var=var.detach(), count=count,
+        mean=mean.detach()[:, :c], var=var.detach()[:, :c], count=count[:, :c],
     )  # fmt: skip
 
 
