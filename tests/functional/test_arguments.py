@@ -54,14 +54,3 @@ def test_a_function_is_its_layer(name: str, training: bool, path: Callable[[], A
     for key in ("running_mean", "running_var"):
         if getattr(layer, key, None) is not None:
             assert_same(getattr(twin, key), getattr(layer, key), key)
-
-
-@pytest.mark.parametrize("name", ["group", "instance", "layer", "rms"])
-def test_a_complex_eps_is_an_error_on_every_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "EPS", 1j)
-    case = CASES[name]
-    layer = case.layer()
-    x, _, mask = case.draw()
-    for extras in ({}, {"mask": mask}):  # composed operations would take it, and drop what is imaginary
-        with pytest.raises(TypeError, match="must be float, not complex"):
-            FUNCTIONS[name](layer, x, **extras)

@@ -110,8 +110,6 @@ def _rstd(var: Tensor, eps: float, real: Tensor | None) -> Tensor:
 
     Their deviations are zeros, which the infinity of eps = 0 would make NaN of, and NaN passes every zero gradient.
     """
-    if isinstance(eps, complex):  # which torch would add, and the cast of the output would drop what is imaginary
-        raise TypeError("argument 'eps' must be float, not complex")
     return torch.rsqrt((var if real is None else torch.where(real, var, 1)) + eps)
 
 
