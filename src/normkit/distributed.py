@@ -26,6 +26,11 @@ def is_distributed(group: Group = None) -> bool:
     return is_initialized() and dist.get_world_size(group) > 1
 
 
+def is_member(group: Group = None) -> bool:
+    """Whether this rank is in `group`; without torch.distributed it is the only one."""
+    return not is_initialized() or dist.get_rank(group) >= 0
+
+
 def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]:
     """The tensors of every rank, by rank, in the dtypes and on the devices they came with; one collective in float64.
 
