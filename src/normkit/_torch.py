@@ -298,7 +298,7 @@ def make_norm(norm: type[nn.Module], *arguments: Any, bias: bool, **options: Any
 
 
 def all_gather_in_graph(value: Tensor, group: Any) -> Tensor:
-    """The tensors of all ranks, one after the other along axis 0, as a node of a compiled graph. group: None, all ranks.
+    """The tensors of all ranks, one after the other along axis 0, as a node of a compiled graph. group: None: all.
 
     Private since 2.1; the public collectives write into tensors that they are given, where a graph breaks.
     """
