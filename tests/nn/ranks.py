@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo.testing import AotEagerAndRecordGraphs
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
@@ -31,6 +32,7 @@ SIZES = {
     "cumulative": (3, 4),
 }
 CASES = list(SIZES)
+COMPILED = ("even", "uneven", "masked")
 
 
 class Fused(NamedTuple):
@@ -104,6 +106,24 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, mask: Tensor | None) -> dict[s
     return found | {name: b.clone() for name, b in layer.named_buffers()}
 
 
+def compiled_step(case: str, x: Tensor | None, dy: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+    """The same through torch.compile in one graph; and how many graphs, and collectives of theirs, there were."""
+    assert x is not None
+    assert dy is not None
+    backend = AotEagerAndRecordGraphs()
+    layer = nk.SyncBatchNorm(3, **_options(case))  # type: ignore[arg-type]  # options by name
+    compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=False)
+    found = step(compiled, x, dy, mask)
+    found = {name.replace("_orig_mod.", ""): value for name, value in found.items()}
+    counts = [len(backend.graphs), *(_collectives(graphs) for graphs in (backend.fw_graphs, backend.bw_graphs))]
+    return {**found, "counts": torch.tensor(counts)}
+
+
+def _collectives(graphs: list[torch.fx.GraphModule]) -> int:
+    nodes = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    return sum("_c10d_functional" in target and "wait" not in target for target in nodes)
+
+
 def one_process(case: str) -> dict[str, Tensor]:
     """The truth: batch norm of both batches together."""
     return step(nk.BatchNorm1d(3, **_options(case)), *batch(case))  # type: ignore[arg-type]  # options by name
@@ -175,6 +195,9 @@ def _rank(folder: Path, rank: int) -> None:
     for case in ("uneven", "one_empty"):
         x = batch(case)[0].split(list(SIZES[case]))[rank]
         found[f"{case}.second"] = second_derivative(nk.SyncBatchNorm(3, EPS).double(), x)
+    for case in COMPILED:
+        x, dy, mask = (None if t is None else t.split(list(SIZES[case]))[rank] for t in batch(case))
+        found |= {f"compiled.{case}.{name}": value for name, value in compiled_step(case, x, dy, mask).items()}
     model = DistributedDataParallel(_model(nk.SyncBatchNorm(4, EPS, MOMENTUM)))
     found |= {f"ddp.{k}": v for k, v in train(model, batch("even")[0].split([4, 4])[rank]).items()}
     found["one_each"] = nk.SyncBatchNorm(3)(torch.full((1, 3), float(rank))).detach()

@@ -99,6 +99,17 @@ def test_two_ranks_equal_one_process_with_residual_and_activation(
         assert (together - value.double()).abs().max() <= bound, name
 
 
+@pytest.mark.parametrize("case", ranks.COMPILED)
+def test_a_compiled_layer_is_one_graph_with_a_collective_each_way(
+    case: str, two_ranks: list[dict[str, torch.Tensor]]
+) -> None:
+    """torch's own layer breaks the graph at its collectives."""
+    for rank in two_ranks:
+        assert rank[f"compiled.{case}.counts"].tolist() == [1, 1, 1], "graphs, collectives forward and backward"
+        for name in ("y", "dx", "dweight", "dbias", "running_mean", "running_var", "num_batches_tracked"):
+            assert_equal64(rank[f"compiled.{case}.{name}"].double(), rank[f"{case}.{name}"].double(), name)
+
+
 def test_recomputed_outputs_take_no_second_collective(two_ranks: list[dict[str, torch.Tensor]]) -> None:
     for rank in two_ranks:
         for name in ("y", "dx", "dr", "dweight", "dbias"):

@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
-from ..distributed import gather
+from ..distributed import gather, total
 from ..kernels import composed, native
 from ..moments import Moments
 from . import _autograd, running
@@ -199,7 +199,9 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         own_mean, mean = ctx.saved_tensors
-        dmean, dm2 = _Sum.apply(torch.stack(gradients), ctx.group)
+        wanted = torch.stack(gradients)
+        # a compiled graph holds the first derivative alone
+        dmean, dm2 = total(wanted, ctx.group) if torch.compiler.is_compiling() else _Sum.apply(wanted, ctx.group)
         own = ctx.own_count * (dmean / ctx.count + 2 * (own_mean - mean) * dm2)
         return own, dm2, None, None, None, None, None
 
@@ -211,9 +213,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         value, group = arguments
         ctx.group = group
-        total = value.contiguous().clone()
-        dist.all_reduce(total, group=group)
-        return total
+        return total(value, group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
