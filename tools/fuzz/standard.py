@@ -115,15 +115,16 @@ def _rows(case: Case, x: Tensor, eps: float, keep: Tensor | None) -> Standard:
 
 def _groups(x: Tensor, groups: int, eps: float, keep: Tensor | None) -> Standard:
     n, c = x.shape[:2]
-    groups = groups or int(c == 0)  # no channels, no groups: any number of them has no values
-    values = math.prod(x.shape[1:]) // groups
+    if not x.numel():
+        nothing = torch.zeros(n, groups, dtype=x.dtype)
+        return Standard(x * 1, torch.ones_like(x), (1,), mean=nothing, var=nothing, count=nothing)
     xhat, mean, var = reference.group_norm(x, groups, None, None, eps, keep)
-    scale = (var + eps).rsqrt().repeat_interleave(c // groups, 1).reshape(n, c, *[1] * (x.dim() - 2))
+    scale = (var + eps).rsqrt().repeat_interleave(c // max(1, groups), 1).reshape(n, c, *[1] * (x.dim() - 2))
     full = torch.ones(x[:, :1].shape) if keep is None else keep.double()
     count = full.flatten(1).sum(1, keepdim=True).expand(n, groups)
     return Standard(
-        xhat, scale, (2,), split=lambda v: [v.reshape(n, groups, values)], join=lambda parts: parts[0].reshape(x.shape),
-        mean=mean.detach()[:, :c], var=var.detach()[:, :c], count=count[:, :c],
+        xhat, scale, (2,), split=lambda v: [v.reshape(n, groups, -1)], join=lambda parts: parts[0].reshape(x.shape),
+        mean=mean.detach(), var=var.detach(), count=count,
     )  # fmt: skip
 
 
