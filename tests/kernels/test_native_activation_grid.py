@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tools.fuzz.smooth import CUBIC, SCALE, below, bend, hinge, sigmoid
 from torch import Tensor, nn
 
 from normkit import _activation as act
@@ -24,25 +25,6 @@ pytestmark = needs_native
 Function = Callable[[Tensor], Tensor]
 where, zeros_like, ones_like = torch.where, torch.zeros_like, torch.ones_like
 SLOPE, ALPHA = 0.2, 1.7
-SCALE, CUBIC = 2 * (2 / torch.pi) ** 0.5, 0.044715  # gelu's tanh form is z * sigmoid(bend(z))
-
-
-def sigmoid(z: Tensor) -> Tensor:
-    e = torch.exp(-z.abs())
-    return where(z > 0, ones_like(e), e) / (1 + e)
-
-
-def bend(z: Tensor) -> Tensor:
-    return SCALE * (z + CUBIC * z**3)
-
-
-def below(z: Tensor) -> Tensor:
-    """The normal distribution below z."""
-    return 0.5 * torch.erfc(-z * 0.5**0.5)
-
-
-def hinge(z: Tensor) -> Tensor:
-    return torch.log1p(torch.exp(-z.abs())) + z.clamp(min=0)
 
 
 def open_between(z: Tensor, low: float, high: float) -> Tensor:
