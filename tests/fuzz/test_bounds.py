@@ -54,6 +54,7 @@ CASES = {
     "kept_in_half": case_of(
         names=("weight",), norm="group_norm", shape=(2, 1), contexts=("saved('half_and_back')",), wanted=("weight",)
     ),
+    "one_value_kept_in_bfloat16": case_of(norm="group_norm", part=3, shape=(32, 3), contexts=("saved('bfloat16')",)),
     "one_memory": case_of(alias="running_overlaps", shape=(1, 1), **GIVEN).tensor("running_mean", trick="conjugated"),
     "operation_on_half": case_of({"weight": "scale1e20"}, activation="'softsign'", shape=(2, 1)).tensor(
         "x", dtype="float16"

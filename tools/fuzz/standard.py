@@ -49,8 +49,9 @@ class Standard:
             return contract.GRADIENT_ROUNDINGS * u * self.scale * dxhat.abs() + self.scale * unsure
         mean = self._mean_over_real(keep)
         core = self.core.abs()
-        spread = unsure + mean(unsure) + core * mean(unsure * core)
-        spread = spread + lost * mean((dxhat * core).abs()) + core * mean(dxhat.abs() * lost)
+        seen = core + lost  # of one value alone the core is 0, and `lost` all that there is
+        spread = unsure + mean(unsure) + seen * mean(unsure * seen)
+        spread = spread + lost * mean(dxhat.abs() * seen) + core * mean(dxhat.abs() * lost)
         return contract.input_gradient_bound(dxhat, self.core, self.scale, mean, u) + self.scale * spread
 
     def _mean_over_real(self, keep: Tensor | None) -> Callable[[Tensor], Tensor]:
