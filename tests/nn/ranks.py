@@ -5,9 +5,10 @@ Bounded in time: the processes get `LIMIT` seconds together and are killed after
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -177,6 +178,36 @@ def run(folder: Path, environment: Mapping[str, str]) -> list[dict[str, Tensor]]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+DISAGREE: dict[str, Callable[[int], Tensor]] = {
+    "channels": lambda rank: torch.randn(4, 3 + rank),
+    "dtype": lambda rank: torch.randn(4, 3, dtype=torch.float64 if rank else torch.float32),
+}
+
+
+def disagreements(rank: int) -> dict[str, Tensor]:
+    """The bytes of the error, by what the ranks disagree about; afterwards they synchronise as before."""
+    found = {}
+    for name, made in DISAGREE.items():
+        x = made(rank)
+        found[f"disagree.{name}"] = _error(nk.SyncBatchNorm(x.shape[1], dtype=x.dtype), x)
+    layers, inputs = [nk.SyncBatchNorm(3), nk.SyncBatchNorm(5)], [torch.randn(4, 3), torch.randn(4, 5)]
+    for layer, x in zip(layers, inputs, strict=True):
+        layer(x)  # agreed once
+    os.environ["NORMKIT_CHECK_RANKS"] = "1"
+    found["disagree.later"] = _error(layers[rank], inputs[rank])
+    del os.environ["NORMKIT_CHECK_RANKS"]
+    found["agree.after"] = layers[0](inputs[0]).detach()
+    return found
+
+
+def _error(layer: nn.Module, x: Tensor) -> Tensor:
+    try:
+        layer(x)
+    except RuntimeError as error:
+        return torch.tensor(list(str(error).encode()), dtype=torch.uint8)
+    return torch.zeros(0, dtype=torch.uint8)
+
+
 def _rank(folder: Path, rank: int) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT)
@@ -205,6 +236,7 @@ def _rank(folder: Path, rank: int) -> None:
         nk.SyncBatchNorm(3)(torch.zeros(1 - rank, 3))
     except ValueError:
         found["one_in_all_raised"] = torch.ones(())
+    found |= disagreements(rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

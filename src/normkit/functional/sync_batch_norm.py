@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE
@@ -24,15 +24,16 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..distributed import gather, total
 from ..kernels import composed, native
 from ..moments import Moments
-from . import _autograd, running
+from . import _autograd, agreement, running
 from .batch_norm import BatchNormSpec, verify
 from .running import Running
 from .spec import NormSpec
 
 
-def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None) -> BatchNormSpec:
-    """The training batch norm under the moments of all ranks of a group."""
-    return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group)
+def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None, layer: nn.Module) -> BatchNormSpec:
+    """The training batch norm of a layer under the moments of all ranks of a group."""
+    due = agreement.is_due(layer, group)
+    return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group, due)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +48,7 @@ class SyncBatchNormSpec(BatchNormSpec):
     """
 
     group: dist.ProcessGroup | None = None
+    agrees: bool = False  # whether the ranks first say which call this is
 
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
@@ -107,6 +109,10 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     def _whole(self, own: Moments, input: Tensor) -> Moments:
         """The moments of all ranks' batches, which move the running statistics."""
+        if not torch.compiler.is_compiling():
+            number = agreement.count(self.group)
+            if self.agrees:
+                agreement.verify(input, number, self.group)
         whole = of_all_ranks(own, self.group)
         if input.device.type == "cpu" and not torch.compiler.is_compiling() and int(whole.count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
