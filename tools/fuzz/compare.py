@@ -69,6 +69,8 @@ def _is_meant(case: Case, name: str) -> bool:
         return True  # the same of gradients
     # buffers that the program edits, or that are one memory and move twice; and momenta that leave no digit
     odd = "nan" in case.momentum or "e300" in case.momentum
+    if case.transform == "make_fx" and name.startswith(("running", "batches")):
+        return True  # which calls it twice
     return name.startswith("running") and ("running" in case.edit or "running" in case.alias or odd)
 
 

@@ -153,8 +153,10 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
-    if case.edit in _CHANGES and any("save" in c and c not in _COPIES for c in case.contexts):
-        case = case.but(edit="")  # hooks keep the very tensor, unwatched: what was edited is what comes back
+    # hooks keep the very tensor, unwatched: what was edited is what comes back
+    kept = any("save" in c and c not in _COPIES for c in case.contexts)
+    if (case.edit in _CHANGES and kept) or (case.edit == "mask" and case.mask == "expanded"):
+        case = case.but(edit="")  # nor writes anything to elements that share memory
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks
