@@ -140,10 +140,12 @@ def _fit_calls(case: Case) -> Case:
             case = case.tensor("x", layout="contiguous")
         if math.prod(case.shape) > _FEW:
             case = case.but(transform="vjp")
-        for name, array in case.tensors.items():
-            if array.values in ("nan", "inf", "minus_inf"):  # which a product with a Jacobian spreads
-                case = case.tensor(name, values=usual(name).values)
-    if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
+        else:
+            for name, array in case.tensors.items():
+                if array.values in ("nan", "inf", "minus_inf"):  # which a product with a Jacobian spreads
+                    case = case.tensor(name, values=usual(name).values)
+    twice = case.transform == "threads" or (case.transform == "make_fx" and case.norm == "batch_renorm")
+    if twice and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
     if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
         case = case.tensor("dy", trick="")  # autograd casts it before any backward
