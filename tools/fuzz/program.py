@@ -119,7 +119,7 @@ ALIASES = {
     "residual_is_view": "residual = (residual * 1).view_as(residual)",
     "bias_is_weight": "bias = weight",
     "running_is_one": "running_var = running_mean",
-    "running_overlaps": "running_var = running_mean.view_as(running_mean)",
+    "running_overlaps": "running_var = running_mean.as_strided(running_mean.shape, (1,), 0)",
     "dy_is_x": "dy = x.detach()",
 }
 
