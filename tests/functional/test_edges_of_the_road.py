@@ -329,3 +329,18 @@ def test_a_batch_of_gradients_passes_where_a_hook_has_cut_off_what_was_saved(nam
     for ours, theirs in zip(both, expected, strict=True):
         torch.testing.assert_close(ours[0], theirs, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours[1], 2 * theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "group_norm", "layer_norm", "rms_norm"])
+@pytest.mark.parametrize("path", [*BACKENDS[:-1], "aten"])
+def test_a_sparse_gradient_is_made_strided(path: str, name: str) -> None:
+    """torch refuses it, but where its operations happen to take it: RMS norm over a whole vector."""
+    g = torch.Generator().manual_seed(0)
+    shape = (5,) if name == "rms_norm" else (6, 5)
+    x = torch.randn(shape, generator=g, requires_grad=True)
+    dy = torch.randn(shape, generator=g).relu()
+    first: tuple[Any, ...] = {"batch_norm": (None, None, None, None, True), "group_norm": (1,)}.get(name, ((5,),))
+    with nk.backend(path):
+        y = getattr(nk.functional, name)(x, *first, eps=3e-4)
+    expected = torch.autograd.grad(y, x, dy, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(y, x, dy.to_sparse()), expected)

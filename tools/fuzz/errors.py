@@ -8,6 +8,7 @@ from .case import Case
 from .finding import Finding, Outcome
 from .norms import NORMS, channels
 from .pools import DTYPES, WRONG_ACTIVATIONS, WRONG_EPS
+from .promised import is_promised
 from .truth import Truth
 
 # Errors that speak of a program's inside, not of its input.
@@ -16,20 +17,6 @@ _OWN = (
     StopIteration,
 )  # fmt: skip
 _OWN_TEXTS = ("std::", "INTERNAL ASSERT", "nanobind")
-_PROMISED = (
-    "returned nan values in its",  # anomaly detection looks at every step of composed operations
-    "NYI: Functionalize rule for custom_function_call",  # torch.func.functionalize over a norm that trains
-    "was asked for and cannot serve this call",  # nk.backend
-    "don't yet support saved tensor hooks",  # nk.recompute_outputs inside torch.func
-    "convert all Tensors to FakeTensors first",  # torch's own assertion
-    "modified by an inplace operation",  # normkit keeps another tensor than torch does
-    "more than one element of the written-to tensor",  # statistics in memory that their elements share
-    "Inference tensors cannot be saved for backward",  # the same
-    "it is added element by element",  # a residual is not broadcast
-    "D input (got",  # a frozen layer looks at the rank
-    "eps must be",  # torch's instance norm does not look
-    "SyncBatchNorm number of input channels should be non-zero",  # as torch's
-)
 _TORCHS_FAULTS = ("INTERNAL ASSERT", "tensor does not have a device")
 _MIXED = ("expected scalar type", "mixed dtype")  # normkit takes more dtypes together, as its page says
 # Hooks that give back what autograd did not keep: any clear error will do.
@@ -39,10 +26,8 @@ _BROKEN_HOOKS = ("stay_sparse", "wrapper", "subclass", "meta", "flat", "shorter"
 def raised(case: Case, error: BaseException, theirs: Outcome | None) -> Finding | None:
     """What is wrong with an error of normkit's."""
     text, name = _text(error), type(error).__name__
-    if any(t in text for t in _PROMISED) or _is_of_two_paths(case, name):
+    if is_promised(case, text):
         return None
-    if case.edit.startswith("free") and "its data is not allocated yet" in text:
-        return None  # normkit keeps what it was given, torch a copy where it made one
     own = isinstance(error, _OWN) or any(t in text for t in _OWN_TEXTS) or not text
     broken = is_broken(case)
     if theirs is None:
@@ -72,7 +57,7 @@ def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding
     error = theirs.error
     if (case.transform or case.contexts) and case.eps in WRONG_EPS:
         return None  # composed operations add what torch can add
-    if isinstance(error, IndexError) or any(t in str(error) for t in (*_TORCHS_FAULTS, *_PROMISED)):
+    if isinstance(error, IndexError) or any(t in str(error) for t in _TORCHS_FAULTS) or is_promised(case, str(error)):
         return None  # an index error: tensors without channels
     if truth is not None and any(t in str(error) for t in _MIXED):
         return None
@@ -80,15 +65,6 @@ def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding
         return None
     text = f"{type(error).__name__}: {_text(error)}"
     return Finding("accepted", text, "torch raises this, normkit computes", 1 if truth is not None else 3)
-
-
-def _is_of_two_paths(case: Case, name: str) -> bool:
-    """Whether a checkpoint's second forward takes another path than the first: under a context of one of the two, or of
-    a subclass, which torch switches off within its backward."""
-    moves = ("nk.backend", "Silent", "FakeTensorMode")
-    contexts = [{c for c in texts if c.startswith(moves)} for texts in (case.contexts, case.around)]
-    subclass = any(a.trick == "subclass" for a in case.tensors.values())
-    return name == "CheckpointError" and case.transform == "checkpoint" and (subclass or contexts[0] != contexts[1])
 
 
 def is_broken(case: Case) -> bool:

@@ -89,6 +89,8 @@ def _fit_tensors(case: Case) -> Case:
     }  # fmt: skip
     if any(n not in tensors for n in needs.get(alias, ())) or (adds and alias == "residual_is_x"):
         alias = ""
+    if alias == "running_overlaps" and tensors["running_mean"].trick:
+        alias = ""  # of what memory a trick makes, the truth knows nothing
     wanted = case.wanted
     if alias.startswith("residual"):
         wanted = tuple(n for n in wanted if n != "residual")
@@ -97,23 +99,34 @@ def _fit_tensors(case: Case) -> Case:
     return case.but(mask=mask, alias=alias, wanted=wanted)
 
 
-def _is_composed(case: Case) -> bool:
-    """Whether operations of torch's own may read the tensors, which end the process where memory was freed."""
-    modes = ("Fake", "Silent", "meta", "composed", "aten")
+def _fit_freed(case: Case) -> Case:
+    """Freed memory where normkit can look before torch's own operations read it, which end the process."""
+    modes = ("Fake", "Silent", "meta")
     texts = [text for text in (*case.contexts, *case.around) if not text.startswith("saved(")]
     moded = any(m in text for m in modes for text in texts)
     sums = case.norm.startswith("add_") or case.norm == "normalize"
+    if case.transform or moded or sums:
+        for name, array in case.tensors.items():
+            if array.trick == "freed" and name != "dy":
+                case = case.tensor(name, trick="")
+    asked = any("composed" in text or "aten" in text for text in texts)
+    wrapped = any(a.trick in ("subclass", "wrapper") for n, a in case.tensors.items() if n != "dy")
     twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
     freed = "saved('freed')" in case.contexts or case.tensors["dy"].trick == "freed" or case.hook == "freed"
-    follows = freed and case.activation  # which may be an operation of its own
-    return bool(case.mask or case.transform or follows) or moded or sums or twice
+    follows = freed and bool(case.activation)  # which may be an operation of its own
+    if bool(case.mask or case.transform) or moded or sums or asked or wrapped or twice or follows:
+        case = _with_graph_memory(case)
+    if case.edit == "free_y" and case.plan == "sum":  # the sum reads it
+        case = case.but(edit="")
+    if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
+        case = case.tensor("dy", trick="")  # autograd casts it before any backward
+    return case
 
 
-def _with_memory(case: Case) -> Case:
-    """Without freed memory, and without hooks that give back what torch's operations take as it is."""
-    for name, array in case.tensors.items():
-        if array.trick == "freed":
-            case = case.tensor(name, trick="")
+def _with_graph_memory(case: Case) -> Case:
+    """Without freed memory in the backward, and without hooks that give back what torch's operations take as it is."""
+    if case.tensors["dy"].trick == "freed":
+        case = case.tensor("dy", trick="")
     broken = tuple(f"saved({kind!r})" for kind in ("freed", "flat", "shorter", "none", "meta"))
     case = case.but(contexts=tuple(c for c in case.contexts if c not in broken))
     if case.hook == "freed":
@@ -142,10 +155,7 @@ def _fit_calls(case: Case) -> Case:
             case = case.tensor("dy", values="normal")
     if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
-    if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
-        case = case.tensor("dy", trick="")  # autograd casts it before any backward
-    if _is_composed(case):
-        case = _with_memory(case)
+    case = _fit_freed(case)
     if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):

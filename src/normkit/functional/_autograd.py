@@ -164,6 +164,8 @@ def composed_backward(
 ) -> Gradients:
     """The first derivative by operations: the composed forward, differentiated; with a graph where one is wanted."""
     activation, dresidual, create_graph = norm.activation, None, torch.is_grad_enabled()
+    if dy.layout is not torch.strided:  # sparse, which the derivatives of torch's casts and broadcasts refuse
+        dy = dy.to_dense()
     if operands.mask is not None:
         dy = torch.where(operands.mask, dy, 0)
     if saved.bits is not None:

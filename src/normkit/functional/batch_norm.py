@@ -218,6 +218,7 @@ def verify(norm: BatchNormSpec, operands: Operands) -> None:
     mean, var = (None, None) if norm.running is None else norm.running[:2]
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
+    _shapes.verify_vectors(running_mean=mean, running_var=var)
     _dtypes.verify("batch_norm", input, weight, bias)
     _dtypes.verify_statistics(mean, var)
 

@@ -120,8 +120,7 @@ def _verify(operands: Operands, num_groups: int) -> None:
     input, weight, bias, *_ = operands
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
+    _shapes.verify_num_groups(num_groups)
     size = [input.size(0) * input.size(1) // num_groups, num_groups, *input.size()[2:]]
     if _shapes.values_per_channel(size) == 1:
         raise ValueError(_shapes.ONE_VALUE.format(size))

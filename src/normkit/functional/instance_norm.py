@@ -191,5 +191,8 @@ def _verify(operands: Operands, target: Running | None) -> None:
         if tensor is not None and tensor.numel() != c:
             # torch computes on (1, N*C, *) and its text counts so
             raise RuntimeError(f"{name} should contain {n * c} elements not {n * tensor.numel()}")
+        if tensor is not None and tensor.dim():  # torch repeats them for each sample, a single number too
+            _shapes.verify_vectors(**{name: tensor})
+    _shapes.verify_vectors(running_mean=mean, running_var=var)
     _dtypes.verify("batch_norm", input, weight, bias)
     _dtypes.verify_statistics(mean, var)

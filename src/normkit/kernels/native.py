@@ -73,7 +73,7 @@ def _not_ready(*arguments: Any) -> Any:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and not is_legacy_batched(tensor)
+    return type(tensor) is Tensor and tensor.layout is torch.strided and not is_legacy_batched(tensor)
 
 
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
