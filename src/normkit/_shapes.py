@@ -49,6 +49,12 @@ def verify_eps(eps: float, training: bool) -> None:
         F.batch_norm(one.expand(2, 1), one.clone(), one.clone(), training=training, eps=eps)
 
 
+def verify_number(function: str, name: str, value: object) -> None:
+    """Raise torch's error for an argument that has to be a number and is none."""
+    if value is None or isinstance(value, (str, complex)):
+        raise TypeError(f"{function}(): argument '{name}' must be float, not {type(value).__name__}")
+
+
 def verify_num_groups(num_groups: int) -> None:
     """Raise for a number of groups below 1; torch divides by zero, or asks when the layer is called."""
     if num_groups < 1:

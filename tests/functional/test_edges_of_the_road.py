@@ -344,3 +344,41 @@ def test_a_sparse_gradient_is_made_strided(path: str, name: str) -> None:
         y = getattr(nk.functional, name)(x, *first, eps=3e-4)
     expected = torch.autograd.grad(y, x, dy, retain_graph=True)
     torch.testing.assert_close(torch.autograd.grad(y, x, dy.to_sparse()), expected)
+
+
+NUMBERLESS = {
+    "batch_norm": (torch.zeros(4), torch.ones(4), None, None, True),
+    "ghost_batch_norm": (torch.zeros(4), torch.ones(4), None, None, True),
+    "batch_renorm": (torch.zeros(4), torch.ones(4), None, None, True),
+    "instance_norm": (),
+    "group_norm": (2,),
+    "layer_norm": ((5,),),
+    "rms_norm": ((5,),),
+}
+
+
+@pytest.mark.parametrize("eps", [None, "1e-5", 1j], ids=repr)
+@pytest.mark.parametrize("name", NUMBERLESS)
+def test_an_eps_that_is_no_number_is_named_where_operations_would_add_it(name: str, eps: Any) -> None:
+    if name == "rms_norm" and eps is None:
+        pytest.skip("its default")
+    x = torch.randn(6, 4, 5)
+    mask = torch.ones(6, 4 if name in ("layer_norm", "rms_norm") else 5, dtype=torch.bool)
+    with pytest.raises(TypeError, match=rf"^\w+\(\): argument 'eps' must be float, not {type(eps).__name__}$"):
+        getattr(nk.functional, name)(x, *NUMBERLESS[name], eps=eps, mask=mask)
+
+
+@pytest.mark.parametrize("unpack", [lambda t: t.reshape(-1), lambda t: t[..., :-1]], ids=["flat", "shorter"])
+@pytest.mark.parametrize("path", [*BACKENDS[:-1], "aten"])
+def test_saved_statistics_of_another_shape_get_words(path: str, unpack: Callable[[Tensor], Tensor]) -> None:
+    def unpacked(t: Tensor) -> Tensor:
+        return unpack(t) if t.dtype == torch.uint8 else t
+
+    x = torch.randn(6, 3, 5, requires_grad=True)
+    with nk.backend(path), torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpacked):
+        y = nk.functional.layer_norm(x, (5,), eps=3e-4)
+    if path == "native" and unpack(torch.ones(3, 8)).numel() == 24:
+        y.sum().backward()  # the core reads them in any shape
+        return
+    with pytest.raises(RuntimeError, match=r"hooks? on saved tensors.* unpack has to give back what was packed"):
+        y.sum().backward()

@@ -16,23 +16,29 @@ _OWN = (
     AssertionError, AttributeError, LookupError, NameError, ArithmeticError, RecursionError, SystemError, MemoryError,
     StopIteration,
 )  # fmt: skip
-_OWN_TEXTS = ("std::", "INTERNAL ASSERT", "nanobind")
+_OWN_TEXTS = (
+    "std::", "INTERNAL ASSERT", "nanobind", "not supported between instances", "unsupported operand type",
+    "not enough values to unpack", "unexpected keyword argument", "aten._local_scalar_dense",
+)  # fmt: skip
 _TORCHS_FAULTS = ("INTERNAL ASSERT", "tensor does not have a device")
 _MIXED = ("expected scalar type", "mixed dtype")  # normkit takes more dtypes together, as its page says
 # Hooks that give back what autograd did not keep: any clear error will do.
 _BROKEN_HOOKS = ("stay_sparse", "wrapper", "subclass", "meta", "flat", "shorter", "freed", "none")
 
 
-def raised(case: Case, error: BaseException, theirs: Outcome | None) -> Finding | None:
-    """What is wrong with an error of normkit's."""
+def raised(case: Case, error: BaseException, theirs: Outcome | None, near: Outcome | None = None) -> Finding | None:
+    """What is wrong with an error of normkit's. near: what torch's nearest norm finds where it has no such norm."""
     text, name = _text(error), type(error).__name__
     if is_promised(case, text):
         return None
     own = isinstance(error, _OWN) or any(t in text for t in _OWN_TEXTS) or not text
     broken = is_broken(case)
     if theirs is None:
-        severity = 2 if broken else 4
-        return Finding("unclear error", f"{name}: {text}", "no error of the user's", severity) if own else None
+        if own:
+            return Finding("unclear error", f"{name}: {text}", "no error of the user's", 2 if broken else 4)
+        if near is None or near.error is not None or broken or _says_nothing(case) or case.mask in ("float", "wrong"):
+            return None
+        return Finding("refused", f"{name}: {text}", "torch computes the nearest norm that it has", 3)
     if theirs.error is None:
         if not own and (
             broken or _says_nothing(case) or ((case.transform or case.contexts) and any(t in text for t in _MIXED))

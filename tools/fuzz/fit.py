@@ -5,6 +5,7 @@ The generator and the shrinker change one field at a time; this keeps programs f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from . import program
@@ -31,6 +32,12 @@ def fit(case: Case) -> Case:
     if case.plan == "none":
         case = case.but(around=(), hook="")
     return case.but(wanted=wanted)
+
+
+def nearest(case: Case) -> Case:
+    """What torch has that is nearest to a case that it has no program of: without the mask, by its batch norm."""
+    norm = "batch_norm" if case.norm in ("ghost_batch_norm", "batch_renorm") else case.norm
+    return fit(case.but(norm=norm, mask="", edit="" if case.edit == "mask" else case.edit))
 
 
 def _fit_shape(case: Case) -> Case:
@@ -72,15 +79,21 @@ def _fit_tensors(case: Case) -> Case:
     if "running" not in takes or (case.layer and len(running) == 1):
         for name in ("running_mean", "running_var"):
             tensors.pop(name, None)
-    if whole:
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            tensors.setdefault(name, usual(name))
+    needed = ("weight", "bias", "running_mean", "running_var") if whole else ()
+    if case.norm == "batch_renorm":
+        needed = ("running_mean", "running_var")
+    for name in needed:
+        tensors.setdefault(name, usual(name))
     if case.layer and "weight" not in tensors:
         tensors.pop("bias", None)
     for name, array in tensors.items():
         if array.layout == "channels_last" and len(case.shape) < 3:
-            tensors[name] = Array(array.values, array.dtype, "contiguous", array.trick, array.size)
+            tensors[name] = array = dataclasses.replace(array, layout="contiguous")
+        if array.dtype == "bfloat16" and array.trick in ("from_numpy", "read_only"):  # which numpy has not
+            tensors[name] = dataclasses.replace(array, trick="")
     case = case.but(tensors={n: tensors[n] for n in TENSORS if n in tensors})
+    if case.norm == "normalize":
+        case = case.but(activation="")
     mask = case.mask if "mask" in takes else ""
     alias = case.alias
     needs = {

@@ -16,10 +16,13 @@ from .tricks import plain
 from .truth import Truth
 
 
-def judge(case: Case, ours: Outcome, theirs: Outcome | None, truth: Truth | None) -> Finding | None:
-    """The worst disagreement, or None. theirs: None where torch has no such norm; truth: None where there is none."""
+def judge(
+    case: Case, ours: Outcome, theirs: Outcome | None, truth: Truth | None, near: Outcome | None = None
+) -> Finding | None:
+    """The worst disagreement, or None. theirs: None where torch has no such norm, then near is what its nearest finds;
+    truth: None where there is none."""
     if ours.error is not None:
-        return raised(case, ours.error, theirs)
+        return raised(case, ours.error, theirs, near)
     found = ours.found or {}
     others = (theirs.found or {}) if theirs is not None else {}
     return (

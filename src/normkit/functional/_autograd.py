@@ -132,6 +132,11 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 
 def _doubles(stats: Tensor) -> Tensor:
     """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
+    if stats.dim() != 2 or stats.shape[1] % 8:
+        raise RuntimeError(
+            f"a hook on saved tensors gave a norm's statistics back in the shape {tuple(stats.shape)}: unpack has to "
+            "give back what was packed"
+        )
     rows, count = stats.shape
     if not stats.numel():
         return torch.empty(rows, count // 8, dtype=torch.float64, device=stats.device)

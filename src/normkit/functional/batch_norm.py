@@ -19,7 +19,7 @@ from ..moments import Moments
 from . import _dtypes, running
 from ._autograd import BATCH, apply_in_core
 from ._operator import Operator
-from .choose import is_transformed
+from .choose import is_plain, is_transformed
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -216,6 +216,7 @@ def verify(norm: BatchNormSpec, operands: Operands) -> None:
     """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
     input, weight, bias, *_ = operands
     mean, var = (None, None) if norm.running is None else norm.running[:2]
+    _shapes.verify_number(norm.name, "eps", norm.eps)
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
     _shapes.verify_vectors(running_mean=mean, running_var=var)
@@ -229,8 +230,8 @@ def is_single(input: Tensor, mask: Tensor | None) -> bool:
         return True
     if mask is None or torch.compiler.is_compiling() or is_transformed() or mask.device.type != "cpu":
         return False
-    kept = _shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:])
-    return int(kept.sum()) == 1
+    kept = _shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:]).sum()
+    return is_plain(kept) and int(kept) == 1  # a fake tensor has no value
 
 
 OPERATOR = Operator(

@@ -82,6 +82,7 @@ class GroupNormSpec(NormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
+        _shapes.verify_number("group_norm", "eps", self.eps)
         _verify(operands, self.num_groups)
         input, weight, bias, residual, mask = operands
         residual = _shapes.fitting_residual(residual, input)

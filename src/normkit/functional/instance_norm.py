@@ -99,6 +99,7 @@ class InstanceNormSpec(BatchNormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
+        _shapes.verify_number("instance_norm", "eps", self.eps)
         _verify(operands, self.running)
         if not self.training:
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
