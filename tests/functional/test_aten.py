@@ -48,7 +48,7 @@ def draw(*shape: int) -> Tensor:
 
 
 @norms
-@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (3, 4, 6), (2, 4, 3, 2, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (3, 4, 6), (2, 4, 3, 2, 5), (1, 4, 1, 7)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_any_layout(
     layout: Callable[[Tensor], Tensor], shape: tuple[int, ...], norm: Callable[[Tensor], tuple[Tensor, Tensor]]

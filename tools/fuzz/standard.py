@@ -144,14 +144,9 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     old = {name: tensors[name].detach().double() for name in ("running_mean", "running_var")}
     still = {name: (value, torch.zeros(())) for name, value in old.items()}
     still["batches"] = (torch.zeros(()), torch.zeros(()))
-    if (
-        not s.xhat.numel()
-        or is_by_running(case)
-        or not case.training
-        or s.mean is None
-        or s.var is None
-        or s.count is None
-    ):
+    if is_by_running(case) or not case.training or s.mean is None or s.var is None or s.count is None:
+        return still
+    if s.mean.dim() == 2 and not s.xhat.numel():  # no sample has a value
         return still
     if case.momentum == "None" and not case.layer:
         return still
