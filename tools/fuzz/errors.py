@@ -8,7 +8,7 @@ from .case import Case
 from .finding import Finding, Outcome
 from .norms import NORMS, channels
 from .pools import DTYPES, WRONG_ACTIVATIONS, WRONG_EPS
-from .promised import is_promised
+from .promised import is_fake, is_promised
 from .truth import Truth
 
 # Errors that speak of a program's inside, not of its input.
@@ -94,19 +94,17 @@ def _several_wrongs(case: Case) -> bool:
 
 
 def _says_nothing(case: Case) -> bool:
-    """Whether an error is as good as a result: dtypes that make no norm, activations that are none, and what torch does
-    not look at where there are no values."""
+    """Whether an error is as good as a result."""
     empty = 0 in case.shape
-    odd = [
-        n
-        for n, a in case.tensors.items()
-        if (n != "dy" and a.dtype not in DTYPES) or (empty and (a.size is not None or a.trick))
-    ]
-    unlooked = empty and not case.training and "running_mean" not in case.tensors
-    odd += [n for n, a in case.tensors.items() if a.trick == "zerotensor" and n.startswith("running")]  # immutable
-    layouts = ("sparse", "mkldnn")  # torch adds a sparse residual; fake tensors hide the layout
-    odd += [n for n, a in case.tensors.items() if a.trick in layouts and (n == "residual" or case.contexts)]
-    return bool(odd) or unlooked or case.activation in WRONG_ACTIVATIONS
+    given = {name: array for name, array in case.tensors.items() if name != "dy"}
+    no_norm = any(a.dtype not in DTYPES for a in given.values())  # whole numbers, bools, complex parameters
+    # torch does not look at other tensors where there are no values, nor for the statistics of an evaluation
+    unlooked = empty and any(a.size is not None or a.trick for a in case.tensors.values())
+    unlooked = unlooked or (empty and not case.training and "running_mean" not in case.tensors)
+    immutable = any(a.trick == "zerotensor" for n, a in given.items() if n.startswith("running"))  # torch writes to it
+    layouts = ("sparse", "mkldnn")  # torch adds a sparse residual, and fake tensors hide what a layout makes impossible
+    sparse = any(a.trick in layouts for n, a in case.tensors.items() if n == "residual" or is_fake(case))
+    return no_norm or unlooked or immutable or sparse or case.activation in WRONG_ACTIVATIONS
 
 
 def _text(error: BaseException) -> str:

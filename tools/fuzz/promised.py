@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .case import Case
+from .case import Array, Case
 from .norms import channels
 from .pools import WRONG_EPS
 
@@ -24,7 +24,8 @@ def _has(*parts: str) -> Callable[[Case], bool]:
     return lambda case: any(part in text for part in parts for text in (*case.contexts, *case.around))
 
 
-def _is_fake(case: Case) -> bool:
+def is_fake(case: Case) -> bool:
+    """Whether fake tensors take part."""
     tricks = {array.trick for array in case.tensors.values()}
     return "fake" in (case.transform, case.hook) or "fake" in tricks or _has("FakeTensorMode")(case)
 
@@ -50,9 +51,9 @@ def _is_called_otherwise(case: Case) -> bool:
     return case.transform == "checkpoint" and others
 
 
-def _is_trick(trick: str, *names: str) -> Callable[[Case], bool]:
-    """Whether one of these tensors, or any, is of a trick."""
-    return lambda case: any(a.trick == trick for n, a in case.tensors.items() if not names or n in names)
+def _is_trick(trick: str) -> Callable[[Case], bool]:
+    """Whether one of the tensors is of a trick."""
+    return lambda case: any(a.trick == trick for a in case.tensors.values())
 
 
 _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
@@ -64,7 +65,7 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("through the graph a second time", _is_kept_by_normkit_alone),  # the same
     ("Cannot convert a ZeroTensor to numpy", _has("saved('numpy')")),  # the same: by the hook itself
     ("its data is not allocated yet", _frees),
-    ("it is added element by element", lambda case: case.tensors["residual"].size is not None),  # nothing is broadcast
+    ("it is added element by element", lambda case: case.tensors.get("residual", Array()).size is not None),  # no more
     ("D input (got", lambda case: case.norm == "frozen_batch_norm"),  # torch's function has no rank
     ("eps must be", lambda case: case.norm == "instance_norm" and case.eps in WRONG_EPS),  # torch's does not look
     ("number of input channels should be non-zero", lambda case: case.norm == "sync_batch_norm" and not channels(case)),
@@ -75,7 +76,7 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("torch.utils.checkpoint: ", _is_called_otherwise),
     # -- What torch's operations do, of which normkit calls others than torch's norm does.
     ("returned nan values in its", _has("detect_anomaly")),  # it looks at every step
-    ("convert all Tensors to FakeTensors first", _is_fake),
+    ("convert all Tensors to FakeTensors first", is_fake),
     (  # in the backward of an operation that keeps its result, such as rsqrt
         "Cannot set version_counter for inference tensor",
         lambda case: case.plan == "under_inference" and _is_trick("wrapper")(case),

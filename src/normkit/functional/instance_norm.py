@@ -172,7 +172,7 @@ def _move(target: Running, moments: Moments) -> None:
     """Move the running statistics by the averages over samples. moments: (N, C), a count of values for each sample."""
     count = moments.count
     mean, var = moments.mean.detach(), moments.m2.detach() / (count - 1)
-    if isinstance(count, int):
+    if not isinstance(count, Tensor):
         running.move_by_average(target, mean.mean(0), var.mean(0), count, mean.shape[0])
         return
     enough = count >= 2

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..kernels import core, native
 from ..moments import Moments
 from . import _storage
-from .choose import is_transformed
+from .choose import is_transformed, may_look
 from .functionalize import is_functionalized, write_through
 
 Update = Union[Moments, "Averages"]  # what a batch moves the running statistics by
@@ -130,7 +130,7 @@ def is_recomputation() -> bool:
 
 def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, samples: int | Tensor | None) -> None:
     """spread: m2 of a batch's moments (samples None), or the unbiased variance averaged over `samples`."""
-    if isinstance(count, int):
+    if not isinstance(count, Tensor):  # a number, maybe a symbolic one
         if count < 2:
             return
     elif count.dim() and mean.shape[-1] == 0:
@@ -140,7 +140,7 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
     arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
-        if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
+        if may_look(ok) and not ok:
             warn_not_finite()
     elif is_functionalized():
         write_through(_write, _Move.apply, arguments)

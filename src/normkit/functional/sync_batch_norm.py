@@ -26,7 +26,7 @@ from ..kernels import composed, native
 from ..moments import Moments
 from . import _autograd, running
 from .batch_norm import BatchNormSpec, verify
-from .choose import is_plain
+from .choose import may_look
 from .running import Running
 from .spec import NormSpec
 
@@ -110,8 +110,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         """The moments of all ranks' batches, which move the running statistics."""
         whole = of_all_ranks(own, self.group)
         count = torch.as_tensor(whole.count)
-        looks = input.device.type == "cpu" and not torch.compiler.is_compiling() and is_plain(count)
-        if looks and int(count) == 1:
+        if may_look(count) and int(count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
         if self.running is not None:
             running.move(self.running, whole)
