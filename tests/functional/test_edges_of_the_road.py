@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import normkit as nk
 from normkit.kernels import native
@@ -382,3 +384,25 @@ def test_saved_statistics_of_another_shape_get_words(path: str, unpack: Callable
         return
     with pytest.raises(RuntimeError, match=r"hooks? on saved tensors.* unpack has to give back what was packed"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("make", [nk.GhostBatchNorm1d, nk.BatchRenorm1d, nk.SyncBatchNorm])
+def test_a_momentum_that_is_no_number_gets_torchs_words_where_operations_would_subtract_it(
+    make: Callable[..., nn.Module],
+) -> None:
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"argument 'momentum' .*must be float, not str"):
+        make(3, momentum="0.1")(torch.randn(4, 3, 5), mask=mask)
+
+
+def test_statistics_move_by_tensors_operations_where_torchs_kernels_run_under_a_mode() -> None:
+    layer, x = nk.BatchNorm1d(3, eps=2e-3, momentum=0.3), torch.randn(4, 3, 5)
+    with nk.backend("aten"):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert layer(x).shape == x.shape
+        program = make_fx(lambda x, mean, var: nk.functional.batch_norm(x, mean, var, training=True, eps=3e-4))(
+            x, torch.zeros(3), torch.ones(3)
+        )
+    mean, var = torch.zeros(3), torch.ones(3)
+    program(x, mean, var)
+    assert not (mean == 0).any()

@@ -166,14 +166,16 @@ def _fit_calls(case: Case) -> Case:
             case = case.but(transform="vjp")
         elif case.tensors["dy"].values in ("nan", "inf"):  # which a product with a Jacobian spreads
             case = case.tensor("dy", values="normal")
-    if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
+    twice = case.transform == "threads" or (case.transform == "make_fx" and case.norm == "batch_renorm")
+    if twice and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
     case = _fit_freed(case)
     if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
-    if case.edit == "mask" and any("save" in c for c in case.contexts):  # hooks keep the very tensor, unwatched
+    kept = any("save" in c for c in case.contexts)  # hooks keep the very tensor, unwatched
+    if case.edit == "mask" and (kept or case.mask == "expanded"):  # nothing writes to elements that share memory
         case = case.but(edit="")
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))

@@ -69,6 +69,12 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("D input (got", lambda case: case.norm == "frozen_batch_norm"),  # torch's function has no rank
     ("eps must be", lambda case: case.norm == "instance_norm" and case.eps in WRONG_EPS),  # torch's does not look
     ("number of input channels should be non-zero", lambda case: case.norm == "sync_batch_norm" and not channels(case)),
+    # a mask leaves one; torch's nearest norm, without the mask or the slices, says nothing of it
+    ("Expected more than 1 value per channel", lambda case: bool(case.mask)),
+    ("virtual_batch_size must be 1 or more", lambda case: case.norm == "ghost_batch_norm" and case.part < 1),
+    ("is not on the expected device", lambda case: bool(case.mask) and _is_trick("meta")(case)),
+    # batch norm's call of the core compares it as it is: torch's class, Python's words
+    ("not supported between instances", lambda case: case.eps in ("None", "'1e-5'", "1j")),
     (
         "more than one element of the written-to tensor",
         lambda case: any(a.layout in _SHARED for n, a in case.tensors.items() if n.startswith("running")),

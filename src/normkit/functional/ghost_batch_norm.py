@@ -113,7 +113,7 @@ class GhostBatchNormSpec(BatchNormSpec):
         y, saved = kernel.batch_norm_forward(operands, self.activation, self.eps, save=save, sizes=self.sizes)
         if self.running is not None:
             mean, var, _ = saved.stats.view(len(self.sizes), 3, -1).unbind(1)
-            count = torch.tensor(self.sizes).unsqueeze(1) * math.prod(operands.input.shape[2:])
+            count = torch.tensor(self.sizes, device=mean.device).unsqueeze(1) * math.prod(operands.input.shape[2:])
             self._move(Moments.of_stats(count, mean, var), operands)
         return y, saved
 

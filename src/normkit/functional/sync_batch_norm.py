@@ -98,7 +98,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             saved = Saved(torch.stack([whole.mean, var, (var + self.eps).rsqrt()]))
         if saved is None:
             return y, None
-        count = torch.as_tensor(whole.count).to(saved.stats).expand(1, saved.stats.shape[1])
+        count = torch.as_tensor(whole.count, device=saved.stats.device).to(saved.stats).expand(1, saved.stats.shape[1])
         return y, saved._replace(stats=torch.cat([saved.stats, count]))
 
     def _own(self, operands: Operands) -> tuple[Tensor, Moments]:
@@ -109,7 +109,7 @@ class SyncBatchNormSpec(BatchNormSpec):
     def _whole(self, own: Moments, input: Tensor) -> Moments:
         """The moments of all ranks' batches, which move the running statistics."""
         whole = of_all_ranks(own, self.group)
-        count = torch.as_tensor(whole.count)
+        count = torch.as_tensor(whole.count, device=input.device)
         if may_look(count) and int(count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
         if self.running is not None:
