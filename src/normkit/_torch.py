@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad, graph
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 OLDEST = (2, 4)  # the first with torch.library.custom_op; nn.RMSNorm is of the same release
 PROTOCOL = frozenset(
@@ -41,6 +41,8 @@ __all__ = ["TorchDispatchMode"]  # of torch.utils._python_dispatch since 1.13: w
 peek_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 # How many torch-dispatch modes are active: fake tensors have no memory.
 count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+# A block outside of all of them: what is real memory stays so.
+without_dispatch_modes: Callable[[], AbstractContextManager[Any]] = _disable_current_modes
 # Not None while torch.jit traces.
 tracing_state: Callable[[], Any] = torch._C._get_tracing_state
 # The forward-mode level, -1 outside. PyTorch keeps it in a global of its module and has no function that tells.

@@ -130,6 +130,7 @@ class RMSNormSpec(NormSpec):
         if not input.is_complex():
             _dtypes.verify("rms_norm", input)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
+        _shapes.verify_number("rms_norm", "eps", self.eps_of(input))
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
         return norm, Operands(widen("rms_norm", input), weight, None, None, mask)
 
