@@ -277,8 +277,15 @@ _has_any_global_hook: Callable[[], bool] = nn.modules.module._has_any_global_hoo
 
 
 def is_watched() -> bool:
-    """Whether somebody listens to the calls of all modules, as counters of operations do (since 2.0)."""
-    return _has_any_global_hook() and not torch.compiler.is_compiling()
+    """Whether somebody follows the calls of all modules: counters of operations by hooks (since 2.0), torch.jit.trace,
+    on which TensorBoard's graphs stand, by its scopes."""
+    return (_has_any_global_hook() or tracing_state() is not None) and not torch.compiler.is_compiling()
+
+
+def traces_for_onnx() -> bool:
+    """Whether torch.jit traces for the older of the ONNX exporters; torch.onnx is imported by who exports."""
+    onnx = sys.modules.get("torch.onnx")
+    return tracing_state() is not None and onnx is not None and bool(onnx.is_in_onnx_export())
 
 
 @cache
