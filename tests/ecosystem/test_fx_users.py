@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.optimization import fuse
 
 import normkit as nk
 from tests.ecosystem.nets import OURS, images, net
@@ -56,6 +55,8 @@ def test_quantization_takes_our_layers_and_torchs_back(name: str, training: bool
 
 @pytest.mark.parametrize("name", OURS)
 def test_fx_fusion_never_drops_a_norm(name: str) -> None:
+    from torch.fx.experimental.optimization import fuse
+
     model, x = OURS[name]().eval(), images()
     fused, expected = fuse(model), fuse(net(nn).eval())
     torch.testing.assert_close(fused(x), expected(x), rtol=1e-4, atol=1e-5)

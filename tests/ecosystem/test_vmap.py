@@ -41,6 +41,6 @@ def test_outputs_gradients_and_statistics_are_those_of_each_model(name: str, tra
     for i, other in enumerate(theirs):
         nn.functional.cross_entropy(other(images()), labels()).backward()
         for key, parameter in other.named_parameters():
-            torch.testing.assert_close(found[key][i], parameter.grad, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found[key][i], parameter.grad, rtol=1e-3, atol=1e-5)  # sums that cancel
         for key, buffer in other.named_buffers():
             torch.testing.assert_close(buffers[key][i], buffer, rtol=1e-5, atol=1e-6)
