@@ -57,7 +57,9 @@ def test_a_user_without_a_core_is_told_in_one_line(filters: tuple[str, ...]) -> 
     assert done.stdout == "0.0\n"
     assert done.stderr.count("\n") == 1
     assert "slower, on PyTorch's operations: the native core is not built" in done.stderr
-    assert "reinstall normkit where a C++ compiler is found; NORMKIT_NO_NATIVE=1 says that this is wanted" in done.stderr
+    assert (
+        "reinstall normkit where a C++ compiler is found; NORMKIT_NO_NATIVE=1 says that this is wanted" in done.stderr
+    )
 
 
 @pytest.mark.parametrize("filters", [(), ("-W", "ignore::RuntimeWarning")], ids=["wanted", "filtered"])

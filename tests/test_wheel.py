@@ -12,7 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("scikit_build_core", reason="builds a wheel without isolation")
-BUILD = "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1], {'build-dir': sys.argv[2]})"
+BUILD = (
+    "import sys; from scikit_build_core.build import build_wheel; build_wheel(sys.argv[1], {'build-dir': sys.argv[2]})"
+)
 
 
 def build(folder: Path, **switches: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,6 @@ from torch import Tensor, fx, nn
 
 import normkit as nk
 from tests.ecosystem.nets import OURS, images, net
-from tests.surgery.foreign import library
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.ao.quantization is deprecated, in favour of another package
 
@@ -16,7 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # torch.ao.quantization is de
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", OURS)
 def test_torchvisions_feature_extractor_finds_every_norm(name: str, training: bool) -> None:
-    library("torchvision")
     from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
     model, theirs = OURS[name]().train(training), net(nn).train(training)

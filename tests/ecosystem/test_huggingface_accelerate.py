@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,22 @@ def test_sizes_and_device_maps_are_those_of_torchs_layers() -> None:
     assert infer_auto_device_map(net(nk), memory) == infer_auto_device_map(net(nn), memory)
 
 
-def test_surgery_after_accelerates_hooks_keeps_the_function() -> None:
-    """A model that is dispatched already: its modules have hooks and a forward of their own."""
+CHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "accelerate": lambda model: nk.accelerate(model, images(), inplace=True),
+    "convert": lambda model: nk.convert(model, "batch", only="bn*", inplace=True),
+    "freeze": lambda model: nk.freeze(model, inplace=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_dispatched_model_is_changed_in_place(change: str) -> None:
+    """It has hooks, and a `to` that would move the original of any copy."""
     from accelerate import dispatch_model
 
     model = dispatch_model(net(nn).eval(), device_map={"": "cpu"}, force_hooks=True)
     expected = model(images())
-    torch.testing.assert_close(nk.accelerate(model, images())(images()), expected)
-    torch.testing.assert_close(nk.convert(model, "batch")(images()), expected)
+    with pytest.raises(RuntimeError, match=r"cannot be copied.*pass inplace=True"):
+        nk.convert(model, "batch", only="bn*")
+    changed = CHANGES[change](model)
+    torch.testing.assert_close(changed(images()), expected)
+    assert isinstance(changed.bn1, nk.nn.base.Norm), nk.changes(changed)

@@ -107,8 +107,8 @@ def test_synchronised_batch_norm_keeps_the_function(name: str) -> None:
     """What Trainer(sync_batchnorm=True) does to a model."""
     from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 
-    model = TorchSyncBatchNorm().apply(OURS[name]())
+    model, theirs = TorchSyncBatchNorm().apply(OURS[name]()), net(nn)
     assert type(model.bn1) is nn.SyncBatchNorm
     for training in (True, False):
-        torch.testing.assert_close(model.train(training)(images()), net(nn).train(training)(images()))
+        torch.testing.assert_close(model.train(training)(images()), theirs.train(training)(images()))
     assert type(TorchSyncBatchNorm().apply(nk.SyncBatchNorm(4))) in (nk.SyncBatchNorm, nn.SyncBatchNorm)

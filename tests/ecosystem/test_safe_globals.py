@@ -33,7 +33,7 @@ REPORTS: dict[str, Callable[[], Any]] = {
     "comparison": lambda: nk.compare(net(nn), net()),
     "moments": lambda: nk.Moments.of(images(), (0, 2, 3)),
 }
-TORCHS = {"torch", "collections", "builtins"}  # modules whose names torch's own layers ask for
+KNOWN = {"normkit", "torch", "collections", "builtins", "tests"}  # what a user can name: torch's, ours, his own
 
 
 def saved(value: Any) -> io.BytesIO:
@@ -50,7 +50,7 @@ def named(file: io.BytesIO) -> list[Any]:
     found = []
     for name in names:
         module, _, attribute = name.rpartition(".")
-        assert module.partition(".")[0] in {"normkit", *TORCHS}, name
+        assert module.partition(".")[0] in KNOWN, name
         found.append(getattr(__import__(module, fromlist=[attribute]), attribute))
     return found
 

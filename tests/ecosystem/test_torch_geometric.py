@@ -34,10 +34,10 @@ def loader() -> Any:
 class Net(nn.Module):
     def __init__(self, kit: ModuleType) -> None:
         super().__init__()
-        from torch_geometric.nn import GCNConv
+        from torch_geometric.nn import SAGEConv
 
-        self.conv1, self.bn = GCNConv(4, 8), kit.BatchNorm1d(8)
-        self.conv2, self.layer = GCNConv(8, 8), kit.LayerNorm(8)
+        self.conv1, self.bn = SAGEConv(4, 8), kit.BatchNorm1d(8)
+        self.conv2, self.layer = SAGEConv(8, 8), kit.LayerNorm(8)
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         x = self.bn(self.conv1(x, edge_index)).relu()
@@ -78,20 +78,23 @@ def test_recalibrate_and_accelerate_take_its_batches() -> None:
     torch.testing.assert_close(fast.bn.running_var.double(), x.var(0), rtol=1e-5, atol=1e-6)
 
 
-def test_its_own_norms_around_torchs_are_changed_inside() -> None:
+@pytest.mark.parametrize("change", ["convert", "accelerate"])
+def test_its_own_norms_around_torchs_are_changed_inside(change: str) -> None:
     from torch_geometric.nn import GCN
 
     torch.manual_seed(0)
-    model = GCN(4, 8, num_layers=3, norm="BatchNorm").eval()
-    first = next(iter(loader()))
-    for changed in (nk.convert(model, "batch"), nk.accelerate(model, (first.x, first.edge_index))):
-        assert all(type(norm.module) is nk.BatchNorm1d for norm in changed.norms)
-        for training in (True, False):
-            torch.testing.assert_close(
-                call(changed.train(training), first), call(model.train(training), first), rtol=1e-5, atol=1e-6
-            )
-        model.eval()
-        changed.reset_parameters()
+    model, first = GCN(4, 8, num_layers=3, norm="BatchNorm").eval(), next(iter(loader()))
+    changes = {
+        "convert": lambda: nk.convert(model, "batch"),
+        "accelerate": lambda: nk.accelerate(model, (first.x, first.edge_index)),
+    }
+    changed = changes[change]()
+    assert [type(norm.module) for norm in list(changed.norms)[:2]] == [nk.BatchNorm1d] * 2
+    for training in (True, False):
+        found, expected = (call(each.train(training), first) for each in (changed, model))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    changed.reset_parameters()
+    assert changed.norms[0].module.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("kit", [nn, nk], ids=["torch", "ours"])
