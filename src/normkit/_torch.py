@@ -273,6 +273,15 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a forward on the module hides its class's. The class's own, bound to the module, hides nothing: tools
+    that put hooks in a forward's place (Hugging Face's accelerate) leave it there when they go."""
+    own = module.__dict__.get("forward")
+    if own is None:
+        return False
+    return getattr(own, "__self__", None) is not module or getattr(own, "__func__", None) is not type(module).forward
+
+
 _has_any_global_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
 
 

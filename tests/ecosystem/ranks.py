@@ -61,8 +61,11 @@ def scenarios(rank: int) -> dict[str, State]:
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for name, make in MODELS.items():
         found[f"fsdp {name}"] = whole(trained(sharded(make()), rank))
-        found[f"bfloat16 {name}"] = whole(trained(sharded(make(), mp_policy=half), rank))
-        found[f"ddp {name}"] = trained(DistributedDataParallel(make()), rank).module.state_dict()
+        if name != "torch":  # whose batch norm on the CPU takes no bfloat16 weights beside float32 statistics
+            found[f"bfloat16 {name}"] = whole(trained(sharded(make(), mp_policy=half), rank))
+        found[f"ddp {name}"] = trained(
+            DistributedDataParallel(make(), broadcast_buffers=False), rank
+        ).module.state_dict()
     found["sync sharded"] = whole(trained(sharded(nk.convert(net(nn), "sync")), rank))
     found["sync ddp"] = trained(DistributedDataParallel(nk.convert(net(nn), "sync")), rank).module.state_dict()
     model = trained(sharded(net(nk)), rank)

@@ -78,8 +78,8 @@ CHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_dispatched_model_is_changed_in_place(change: str) -> None:
-    """It has hooks, and a `to` that would move the original of any copy."""
+def test_a_dispatched_model_is_left_as_it_is_and_says_why(change: str) -> None:
+    """Its layers have a forward of their own, and it a `to` that would move the original of any copy."""
     from accelerate import dispatch_model
 
     model = dispatch_model(net(nn).eval(), device_map={"": "cpu"}, force_hooks=True)
@@ -88,4 +88,21 @@ def test_a_dispatched_model_is_changed_in_place(change: str) -> None:
         nk.convert(model, "batch", only="bn*")
     changed = CHANGES[change](model)
     torch.testing.assert_close(changed(images()), expected)
-    assert isinstance(changed.bn1, nk.nn.base.Norm), nk.changes(changed)
+    assert nk.changes(changed)["bn1"].reason == "its forward was replaced on the instance"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_once_the_hooks_are_gone_it_is_changed(change: str) -> None:
+    """They leave the class's own forward on every module."""
+    from accelerate import cpu_offload
+    from accelerate.hooks import remove_hook_from_submodules
+
+    model = cpu_offload(net(nn).eval(), torch.device("cpu"))
+    remove_hook_from_submodules(model)
+    expected = model(images())
+    assert "forward" in vars(model.bn1)
+    changed = CHANGES[change](model)
+    torch.testing.assert_close(changed(images()), expected)
+    assert nk.changes(changed)["bn1"].action == "replaced"
+    if change == "accelerate":
+        assert "relu" in nk.changes(changed)["bn1"].reason

@@ -28,8 +28,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "layer2d": lambda: nk.LayerNorm2d(8),
     "rms": lambda: nk.RMSNorm(5),
 }
-RESIDUAL = ("batch", "frozen", "group", "instance", "layer", "rms")
-MASKED = ("batch", "instance", "group")
+RESIDUAL = ("batch", "frozen", "group", "instance")
+MASKED = ("batch", "ghost", "renorm", "sync", "instance", "group")
 
 
 @contextmanager
@@ -122,3 +122,9 @@ def test_statistics_of_a_model_on_meta_are_refused_with_the_reason() -> None:
         model = net(nk)
     with pytest.raises(RuntimeError, match="meta"):
         nk.recalibrate(model, [torch.ones(2, 3, 6, 6)])
+
+
+def test_lengths_without_values_make_a_mask() -> None:
+    with FakeTensorMode():
+        mask = nk.mask_from_lengths(torch.tensor([2, 3]), 5)
+    assert mask.shape == (2, 5)

@@ -40,17 +40,26 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, State]]:
 
 
 @pytest.mark.parametrize("name", ["drop-in", "accelerated"])
-@pytest.mark.parametrize("way", ["fsdp", "bfloat16", "ddp"])
+@pytest.mark.parametrize("way", ["fsdp", "ddp"])
 def test_parameters_and_statistics_are_those_of_torchs_layers(
     results: list[dict[str, State]], way: str, name: str
 ) -> None:
-    rtol, atol = (0.05, 0.02) if way == "bfloat16" else (1e-4, 1e-5)  # bfloat16 has eight bits; three steps
     for found in results:
         mine, theirs = found[f"{way} {name}"], found[f"{way} torch"]
         assert list(mine) == list(theirs)
         for key, value in theirs.items():
             assert mine[key].dtype == value.dtype
-            torch.testing.assert_close(mine[key], value, rtol=rtol, atol=atol, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("name", ["drop-in", "accelerated"])
+def test_mixed_precision_keeps_wide_statistics(results: list[dict[str, State]], name: str) -> None:
+    """FSDP2 hands the layers bfloat16 weights, which torch's batch norm on the CPU refuses."""
+    for found in results:
+        half, whole = found[f"bfloat16 {name}"], found[f"fsdp {name}"]
+        for key, value in whole.items():
+            assert half[key].dtype == value.dtype
+            torch.testing.assert_close(half[key], value, rtol=0.1, atol=0.05)  # eight bits, three steps
 
 
 @pytest.mark.parametrize("name", ["drop-in", "accelerated"])

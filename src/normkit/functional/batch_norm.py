@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from ..moments import Moments
 from . import _dtypes, running
 from ._autograd import BATCH, apply_in_core
 from ._operator import Operator
-from .choose import is_transformed
+from .choose import is_transformed, may_read
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -228,7 +227,7 @@ def is_single(input: Tensor, mask: Tensor | None) -> bool:
     """Whether each channel has one single value. Where Python may not look at a mask's values, it counts as several."""
     if _shapes.values_per_channel(input.shape) == 1:
         return True
-    if mask is None or torch.compiler.is_compiling() or is_transformed() or mask.device.type != "cpu":
+    if mask is None or not may_read(mask) or is_transformed():
         return False
     kept = _shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:])
     return int(kept.sum()) == 1

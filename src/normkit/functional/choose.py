@@ -122,6 +122,12 @@ def has_memory() -> bool:
     )
 
 
+def may_read(tensor: Tensor) -> bool:
+    """Whether Python may look at a tensor's values: not where they are a trace's, a transform's, a mode's (fake tensors
+    have none) or another device's, which would be waited for."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and has_memory()
+
+
 def is_transformed() -> bool:
     """Whether a torch.func transform or a forward-mode level is active."""
     return peek_transform() is not None or forward_level() >= 0

@@ -26,6 +26,7 @@ from ..kernels import composed, native
 from ..moments import Moments
 from . import _autograd, running
 from .batch_norm import BatchNormSpec, verify
+from .choose import may_read
 from .running import Running
 from .spec import NormSpec
 
@@ -108,7 +109,7 @@ class SyncBatchNormSpec(BatchNormSpec):
     def _whole(self, own: Moments, input: Tensor) -> Moments:
         """The moments of all ranks' batches, which move the running statistics."""
         whole = of_all_ranks(own, self.group)
-        if input.device.type == "cpu" and not torch.compiler.is_compiling() and int(whole.count) == 1:
+        if may_read(input) and int(whole.count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
         if self.running is not None:
             running.move(self.running, whole)
