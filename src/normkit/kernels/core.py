@@ -34,7 +34,7 @@ def at_import() -> tuple[ModuleType | None, str | None]:
     if _environment.switched_on(_NOT_WANTED):
         return None, f"{_NOT_WANTED} asks for none"
     core, problem = load()
-    if core is None and torch.multiprocessing.parent_process() is None:
+    if core is None and torch.multiprocessing.current_process().name == "MainProcess":
         _environment.tell(f"slower, on PyTorch's operations: {problem}; {_NOT_WANTED}=1 says that this is wanted")
     return core, problem
 
