@@ -49,5 +49,5 @@ def test_memory_is_flat_over_30000_steps_of_varying_shapes() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=1800, check=True)
     samples = [int(line.split()[0]) / 2**20 for line in done.stdout.splitlines()]
     assert len(samples) == STEPS // EVERY
-    begin, end = max(samples[5:10]), max(samples[-5:])  # the first steps fill the allocators' pools
-    assert end < begin + 8, f"MB over time: {[round(value) for value in samples]}"
+    begin, end = max(samples[4:14]), max(samples[-10:])  # the first steps fill the allocators' pools
+    assert end < begin + 16, f"MB over time: {[round(value) for value in samples]}"
