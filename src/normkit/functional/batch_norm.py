@@ -189,7 +189,9 @@ class BatchNormSpec(NormSpec):
             if self.training and batches is not None:
                 batches.add_(1)
             factor = momentum if self.training and momentum is not None else 0.0
-            weight, bias = (None if p is None else p.to(mean.dtype) for p in (weight, bias))  # as ATen wants them
+            weight, bias = (  # as ATen wants them; a cast that does nothing would be a step of the program
+                p if p is None or p.dtype == mean.dtype else p.to(mean.dtype) for p in (weight, bias)
+            )
         y = F.batch_norm(input, mean, var, weight, bias, self.training, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
