@@ -1,8 +1,9 @@
 """What the environment asks of the package: variables that begin with NORMKIT_, and what is said in one line.
 
-    NORMKIT_NO_NATIVE  1: compute without the native core, and say nothing of it
-    NORMKIT_ISA        the instruction set of the native core (`kernels/core.py`)
-    NORMKIT_KEEP_MB    how much memory freed outputs may keep (`kernels/memory.py`)
+    NORMKIT_NO_NATIVE    1: compute without the native core, and say nothing of it
+    NORMKIT_ISA          the instruction set of the native core (`kernels/core.py`)
+    NORMKIT_CHECK_RANKS  1: synchronised layers compare the ranks at every call (`functional/agreement.py`)
+    NORMKIT_KEEP_MB      how much memory freed outputs may keep (`kernels/memory.py`)
 
 Rule: whatever stands there, `import normkit` goes on; nonsense is a RuntimeWarning of one line, and the default holds.
 """
