@@ -148,6 +148,8 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     still["batches"] = (torch.zeros(()), torch.zeros(()))
     if is_by_running(case) or not case.training or s.mean is None or s.var is None or s.count is None:
         return still
+    if s.mean.dim() == 2 and not s.xhat.numel():  # no sample has a value
+        return still
     if case.momentum == "None" and not case.layer:
         return still
     mean, var, count = s.mean, s.var, s.count.double()
