@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from normkit import cli
-from normkit.learn.pictures import pictures
+from normkit.learn.own import read
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -112,7 +112,8 @@ def test_an_archive_of_something_else_and_no_file_are_refused(
 def test_own_images_become_six_small_ones(channels: int, tmp_path: Path) -> None:
     images = np.stack([GOOD] * channels, axis=-1) if channels else GOOD
     np.savez(tmp_path / "own.npz", images=images.astype(np.uint16))
-    made = pictures(tmp_path / "own.npz")
+    made = read(tmp_path / "own.npz").images
+    assert made is not None
     assert made.shape == (6, 14, 14)
     assert made.amin() == 0
     assert made.amax() == 1

@@ -32,7 +32,8 @@
     truth: () => Math.abs(total(backward([1, 2, 4, 9], 1, 0, 1e-5, [1, 0, 0, 0]).dx)) < 1e-12 ? 0 : NaN,
     actions: {},
     draw(s, place, plot) {
-      const x = [1, s.x2, 4, 9], dy = [s.dy1, -0.5, 0.3, 0.8], wrong = s.wrong === "right" ? "" : s.wrong;
+      const x = typed(place, "x", 2, 8) ?? [1, s.x2, 4, 9], start = [s.dy1, -0.5, 0.3, 0.8];
+      const dy = typed(place, "dy", x.length, x.length) ?? x.map((_, i) => start[i % 4]), wrong = s.wrong === "right" ? "" : s.wrong;
       const made = backwardSteps(x, s.gamma, 0, s.eps, dy, wrong), {variance} = moments(x), m = x.length;
       const rstd = 1 / Math.sqrt(variance + s.eps), xhat = forward(x, 1, 0, s.eps), dgamma = total(xhat.map((v, i) => v * dy[i]));
       const collapsed = dy.map((v, i) => s.gamma * rstd * (v - total(dy) / m - xhat[i] * dgamma / m));
@@ -50,6 +51,10 @@
       const sum = total(made.dx);
       say(place, "check", short(away, 2), right ? "good" : "bad");
       say(place, "sum", Math.abs(sum) < 1e-12 ? "0" : short(sum), Math.abs(sum) < 1e-12 ? "good" : "bad");
+      fromLibrary(place, {x, gamma: s.gamma, eps: s.eps, dy}, (answer) => {
+        const {words, good} = apart([...made.dx, made.dgamma, made.dbeta], [...answer.dx, answer.dgamma, answer.dbeta]);
+        return {words: `dx = ${list(answer.dx)}  (${words})`, good};
+      });
       say(place, "word", right ? t("right", "正确") : t("wrong", "错误"), right ? "good" : "bad");
     },
   });

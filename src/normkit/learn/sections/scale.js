@@ -36,6 +36,7 @@
       say(place, "input", percent(off(now.du, exact.du)), off(now.du, exact.du) > 0.01 ? "bad" : "good");
       say(place, "scaled", short(s.a * l, 4));
       say(place, "angle", `${fixed(Math.acos(dot(long, now.dw) / length(long) / l) * 180 / Math.PI, 1)}°`);
+      fromLibrary(place, {u, w, dy, a: s.a, eps: s.eps}, (answer) => apart([...now.y, l], [...answer.y, answer.length]));
       const after = long.map((v, i) => v - s.rate * now.dw[i]);
       say(place, "turn", `${short(Math.acos(Math.min(1, dot(long, after) / length(long) / length(after))) * 180 / Math.PI, 2)}°`);
     },
