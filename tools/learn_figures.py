@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from normkit.learn import numbers, page
 from tests.studies import browser
+
+from normkit.learn import numbers, page
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "images" / "learn"
@@ -97,7 +98,8 @@ def _drawn(opened: browser.Page, panel: Panel) -> str:
 def _colours(opened: browser.Page) -> dict[str, str]:
     """The page's colours in the present scheme, by the names of its styles."""
     names = sorted(set(re.findall(r"(--[\w-]+): ?#", page.asset("style.css"))))
-    asked = f"const s = getComputedStyle(document.documentElement); return {json.dumps(names)}.map(n => s.getPropertyValue(n))"
+    styles = "const styles = getComputedStyle(document.documentElement);"
+    asked = f"{styles} return {json.dumps(names)}.map(name => styles.getPropertyValue(name))"
     return {name: value.strip() for name, value in zip(names, opened.evaluate(asked), strict=True)}
 
 
@@ -111,23 +113,37 @@ def _stacked(panels: list[tuple[str, ET.Element]], light: dict[str, str], dark: 
         for element in svg.iter():
             _coloured(element, light, used)
         if title:
-            heading = ET.Element(f"{{{SVG}}}text", {"x": str(EDGE), "y": f"{top + 14:g}", "class": "fill-ink", "font-weight": "700"})
+            heading = ET.Element(
+                f"{{{SVG}}}text", {"x": str(EDGE), "y": f"{top + 14:g}", "class": "fill-ink", "font-weight": "700"}
+            )
             heading.text = title
             heading.attrib["fill"] = light["--ink"]
             made.append(heading)
             top += TITLE
-        svg.attrib = {"x": str(EDGE), "y": f"{top:g}", "width": f"{width:g}", "height": f"{height:g}", "overflow": "visible"}
+        svg.attrib = {
+            "x": str(EDGE),
+            "y": f"{top:g}",
+            "width": f"{width:g}",
+            "height": f"{height:g}",
+            "overflow": "visible",
+        }
         made.append(svg)
         top += height + EDGE
     styles = "".join(f".{kind}-{name[2:]}{{{kind}:{dark[name]}}}" for kind, name in sorted(used))
     root = ET.Element(f"{{{SVG}}}svg", {"viewBox": f"0 0 {WIDTH} {top:g}", "width": str(WIDTH), "height": f"{top:g}"})
-    root.attrib |= {"font-family": "system-ui, 'Noto Sans', 'PingFang SC', 'Noto Sans CJK SC', sans-serif", "font-size": "12.5"}
+    root.attrib |= {
+        "font-family": "system-ui, 'Noto Sans', 'PingFang SC', 'Noto Sans CJK SC', sans-serif",
+        "font-size": "12.5",
+    }
     ET.SubElement(root, f"{{{SVG}}}style").text = f"@media (prefers-color-scheme: dark){{{styles}}}"
     card = {"width": str(WIDTH), "height": f"{top:g}", "rx": "12", "fill": light["--card"], "class": "fill-card"}
     ET.SubElement(root, f"{{{SVG}}}rect", card)
     root.extend(made)
     text = ET.tostring(root, encoding="unicode").replace("><", ">\n<")
-    return re.sub(r"-?\d+\.\d{3,}(?:e-?\d+)?", lambda found: f"{float(found[0]):.2f}".replace("-0.00", "0.00"), text) + "\n"
+    return (
+        re.sub(r"-?\d+\.\d{3,}(?:e-?\d+)?", lambda found: f"{float(found[0]):.2f}".replace("-0.00", "0.00"), text)
+        + "\n"
+    )
 
 
 def _coloured(element: ET.Element, light: dict[str, str], used: set[tuple[str, str]]) -> None:
@@ -159,7 +175,9 @@ def main() -> int:
         print(f"the figures of the tutorial stay as they are: {reason}", file=sys.stderr)
         return 1 if options.check and browser.required() else 0
     FOLDER.mkdir(parents=True, exist_ok=True)
-    drifted = [(path, text) for path, text in figures() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    drifted = [
+        (path, text) for path, text in figures() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
     for path, text in drifted:
         if not options.check:
             path.write_text(text, encoding="utf-8")

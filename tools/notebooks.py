@@ -23,11 +23,18 @@ from normkit.learn import markup, page
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "docs" / "tutorials" / "notebooks"
-SETUP = "import torch\nfrom torch import nn\n\nimport normkit as nk\nfrom normkit import reference\n\ntorch.manual_seed(0)"
+IMPORTS = "import torch\nfrom torch import nn\n\nimport normkit as nk\nfrom normkit import reference"
 CELL = re.compile(r"^# %%(?: \[(\w+)\])?(.*)\n", re.MULTILINE)
 WORDS = {
-    "en": ("Guess first", "Exercise", "Answer", "To play with the same, run `normkit learn` and open", "in Chinese", ".zh"),
-    "zh": ("先猜一猜", "练习", "答案", "想动手玩同样的内容：运行 `normkit learn`，打开", "英文版", ""),
+    "en": (
+        "Guess first",
+        "Exercise",
+        "Answer",
+        "To play with it: `normkit learn`, section",
+        "in Chinese",
+        ".zh",
+    ),
+    "zh": ("先猜一猜", "练习", "答案", "想动手玩：`normkit learn`，见", "英文版", ""),
 }
 
 
@@ -71,7 +78,7 @@ def _cells(index: int, name: str, anchor: str, language: str, tutorial: str) -> 
     yield "markdown", f"# {index}. {title}\n\n{lead}\n\n{play} `#{anchor}`. ({beside})"
     question = markup.markdown(markup.texts(section, "guess")[0], language)
     yield "markdown", f"**{guess}.** {question}"
-    yield "code", SETUP
+    yield "code", f"{IMPORTS}\n\ntorch.manual_seed(0)"
     asked, solved = (markup.markdown(text, language) for text in markup.texts(section, "exercise"))
     for kind, given, body in cells((SOURCES / f"{name}.py").read_text(encoding="utf-8")):
         if kind == "tutorial":

@@ -64,7 +64,9 @@ def test_what_is_named_exists() -> None:
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["en", "zh"])
 def test_every_study_is_followed_by_the_word_of_its_results(text: str) -> None:
     named = re.findall(r"(?:[Ss]tudy|研究)\s+`(\w+)`[:：]\s+<!-- word (\w+) -->", text.replace("：<!--", "： <!--"))
-    assert len(named) == len(re.findall(r"<!-- word ", text)) == len(re.findall(r"(?:[Ss]tudy|研究)\s+`(?!normkit)", text))
+    assert (
+        len(named) == len(re.findall(r"<!-- word ", text)) == len(re.findall(r"(?:[Ss]tudy|研究)\s+`(?!normkit)", text))
+    )
     for study, worded in named:
         assert study == worded
 

@@ -1,4 +1,4 @@
-"""axe-core finds nothing on the page: in both languages and colour schemes, wide and narrow, and with all of it open."""
+"""axe-core finds nothing on the page: both languages and colour schemes, wide and narrow, and all of it open."""
 
 from __future__ import annotations
 

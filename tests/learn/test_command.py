@@ -75,7 +75,7 @@ HOSTILE = {
     "too few": (GOOD[:5], "expected at least 6 images"),
     "too small": (GOOD[:, :13], "of 14x14 or more"),
     "a vector": (GOOD.ravel(), "got (2400,)"),
-    "nan": (GOOD * np.nan, "must hold finite images"),
+    "nan": (GOOD * np.nan, "must hold finite numbers"),
     "constant": (GOOD * 0, "not all the same"),
     "objects": (np.array([{}] * 6, dtype=object), "got |O"),
     "complex": (GOOD * 1j, "numbers of at most 8 bytes"),

@@ -33,6 +33,8 @@ for axis, slip in zip(axes, ("", *SLIPS), strict=True):
     axis.plot(range(4), truth, "k_", markersize=18)
     axis.set(title=slip or "right", xticks=[])
 plt.show()
+
+
 # %% [exercise]
 # %%
 def check(*found: str) -> None:

@@ -22,6 +22,8 @@ for row, (a, b) in enumerate(versions.values()):
 left.set(title="inputs", yticks=range(len(versions)), yticklabels=list(versions))
 right.set(title="outputs of BatchNorm1d")
 plt.show()
+
+
 # %% [exercise]
 # %%
 def check(gamma: float, beta: float) -> None:

@@ -36,6 +36,8 @@ for axis, normalized in zip(axes, (False, True), strict=True):
 axes[0].set_ylabel("gradient over the last one")
 axes[0].legend()
 plt.show()
+
+
 # %% [exercise]
 # %%
 def check(gain: float) -> None:

@@ -53,6 +53,8 @@ for axis, normalized in zip(axes, (False, True), strict=True):
     for edge in (-1.8, 1.8):
         axis.axhline(edge, color="grey", linestyle=":")
 plt.show()
+
+
 # %% [exercise]
 # [[How many percent of the units of layer 3 are saturated (|tanh| > 0.95) at the start, with gain 3 and no norm? And with
 # batch norm? || 增益为 3、没有归一化时，一开始第 3 层有百分之多少的单元饱和（|tanh| > 0.95）？加上批归一化呢？]]

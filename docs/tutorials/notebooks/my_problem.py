@@ -35,12 +35,14 @@ statistics = {name: value.clone() for name, value in model.state_dict().items()}
 bars = {"train()": wrong(model.train())}
 model.load_state_dict(statistics)  # the look in training mode moved them
 bars["eval()"] = wrong(model.eval())
-nk.recalibrate(model, x[256:].split(64))
+nk.recalibrate(model, x[256:].split(64), progress=False)
 bars["eval(), recalibrated"] = wrong(model)
 figure, axis = plt.subplots(figsize=(6, 2.4), layout="constrained")
 axis.bar(list(bars), list(bars.values()))
 axis.set(ylabel="test error, %")
 plt.show()
+
+
 # %% [exercise]
 # [[The test images become twice as bright and half as contrasty. Which of the calls of the table helps now: `recalibrate`
 # on the training data, `adapt` to the test data, or `freeze`? || 测试图像变亮、对比度减半。表里的哪个调用现在有用：用训练
@@ -56,7 +58,7 @@ def check(call: str) -> None:
             with nk.adapt(model, prior=16):
                 error = wrong(model)
         elif call == "recalibrate":
-            nk.recalibrate(model, kept[256:].split(64))
+            nk.recalibrate(model, kept[256:].split(64), progress=False)
             error = wrong(model)
         else:
             error = wrong(nk.freeze(model))

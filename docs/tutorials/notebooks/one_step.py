@@ -21,6 +21,8 @@ axis.axvline((2 / rate) ** (1 / (depth - 2)), color="C1", linestyle=":")  # eps 
 axis.set(yscale="symlog", xlabel="weight w", ylabel="change of y", ylim=(-1e6, 1e6))
 axis.legend()
 plt.show()
+
+
 # %% [exercise]
 # %%
 def check(pairs: int) -> None:

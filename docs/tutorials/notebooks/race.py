@@ -23,6 +23,8 @@ axes[0, 0].legend()
 figure.supxlabel("rate")
 figure.supylabel("test error, %")
 plt.show()
+
+
 # %% [exercise]
 # %%
 def check(start: float, batch: int, rate: float) -> None:

@@ -30,6 +30,8 @@ axis.loglog(scales, [normalized(1, 1e-12)[1] / a for a in scales], "--", color="
 axis.set(xlabel="a", ylabel="length of the gradient")
 axis.legend()
 plt.show()
+
+
 # %% [exercise]
 # [[With the default `eps = 1e-5`: at which a are the outputs 1 % smaller than they should be? ||
 # 默认的 `eps = 1e-5` 下，a 等于多少时输出比应有的小 1%？]]
@@ -37,7 +39,7 @@ plt.show()
 # 输出缩小为 `sqrt(v / (v + eps))` 倍，其中 `v = a² var(w·u)`；当 `v = 0.99² eps / (1 - 0.99²)` 时恰为 0.99。]]
 # %%
 def check(a: float) -> None:
-    share = (normalized(a, 1e-5)[0].norm() / normalized(1, 0.0)[0].norm()).item()
+    share = (normalized(a, 1e-5)[0].norm() / normalized(1, 1e-12)[0].norm()).item()
     print("right" if abs(share - 0.99) < 0.001 else "not yet", f"the outputs are {share:.3f} of what they should be")
 
 

@@ -24,6 +24,8 @@ for axis, (name, norm) in zip(axes, norms.items(), strict=True):
     axis.imshow(shared, cmap="Blues", vmin=0, vmax=1)
     axis.set(title=f"{name}: m = {int(shared.sum()) * 25}", xlabel="channel", ylabel="image", xticks=[], yticks=[])
 plt.show()
+
+
 # %% [exercise]
 # %%
 def check(one: str, other: str) -> None:

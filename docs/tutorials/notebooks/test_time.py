@@ -19,11 +19,13 @@ for momentum in (0.01, 0.1, 0.5):
         bn(batch)
         means.append(bn.running_mean.item())
     axis.plot(means, label=f"momentum {momentum}")
-nk.recalibrate(bn, [2 + torch.randn(8, 1) for _ in range(100)])
+nk.recalibrate(bn, [2 + torch.randn(8, 1) for _ in range(100)], progress=False)
 axis.plot(STEPS - 1, bn.running_mean.item(), "k*", markersize=12, label="recalibrate")
 axis.set(xlabel="step", ylabel="mean")
 axis.legend()
 plt.show()
+
+
 # %% [exercise]
 # [[How many batches does it take until the initial value 0 weighs less than 1 %, at momentum 0.1? ||
 # momentum 为 0.1 时，要多少个批次，初值 0 的权重才低于 1%？]]

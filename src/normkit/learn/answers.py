@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .. import nn as layers
 from ..statistics import recalibrate
+from ..statistics.recalibrate import Estimator
 from .numbers import four
 from .own import MOST
 

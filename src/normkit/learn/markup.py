@@ -28,6 +28,8 @@ _TEX = (  # innermost first: what is made holds no braces
     (re.compile(r"_\{([^{}]*)\}"), r"<sub>\1</sub>"),
     (re.compile(r"\^\{([^{}]*)\}"), r"<sup>\1</sup>"),
 )
+
+
 def expand(text: str, section: str) -> str:
     """The HTML of a section's text; `section` is its anchor, which keeps the ids of its controls apart."""
 

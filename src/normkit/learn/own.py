@@ -1,4 +1,4 @@
-"""The reader's own numbers, out of a .npz that anybody may have made: `images` for the feature maps, `values` for test time.
+"""The reader's own numbers out of a .npz that anybody may have made: `images` for the maps, `values` for test time.
 
 Rules: either or both; what is wrong is a UsageError of one line; nothing is opened that is no plain array of numbers.
 """
@@ -46,9 +46,7 @@ def read(source: Path | bytes) -> Own:
             there = {entry.removesuffix(".npy") for entry in zipped.namelist()}
             if not there & {"images", "values"}:
                 raise ValueError("expected an array called images or values: np.savez(path, images=..., values=...)")
-            return Own(
-                _pictures(zipped) if "images" in there else None, _values(zipped) if "values" in there else None
-            )
+            return Own(_pictures(zipped) if "images" in there else None, _values(zipped) if "values" in there else None)
     except archive.ERRORS as error:
         raise UsageError(f"cannot use {name}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
@@ -91,5 +89,5 @@ def _finite(array: np.ndarray[Any, Any], name: str) -> Tensor:
     """As float64. ValueError: not finite, above 1e100 (its square would be no number), or all the same."""
     x = torch.tensor(array.astype("float64"))
     if not bool((x.abs() <= 1e100).all()) or x.amin() == x.amax():
-        raise ValueError(f"{name} must be finite, of size 1e100 at most, and not all the same")
+        raise ValueError(f"{name} must hold finite numbers of size 1e100 at most that are not all the same")
     return x

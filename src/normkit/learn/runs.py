@@ -164,7 +164,13 @@ def _moving(images: Images, kind: str, gain: float) -> list[dict[str, Any]]:
 
 def _gradients() -> dict[str, list[list[list[float | None]]]]:
     """By norm, activation and gain: log10 of the gradient behind each layer, over that behind the last; None for 0."""
-    acts: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "centred": _Centred}
+    acts: dict[str, type[nn.Module]] = {
+        "linear": nn.Identity,
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "centred": _Centred,
+    }
     return {
         kind: [[_fading(kind, acts[name], gain) for gain in GAINS] for name in ACTIVATIONS]
         for kind in ("none", "batch")
