@@ -26,6 +26,7 @@ from normkit.learn import numbers, page
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "images" / "learn"
 WIDTH, EDGE, TITLE = 680, 16, 26
+LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
 SVG = "http://www.w3.org/2000/svg"
 Titled = tuple[str, str]  # in English and in Chinese
 
@@ -139,11 +140,13 @@ def _stacked(panels: list[tuple[str, ET.Element]], light: dict[str, str], dark: 
     card = {"width": str(WIDTH), "height": f"{top:g}", "rx": "12", "fill": light["--card"], "class": "fill-card"}
     ET.SubElement(root, f"{{{SVG}}}rect", card)
     root.extend(made)
-    text = ET.tostring(root, encoding="unicode").replace("><", ">\n<")
-    return (
-        re.sub(r"-?\d+\.\d{3,}(?:e-?\d+)?", lambda found: f"{float(found[0]):.2f}".replace("-0.00", "0.00"), text)
-        + "\n"
-    )
+    for element in root.iter():
+        element.attrib = {name: LONG.sub(_rounded, value) for name, value in element.attrib.items()}
+    return ET.tostring(root, encoding="unicode").replace("><", ">\n<") + "\n"
+
+
+def _rounded(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.2f}".replace("-0.00", "0.00")
 
 
 def _coloured(element: ET.Element, light: dict[str, str], used: set[tuple[str, str]]) -> None:

@@ -94,6 +94,15 @@ def test_no_word_is_of_a_study_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
+def test_a_formula_colours_what_a_control_moves(name: str) -> None:
+    controls = set(re.findall(r"\{\{(?:range|choice) (\w+)", TEXTS[name]))
+    formulas = " ".join(re.findall(r"\$(.+?)\$", TEXTS[name].split("\n===\n")[3]))
+    coloured = set(" ".join(re.findall(r"\\sym\{([^{}]*)\}", formulas)).split())
+    assert coloured
+    assert coloured <= controls
+
+
+@pytest.mark.parametrize("name", TEXTS)
 def test_every_control_has_a_use_in_the_script(name: str) -> None:
     script = (SOURCE / "learn" / "sections" / f"{name}.js").read_text(encoding="utf-8")
     for control in re.findall(r"\{\{(?:range|choice) (\w+)", TEXTS[name]):

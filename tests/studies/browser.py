@@ -65,6 +65,9 @@ class Page:
     def open(self, path: Path) -> None:
         self._call("POST", f"{self._session}/url", {"url": path.as_uri()})
 
+    def visit(self, address: str) -> None:
+        self._call("POST", f"{self._session}/url", {"url": address})
+
     def evaluate(self, script: str) -> Any:
         """The value of `return ...` in the page."""
         return self._call("POST", f"{self._session}/execute/sync", {"script": script, "args": []})

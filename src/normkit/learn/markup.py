@@ -159,7 +159,7 @@ def _verdict(_section: str, given: list[str], texts: list[str]) -> str:
     rows = [f"<p>{_badge(name)}</p>" for name in given if name in verdicts.WORDS]
     for study in (name for name in given if name not in verdicts.WORDS):
         run = f" <code>normkit study {study}</code>" if study in STUDIES else f" <code>{study}</code>"
-        rows.append(f'<p class="small">{_badge(verdicts.word(study))}{run}</p>')
+        rows.append(f'<p class="small study">{_badge(verdicts.word(study))}{run}</p>')
     return (
         f'<div class="fact"><p class="eyebrow">[[What the evidence says || 证据怎么说]]</p>'
         f"{''.join(rows)}<p>{texts[0]}</p></div>"

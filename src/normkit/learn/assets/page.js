@@ -44,7 +44,7 @@ function draw(id) {
 }
 
 function moved(place, name) {
-  for (const symbol of place.querySelectorAll(".sym")) symbol.classList.toggle("moved", symbol.dataset.sym === name);
+  for (const symbol of place.querySelectorAll(".sym")) symbol.classList.toggle("moved", symbol.dataset.sym.split(" ").includes(name));
 }
 
 function compare(id) {

@@ -19,10 +19,10 @@
     }
   }
 
-  function finite(x, gamma, eps, dy) {  // central differences, fourth order
+  function finite(x, gamma, eps, dy, step) {  // central differences, fourth order
     const loss = (v) => total(forward(v, gamma, 0, eps).map((y, i) => y * dy[i]));
     return x.map((_, k) => {
-      const h = 1e-3, at = (by) => loss(x.map((v, i) => (i === k ? v + by : v)));
+      const h = step, at = (by) => loss(x.map((v, i) => (i === k ? v + by : v)));
       return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
     });
   }
@@ -46,8 +46,9 @@
       say(place, "dmean", `= ${fixed(made.dmean, 4)} ${t("(second sum: 0)", "（第二个和：0）")}`);
       for (const name of ["dxhat", "dx"]) say(place, name, `= ${list(made[name])}`);
       say(place, "collapsed", `= ${list(collapsed)}`);
-      const truth = finite(x, s.gamma, s.eps, dy), away = Math.max(...truth.map((v, i) => Math.abs(v - made.dx[i])));
-      const right = away < 1e-7 * (1 + Math.max(...truth.map(Math.abs)));
+      const h = 1e-3 / rstd, truth = finite(x, s.gamma, s.eps, dy, h), away = Math.max(...truth.map((v, i) => Math.abs(v - made.dx[i])));
+      const rounding = 1e-7 + 1e-15 * Math.max(...x.map(Math.abs)) / h;  // x + h is rounded
+      const right = away < rounding * (1 + Math.max(...truth.map(Math.abs)));
       const sum = total(made.dx);
       say(place, "check", short(away, 2), right ? "good" : "bad");
       say(place, "sum", Math.abs(sum) < 1e-12 ? "0" : short(sum), Math.abs(sum) < 1e-12 ? "good" : "bad");

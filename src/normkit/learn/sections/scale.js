@@ -20,6 +20,7 @@
     c.path(scales.map((a) => [f.x(a), f.y(one / a)]), "muted", {"stroke-dasharray": "5 5", "stroke-width": 1.5});
     c.path(scales.map((a) => [f.x(a), f.y(length(measure(a, s.eps).dw))]), 1);
     for (const {a, length: l} of grid) c.dot(f.x(a), f.y(l), 2.6, 3);
+    legend(c, [["muted", "1/a", {"stroke-dasharray": "5 4"}], [1, `ε = ${short(s.eps, 2)}`], [3, "normkit, 10⁻⁵", {"stroke-dasharray": "4 3"}]]);
     c.dot(f.x(s.a), f.y(length(measure(s.a, s.eps).dw)), 7, 2);
   }
 
