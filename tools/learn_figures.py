@@ -57,7 +57,7 @@ FIGURES: dict[str, tuple[Panel, ...]] = {
         Panel("gradients", "strip", {"act": "sigmoid", "gain": 10, "norm": "batch"}, ("batch norm", "批归一化")),
     ),
     "scale": (Panel("scale", "gradient", {"a": -1, "eps": -3}),),
-    "graph": (Panel("backward", "graph", {"step": 4}),),
+    "graph": (Panel("backward", "graph", {"step": 6}),),
     "rates": (Panel("race", "rates", {"batch": 1, "start": 1}),),
     "test_time": (Panel("test-time", "course"), Panel("test-time", "errors")),
 }
