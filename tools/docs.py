@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import compatibility, notebooks
+from . import benchmark_chart, compatibility, notebooks
 from . import defects as by_torch
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def pages() -> dict[Path, str]:
         | {ROOT / "docs" / "doctor" / name: text for name, text in rules().items()}
         | {
             ROOT / "docs" / "benchmarks.md": render(figures),
+            ROOT / "docs" / "images" / "benchmarks.svg": benchmark_chart.chart(figures),
             ROOT / "docs" / "recognition.md": recognition(),
             ROOT / "docs" / "compatibility.md": compatibility.page(),
             ROOT / "src" / "normkit" / "learn" / "verdicts.json": json.dumps(words(), indent=1) + "\n",
