@@ -4,12 +4,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from normkit import cli
 from normkit.learn.own import read
+from normkit.studies import demo, progress
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -26,6 +28,16 @@ def test_it_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["learn", "--out", str(path), "--lang", "zh"]) == 0
     assert capsys.readouterr().out == f"{path}\n"
     assert path.read_text(encoding="utf-8").startswith('<!doctype html>\n<html lang="zh">')
+
+
+def test_the_demo_ends_with_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "demo", lambda out: SimpleNamespace(results={}, html=out / "report.html"))
+    monkeypatch.setattr(progress, "show", lambda *_: None)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"to play with: {tmp_path / 'learn.html'}"
+    assert (tmp_path / "learn.html").exists()
 
 
 def test_it_needs_nothing_but_torch(tmp_path: Path) -> None:
