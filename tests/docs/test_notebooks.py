@@ -16,7 +16,7 @@ from tests.docs.pages import ROOT
 
 FOLDER = ROOT / "docs" / "tutorials" / "notebooks"
 NAMES = [f"{index:02d}_{name}" for index, (name, _) in enumerate(page.SECTIONS, 1)]
-LIMIT = 120  # seconds for a cell
+LIMIT = 300  # seconds for a cell, and for a kernel to start: a busy machine is slow
 
 
 def cells(name: str) -> list[dict[str, Any]]:
@@ -36,7 +36,8 @@ def test_a_notebook_runs_and_draws_and_its_folded_answer_is_the_right_one(name: 
     folded = re.search(r"```python\n(.*?)\n```", notebook.cells[-1].source, re.DOTALL)
     assert folded, "the last cell holds the answer"
     notebook.cells.append(nbformat.v4.new_code_cell(folded[1]))
-    client = nbclient.NotebookClient(notebook, timeout=LIMIT, resources={"metadata": {"path": str(tmp_path)}})
+    place = {"metadata": {"path": str(tmp_path)}}
+    client = nbclient.NotebookClient(notebook, timeout=LIMIT, startup_timeout=LIMIT, resources=place)
     client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(tmp_path)})
     outputs = [[*cell.outputs] for cell in notebook.cells if cell.cell_type == "code"]
     made = [output for cell in outputs for output in cell]

@@ -148,12 +148,19 @@ def _test_time(asked: _Asked) -> dict[str, Any]:
     with torch.no_grad():
         for batch in batches:
             layer(batch)
-    made = {"running": [layer.running_mean.item(), layer.running_var.item()]}
+    made = {"running": _statistics(layer)}
     estimators: tuple[tuple[str, Estimator], ...] = (("average", "batch_average"), ("exact", "population"))
     for name, estimator in estimators:
         recalibrate(layer, batches[-LAST:], estimator=estimator, progress=False)
-        made[name] = [layer.running_mean.item(), layer.running_var.item()]
+        made[name] = _statistics(layer)
     return made
+
+
+def _statistics(layer: layers.BatchNorm1d) -> list[float]:
+    mean, var = layer.running_mean, layer.running_var
+    assert mean is not None
+    assert var is not None
+    return [mean.item(), var.item()]
 
 
 ANSWERS: dict[str, Callable[[_Asked], dict[str, Any]]] = {

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._reading import open_plain
 
@@ -60,11 +60,11 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def unpacked(raw: io.RawIOBase | io.BytesIO) -> Iterator[zipfile.ZipFile]:
-    """The archive that `raw` holds."""
+def unpacked(raw: Any) -> Iterator[zipfile.ZipFile]:
+    """The archive in `raw`: an unbuffered file, or bytes in memory (`io.BytesIO`)."""
     if raw.read(len(_MAGIC)) == _MAGIC:
         raise ValueError("expected a .npz, found a .npy of one array: np.savez(path, images=..., labels=...)")
-    with _InPieces(raw) as pieces, zipfile.ZipFile(pieces) as archive:  # type: ignore[arg-type]  # it has readinto
+    with _InPieces(raw) as pieces, zipfile.ZipFile(pieces) as archive:
         yield archive
 
 
