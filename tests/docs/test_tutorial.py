@@ -71,6 +71,13 @@ def test_every_study_is_followed_by_the_word_of_its_results(text: str) -> None:
         assert study == worded
 
 
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_no_verdict_is_written_by_hand(text: str) -> None:
+    _, _, body = text.partition('<a id="')
+    by_hand = re.sub(r"<!-- word .*?<!-- end -->", "", body, flags=re.DOTALL)
+    assert re.findall(r"\*(?:not )?(?:supported|undecided|支持|不支持|未定)\*", by_hand) == []
+
+
 @pytest.mark.parametrize(("language", "text"), [("en", ENGLISH), ("zh", CHINESE)])
 def test_pictures_are_of_its_language_and_say_what_they_show(language: str, text: str) -> None:
     pictures = re.findall(r"^!\[(.*)\]\(\.\./images/learn/\w+\.(\w+)\.svg\)$", text, re.MULTILINE)
