@@ -58,7 +58,8 @@ class Page:
         self._port = port
         options = {"args": [*FLAGS, f"--user-data-dir={profile}"], "binary": shutil.which("chromium")}
         logs = {"browser": "ALL", "performance": "ALL"}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": logs}
+        patience = {"script": 110_000}  # ms: 30 s are not enough for axe on a busy machine
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": logs, "timeouts": patience}
         answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{answer['sessionId']}"
 
