@@ -72,11 +72,13 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 bench: $(VENV)/.package  ## the benchmark suite against its peers
 	$(BIN)/normkit bench $(ARGS)
 
-docs: $(VENV)/.dev  ## write the generated parts of the docs
+docs: $(VENV)/.dev browser  ## write the generated parts of the docs
 	$(BIN)/python -m tools.docs
+	$(BIN)/python -m tools.learn_figures
 
-docs-check: $(VENV)/.dev  ## fail when a generated part has drifted from the code
+docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
+	$(BIN)/python -m tools.learn_figures --check
 
 learn-data: $(VENV)/.dev  ## make the trainings that `normkit learn` shows, one or two minutes
 	$(BIN)/python -m tools.learn_data

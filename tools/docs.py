@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import benchmark_chart, compatibility
+from . import benchmark_chart, compatibility, notebooks
 from . import defects as by_torch
 
 if TYPE_CHECKING:
@@ -81,6 +81,24 @@ def recognition() -> str:
     return "\n".join(lines) + "\n"
 
 
+def words() -> dict[str, str]:
+    """The word of every study that has results in docs/data/studies."""
+    found = sorted((DATA / "studies").glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["verdict"]["word"] for path in found}
+
+
+def tutorial(ending: str) -> str:
+    """The tutorial with the word of each study that it names: between <!-- word NAME --> and <!-- end -->."""
+    from normkit.learn import verdicts
+
+    def filled(found: re.Match[str]) -> str:
+        _, english, chinese = verdicts.WORDS[words().get(found[2], verdicts.UNMEASURED)]
+        return f"{found[1]}*{chinese if ending else english}*{found[3]}"
+
+    text = (ROOT / "docs" / "tutorials" / f"batch_norm{ending}.md").read_text(encoding="utf-8")
+    return re.sub(r"(<!-- word (\w+) -->).*?(<!-- end -->)", filled, text, flags=re.DOTALL)
+
+
 def measure() -> None:
     """Compute the gallery of defects on this machine."""
     from normkit.studies.gallery import rows
@@ -98,7 +116,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def pages() -> dict[Path, str]:
-    """Whole files that are generated: the pages of the studies, of the doctor's rules and of the benchmarks."""
+    """Whole files that are generated: pages of studies, rules and benchmarks, notebooks; tutorials with their words."""
     from normkit.bench import render
     from normkit.doctor.rule_pages import pages as rules
     from normkit.studies.pages import pages as studies
@@ -112,7 +130,10 @@ def pages() -> dict[Path, str]:
             ROOT / "docs" / "images" / "benchmarks.svg": benchmark_chart.chart(figures),
             ROOT / "docs" / "recognition.md": recognition(),
             ROOT / "docs" / "compatibility.md": compatibility.page(),
+            ROOT / "src" / "normkit" / "learn" / "verdicts.json": json.dumps(words(), indent=1) + "\n",
         }
+        | {ROOT / "docs" / "tutorials" / f"batch_norm{ending}.md": tutorial(ending) for ending in ("", ".zh")}
+        | notebooks.pages({"en": tutorial(""), "zh": tutorial(".zh")})
     )
 
 

@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("--lang", default="en", metavar="en|zh", help="the language it opens in (default: %(default)s)")
     learn.add_argument("--serve", action="store_true", help="answer on 127.0.0.1 with the library instead of writing F")
     learn.add_argument("--port", type=int, default=8765, metavar="N", help="default: %(default)s; 0 takes a free one")
-    learn.add_argument("--data", type=Path, metavar="PATH", help="a .npz whose images take the place of the digits")
+    learn.add_argument("--data", type=Path, metavar="PATH", help="a .npz with images, values or both: your own numbers")
     learn.set_defaults(call=_learn)
 
     info = commands.add_parser("info", help="versions, instruction set, threads, paths available and why not")

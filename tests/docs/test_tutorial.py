@@ -9,7 +9,7 @@ import pytest
 
 import normkit as nk
 from normkit import reference
-from normkit.learn import page
+from normkit.learn import page, verdicts
 from normkit.studies import STUDIES
 from tests.docs.pages import PAGES
 
@@ -56,6 +56,32 @@ def test_what_is_named_exists() -> None:
         assert hasattr(nk, name), name
     for name in re.findall(r"`reference\.(\w+)`", ENGLISH):
         assert hasattr(reference, name), name
-    studies = re.findall(r"`(\w+)`(?= \(\*|: \*| measures)", ENGLISH)
-    assert set(studies) <= set(STUDIES)
+    studies = re.findall(r"(?:[Ss]tudy|studies)\s+`(\w+)`", ENGLISH)
+    assert set(studies) <= set(STUDIES) | verdicts.PLANNED
     assert len(set(studies)) >= 5
+
+
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_every_study_is_followed_by_the_word_of_its_results(text: str) -> None:
+    named = re.findall(r"(?:[Ss]tudy|研究)\s+`(\w+)`[:：]\s+<!-- word (\w+) -->", text.replace("：<!--", "： <!--"))
+    assert (
+        len(named) == len(re.findall(r"<!-- word ", text)) == len(re.findall(r"(?:[Ss]tudy|研究)\s+`(?!normkit)", text))
+    )
+    for study, worded in named:
+        assert study == worded
+
+
+@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["en", "zh"])
+def test_no_verdict_is_written_by_hand(text: str) -> None:
+    _, _, body = text.partition('<a id="')
+    by_hand = re.sub(r"<!-- word .*?<!-- end -->", "", body, flags=re.DOTALL)
+    assert re.findall(r"\*(?:not )?(?:supported|undecided|支持|不支持|未定)\*", by_hand) == []
+
+
+@pytest.mark.parametrize(("language", "text"), [("en", ENGLISH), ("zh", CHINESE)])
+def test_pictures_are_of_its_language_and_say_what_they_show(language: str, text: str) -> None:
+    pictures = re.findall(r"^!\[(.*)\]\(\.\./images/learn/\w+\.(\w+)\.svg\)$", text, re.MULTILINE)
+    assert len(pictures) >= 9
+    for words, spoken in pictures:
+        assert spoken == language
+        assert len(words) > 20

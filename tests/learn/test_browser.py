@@ -1,7 +1,7 @@
 """The page in a real browser: its arithmetic is the reference's, it speaks two languages, it asks no network."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -94,6 +94,72 @@ def test_every_control_changes_what_its_section_shows(page: browser.Page) -> Non
     assert set(still) <= {"shared-mean-groups"}  # of no effect but under group norm
 
 
+@pytest.mark.parametrize("corner", ["min", "max", "each"])
+def test_no_corner_shows_what_is_no_number(page: browser.Page, corner: str) -> None:
+    """All controls at one end, or each by itself at both: no NaN in a text or a picture, no error in the console."""
+    ends = "'min', 'max'" if corner == "each" else f"'{corner}'"
+    found = page.evaluate(
+        "const bad = [], wrong = /NaN|undefined|null/;"
+        "const tell = (e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})) };"
+        "const look = (place, where) => { for (const e of place.querySelectorAll('[data-out], .plot, output'))"
+        "  if (wrong.test(e.innerHTML)) bad.push(where + ': ' + (e.dataset.out ?? e.dataset.plot ?? e.htmlFor)) };"
+        "for (const place of document.querySelectorAll('main section')) {"
+        "  const ranges = [...place.querySelectorAll('input[type=range]')];"
+        "  const radios = [...place.querySelectorAll('input[type=radio]')];"
+        "  for (const radio of [null, ...radios]) {"
+        "    if (radio) { radio.checked = true; tell(radio, radio.value); }"
+        f"    for (const end of [{ends}]) for (const range of ranges) {{"
+        "      const start = range.value; tell(range, range[end]);"
+        f"      if ({json.dumps(corner == 'each')}) {{ look(place, range.id + ' ' + end); tell(range, start); }} }}"
+        "    look(place, place.id + ' ' + radio?.id); } }"
+        "return [...new Set(bad)]"
+    )
+    assert found == []
+    assert page.console() == []
+
+
+@pytest.mark.parametrize(
+    ("section", "typed", "out", "word"),
+    [
+        ("backward", {"x": "1 1 1 1"}, "word", "right"),
+        ("backward", {"x": "−3, 5"}, "word", "right"),
+        ("backward", {"x": "1000000 1000000.1 999999"}, "word", "right"),
+        ("backward", {"x": "1; 2; 3", "dy": "1，0，0"}, "sum", "0"),
+        ("one-step", {"weights": "0 0 0"}, "word", "no gradient"),
+        ("one-step", {"weights": "1.4, 1.4"}, "word", "as promised"),
+    ],
+)
+def test_own_numbers_take_the_place_of_the_sliders(
+    page: browser.Page, section: str, typed: dict[str, str], out: str, word: str
+) -> None:
+    assert shown_after(page, section, [], {name: json.dumps(text) for name, text in typed.items()})[out] == word
+    assert page.console() == []
+
+
+@pytest.mark.parametrize("typed", ["1", "1 2 a", "1e7 2", "1 2 3 4 5 6 7 8 9"])
+def test_own_numbers_that_do_not_fit_are_answered_by_a_line(page: browser.Page, typed: str) -> None:
+    before = shown_after(page, "backward", [], {})
+    assert shown_after(page, "backward", [], {"x": json.dumps(typed)}) == before
+    said, invalid = page.evaluate(
+        "const e = document.getElementById('backward-x');"
+        "return [document.getElementById('backward-x-error').textContent, e.getAttribute('aria-invalid')]"
+    )
+    assert "please" in said
+    assert invalid == "true"
+
+
+def test_a_cell_that_is_clicked_is_looked_at(page: browser.Page) -> None:
+    page.evaluate(
+        "const cells = [...document.querySelectorAll('#shared-mean [data-plot=block] rect')];"
+        "cells[8 * 4 * 2 + 8 + 5].dispatchEvent(new Event('click', {bubbles: true}))"  # norm 3, image 2, channel 6
+    )
+    state = page.evaluate(
+        "const at = (name) => document.querySelector(`#shared-mean-${name}`).value;"
+        "return [at('image'), at('channel'), document.querySelector('#shared-mean input:checked').value]"
+    )
+    assert state == ["2", "6", "instance"]
+
+
 def test_a_guess_is_answered(page: browser.Page) -> None:
     answers = page.evaluate(
         "return [...document.querySelectorAll('main section')].map(place => {"
@@ -165,7 +231,9 @@ def test_a_deep_link_leads_to_its_section(page: browser.Page) -> None:
     assert abs(page.evaluate("return document.getElementById('test-time').getBoundingClientRect().top")) < 40
 
 
-def shown_after(page: browser.Page, section: str, choices: list[str], values: dict[str, float]) -> dict[str, str]:
+def shown_after(
+    page: browser.Page, section: str, choices: list[str], values: Mapping[str, float | str]
+) -> dict[str, str]:
     """What a section's readouts say after its reader chose and moved these."""
     chosen = "".join(f"tell('{section}-{choice}', (e) => {{ e.checked = true }});" for choice in choices)
     put = "".join(f"tell('{section}-{name}', (e) => {{ e.value = {value} }});" for name, value in values.items())

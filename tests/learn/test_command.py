@@ -4,12 +4,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from normkit import cli
-from normkit.learn.pictures import pictures
+from normkit.learn.own import read
+from normkit.studies import demo, progress
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -26,6 +28,16 @@ def test_it_writes_the_page_and_says_where(tmp_path: Path, capsys: pytest.Captur
     assert cli.main(["learn", "--out", str(path), "--lang", "zh"]) == 0
     assert capsys.readouterr().out == f"{path}\n"
     assert path.read_text(encoding="utf-8").startswith('<!doctype html>\n<html lang="zh">')
+
+
+def test_the_demo_ends_with_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "demo", lambda out: SimpleNamespace(results={}, html=out / "report.html"))
+    monkeypatch.setattr(progress, "show", lambda *_: None)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"to play with: {tmp_path / 'learn.html'}"
+    assert (tmp_path / "learn.html").exists()
 
 
 def test_it_needs_nothing_but_torch(tmp_path: Path) -> None:
@@ -75,7 +87,7 @@ HOSTILE = {
     "too few": (GOOD[:5], "expected at least 6 images"),
     "too small": (GOOD[:, :13], "of 14x14 or more"),
     "a vector": (GOOD.ravel(), "got (2400,)"),
-    "nan": (GOOD * np.nan, "must hold finite images"),
+    "nan": (GOOD * np.nan, "must hold finite numbers"),
     "constant": (GOOD * 0, "not all the same"),
     "objects": (np.array([{}] * 6, dtype=object), "got |O"),
     "complex": (GOOD * 1j, "numbers of at most 8 bytes"),
@@ -112,7 +124,8 @@ def test_an_archive_of_something_else_and_no_file_are_refused(
 def test_own_images_become_six_small_ones(channels: int, tmp_path: Path) -> None:
     images = np.stack([GOOD] * channels, axis=-1) if channels else GOOD
     np.savez(tmp_path / "own.npz", images=images.astype(np.uint16))
-    made = pictures(tmp_path / "own.npz")
+    made = read(tmp_path / "own.npz").images
+    assert made is not None
     assert made.shape == (6, 14, 14)
     assert made.amin() == 0
     assert made.amax() == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import normkit
-from normkit.learn import markup, page, runs
+from normkit.learn import markup, page, runs, verdicts
 from normkit.studies import STUDIES
 
 SOURCE = Path(normkit.__file__).parent
@@ -69,9 +69,37 @@ def test_the_lines_shown_stand_in_the_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_studies_that_are_named_exist(name: str) -> None:
-    for studies in re.findall(r"\{\{verdict \S+ ?(.*)\n", TEXTS[name]):
-        assert set(studies.split()) <= set(STUDIES)
+def test_a_verdict_names_studies_that_exist_or_are_planned_and_no_word(name: str) -> None:
+    (given,) = re.findall(r"\{\{verdict (.*)\n", TEXTS[name])
+    assert given
+    studies = set(given.split()) - {"exact", "contested"}
+    assert studies <= set(STUDIES) | verdicts.PLANNED
+    assert not {"supported", "undecided"} & set(re.findall(r"\w+", TEXTS[name]))
+
+
+def test_the_word_of_a_verdict_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "measured", lambda: {"small_batch": "not supported"})
+    made = markup.expand("{{verdict contested small_batch group_count\n[[so || 如此]]}}", "here")
+    badges = re.findall(r'class="badge ([\w-]+)".*?lang="en">([^<]+)<', made)
+    assert badges == [
+        ("contested", "contested"),
+        ("not-supported", "not supported"),
+        ("not-measured-yet", "not measured yet"),
+    ]
+
+
+def test_no_word_is_of_a_study_that_is_not_there() -> None:
+    assert set(verdicts.measured()) <= set(STUDIES) | verdicts.PLANNED
+    assert set(verdicts.measured().values()) <= {"supported", "not supported", "undecided"}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_formula_colours_what_a_control_moves(name: str) -> None:
+    controls = set(re.findall(r"\{\{(?:range|choice) (\w+)", TEXTS[name]))
+    formulas = " ".join(re.findall(r"\$(.+?)\$", TEXTS[name].split("\n===\n")[3]))
+    coloured = set(" ".join(re.findall(r"\\sym\{([^{}]*)\}", formulas)).split())
+    assert coloured
+    assert coloured <= controls
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -1,18 +1,20 @@
 """The page's server: loopback only, its own page and its own answers, bounded requests."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from normkit.learn import server
 from normkit.reference.batch_norm import batch_norm
 
-GOOD = {"x": [1, 2, 4, 9], "gamma": 1.5, "beta": -0.5, "eps": 1e-3}
+GOOD = {"section": "four-numbers", "x": [1, 2, 4, 9], "gamma": 1.5, "beta": -0.5, "eps": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def ask(port: int, method: str, path: str, body: str | None = None, **headers: s
 
 def test_the_page_is_served_and_nothing_else(port: int) -> None:
     assert ask(port, "GET", "/") == (200, "<p>the page</p>")
-    for path in ("/etc/passwd", "/../../etc/passwd", "/learn.html", "/compute"):
+    for path in ("/etc/passwd", "/../../etc/passwd", "/learn.html", "/compute", "/own"):
         assert ask(port, "GET", path)[0] == 404
     assert ask(port, "POST", "/", "{}")[0] == 404
     assert ask(port, "DELETE", "/")[0] == 501
@@ -69,6 +71,8 @@ def test_another_site_gets_nothing(port: int, headers: dict[str, str]) -> None:
 BAD: dict[str, Any] = {
     "no json": "{",
     "a list": [],
+    "no section": {**GOOD, "section": "nosuch"},
+    "a list for a section": {**GOOD, "section": ["four-numbers"]},
     "no eps": {**GOOD, "eps": None},
     "one value": {**GOOD, "x": [1]},
     "too many": {**GOOD, "x": [1] * 513},
@@ -91,9 +95,64 @@ def test_what_does_not_fit_is_answered_by_a_line(port: int, case: str) -> None:
     assert "Traceback" not in text
 
 
+def sent(port: int, content: bytes) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", "/own", content)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def zipped(**arrays: Any) -> bytes:
+    made = io.BytesIO()
+    np.savez(made, **arrays)
+    return made.getvalue()
+
+
+def test_own_images_become_maps_and_own_values_numbers(port: int) -> None:
+    images = np.arange(6 * 20 * 20).reshape(6, 20, 20)
+    status, text = sent(port, zipped(images=images, values=np.arange(20.0).reshape(4, 5)))
+    made = json.loads(text)
+    assert status == 200
+    assert len(made["maps"]["features"]) == 6
+    assert made["values"] == list(range(20))
+    status, text = sent(port, zipped(values=np.arange(20)))
+    assert status == 200
+    assert json.loads(text)["maps"] is None
+
+
+HOSTILE: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "cannot use the file"),
+    "text": (b"images", "cannot use the file"),
+    "npy": (b"\x93NUMPY\x01\x00", "found a .npy"),
+    "broken": (zipped(values=np.arange(20.0))[:-30], "cannot use the file"),
+    "other": (zipped(x=np.arange(20.0)), "expected an array called images or values"),
+    "few": (zipped(values=np.arange(3.0)), "expected at least 16 values"),
+    "constant": (zipped(values=np.ones(20)), "not all the same"),
+    "nan": (zipped(values=np.full(20, np.nan)), "finite"),
+    "huge": (zipped(values=np.arange(20) * 1e300), "finite"),
+    "text array": (zipped(values=np.array(["a"] * 20)), "numbers of at most 8 bytes"),
+    "objects": (zipped(images=np.array([{}] * 6, dtype=object)), "got |O"),
+    "small": (zipped(images=np.ones((6, 13, 13))), "14x14 or more"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_archive_is_answered_by_a_line(port: int, case: str) -> None:
+    content, complaint = HOSTILE[case]
+    status, text = sent(port, content)
+    assert status == 400
+    assert complaint in text
+    assert "\n" not in text
+    assert "Traceback" not in text
+
+
 def test_a_body_that_is_too_long_is_not_read(port: int) -> None:
     assert ask(port, "POST", "/compute", None, Content_Length=str(10**8))[0] == 400
     assert ask(port, "POST", "/compute", None, Content_Length="many")[0] == 400
+    assert ask(port, "POST", "/own", None, Content_Length=str(2**25 + 1))[0] == 400
 
 
 def test_it_says_its_address_and_ends_on_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,16 @@ class Page:
         self._port = port
         options = {"args": [*FLAGS, f"--user-data-dir={profile}"], "binary": shutil.which("chromium")}
         logs = {"browser": "ALL", "performance": "ALL"}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": logs}
+        patience = {"script": 110_000}  # ms: 30 s are not enough for axe on a busy machine
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": logs, "timeouts": patience}
         answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self._session = f"/session/{answer['sessionId']}"
 
     def open(self, path: Path) -> None:
         self._call("POST", f"{self._session}/url", {"url": path.as_uri()})
+
+    def visit(self, address: str) -> None:
+        self._call("POST", f"{self._session}/url", {"url": address})
 
     def evaluate(self, script: str) -> Any:
         """The value of `return ...` in the page."""

@@ -9,7 +9,7 @@ from .. import _files
 from ..errors import UsageError
 from . import page, server
 from .numbers import collect
-from .pictures import pictures
+from .own import Own, read
 
 PORT = 8765
 
@@ -28,7 +28,7 @@ def learn(
     Args:
         lang: the language it opens in, "en" or "zh"; the page holds both.
         port: 0 takes a free one.
-        data: a .npz whose `images` take the place of the digits.
+        data: a .npz whose `images` take the place of the digits, and `values` that of the drawn batches.
         show: is given the path, or the address.
 
     Raises:
@@ -38,7 +38,7 @@ def learn(
         raise UsageError(f"--lang must be one of {', '.join(page.LANGUAGES)}, got {lang!r}")
     if not 0 <= port < 65536:
         raise UsageError(f"--port must be from 0 to 65535, got {port}")
-    numbers = collect(None if data is None else pictures(data))
+    numbers = collect(Own() if data is None else read(data))
     if serve:
         server.serve(page.render(numbers, lang, served=True), port, show)
         return

@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from html import escape
+from html import escape, unescape
+
+from ..studies import STUDIES
+from . import verdicts
 
 _MACRO = re.compile(r"\{\{(\w+)(.*?)\}\}", re.DOTALL)
 _BOTH = re.compile(r"\[\[(.*?)\s*\|\|\s*(.*?)\]\]", re.DOTALL)
@@ -25,13 +28,6 @@ _TEX = (  # innermost first: what is made holds no braces
     (re.compile(r"_\{([^{}]*)\}"), r"<sub>\1</sub>"),
     (re.compile(r"\^\{([^{}]*)\}"), r"<sup>\1</sup>"),
 )
-BADGES = {
-    "exact": ("✓", "[[exact || 精确成立]]"),
-    "supported": ("✓", "[[supported || 支持]]"),
-    "not-supported": ("✗", "[[not supported || 不支持]]"),
-    "undecided": ("?", "[[undecided || 未定]]"),
-    "contested": ("≈", "[[contested || 有争议]]"),
-}
 
 
 def expand(text: str, section: str) -> str:
@@ -50,6 +46,18 @@ def expand(text: str, section: str) -> str:
             f"{section}: {left[0]} is left over near {made[max(0, left.start() - 40) : left.end() + 40]!r}"
         )
     return made
+
+
+def texts(text: str, name: str) -> list[str]:
+    """The texts of the first macro `name` in a section's text."""
+    found = re.search(rf"\{{\{{{name}\b.*?\n(.*?)\}}\}}", text, re.DOTALL)
+    return [] if found is None else [line.strip() for line in found[1].split("\n") if line.strip()]
+
+
+def markdown(text: str, language: str) -> str:
+    """One language of a text without macros, its formulas as TeX and its entities as characters."""
+    spoken = _BOTH.sub(lambda found: found[1 if language == "en" else 2].strip(), text)
+    return unescape(re.sub(r"\\sym\{[^{}]*\}\{([^{}]*)\}", r"\1", spoken))
 
 
 def formula(text: str) -> str:
@@ -91,6 +99,31 @@ def _button(_section: str, given: list[str], texts: list[str]) -> str:
     return f'<button type="button" data-do="{given[0]}">{texts[0]}</button>'
 
 
+def _free(section: str, given: list[str], texts: list[str]) -> str:
+    """A line for the reader's own numbers; the page's script reads it."""
+    key = f"{section}-{given[0]}"
+    return (
+        f'<div class="control free" data-for="{given[0]}"><label for="{key}">{texts[0]}</label>'
+        f'<input type="text" id="{key}" data-free="{given[0]}" inputmode="text" autocomplete="off" spellcheck="false" '
+        f'aria-describedby="{key}-error"><p class="bad small" id="{key}-error" role="status"></p></div>'
+    )
+
+
+def _upload(section: str, given: list[str], texts: list[str]) -> str:
+    """A choice of a .npz, where `--serve` answers."""
+    key = f"{section}-own"
+    return (
+        f'<div class="control served" data-for="own"><label for="{key}">{texts[0]}</label>'
+        f'<input type="file" id="{key}" accept=".npz" data-upload="{given[0]}" aria-describedby="{key}-error">'
+        f'<p class="bad small" id="{key}-error" role="status"></p></div>'
+    )
+
+
+def _library(_section: str, _given: list[str], texts: list[str]) -> str:
+    """What the library answers, where it does."""
+    return f'<p class="served library"><b>normkit</b> {texts[0]} <span class="value" data-out="library"></span></p>'
+
+
 def _guess(section: str, given: list[str], texts: list[str]) -> str:
     low, high, step, value, *flags = given
     log = " data-log" if "log" in flags else ""
@@ -122,14 +155,21 @@ def _reference(_section: str, given: list[str], texts: list[str]) -> str:
 
 
 def _verdict(_section: str, given: list[str], texts: list[str]) -> str:
-    word, *studies = given
-    mark, text = BADGES[word]
-    run = "".join(f" <code>normkit study {study}</code>" for study in studies)
+    """`exact` or `contested`, which the text itself answers for, and studies, whose words come from their results."""
+    rows = [f"<p>{_badge(name)}</p>" for name in given if name in verdicts.WORDS]
+    for study in (name for name in given if name not in verdicts.WORDS):
+        run = f" <code>normkit study {study}</code>" if study in STUDIES else f" <code>{study}</code>"
+        rows.append(f'<p class="small study">{_badge(verdicts.word(study))}{run}</p>')
     return (
         f'<div class="fact"><p class="eyebrow">[[What the evidence says || 证据怎么说]]</p>'
-        f'<p><span class="badge {word}"><span aria-hidden="true">{mark}</span> {text}</span> {texts[0]}</p>'
-        f'<p class="small">{run}</p></div>'
+        f"{''.join(rows)}<p>{texts[0]}</p></div>"
     )
+
+
+def _badge(word: str) -> str:
+    mark, english, chinese = verdicts.WORDS[word]
+    kind = word.replace(" ", "-")
+    return f'<span class="badge {kind}"><span aria-hidden="true">{mark}</span> [[{english} || {chinese}]]</span>'
 
 
 def _exercise(_section: str, _given: list[str], texts: list[str]) -> str:
@@ -144,6 +184,9 @@ MACROS: dict[str, Callable[[str, list[str], list[str]], str]] = {
     "range": _range,
     "choice": _choice,
     "button": _button,
+    "free": _free,
+    "upload": _upload,
+    "library": _library,
     "guess": _guess,
     "figure": _figure,
     "reference": _reference,

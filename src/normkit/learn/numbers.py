@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import nn as layers
 from ..info import version
 from . import runs
+from .own import Own
 
 FILTERS = torch.tensor(  # 3x3: blur, sharpen, edges in four directions, a spot, a corner
     [
@@ -33,15 +34,16 @@ SHOWN = 4  # images in the batch whose first one's outputs are embedded
 GROUPS = 2
 
 
-def collect(images: Tensor | None = None) -> dict[str, Any]:
-    """Everything that the page embeds; `images`: (6, 14, 14) float64 from 0 to 1, by default six digits."""
+def collect(own: Own = Own()) -> dict[str, Any]:  # noqa: B008  # frozen
+    """Everything that the page embeds; by default its images are six digits and its values drawn."""
     data = runs.shipped()
     digits = torch.tensor(data["digits"], dtype=torch.float64).reshape(6, 14, 14) / 255
     return {
         "normkit": version(),
         "about": {"commit": data["commit"], "rule": data["rule"]},
         "four": four([1.0, 2.0, 4.0, 9.0]),
-        "maps": maps(digits if images is None else images),
+        "maps": maps(digits if own.images is None else own.images),
+        "values": None if own.values is None else own.values.tolist(),
         "scale": scale(),
         **{name: data[name] for name in ("moving", "gradients", "race")},
     }

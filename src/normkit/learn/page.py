@@ -32,12 +32,12 @@ SCRIPTS = ("core.js", "plot.js", "page.js")
 def render(numbers: Mapping[str, Any], language: str, *, served: bool = False) -> str:
     """The whole page, opening in `language`; `served`: its server answers at /compute."""
     parts = [_section(index, name, anchor) for index, (name, anchor) in enumerate(SECTIONS, 1)]
-    scripts = [_read("assets", name) for name in SCRIPTS] + [_read("sections", f"{name}.js") for name, _ in SECTIONS]
+    scripts = [asset(name) for name in SCRIPTS] + [_read("sections", f"{name}.js") for name, _ in SECTIONS]
     fields = {
         "language": language,
         "connect": "'self'" if served else "'none'",
         "served": " data-served" if served else "",
-        "styles": _read("assets", "style.css"),
+        "styles": asset("style.css"),
         "contents": "".join(_entry(index, name, anchor) for index, (name, anchor) in enumerate(SECTIONS, 1)),
         "sections": "\n".join(parts),
         "numbers": embedded(numbers),
@@ -45,10 +45,10 @@ def render(numbers: Mapping[str, Any], language: str, *, served: bool = False) -
         "about": "commit {commit}, rule {rule}".format(**numbers["about"]),
         "version": str(numbers["normkit"]),
     }
-    text = markup.expand(_read("assets", "page.html"), "page")
+    made = markup.expand(asset("page.html"), "page")
     for name, value in fields.items():
-        text = text.replace(f"<!--{name}-->", value)
-    return text
+        made = made.replace(f"<!--{name}-->", value)
+    return made
 
 
 def embedded(numbers: Mapping[str, Any]) -> str:
@@ -75,8 +75,18 @@ def _entry(index: int, name: str, anchor: str) -> str:
 
 def _parts(name: str) -> tuple[str, str, str, str, str]:
     """Title, sentence, left column, right column and foot: a section's text is cut at lines of ===."""
-    title, lead, side, show, foot = _read("sections", f"{name}.html").split("\n===\n")
+    title, lead, side, show, foot = text(name).split("\n===\n")
     return title, lead, side, show, foot
+
+
+def text(name: str) -> str:
+    """A section as it is written, for `markup`."""
+    return _read("sections", f"{name}.html")
+
+
+def asset(name: str) -> str:
+    """A file of assets/, as it is."""
+    return _read("assets", name)
 
 
 def _read(folder: str, name: str) -> str:

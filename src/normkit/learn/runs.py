@@ -25,7 +25,7 @@ from .. import nn as layers
 from ..studies.data import Images, load
 
 GAINS = tuple(round(0.2 * 25 ** (i / 20), 4) for i in range(21))  # 0.2 to 5
-ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid")
+ACTIVATIONS = ("linear", "relu", "tanh", "sigmoid", "centred")
 DEPTH, WIDTH = 30, 64
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 BATCHES = (8, 32, 128)
@@ -78,6 +78,13 @@ class _Noise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         units = x.shape[1]
         return x * (0.25 * torch.randn(units)).exp() + 0.5 * torch.randn(units) if self.training else x
+
+
+class _Centred(nn.Module):
+    """A sigmoid as the next layer sees it whose biases begin at -sum(w) / 2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sigmoid() - 0.5
 
 
 def _norm(kind: str, units: int) -> list[nn.Module]:
@@ -157,7 +164,13 @@ def _moving(images: Images, kind: str, gain: float) -> list[dict[str, Any]]:
 
 def _gradients() -> dict[str, list[list[list[float | None]]]]:
     """By norm, activation and gain: log10 of the gradient behind each layer, over that behind the last; None for 0."""
-    acts = {"linear": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+    acts: dict[str, type[nn.Module]] = {
+        "linear": nn.Identity,
+        "relu": nn.ReLU,
+        "tanh": nn.Tanh,
+        "sigmoid": nn.Sigmoid,
+        "centred": _Centred,
+    }
     return {
         kind: [[_fading(kind, acts[name], gain) for gain in GAINS] for name in ACTIVATIONS]
         for kind in ("none", "batch")

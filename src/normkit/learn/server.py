@@ -1,25 +1,25 @@
 """The page on 127.0.0.1, and normkit's answers for values that its reader chooses. Standard library only.
 
-Rules: the loopback interface alone; GET / is the page, POST /compute four numbers through the layer, nothing else is
-served, no file is opened. A request names this host (else a site could reach us by a name that it points here), comes
-from no other origin, and is at most 16 KiB.
+Rules: the loopback interface alone; GET / is the page, POST /compute a question of a section (`answers`), POST /own a
+.npz (`own`), nothing else is served, no file is opened. A request names this host (else a site could reach us by a name
+that it points here) and comes from no other origin; a question is at most 512 KiB, a .npz 32 MiB.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from .. import _reading
 from ..errors import UsageError
-from .numbers import four
+from .answers import answer
+from .numbers import maps
+from .own import read
 
 HOST = "127.0.0.1"
-LARGEST = 1 << 14  # bytes of a request
-MOST = 512  # values of a batch
+LARGEST = {"/compute": 1 << 19, "/own": 1 << 25}  # bytes of a request: 12,800 values; some pictures
 
 
 def serve(text: str, port: int, show: Callable[[str], object]) -> None:
@@ -70,15 +70,25 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._ours():
             self._answer(403, b"this page is for the machine it runs on", "text/plain")
-        elif self.path != "/compute":
-            self._answer(404, b"only /compute is here", "text/plain")
+        elif self.path not in LARGEST:
+            self._answer(404, b"only /compute and /own are here", "text/plain")
         else:
             try:
-                made = json.dumps(compute(self._body()), allow_nan=False).encode()
+                made = json.dumps(self._made(), allow_nan=False).encode()
             except ValueError as error:
                 self._answer(400, str(error).encode(), "text/plain; charset=utf-8")
             else:
                 self._answer(200, made, "application/json")
+
+    def _made(self) -> dict[str, Any]:
+        body = self._body()
+        if self.path == "/compute":
+            return answer(_reading.parse(body.decode("utf-8")))
+        own = read(body)
+        return {
+            "maps": None if own.images is None else maps(own.images),
+            "values": None if own.values is None else own.values.tolist(),
+        }
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: the terminal keeps the address."""
@@ -88,11 +98,11 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         return self.headers.get("Host") in here and (origin is None or origin.removeprefix("http://") in here)
 
-    def _body(self) -> Any:
-        length = self.headers.get("Content-Length", "")
-        if not length.isascii() or not length.isdigit() or len(length) > 9 or int(length) > LARGEST:
-            raise ValueError(f"expected a body of at most {LARGEST:,} bytes")
-        return _reading.parse(self.rfile.read(int(length)).decode("utf-8"))
+    def _body(self) -> bytes:
+        length, most = self.headers.get("Content-Length", ""), LARGEST[self.path]
+        if not length.isascii() or not length.isdigit() or len(length) > 9 or int(length) > most:
+            raise ValueError(f"expected a body of at most {most:,} bytes")
+        return self.rfile.read(int(length))
 
     def _answer(self, status: int, content: bytes, kind: str) -> None:
         self.send_response(status)
@@ -106,26 +116,3 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
-
-
-def compute(asked: Any) -> dict[str, Any]:
-    """normkit's outputs for {x, gamma, beta, eps}. ValueError says what was expected."""
-    if not isinstance(asked, dict) or not {"x", "gamma", "beta", "eps"} <= set(asked):
-        raise ValueError("expected an object with x, gamma, beta and eps")
-    x = asked["x"]
-    if not isinstance(x, list) or not 2 <= len(x) <= MOST:
-        raise ValueError(f"expected x to be a list of 2 to {MOST} numbers")
-    numbers = [_number(value) for value in [*x, asked["gamma"], asked["beta"], asked["eps"]]]
-    *values, gamma, beta, eps = numbers
-    if eps < 0:
-        raise ValueError(f"expected eps >= 0, got {eps:g}")
-    made = four(values, gamma, beta, eps)
-    if not all(math.isfinite(value) for value in made["y"]):
-        raise ValueError("the outputs are not finite")
-    return made
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e100:
-        raise ValueError(f"expected finite numbers, got {value!r:.40}")
-    return float(value)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._reading import open_plain
 
@@ -55,11 +55,17 @@ class Header:
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """The archive at `path`, for `header` and `read`."""
-    with open_plain(path, LARGEST) as file:
-        if file.read(len(_MAGIC)) == _MAGIC:
-            raise ValueError("expected a .npz, found a .npy of one array: np.savez(path, images=..., labels=...)")
-        with _InPieces(file.raw) as pieces, zipfile.ZipFile(pieces) as archive:
-            yield archive
+    with open_plain(path, LARGEST) as file, unpacked(file.raw) as archive:
+        yield archive
+
+
+@contextmanager
+def unpacked(raw: Any) -> Iterator[zipfile.ZipFile]:
+    """The archive in `raw`: an unbuffered file, or bytes in memory (`io.BytesIO`)."""
+    if raw.read(len(_MAGIC)) == _MAGIC:
+        raise ValueError("expected a .npz, found a .npy of one array: np.savez(path, images=..., labels=...)")
+    with _InPieces(raw) as pieces, zipfile.ZipFile(pieces) as archive:
+        yield archive
 
 
 def header(archive: zipfile.ZipFile, name: str) -> Header:

@@ -44,7 +44,7 @@ function draw(id) {
 }
 
 function moved(place, name) {
-  for (const symbol of place.querySelectorAll(".sym")) symbol.classList.toggle("moved", symbol.dataset.sym === name);
+  for (const symbol of place.querySelectorAll(".sym")) symbol.classList.toggle("moved", symbol.dataset.sym.split(" ").includes(name));
 }
 
 function compare(id) {
@@ -76,13 +76,54 @@ function redraw() {
   }
 }
 
-// With `normkit learn --serve` the library itself answers for free values; else the page's own numbers stand alone.
-async function fromLibrary(request) {
-  if (!root.hasAttribute("data-served")) return null;
+// Numbers that the reader typed, or null where there are none or they do not fit; then the line below says why.
+function typed(place, name, least, most) {
+  const input = place.querySelector(`[data-free="${name}"]`), words = input.value.trim().split(/[\s,;，；]+/).filter(Boolean);
+  const values = words.map((word) => Number(word.replace("−", "-"))), fits = values.length >= least && values.length <= most;
+  const wrong = !words.length ? "" : !values.every((v) => Number.isFinite(v) && Math.abs(v) <= 1e6) ? t("Numbers up to a million, please, with commas or spaces between.", "请输入不超过一百万的数，用逗号或空格分隔。")
+    : fits ? "" : t(`${least === most ? least : `${least} to ${most}`} numbers, please; there are ${values.length}.`, `请输入 ${least === most ? least : `${least} 到 ${most}`} 个数；现在有 ${values.length} 个。`);
+  input.setAttribute("aria-invalid", String(Boolean(wrong)));
+  document.getElementById(`${input.id}-error`).textContent = wrong;
+  return words.length && !wrong ? values : null;
+}
+
+// With `normkit learn --serve` the library itself answers; else the page's own numbers stand alone. The last question
+// of a section counts. `shown` makes words of the answer.
+const asked = {};
+function fromLibrary(place, question, shown) {
+  if (!root.hasAttribute("data-served")) return;
+  clearTimeout(asked[place.id]);
+  const mine = asked[place.id] = setTimeout(async () => {
+    const answer = await posted("/compute", JSON.stringify({section: place.id, ...question}));
+    if (asked[place.id] !== mine) return;
+    const away = answer.error ? null : shown(answer);
+    say(place, "library", answer.error ?? away.words, answer.error ? "bad" : away.good ? "good" : "");
+  }, 60);
+}
+
+async function posted(path, body) {  // the answer, or {error}
   try {
-    const answer = await fetch("/compute", {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(request)});
-    return answer.ok ? await answer.json() : null;
-  } catch { return null; }
+    const answer = await fetch(path, {method: "POST", body});
+    return answer.ok ? await answer.json() : {error: await answer.text()};
+  } catch { return {error: t("the server does not answer", "服务器没有响应")}; }
+}
+
+async function uploaded(input) {
+  const answer = input.files.length ? await posted("/own", input.files[0]) : {};
+  const lacks = !answer.error && input.files.length && !answer[input.dataset.upload];
+  const error = answer.error ?? (lacks ? t(`there is no array called ${input.dataset.upload === "maps" ? "images" : "values"}`, "文件里没有所需的数组") : "");
+  document.getElementById(`${input.id}-error`).textContent = error;
+  input.setAttribute("aria-invalid", String(Boolean(error)));
+  if (error || !input.files.length) return;
+  for (const name of ["maps", "values"]) if (answer[name]) NUMBERS[name] = answer[name];
+  redraw();
+}
+
+// The largest distance of two lists, as words; `good` within the rounding of the page's own arithmetic.
+function apart(mine, theirs) {
+  const most = Math.max(...mine.map((v, i) => Math.abs(v - theirs[i])));
+  const good = most <= 1e-9 * Math.max(1e-3, ...theirs.map(Math.abs));
+  return {words: `${t("differs by", "相差")} ${short(most, 2)}`, good};
 }
 
 function start() {
@@ -90,7 +131,9 @@ function start() {
     place.addEventListener("input", (event) => {
       if (event.target.type === "range") label(event.target);
       if (event.target.dataset.name) { moved(place, event.target.dataset.name); draw(id); }
+      if (event.target.dataset.free) draw(id);
     });
+    place.addEventListener("change", (event) => { if (event.target.dataset.upload) uploaded(event.target); });
     place.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (!button) return;

@@ -50,6 +50,18 @@ function frame(c, {x, y, ticks, rows, label = "", side = "", top = 24, bottom = 
   return {x: (v) => px(tx(v)), y: (v) => py(ty(v))};
 }
 
+// What the colours mean, at a plot's upper right: in one line, or one below the other where that is too long.
+function legend(c, entries) {
+  const size = (words) => [...words].reduce((sum, sign) => sum + (sign > "\u2e80" ? 13 : 8), 0) + 40;
+  const long = entries.reduce((sum, [, words]) => sum + size(words), 0) > c.width - 110;
+  let right = c.width - 14, y = 13;
+  for (const [colour, words, more] of [...entries].reverse()) {
+    c.text(right, y, words, {"text-anchor": "end"});
+    c.line(right - size(words) + 14, y - 4, right - size(words) + 32, y - 4, colour, {"stroke-width": 3, ...more});
+    if (long) y += 16; else right -= size(words);
+  }
+}
+
 const RAISED = {"-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹"};
 
 function short(v, digits = 3) {  // three digits, powers of ten where they are shorter, a real minus sign

@@ -19,10 +19,10 @@
     }
   }
 
-  function finite(x, gamma, eps, dy) {  // central differences, fourth order
+  function finite(x, gamma, eps, dy, step) {  // central differences, fourth order
     const loss = (v) => total(forward(v, gamma, 0, eps).map((y, i) => y * dy[i]));
     return x.map((_, k) => {
-      const h = 1e-3, at = (by) => loss(x.map((v, i) => (i === k ? v + by : v)));
+      const h = step, at = (by) => loss(x.map((v, i) => (i === k ? v + by : v)));
       return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h);
     });
   }
@@ -32,7 +32,8 @@
     truth: () => Math.abs(total(backward([1, 2, 4, 9], 1, 0, 1e-5, [1, 0, 0, 0]).dx)) < 1e-12 ? 0 : NaN,
     actions: {},
     draw(s, place, plot) {
-      const x = [1, s.x2, 4, 9], dy = [s.dy1, -0.5, 0.3, 0.8], wrong = s.wrong === "right" ? "" : s.wrong;
+      const x = typed(place, "x", 2, 8) ?? [1, s.x2, 4, 9], start = [s.dy1, -0.5, 0.3, 0.8];
+      const dy = typed(place, "dy", x.length, x.length) ?? x.map((_, i) => start[i % 4]), wrong = s.wrong === "right" ? "" : s.wrong;
       const made = backwardSteps(x, s.gamma, 0, s.eps, dy, wrong), {variance} = moments(x), m = x.length;
       const rstd = 1 / Math.sqrt(variance + s.eps), xhat = forward(x, 1, 0, s.eps), dgamma = total(xhat.map((v, i) => v * dy[i]));
       const collapsed = dy.map((v, i) => s.gamma * rstd * (v - total(dy) / m - xhat[i] * dgamma / m));
@@ -45,11 +46,16 @@
       say(place, "dmean", `= ${fixed(made.dmean, 4)} ${t("(second sum: 0)", "（第二个和：0）")}`);
       for (const name of ["dxhat", "dx"]) say(place, name, `= ${list(made[name])}`);
       say(place, "collapsed", `= ${list(collapsed)}`);
-      const truth = finite(x, s.gamma, s.eps, dy), away = Math.max(...truth.map((v, i) => Math.abs(v - made.dx[i])));
-      const right = away < 1e-7 * (1 + Math.max(...truth.map(Math.abs)));
+      const h = 1e-3 / rstd, truth = finite(x, s.gamma, s.eps, dy, h), away = Math.max(...truth.map((v, i) => Math.abs(v - made.dx[i])));
+      const rounding = 1e-7 + 1e-15 * Math.max(...x.map(Math.abs)) / h;  // x + h is rounded
+      const right = away < rounding * (1 + Math.max(...truth.map(Math.abs)));
       const sum = total(made.dx);
       say(place, "check", short(away, 2), right ? "good" : "bad");
       say(place, "sum", Math.abs(sum) < 1e-12 ? "0" : short(sum), Math.abs(sum) < 1e-12 ? "good" : "bad");
+      fromLibrary(place, {x, gamma: s.gamma, eps: s.eps, dy}, (answer) => {
+        const {words, good} = apart([...made.dx, made.dgamma, made.dbeta], [...answer.dx, answer.dgamma, answer.dbeta]);
+        return {words: `dx = ${list(answer.dx)}  (${words})`, good};
+      });
       say(place, "word", right ? t("right", "正确") : t("wrong", "错误"), right ? "good" : "bad");
     },
   });

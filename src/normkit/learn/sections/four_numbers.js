@@ -1,7 +1,7 @@
 {
   const START = NUMBERS.four.x, NAMES = ["x1", "x2", "x3", "x4"];
   const list = (values) => values.map((v) => fixed(v)).join("  ");
-  let held = null, asked = 0;
+  let held = null;
 
   function change(place, state, by) {
     const next = NAMES.map((name) => by(state[name]));
@@ -9,12 +9,13 @@
   }
 
   function drawDots(place, plot, s, x, y) {
-    const c = chart(plot, 250), at = scaled(-10, 10, 18, c.width - 18), under = scaled(-5, 5, 18, c.width - 18);
+    const c = chart(plot, 250), at = scaled(-10, 10, 18, c.width - 18);
+    const reach = [5, 10].find((v) => y.every((out) => Math.abs(out) <= v)) ?? 15, under = scaled(-reach, reach, 18, c.width - 18);
     const {mean, variance} = moments(x), deviation = Math.sqrt(variance);
     c.box(at(mean - deviation), 34, at(mean + deviation) - at(mean - deviation), 56, 1, {opacity: 0.13, rx: 6});
     c.line(at(mean), 28, at(mean), 96, 1);
     c.text(at(mean), 20, `μ = ${fixed(mean, 2)}`, {"text-anchor": "middle"});
-    for (const [row, low, high, place_] of [[62, -10, 10, at], [196, -5, 5, under]]) {
+    for (const [row, low, high, place_] of [[62, -10, 10, at], [196, -reach, reach, under]]) {
       c.line(18, row, c.width - 18, row, "grid");
       for (let v = low; v <= high; v += 5) c.text(place_(v), row + 42, short(v), {"text-anchor": "middle", class: "muted"});
     }
@@ -58,9 +59,9 @@
       say(place, "y", `= ${list(y)}`);
       const own = NUMBERS.four, atStart = x.every((v, i) => v === own.x[i]) && s.gamma === 1 && s.beta === 0 && Math.abs(s.eps - own.eps) < 1e-12;
       say(place, "library", atStart ? `BatchNorm1d: ${list(own.y)}` : t("has answered for 1 2 4 9, γ 1, β 0, ε 10⁻⁵; run --serve for free values", "已算好 1 2 4 9（γ=1，β=0，ε=10⁻⁵）；任意数值请用 --serve"));
-      const mine = ++asked;
-      fromLibrary({x, gamma: s.gamma, beta: s.beta, eps: s.eps}).then((answer) => {
-        if (answer && mine === asked) say(place, "library", `BatchNorm1d: ${list(answer.y)}`);
+      fromLibrary(place, {x, gamma: s.gamma, beta: s.beta, eps: s.eps}, (answer) => {
+        const {words, good} = apart(y, answer.y);
+        return {words: `BatchNorm1d: ${list(answer.y)}  (${words})`, good};
       });
     },
   });

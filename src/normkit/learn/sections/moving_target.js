@@ -1,13 +1,16 @@
 {
-  const RUNS = NUMBERS.moving;
+  const RUNS = NUMBERS.moving, EDGE = 1.83;  // tanh(1.83) = 0.95
   let playing = 0;
 
-  function drawPercentiles(plot, run, layer, step) {
-    const rows = run.map((seen) => seen.percentiles[layer]), reach = Math.max(2, ...rows.flat().map(Math.abs));
+  function drawPercentiles(plot, run, layer, step, arms) {  // one axis for all arms of a start, so they compare
+    const rows = run.map((seen) => seen.percentiles[layer]);
+    const reach = Math.max(2.2, ...arms.flatMap((arm) => arm.flatMap((seen) => seen.percentiles[layer].map(Math.abs))));
     const tick = reach > 6 ? Math.floor(reach / 2) : 2;
     const c = chart(plot, 220), f = frame(c, {x: [0, 300], y: [-reach, reach], ticks: [0, 100, 200, 300], rows: [-tick, 0, tick], label: t("training step", "训练步"), side: t("input of the unit", "单元的输入")});
     const points = (k) => rows.map((row, i) => [f.x(10 * i), f.y(row[k])]);
     element(c.svg, "polygon", {points: [...points(0), ...points(2).reverse()].map((p) => p.join()).join(" "), fill: "var(--c1)", opacity: 0.18});
+    for (const edge of [-EDGE, EDGE]) c.line(f.x(0), f.y(edge), f.x(300), f.y(edge), 4, {"stroke-dasharray": "3 4"});
+    legend(c, [[4, t("beyond: saturated", "之外：饱和"), {"stroke-dasharray": "3 4"}]]);
     for (const k of [0, 2]) c.path(points(k), 1, {"stroke-width": 1.2});
     c.path(points(1), 1, {"stroke-width": 2.6});
     c.line(f.x(10 * step), 20, f.x(10 * step), 180, 2, {"stroke-width": 2});
@@ -37,7 +40,7 @@
     },
     draw(s, place, plot) {
       const run = RUNS[`${s.norm} ${s.start}`], plain = RUNS[`batch ${s.start}`];
-      drawPercentiles(plot("percentiles"), run, s.layer - 1, s.step);
+      drawPercentiles(plot("percentiles"), run, s.layer - 1, s.step, ["none", "batch", "noisy"].map((norm) => RUNS[`${norm} ${s.start}`]));
       drawSaturated(plot("saturated"), run[s.step].saturated, s.layer - 1);
       say(place, "loss", fixed(run[s.step].loss));
       say(place, "end", fixed(run[30].loss));

@@ -20,7 +20,7 @@
       const m = s.batch * areaOf(s.area), mean = 1 / Math.sqrt(m), variance = Math.sqrt(2 / (m - 1));
       say(place, "m", String(m));
       say(place, "mean", percent(mean), mean > 0.25 ? "bad" : mean < 0.1 ? "good" : "");
-      say(place, "variance", m > 1 ? percent(variance) : t("undefined", "无定义"), variance > 0.3 ? "bad" : variance < 0.15 ? "good" : "");
+      say(place, "variance", m > 1 ? percent(variance) : t("not defined", "无定义"), variance > 0.3 ? "bad" : variance < 0.15 ? "good" : "");
       const words = m === 1 ? t("One value has no variance: small_batch=\"running\", or group norm.", "一个值没有方差：用 small_batch=\"running\" 或组归一化。")
         : mean > 0.25 ? t("Too few: statistics over all processes, a larger batch, or a norm without a batch.", "太少：跨进程同步、加大批次，或换不依赖批次的归一化。")
         : t("Enough for the statistics of this layer.", "对这一层的统计量来说足够了。");

@@ -24,7 +24,7 @@
     return {y, gradient};
   }
 
-  function step({net, aim, depth, w, rate}) {  // {promised, terms: change of y by power of the rate, actual}
+  function step({net, aim, depth, w, rate}, own) {  // {promised, terms: change of y by power of the rate, actual}
     const sign = aim === "fall" ? -1 : 1;
     if (net === "relu") {
       const weights = Array.from({length: depth}, (_, k) => MIX[k % MIX.length].map((v) => w * v)), {y, gradient} = netGradient(weights);
@@ -32,10 +32,12 @@
       const actual = netValue(weights.map((row, k) => row.map((v, i) => v + sign * rate * gradient[k][i]))).y - y;
       return {promised, actual, terms: [promised, actual - promised]};
     }
-    const ratio = sign * rate * w ** (depth - 2), y = w ** depth, terms = [];
-    let choose = 1;
-    for (let k = 1; k <= depth; k++) { choose *= (depth - k + 1) / k; terms.push(y * choose * ratio ** k); }
-    return {promised: terms[0], actual: y * ((1 + ratio) ** depth - 1), terms};
+    const weights = own ?? Array(depth).fill(w), product = (values) => values.reduce((all, v) => all * v, 1);
+    const gradient = weights.map((_, k) => product(weights.filter((_, i) => i !== k))), by = sign * rate;
+    let terms = [1];  // of the product of (w + by g), sorted by powers of the rate
+    weights.forEach((v, i) => { terms = [...terms, 0].map((term, k) => term * v + (k ? terms[k - 1] * by * gradient[i] : 0)); });
+    const actual = product(weights.map((v, i) => v + by * gradient[i])) - product(weights);
+    return {promised: terms[1], actual, terms: terms.slice(1), weights};
   }
 
   function signed(c, left, right, reach) {  // symmetric: linear within 10^-6, then one decade after the other
@@ -55,14 +57,15 @@
 
   function drawTerms(plot, terms, net) {
     const shown = terms.slice(0, 32), c = chart(plot, 190), most = Math.max(...shown.map(Math.abs)), low = Math.max(1e-12, most * 1e-9);
-    const height = scaled(Math.log10(low), Math.log10(Math.max(most, low * 10)), 3, 140), width = Math.min(60, (c.width - 20) / shown.length);
+    const height = scaled(Math.log10(low), Math.log10(Math.max(most, low * 10)), 3, 130), width = Math.min(60, (c.width - 20) / shown.length);
     shown.forEach((v, i) => {
       const h = v === 0 ? 0 : height(Math.log10(Math.abs(v)));
       c.box(10 + i * width + 1, 160 - h, width - 2, h, v < 0 ? 1 : 2, {rx: 2});
-      const every = width < 18 ? 4 : 1, name = net === "relu" ? ["ε", t("the rest", "其余")][i] : `ε${String(i + 1).replace(/./g, (d) => RAISED[d])}`;
+      const every = width < 26 ? 4 : 1, name = net === "relu" ? ["ε", t("the rest", "其余")][i] : `ε${String(i + 1).replace(/./g, (d) => RAISED[d])}`;
       if (i % every === 0) c.text(10 + (i + 0.5) * width, 178, i === 0 ? "ε" : name, {"text-anchor": "middle", class: "muted"});
     });
-    c.text(c.width - 4, 12, t("height: log₁₀ of the term", "高度：该项的 log₁₀"), {"text-anchor": "end", class: "muted"});
+    c.text(4, 13, t("size (log₁₀)", "大小（log₁₀）"), {class: "muted"});
+    legend(c, [[1, t("lowers y", "使 y 下降")], [2, t("raises y", "使 y 上升")]]);
   }
 
   section("one-step", {
@@ -70,15 +73,18 @@
     truth: () => (2 / 0.03) ** (1 / 14),
     actions: {},
     draw(s, place, plot) {
-      const made = step(s), ratio = made.actual / made.promised, wrong = made.actual * made.promised < 0;
+      const own = typed(place, "weights", 2, 32), made = step(s, own), ratio = made.actual / made.promised, wrong = made.actual * made.promised < 0;
       drawArrows(plot("arrows"), made, wrong);
       drawTerms(plot("terms"), made.terms, s.net);
       say(place, "promised", short(made.promised));
       say(place, "actual", short(made.actual), wrong ? "bad" : "");
       say(place, "ratio", short(ratio), Math.abs(ratio - 1) < 0.1 ? "good" : "");
       const over = !Number.isFinite(made.actual) || Math.abs(made.actual) > 3.4e38;
-      const word = wrong ? t("wrong way!", "走反了！") : over ? t("overflow", "溢出") : Math.abs(ratio - 1) < 0.1 ? t("as promised", "如约") : ratio > 1 ? t("overshoots", "过头") : t("falls short", "不足");
+      const word = made.promised === 0 ? t("no gradient", "没有梯度") : wrong ? t("wrong way!", "走反了！") : over ? t("overflow", "溢出") : Math.abs(ratio - 1) < 0.1 ? t("as promised", "如约") : ratio > 1 ? t("overshoots", "过头") : t("falls short", "不足");
       say(place, "word", word, wrong || over ? "bad" : Math.abs(ratio - 1) < 0.1 ? "good" : "");
+      if (made.weights) {
+        fromLibrary(place, {weights: made.weights, rate: s.aim === "fall" ? s.rate : -s.rate}, (answer) => apart([made.promised, made.actual], [answer.promised, answer.actual]));
+      } else say(place, "library", "–");
     },
   });
 }

@@ -20,6 +20,7 @@
     c.path(scales.map((a) => [f.x(a), f.y(one / a)]), "muted", {"stroke-dasharray": "5 5", "stroke-width": 1.5});
     c.path(scales.map((a) => [f.x(a), f.y(length(measure(a, s.eps).dw))]), 1);
     for (const {a, length: l} of grid) c.dot(f.x(a), f.y(l), 2.6, 3);
+    legend(c, [["muted", "1/a", {"stroke-dasharray": "5 4"}], [1, `ε = ${short(s.eps, 2)}`], [3, "normkit, 10⁻⁵", {"stroke-dasharray": "4 3"}]]);
     c.dot(f.x(s.a), f.y(length(measure(s.a, s.eps).dw)), 7, 2);
   }
 
@@ -36,6 +37,7 @@
       say(place, "input", percent(off(now.du, exact.du)), off(now.du, exact.du) > 0.01 ? "bad" : "good");
       say(place, "scaled", short(s.a * l, 4));
       say(place, "angle", `${fixed(Math.acos(dot(long, now.dw) / length(long) / l) * 180 / Math.PI, 1)}°`);
+      fromLibrary(place, {u, w, dy, a: s.a, eps: s.eps}, (answer) => apart([...now.y, l], [...answer.y, answer.length]));
       const after = long.map((v, i) => v - s.rate * now.dw[i]);
       say(place, "turn", `${short(Math.acos(Math.min(1, dot(long, after) / length(long) / length(after))) * 180 / Math.PI, 2)}°`);
     },
