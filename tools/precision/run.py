@@ -1,0 +1,122 @@
+"""Run the doctor, and torch-audit beside it, on every net: the rows of docs/data/doctor_precision.json."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import time
+import traceback
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+import normkit as nk
+from normkit.doctor import Diagnosis
+from normkit.doctor.finding import WHOLE
+from normkit.doctor.follow import followers
+
+from . import peer
+from .faults import PLANTERS, Case, Planted
+from .nets import NETS, Batches, net
+from .parts import LINEAR, feeders
+from .plan import EVERYWHERE, Plan
+
+NEEDS_FEEDER = ("NK111", "NK201", "NK303", "NK407")
+
+
+def healthy_row(name: str) -> dict[str, Any]:
+    """One healthy net: what stands above a note, which is a false alarm, and what torch-audit raises."""
+    one = net(name)
+    began = time.monotonic()
+    _, _, found, said = _healthy(name)
+    alarms = sorted({said_.rule for said_ in said if said_.alarm})
+    return {
+        "net": name, "how": one.how, "aside": one.aside, "norms": found.norms, "images": found.images,
+        "above": [finding.key for finding in found.at_least("warning")],
+        "notes": sorted({finding.code for finding in found.findings if finding.severity == "note"}),
+        "peer": alarms, "peer_norms": [rule for rule in alarms if rule in peer.ABOUT_NORMS],
+        "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def sick_row(plan: Plan) -> dict[str, Any]:
+    """One planted fault: whether it is named with its layer, and what else stands above a note."""
+    began = time.monotonic()
+    model, batches, healthy, said = _healthy(plan.net)
+    case = _case(plan, copy.deepcopy(model), batches)
+    planted = PLANTERS[plan.code](case)
+    found = nk.diagnose(planted.model, planted.batches, **planted.options)
+    key = f"{plan.code} {planted.where or WHOLE}"
+    own = next((finding for finding in found.findings if finding.key == key), None)
+    known = {finding.key for finding in healthy.findings}
+    beside = peer.audit(planted.model, planted.batches, planted.options)
+    return {
+        "code": plan.code, "net": plan.net, "aside": net(plan.net).aside, "where": planted.where,
+        "named": own is not None and key not in known, "severity": None if own is None else own.severity,
+        "beside": _beside(plan, planted, found),
+        "peer": peer.names(beside, said, planted.where, *([case.feeder] if plan.code in NEEDS_FEEDER else [])),
+        "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def _beside(plan: Plan, planted: Planted, found: Diagnosis) -> list[str]:
+    """What stands above a note and neither is the fault planted nor follows from it."""
+    own = [
+        finding
+        for finding in found.findings
+        if finding.code == plan.code and (finding.where == planted.where or plan.code in EVERYWHERE)
+    ]
+    explained = followers(own)
+    return [f.key for f in found.at_least("warning") if f not in own and f.key not in explained]
+
+
+@cache
+def _healthy(name: str) -> tuple[nn.Module, Batches | None, Diagnosis, list[peer.Said]]:
+    one = net(name)
+    model, batches = one.healthy(), one.batches()
+    return model, batches, nk.diagnose(model, batches), peer.audit(model, batches, {})
+
+
+def _case(plan: Plan, model: nn.Module, batches: Batches | None) -> Case:
+    """The case with its layer: so far down among the batch norms that the data reach."""
+    assert batches is not None
+    found = list(feeders(model, batches[0]).items())
+    if plan.code in NEEDS_FEEDER:
+        found = [(norm, linear) for norm, linear in found if linear and model.get_submodule(linear).bias is None]
+    if not found:
+        first = next(name for name, module in model.named_modules() if isinstance(module, LINEAR))
+        return Case(net(plan.net), model, batches, "", first)
+    layer, feeder = found[round(plan.place * (len(found) - 1))]
+    return Case(net(plan.net), model, batches, layer, feeder)
+
+
+def rows(plans: list[Plan], names: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """All rows; one that raises is a row that says so, and counts as missed or as an alarm."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    found: dict[str, list[dict[str, Any]]] = {"healthy": [], "sick": []}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' own
+        for name in names:
+            found["healthy"].append(_row({"net": name, "aside": net(name).aside}, lambda name=name: healthy_row(name)))
+        for plan in plans:
+            about = {"code": plan.code, "net": plan.net, "aside": net(plan.net).aside}
+            found["sick"].append(_row(about, lambda plan=plan: sick_row(plan)))
+    return found
+
+
+def _row(about: dict[str, Any], make: Any) -> dict[str, Any]:
+    try:
+        row = make()
+    except Exception as error:
+        traceback.print_exc()
+        row = {**about, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]}
+    print(" ".join(f"{value}" for value in row.values()), file=sys.stderr, flush=True)
+    return row
+
+
+ALL = [one.name for one in NETS]
