@@ -330,17 +330,19 @@ def not_synchronised(case: Case) -> Planted:
 
 @_plants("NK406")
 def gradients(case: Case) -> Planted:
-    """Sixty layers in a chain before the net."""
-    channels, layers = case.batches[0].shape[1], list[nn.Module]()
+    """Sixty layers in a chain before the net, on a quarter of its pixels."""
+    channels = case.batches[0].shape[1]
+    layers: list[nn.Module] = [nn.AvgPool2d(4)]
     for i in range(60):
-        layers += [nn.Conv2d(channels if i == 0 else 16, 16, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Conv2d(16, channels, 1), case.model)
+        inputs = channels if i == 0 else 16
+        layers += [nn.Conv2d(inputs, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Conv2d(16, channels, 1), nn.Upsample(scale_factor=4), case.model)
     assert case.net.data is not None
     settle(model.eval(), case.net.data(1, SETTLING))
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked.fill_(1000)  # type: ignore[union-attr]  # it tracks
-    return Planted(model.train(), case.batches, "1")
+    return Planted(model.train(), case.batches, "2")
 
 
 @_plants("NK407")
@@ -381,4 +383,3 @@ def _twin(norm: nn.Module) -> nn.Module:
     twin = type(norm)(norm.num_features, eps=norm.eps)  # type: ignore[call-arg]  # a batch norm
     twin.num_batches_tracked.fill_(1000)  # type: ignore[union-attr]  # it tracks
     return twin.eval()
-

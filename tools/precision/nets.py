@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from tests.surgery.foreign import crepe, imagenet_mobilenet_v2, library, torchvision_model
 from torch import Tensor, nn
 
 import normkit as nk
-from tests.surgery.foreign import crepe, imagenet_mobilenet_v2, library, torchvision_model
 
 from . import small
 from .sources import SETTLING, clips, crops, digits, sounds, tokens

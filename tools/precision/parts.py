@@ -52,7 +52,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def feeders(model: nn.Module, batch: Tensor) -> dict[str, str]:
-    """Each batch norm that the data reach and whose gamma is not 0, in order -> the linear layer that feeds it, or ""."""
+    """Each batch norm that the data reach and whose gamma is not 0, in order -> the linear layer before it, or ""."""
     made: dict[int, tuple[str, Tensor]] = {}
     found: dict[str, str] = {}
     hooks = []

@@ -1,4 +1,4 @@
-"""Small nets for the table: torchvision's, transformers' and monai's parts at small sizes, and nets trained on digits."""
+"""Small nets for the table: parts of torchvision, transformers and monai at small sizes, and nets trained on digits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from tests.surgery.foreign import library
+from torch import Tensor, nn
 
 from .sources import digits
 
+Norm = Callable[[int], nn.Module]
 STEPS, BATCH, RATE = 300, 64, 0.1
 
 
@@ -34,7 +34,8 @@ def _transformers() -> Any:
 
 def hf_resnet() -> nn.Module:
     t = _transformers()
-    return t.ResNetModel(t.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 2, 1], layer_type="basic"))
+    config = t.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 2, 1], layer_type="basic")
+    return t.ResNetModel(config)
 
 
 def hf_regnet() -> nn.Module:
@@ -113,11 +114,11 @@ def monai_densenet() -> nn.Module:
     return _monai().DenseNet(2, 3, 10, init_features=16, growth_rate=8, block_config=(2, 2, 2))
 
 
-def _block(inputs: int, outputs: int, stride: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> list[nn.Module]:
+def _block(inputs: int, outputs: int, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), norm(outputs), nn.ReLU()]
 
 
-def digits_net(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
+def digits_net(norm: Norm = nn.BatchNorm2d) -> nn.Module:
     blocks = [*_block(1, 16, 1, norm), *_block(16, 32, 2, norm), *_block(32, 32, 1, norm)]
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
 
