@@ -1,6 +1,7 @@
-"""`python -m tools.precision [--only TEXT]`: write docs/data/doctor_precision.json; about 20 minutes on two cores.
+"""`python -m tools.precision [--go-on] [--only TEXT]`: write docs/data/doctor_precision.json; about 10 quiet minutes.
 
---only: the nets and rules whose name holds the text, printed and not written.
+--go-on: keep the rows of a run that was broken off (out/precision.jsonl). --only: the nets and rules whose name holds
+the text; nothing but the log is written then.
 """
 
 from __future__ import annotations
@@ -9,45 +10,38 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from .plan import plans
+from .nets import net
+from .plan import Plan, plans
 from .run import ALL, rows
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT / "docs" / "data" / "doctor_precision.json"
+DATA, LOG = ROOT / "docs" / "data" / "doctor_precision.json", ROOT / "out" / "precision.jsonl"
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "monai", "torch-audit")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", help="nets and rules whose name holds this; nothing is written")
-    parser.add_argument("--part", choices=("healthy", "sick", "open"), help="these alone; nothing is written")
+    parser.add_argument("--go-on", action="store_true", help="keep the rows of a run that was broken off")
+    parser.add_argument("--only", default="", help="nets and rules whose name holds this; the table is not written")
+    parser.add_argument("--open", action="store_true", help="without what is set aside; the table is not written")
     options = parser.parse_args()
-    names = [name for name in ALL if not options.only or options.only in name]
-    chosen = [plan for plan in plans() if not options.only or options.only in f"{plan.code} {plan.net}"]
-    began = time.monotonic()
-    if options.part == "open":
-        from .nets import net
-
-        names = [name for name in names if not net(name).aside]
-        chosen = [plan for plan in chosen if not net(plan.net).aside]
-    found = rows(chosen if options.part != "healthy" else [], names if options.part != "sick" else [])
-    if options.only or options.part:
-        return 0
+    wanted: list[Plan | str] = [plan for plan in plans() if options.only in f"{plan.code} {plan.net}"]
+    wanted += [name for name in ALL if options.only in name]
+    if options.open:
+        wanted = [one for one in wanted if not net(one if isinstance(one, str) else one.net).aside]
+    LOG.parent.mkdir(exist_ok=True)
+    if not options.go_on:
+        LOG.unlink(missing_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT)
-    document = {
-        "date": date.today().isoformat(),
-        "commit": commit.stdout.strip(),
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        "versions": {name: version(name) for name in PACKAGES},
-        **found,
-    }
-    DATA.write_text(_compact(document), encoding="utf-8")
-    print(f"{DATA.relative_to(ROOT)}: written")
+    found = rows(wanted, LOG, commit.stdout.strip())
+    if not options.only and not options.open:
+        versions = {name: version(name) for name in PACKAGES}
+        DATA.write_text(_compact({"date": date.today().isoformat(), "versions": versions, **found}), encoding="utf-8")
+        print(f"{DATA.relative_to(ROOT)}: written")
     return 0
 
 

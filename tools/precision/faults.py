@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from normkit.doctor.examples import replicated
 
 from .nets import Batches, Net, settle
-from .parts import Checkpointed, Scaled, Shared, put
+from .parts import Checkpointed, Pair, Scaled, Shared, put
 from .sources import SETTLING
 
 
@@ -354,6 +354,13 @@ def effective_rate(case: Case) -> Planted:
     return here(case, optimizer=torch.optim.SGD(case.model.train().parameters(), 0.1))
 
 
+@_plants("NK408")
+def pair(case: Case) -> Planted:
+    model = Pair(case.model)
+    first = next(name for name, module in model.named_modules() if name.startswith("teacher.") and _is_batch(module))
+    return Planted(model.train(), case.batches, first)
+
+
 @_plants("NK501")
 def not_folded(case: Case) -> Planted:
     layer = case.model.get_submodule(case.feeder)
@@ -370,6 +377,18 @@ def blocks_folding(case: Case) -> Planted:
     return Planted(case.model, case.batches, "")
 
 
+@_plants("NK503")
+def exported_in_training(case: Case) -> Planted:
+    program = torch.export.export(case.model.train(), (case.batches[0],)).module()
+    return Planted(program, None, case.layer)
+
+
+@_plants("NK505")
+def swapped(case: Case) -> Planted:
+    case.norm.eps = 30 * case.norm.eps
+    return Planted(torch.export.export(case.model, (case.batches[0],)).module(), None, case.layer)
+
+
 @_plants("NK504")
 def scales(case: Case) -> Planted:
     with torch.no_grad():
@@ -377,6 +396,10 @@ def scales(case: Case) -> Planted:
     after(case, Scaled(case.channels))
     case.settle()
     return here(case, ".0")
+
+
+def _is_batch(module: nn.Module) -> bool:
+    return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
 
 
 def _twin(norm: nn.Module) -> nn.Module:

@@ -1,8 +1,8 @@
 """The healthy nets, how each was made, and which of them are set aside.
 
 settled   random weights of a fixed seed; gamma of 0.5 to 1.5, beta of deviation 0.2 (a gamma that is 0 throughout stays
-          so: a residual branch that begins at 0); counters at 1,000; statistics of one pass of nk.recalibrate over 12
-          batches. The doctor sees 8 other batches of the same kind.
+          so: a residual branch that begins at 0); counters at 1,000; statistics of one pass of nk.recalibrate over 8
+          batches. The doctor sees 6 other batches of the same kind.
 trained   by SGD on handwritten digits, its rate falling to 0, statistics as training left them.
 shipped   a trained network inside a package, as it is: its state alone, since its data are not at hand.
 adapted   a shipped one with the statistics of the data here.
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import normkit as nk
 
 from . import small
-from .sources import SETTLING, clips, crops, digits, sounds, tokens
+from .sources import BATCHES, SETTLING, clips, crops, digits, sounds, tokens
 
 Batches = list[Tensor]
 Data = Callable[[int, int], Batches]  # (seed, count) -> batches
@@ -55,7 +55,7 @@ class Net:
         return model
 
     def batches(self) -> Batches | None:
-        return None if self.data is None else self.data(2, 8)
+        return None if self.data is None else self.data(2, BATCHES)
 
 
 def stir(model: nn.Module) -> None:
@@ -107,10 +107,10 @@ NETS: tuple[Net, ...] = (
     *[
         Net(f"torchvision {name}", _vision(name), photographs(size))
         for name, size in {
-            "resnet18": 64, "resnet50": 48, "densenet121": 64, "mobilenet_v2": 64, "mobilenet_v3_small": 64,
-            "shufflenet_v2_x0_5": 64, "regnet_y_400mf": 64, "mnasnet0_5": 64, "efficientnet_b0": 64, "googlenet": 64,
-            "inception_v3": 96, "convnext_tiny": 32, "swin_t": 32, "segmentation.lraspp_mobilenet_v3_large": 64,
-            "segmentation.deeplabv3_mobilenet_v3_large": 64,
+            "resnet18": 40, "resnet50": 32, "densenet121": 32, "mobilenet_v2": 48, "mobilenet_v3_small": 48,
+            "shufflenet_v2_x0_5": 48, "regnet_y_400mf": 48, "mnasnet0_5": 48, "efficientnet_b0": 48, "googlenet": 48,
+            "inception_v3": 80, "convnext_tiny": 32, "swin_t": 32, "segmentation.lraspp_mobilenet_v3_large": 48,
+            "segmentation.deeplabv3_mobilenet_v3_large": 48,
         }.items()
     ],
     Net("torchvision vgg of 8 layers", small.vgg, photographs(32, 16)),
@@ -119,11 +119,11 @@ NETS: tuple[Net, ...] = (
     *[
         Net(f"timm {name}", _timm(name), photographs(size))
         for name, size in {
-            "test_resnet": 64, "test_byobnet": 64, "test_efficientnet": 64, "test_convnext": 64,
-            "test_efficientnet_gn": 64, "tf_efficientnetv2_b0": 64, "regnetx_002": 64, "ghostnet_050": 64,
-            "skresnet18": 64, "tinynet_e": 64, "lcnet_050": 64, "repvgg_a0": 64, "mobileone_s0": 48, "dla46_c": 64,
-            "hardcorenas_a": 64, "mobilevit_xxs": 64, "rexnet_100": 64, "convnextv2_atto": 64, "selecsls42": 64,
-            "ese_vovnet19b_dw": 64,
+            "test_resnet": 48, "test_byobnet": 48, "test_efficientnet": 48, "test_convnext": 48,
+            "test_efficientnet_gn": 48, "tf_efficientnetv2_b0": 48, "regnetx_002": 48, "ghostnet_050": 48,
+            "skresnet18": 48, "tinynet_e": 48, "lcnet_050": 48, "repvgg_a0": 48, "mobileone_s0": 48, "dla46_c": 48,
+            "hardcorenas_a": 48, "mobilevit_xxs": 64, "rexnet_100": 48, "convnextv2_atto": 48, "selecsls42": 48,
+            "ese_vovnet19b_dw": 48,
         }.items()
     ],
     Net("timm test_vit", _timm("test_vit", img_size=64), photographs(64)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,17 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.checkpoint(self.body, x, use_reentrant=False)
+
+
+class Pair(nn.Module):
+    """A network and a copy of it without gradients."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student, self.teacher = student, copy.deepcopy(student).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.student(x), self.teacher(x.flip(-1))
 
 
 class Scaled(nn.Module):

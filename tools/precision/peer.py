@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 # of its rules those about normalization: a bias before a norm, decay of norms or biases, a norm called twice
 ABOUT_NORMS = ("TA400", "TA402", "TA501")
@@ -31,7 +31,9 @@ def audit(model: Any, batches: Any, options: Mapping[str, Any]) -> list[Said]:
     if not isinstance(model, nn.Module):
         return []
     inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-    twin = copy.deepcopy(inner).train()
+    twin = copy.deepcopy(inner)
+    if not isinstance(twin, fx.GraphModule):  # an exported one takes no mode
+        twin.train()
     optimizer = options.get("optimizer")
     groups = [] if optimizer is None else optimizer.param_groups
     decay = max((group.get("weight_decay", 0.0) for group in groups), default=0.0)
@@ -65,6 +67,6 @@ def _said(findings: Any) -> list[Said]:
 
 
 def _loss(output: Any) -> Tensor:
-    values = output if isinstance(output, (list, tuple)) else output.values() if hasattr(output, "values") else [output]
+    values = output if isinstance(output, (list, tuple)) else output.values() if isinstance(output, dict) else [output]
     tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     return torch.stack([tensor.float().square().mean() for tensor in tensors]).sum()

@@ -13,10 +13,20 @@ FOLDING = ("torchvision vgg of 8 layers", "torchvision mobilenet_v3_small"), ("t
 POOLED = ("torchvision vgg of 8 layers", "digits, convolutions"), ("digits, residual",)
 CERTAIN = ("digits, convolutions", "digits, rows"), ("digits, residual",)  # that have images enough
 DEEP = ("torchvision mobilenet_v3_small", "timm lcnet_050"), ("torchvision shufflenet_v2_x0_5",)
-SPECIAL = {"NK501": WITHOUT_NORM, "NK502": FOLDING, "NK204": POOLED, "NK208": POOLED, "NK113": CERTAIN, "NK206": DEEP}
+GRAPHS = ("torchvision vgg of 8 layers", "torchvision mobilenet_v3_small"), ("torchvision shufflenet_v2_x0_5",)
+SPECIAL = {
+    "NK503": GRAPHS,
+    "NK505": GRAPHS,
+    "NK501": WITHOUT_NORM,
+    "NK502": FOLDING,
+    "NK204": POOLED,
+    "NK208": POOLED,
+    "NK113": CERTAIN,
+    "NK206": DEEP,
+}
 FIRST = ("NK111", "NK306")  # whose fault shows at the first norm
 LAST = ("NK206",)
-EVERYWHERE = ("NK102", "NK206", "NK403", "NK405", "NK406")  # faults of the whole run, named at every layer
+EVERYWHERE = ("NK102", "NK206", "NK403", "NK405", "NK406", "NK503")  # faults of the whole run, named at every layer
 
 
 @dataclass(frozen=True)

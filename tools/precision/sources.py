@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "retina", "immunohistochemistry", "hubble_deep_field")
-SETTLING, BATCHES = 12, 8  # batches that statistics are made of, and others that the doctor sees
+SETTLING, BATCHES = 8, 6  # batches that statistics are made of, and others that the doctor sees
 
 
 def crops(size: int, batch: int, seed: int, *, count: int = BATCHES, channels: int = 3) -> list[Tensor]:

@@ -1,8 +1,14 @@
-"""The exact statistics of a model's layers: one meaning, for the distances that rules judge by and for the gap.
+"""The exact statistics of a model's layers. There are two, and this is where they are named.
 
-They are those of all of a layer's inputs while every layer before it normalizes by its exact ones: what evaluation
-should have. The first pass, under each batch's own statistics as in training, is near; each further one makes the next
-layers exact, and in a sound network the second moves little.
+parallel   of all of a layer's inputs while every layer before it normalizes by its batch's own statistics, as in
+           training: what running averages are estimates of and `nk.recalibrate` writes. Running statistics are judged
+           by their distance from these, in one pass.
+refined    while every layer before it normalizes by its refined ones, as in evaluation; `sequential=True` writes these.
+           The gap is shared out between running and refined statistics, so that a layer which is right gets nothing.
+
+Parallel ones are near refined ones; each further pass makes the next layers refined, and in a sound network the second
+moves little. In a network that makes small differences large, a pass under statistics that are not settled yet goes
+astray; what it found is not taken.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from ..statistics.stand_in import Forward, arguments, under
 
 SETTLED = 0.01  # standard deviations: a tenth of the least distance that anything is made of (SCREEN)
 REFINEMENTS = 3  # passes at most after the first; each settles two more layers or so, and shrinks the rest
+ASTRAY = 1.0  # standard deviations: a first refinement that moves more is none
 
 StandIns = dict[nn.Module, Forward]
 Run = Callable[[Callable[[], StandIns]], object]  # one pass over all batches with these stand-ins, made inside of it
@@ -33,17 +40,34 @@ class Exact(NamedTuple):
     var: Tensor
 
 
+def parallel(layers: Iterable[Layer], first: Mapping[nn.Module, Accumulator]) -> dict[nn.Module, Exact]:
+    """What a first pass has accumulated; without the layers that showed fewer than two finite values, or whose forward
+    refuses to be measured."""
+    found = {}
+    for layer in layers:
+        taken = first[layer.module].read()
+        if taken is None or first[layer.module].refusal is not None:
+            continue
+        new = Exact(*(value.to(buffer) for value, buffer in zip(taken, running_statistics(layer.module), strict=True)))
+        if bool(new.mean.isfinite().all()) and bool(new.var.isfinite().all()):
+            found[layer.module] = new
+    return found
+
+
 def refined(layers: Iterable[Layer], first: Mapping[nn.Module, Accumulator], run: Run) -> dict[nn.Module, Exact]:
-    """The exact statistics, from those of a first pass and at most REFINEMENTS more; without the layers that showed
-    fewer than two finite values, or whose forward refuses to be measured."""
-    wanted = list(layers)
-    found = _read(wanted, first)
+    """From the parallel ones by at most REFINEMENTS passes more."""
+    wanted, before = list(layers), ASTRAY
+    found = parallel(wanted, first)
     for _ in range(REFINEMENTS if found else 0):
         measured = [layer for layer in wanted if layer.module in found]
         again, old = {layer.module: empty(layer) for layer in measured}, found
         run(partial(_measuring, measured, again, old))
-        found = _read(measured, again)
-        if max((apart(module, *old[module], new) for module, new in found.items()), default=0.0) < SETTLED:
+        new = parallel(measured, again)
+        moved = max((apart(module, *old[module], new[module]) for module in new), default=0.0)
+        if moved > before:
+            break
+        found, before = new, moved
+        if moved < SETTLED:
             break
     return found
 
@@ -67,18 +91,6 @@ def _measuring(
     layers: list[Layer], into: Mapping[nn.Module, Accumulator], given: Mapping[nn.Module, Exact]
 ) -> StandIns:
     return {x.module: _seen(x, into[x.module], under(x.module, *given[x.module])) for x in layers}
-
-
-def _read(layers: Iterable[Layer], accumulators: Mapping[nn.Module, Accumulator]) -> dict[nn.Module, Exact]:
-    found = {}
-    for layer in layers:
-        taken = accumulators[layer.module].read()
-        if taken is None or accumulators[layer.module].refusal is not None:
-            continue
-        new = Exact(*(value.to(buffer) for value, buffer in zip(taken, running_statistics(layer.module), strict=True)))
-        if bool(new.mean.isfinite().all()) and bool(new.var.isfinite().all()):
-            found[layer.module] = new
-    return found
 
 
 def _seen(layer: Layer, accumulator: Accumulator, forward: Forward) -> Forward:

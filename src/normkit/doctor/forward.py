@@ -1,8 +1,7 @@
 """What real batches show: the statistics each norm should have, those it has, and what the difference does.
 
-    pass 1        every norm under its batch's own statistics; traffic is noted
-    one to three  every norm under the exact statistics so far, until they stand still (exact.py)
-    two           the answers under exact and under running statistics
+    pass 1        every norm under its batch's own statistics: the parallel exact ones (exact.py), and traffic
+    pass 2, 3     the answers under exact and under running statistics
     more          two for each suspicious layer: all exact but this one, which has its running ones, or its batch's
 
 Rules: the model runs in evaluation mode (dropout off) and is given back as it was. Distances are in units of
@@ -25,7 +24,7 @@ from ..statistics.distance import distance
 from ..statistics.layers import Layer, find, running_statistics
 from . import answers
 from .blame import Felt, Trial, exceeds, most
-from .exact import refined
+from .exact import parallel
 from .flow import flow_of
 from .state import State
 from .watch import Traffic, TrafficWatch, Watched, watching
@@ -134,7 +133,7 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         seen = {layer.module: Watched.of(layer) for layer in layers}
         norm_modules = {name: modules[name] for name in own}
         traffic, in_batches = _first_pass(model, batches, forward, layers, seen, norm_modules)
-        exact = refined(layers, seen, lambda stand_ins: answers.answer(model, batches, forward, stand_ins()))
+        exact = parallel(layers, seen)
         right = answers.answer(model, batches, forward, answers.lending(exact))
         as_it_is = answers.answer(model, batches, forward, {})
         images = min((count for watched in seen.values() if (count := _images(watched))), default=0)
