@@ -25,9 +25,9 @@ from . import peer
 from .faults import PLANTERS, Case, Planted
 from .nets import NETS, Batches, net
 from .parts import LINEAR, feeders
-from .plan import EVERYWHERE, Plan
+from .plan import EVERYWHERE, WITHOUT_NORM, Plan
 
-NEEDS_FEEDER = ("NK111", "NK201", "NK303", "NK407")
+NEEDS_FEEDER, WITHOUT_BIAS = ("NK201", "NK303", "NK407"), ("NK201", "NK407")
 
 
 def healthy_row(name: str) -> dict[str, Any]:
@@ -88,8 +88,10 @@ def _case(plan: Plan, model: nn.Module, batches: Batches | None) -> Case:
     assert batches is not None
     found = list(feeders(model, batches[0]).items())
     if plan.code in NEEDS_FEEDER:
-        found = [(norm, linear) for norm, linear in found if linear and model.get_submodule(linear).bias is None]
-    if not found:
+        found = [(norm, linear) for norm, linear in found if linear]
+    if plan.code in WITHOUT_BIAS:
+        found = [(norm, linear) for norm, linear in found if model.get_submodule(linear).bias is None]
+    if not found and plan.code in WITHOUT_NORM:
         first = next(name for name, module in model.named_modules() if isinstance(module, LINEAR))
         return Case(net(plan.net), model, batches, "", first)
     layer, feeder = found[round(plan.place * (len(found) - 1))]

@@ -184,6 +184,7 @@ def _first_pass(
 
     stand_ins = {layer.module: watching(layer, seen[layer.module]) for layer in layers}
     found = answers.answer(model, batches, forward, stand_ins, after_batch)
+    hooks.take_off()
     return hooks.traffic, found
 
 
