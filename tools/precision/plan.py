@@ -8,22 +8,18 @@ from .faults import PLANTERS
 from .nets import ASIDE_BASES, OPEN_BASES
 
 # rules that only some nets can have
-WITHOUT_NORM = ("timm test_convnext", "torchvision vit of 2 layers"), ("timm test_efficientnet_gn",)
+NORMLESS = ("timm test_convnext", "torchvision vit of 2 layers"), ("timm test_efficientnet_gn",)
+NO_BIAS = ("torchvision mobilenet_v3_small", "digits, convolutions"), ("timm tinynet_e",)
 FOLDING = ("torchvision vgg of 8 layers", "torchvision mobilenet_v3_small"), ("transformers RegNet",)
 POOLED = ("torchvision vgg of 8 layers", "digits, convolutions"), ("digits, residual",)
 CERTAIN = ("digits, convolutions", "digits, rows"), ("digits, residual",)  # that have images enough
 DEEP = ("torchvision mobilenet_v3_small", "timm lcnet_050"), ("torchvision shufflenet_v2_x0_5",)
 GRAPHS = ("torchvision vgg of 8 layers", "torchvision mobilenet_v3_small"), ("torchvision shufflenet_v2_x0_5",)
 SPECIAL = {
-    "NK503": GRAPHS,
-    "NK505": GRAPHS,
-    "NK501": WITHOUT_NORM,
-    "NK502": FOLDING,
-    "NK204": POOLED,
-    "NK208": POOLED,
-    "NK113": CERTAIN,
-    "NK206": DEEP,
-}
+    "NK113": CERTAIN, "NK201": NO_BIAS, "NK204": POOLED, "NK206": DEEP, "NK208": POOLED, "NK407": NO_BIAS,
+    "NK501": NORMLESS, "NK502": FOLDING, "NK503": GRAPHS, "NK505": GRAPHS,
+}  # fmt: skip
+WITHOUT_NORM = ("NK501",)  # planted in nets without batch norms
 FIRST = ("NK111", "NK306")  # whose fault shows at the first norm
 LAST = ("NK206",)
 EVERYWHERE = ("NK102", "NK206", "NK403", "NK405", "NK406", "NK503")  # faults of the whole run, named at every layer

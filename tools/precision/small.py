@@ -153,7 +153,7 @@ def trained(make: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     """The net, trained on digits with a rate that falls to 0, so that its statistics are those of its last weights."""
 
     def made() -> nn.Module:
-        x, y, _ = digits()
+        x, y = digits()
         model, draw = make().train(), torch.Generator().manual_seed(0)
         optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=1e-4)
         for step in range(STEPS):
