@@ -2,7 +2,8 @@
 
 parallel   of all of a layer's inputs while every layer before it normalizes by its batch's own statistics, as in
            training: what running averages are estimates of and `nk.recalibrate` writes. Running statistics are judged
-           by their distance from these, in one pass.
+           by their distance from these, in one pass, and from those of evaluation as it is: batches of a few values
+           make parallel ones that no evaluation shows, and a fault makes evaluation wrong for the layers after it.
 refined    while every layer before it normalizes by its refined ones, as in evaluation; `sequential=True` writes these.
            The gap is shared out between running and refined statistics, so that a layer which is right gets nothing.
 
@@ -90,10 +91,10 @@ def apart(layer: nn.Module, mean: Tensor, var: Tensor, exact: Exact) -> float:
 def _measuring(
     layers: list[Layer], into: Mapping[nn.Module, Accumulator], given: Mapping[nn.Module, Exact]
 ) -> StandIns:
-    return {x.module: _seen(x, into[x.module], under(x.module, *given[x.module])) for x in layers}
+    return {x.module: seeing(x, into[x.module], under(x.module, *given[x.module])) for x in layers}
 
 
-def _seen(layer: Layer, accumulator: Accumulator, forward: Forward) -> Forward:
+def seeing(layer: Layer, accumulator: Accumulator, forward: Forward) -> Forward:
     """`forward`, whose inputs are taken in."""
 
     def seen(*args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
 """What real batches show: the statistics each norm should have, those it has, and what the difference does.
 
     pass 1        every norm under its batch's own statistics: the parallel exact ones (exact.py), and traffic
-    pass 2, 3     the answers under exact and under running statistics
+    pass 2, 3     the answers under exact and under running statistics, and what evaluation shows under these
     more          two for each suspicious layer: all exact but this one, which has its running ones, or its batch's
 
 Rules: the model runs in evaluation mode (dropout off) and is given back as it was. Distances are in units of
@@ -24,7 +24,7 @@ from ..statistics.distance import distance
 from ..statistics.layers import Layer, find, running_statistics
 from . import answers
 from .blame import Felt, Trial, exceeds, most
-from .exact import parallel
+from .exact import empty, parallel, seeing
 from .flow import flow_of
 from .state import State
 from .watch import Traffic, TrafficWatch, Watched, watching
@@ -40,6 +40,7 @@ class NormRun:
     """What the batches showed of one norm; the fields from `mean` on only of layers whose statistics may move.
 
     mean, var: the exact ones, unbiased, (C,). distance: of the running ones from them, (C,). error: its standard error.
+    evaluated: as distance, from what evaluation shows as it is.
     batch: of single batches' statistics, root mean square. between: of the calls of a shared norm. change: of the
     answer when this layer alone uses its running statistics, in the answer's standard deviations; by_batch: when it
     uses those of single batches. harmful: the first is more than the second.
@@ -51,6 +52,7 @@ class NormRun:
     var: Tensor | None = None
     distance: Tensor | None = None
     error: Tensor | None = None
+    evaluated: Tensor | None = None
     batch: float = 0.0
     between: float = 0.0
     change: float | None = None
@@ -84,14 +86,15 @@ class NormRun:
 
     @property
     def far(self) -> bool:
-        """Whether the running statistics are surely beyond the screening distance."""
+        """Whether the running statistics are surely beyond the screening distance from the exact ones, and from what
+        evaluation shows."""
         if self.distance is None or self.error is None:
             return False
-        if not bool(self.distance.isfinite().all()):
+        both = self.distance if self.evaluated is None else torch.fmin(self.distance, self.evaluated)
+        if not bool(both.isfinite().all()):
             return True
-        root = float(self.distance.square().mean().sqrt())
-        single = bool((self.distance - 2 * SURE * self.error > WORST).any())
-        return root - self.margin > SCREEN or single
+        single = bool((both - 2 * SURE * self.error > WORST).any())
+        return float(both.square().mean().sqrt()) - self.margin > SCREEN or single
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +138,11 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         traffic, in_batches = _first_pass(model, batches, forward, layers, seen, norm_modules)
         exact = parallel(layers, seen)
         right = answers.answer(model, batches, forward, answers.lending(exact))
-        as_it_is = answers.answer(model, batches, forward, {})
+        evaluated = {layer.module: empty(layer) for layer in layers}
+        as_it_is = answers.answer(
+            model, batches, forward, {x.module: seeing(x, evaluated[x.module], x.module.forward) for x in layers}
+        )
+        shown = parallel(layers, evaluated)
         images = min((count for watched in seen.values() if (count := _images(watched))), default=0)
         trial = Trial(model, batches, forward, exact, right, seen)
         other = in_batches
@@ -143,7 +150,7 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
             other = answers.answer(model, batches, forward, answers.lending(trial.perturbed()))
         norms = {name: NormRun(name, found) for name, found in traffic.items()}
         for layer in layers:
-            norms[layer.name] = _run_of(layer, seen[layer.module], exact, norms[layer.name])
+            norms[layer.name] = _run_of(layer, seen[layer.module], exact, shown, norms[layer.name])
         change, noise = answers.apart(as_it_is, right), answers.apart(other, right)
         if images < 2:
             noise = None  # one image does not tell how others differ
@@ -188,7 +195,9 @@ def _first_pass(
     return hooks.traffic, found
 
 
-def _run_of(layer: Layer, watched: Watched, exact: answers.Statistics, run: NormRun) -> NormRun:
+def _run_of(
+    layer: Layer, watched: Watched, exact: answers.Statistics, shown: answers.Statistics, run: NormRun
+) -> NormRun:
     if layer.module not in exact:
         return replace(run, refusal=watched.refusal or "not reached by any batch")
     mean, var = (part.cpu().double() for part in exact[layer.module])
@@ -199,12 +208,16 @@ def _run_of(layer: Layer, watched: Watched, exact: answers.Statistics, run: Norm
     std = (var + eps).sqrt()
     error = (mean_error.square() + (var_error / (2 * std)).square()).sqrt() / unit
     apart = distance(mean, var, own_mean, own_var, eps)
+    evaluated = None
+    if layer.module in shown:
+        evaluated = distance(*(part.cpu().double() for part in shown[layer.module]), own_mean, own_var, eps)
     return replace(
         run,
         mean=mean,
         var=var,
         distance=apart.cpu(),
         error=torch.where(unit.isfinite(), error, 0.0),
+        evaluated=evaluated,
         batch=_batch_distance(watched, mean, var, eps),
         between=_between_calls(watched, eps),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..model.families import BATCH_FAMILIES, family
 
@@ -18,7 +19,10 @@ def pairs(model: nn.Module) -> dict[str, str]:
     groups: dict[tuple[object, ...], list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules():
         if name and any(family(part) in BATCH_FAMILIES for part in module.modules()):
-            own = tuple((key, tuple(tensor.shape)) for key, tensor in module.state_dict(keep_vars=True).items())
+            held = module.state_dict(keep_vars=True)
+            if any(is_lazy(tensor) for tensor in held.values()):
+                continue
+            own = tuple((key, tuple(tensor.shape)) for key, tensor in held.items())
             groups.setdefault(own, []).append((name, module))
     found: dict[str, str] = {}
     for group in groups.values():
