@@ -14,6 +14,9 @@ from normkit.doctor.examples import images, small_net
 from normkit.doctor.graph import norms_of
 from normkit.doctor.state import of_model
 
+# torch's own, of copying a graph
+pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
+
 
 def exported(model: nn.Module) -> Any:
     return torch.export.export(model, (images()[0],)).module()
