@@ -121,7 +121,7 @@ NETS: tuple[Net, ...] = (
         for name, size in {
             "test_resnet": 48, "test_byobnet": 48, "test_efficientnet": 48, "test_convnext": 48,
             "test_efficientnet_gn": 48, "tf_efficientnetv2_b0": 48, "regnetx_002": 48, "ghostnet_050": 48,
-            "skresnet18": 48, "tinynet_e": 48, "lcnet_050": 48, "repvgg_a0": 48, "mobileone_s0": 48, "dla46_c": 48,
+            "skresnet18": 48, "tinynet_e": 48, "lcnet_050": 48, "repvgg_a0": 48, "mobileone_s0": 48, "dla46_c": 64,
             "hardcorenas_a": 48, "mobilevit_xxs": 64, "rexnet_100": 48, "convnextv2_atto": 48, "selecsls42": 48,
             "ese_vovnet19b_dw": 48,
         }.items()
