@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def table() -> str:
         f"{len(healthy)} healthy nets and {len(sick)} planted faults; {versions}; commit {', '.join(commits)} of "
         f"{data['date']}; {seconds / 60:.0f} minutes of one core.",
         "",
-        "| | | nothing above a note | torch-audit: nothing above INFO | and about norms |",
+        "| | | nothing above a note | torch-audit: nothing above INFO | nor of its rules about norms |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, aside in (("looked at", False), ("set aside", True)):
@@ -46,14 +46,19 @@ def _by_rule(healthy: list[Row], sick: list[Row]) -> list[str]:
     for row in (*healthy, *sick):
         for code in {key.partition(" ")[0] for key in row.get("above", row.get("beside", ()))}:
             alarms[code] += 1
-    lines = ["| rule | planted | caught | missed | false alarms | torch-audit |", "|---|---:|---:|---:|---:|---|"]
+    lines = [
+        "| rule | planted | caught | missed | as | false alarms | torch-audit |",
+        "|---|---:|---:|---:|---|---:|---|",
+    ]
     for code in sorted({*rows, *alarms}):
         own = rows[code]
         caught = sum(map(_named, own))
         peers = sorted({rule for row in own for rule in row.get("peer", ())})
         said = f"{sum(map(_peer, own))}: {', '.join(peers)}" if peers else "0"
         link = f"[{code}](doctor/{code}.md)"
-        lines.append(f"| {link} | {len(own)} | {caught} | {len(own) - caught} | {alarms[code]} | {said} |")
+        levels = Counter(row["severity"] for row in own if _named(row))
+        how = ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for level, count in levels.most_common())
+        lines.append(f"| {link} | {len(own)} | {caught} | {len(own) - caught} | {how} | {alarms[code]} | {said} |")
     return lines
 
 
@@ -78,7 +83,8 @@ def _nets(healthy: list[Row]) -> list[str]:
     lines = ["<details><summary>The healthy nets</summary>", "", "| net | how | norms | images | set aside | alarms |"]
     lines.append("|---|---|---:|---:|---|---|")
     for row in healthy:
-        cells = (row["net"], row.get("how", ""), row.get("norms", ""), row.get("images", "") or "state alone")
+        nothing = "state alone" if row.get("how") == "shipped" else "no statistics"
+        cells = (row["net"], row.get("how", ""), row.get("norms", ""), row.get("images") or nothing)
         lines.append(
             f"| {' | '.join(map(str, cells))} | {'yes' if row['aside'] else ''} | {', '.join(row.get('above', []))} |"
         )
