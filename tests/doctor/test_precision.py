@@ -10,6 +10,7 @@ from tools.precision.nets import ASIDE, ASIDE_BASES, BY_NAME, NETS, OPEN_BASES, 
 from tools.precision.plan import Plan, plans
 
 from normkit.doctor.catalogue import catalogue
+from tests.surgery.foreign import library
 
 DATA = json.loads(page.DATA.read_text(encoding="utf-8"))
 
@@ -47,7 +48,7 @@ def test_the_page_counts_the_rows() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # the libraries' own
 def test_a_row_is_made_as_the_data_say(tmp_path, one_thread) -> None:
-    pytest.importorskip("timm")
+    library("timm")
     pytest.importorskip("torch_audit")
     from tools.precision.run import rows
 

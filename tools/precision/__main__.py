@@ -1,4 +1,4 @@
-"""`python -m tools.precision [--go-on] [--only TEXT]`: write docs/data/doctor_precision.json; about 4 minutes of one core.
+"""`python -m tools.precision [--go-on] [--only TEXT]`: write docs/data/doctor_precision.json; about 4 minutes.
 
 --go-on: keep the rows of a run that was broken off (out/precision.jsonl). --only: the nets and rules whose name holds
 the text; nothing but the log is written then.
