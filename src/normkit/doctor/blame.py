@@ -69,7 +69,8 @@ class Trial:
         if not wanted:
             return None
         for one in wanted:  # given back with the model
-            self.model.get_submodule(one.norm.name).eps = one.eps
+            norm: Any = self.model.get_submodule(one.norm.name)
+            norm.eps = one.eps
         return answers.apart(
             answers.answer(self.model, self.batches, self.forward, answers.lending(self.exact)), self.right
         )

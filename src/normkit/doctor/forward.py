@@ -210,7 +210,8 @@ def _run_of(
     apart = distance(mean, var, own_mean, own_var, eps)
     evaluated = None
     if layer.module in shown:
-        evaluated = distance(*(part.cpu().double() for part in shown[layer.module]), own_mean, own_var, eps)
+        shown_mean, shown_var = (part.cpu().double() for part in shown[layer.module])
+        evaluated = distance(shown_mean, shown_var, own_mean, own_var, eps)
     return replace(
         run,
         mean=mean,
