@@ -9,8 +9,8 @@ SEED ?= 0
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check learn-data fuzz \
-    fuzz-sanitized sanitize browser clean
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check \
+    doctor-precision learn-data fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -79,6 +79,10 @@ docs: $(VENV)/.dev browser  ## write the generated parts of the docs
 docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/python -m tools.learn_figures --check
+
+doctor-precision: $(VENV)/.dev  ## how often the doctor is right: healthy nets, planted faults, torch-audit beside it
+	$(BIN)/python -m tools.precision $(ARGS)
+	$(BIN)/python -m tools.docs
 
 learn-data: $(VENV)/.dev  ## make the trainings that `normkit learn` shows, one or two minutes
 	$(BIN)/python -m tools.learn_data

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import benchmark_chart, compatibility, notebooks
 from . import defects as by_torch
+from .precision import page as precision
 
 if TYPE_CHECKING:
     from normkit.studies.gallery import Row
@@ -112,6 +113,7 @@ def measure() -> None:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"defects": defects, "missing": missing},
     "docs/layers.md": {"features": features},
+    "docs/doctor.md": {"precision": precision.table},
 }
 
 

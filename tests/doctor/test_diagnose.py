@@ -231,7 +231,7 @@ def test_eps_of_another_library_with_the_same_class_name_is_no_warning() -> None
         MobileNetV3.__module__ = library
         found = nk.diagnose(settled(MobileNetV3(), images()), images(), select=["NK106"])
         severities[library.partition(".")[0]] = [(f.key, f.severity) for f in found.findings]
-    assert severities == {"timm": [], "torchvision": [("NK106 net.1", "warning")]}
+    assert severities == {"timm": [], "torchvision": [("NK106 net.1", "error")]}
 
 
 def test_values_under_a_mask_count_neither_for_the_statistics_nor_for_how_images_differ() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -266,3 +269,25 @@ def test_a_new_net_whose_branches_begin_at_zero_is_healthy(tmp_path: Path) -> No
     torch.save(model.state_dict(), tmp_path / "new.pt")
     assert main(["doctor", str(tmp_path / "new.pt"), "--fail-on", "warning"]) == 0
     assert nk.diagnose(model).at_least("warning") == ()
+
+
+def test_the_hook_for_committed_checkpoints_works_as_written(tmp_path: Path) -> None:
+    """The YAML of docs/doctor.md, its command run as pre-commit runs it: with the files' names behind it."""
+    yaml = pytest.importorskip("yaml")
+    blocks = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text(encoding="utf-8").split("```yaml\n")[1:]
+    (hook,) = yaml.safe_load(blocks[1].split("```")[0])[0]["hooks"]
+    sick = small_net()
+    sick[4].running_var[0] = float("nan")
+    for name, model in (("good net.pt", small_net()), ("bad.pt", sick)):
+        torch.save(model.state_dict(), tmp_path / name)
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+
+    def ran(*names: str) -> subprocess.CompletedProcess[str]:
+        command = [*shlex.split(hook["entry"]), *names]
+        return subprocess.run(command, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True)
+
+    assert ran("good net.pt").returncode == 0
+    both = ran("bad.pt", "good net.pt")
+    assert both.returncode == 1
+    assert "NK108" in both.stdout
+    assert both.stdout.count("2 norms") == 2

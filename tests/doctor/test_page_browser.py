@@ -85,7 +85,7 @@ def test_a_cell_of_the_strip_says_its_layer_and_opens_it(page: browser.Page) -> 
     )
     assert text.splitlines()[:2] == ["block1.norm2: nothing found", "BatchNorm2d, 12 channels"]
     opened = page.evaluate(
-        "const all = document.querySelectorAll('details'), before = all[2].open;"
+        "const all = document.querySelectorAll('details.layer'), before = all[2].open;"
         "document.querySelectorAll('.cell')[2].click(); return [before, all[2].open]"
     )
     assert opened == [False, True]
@@ -163,6 +163,6 @@ def test_print_opens_what_has_findings(page: browser.Page) -> None:
     opened = page.evaluate(
         "for (const d of document.querySelectorAll('details')) d.open = false;"
         "window.dispatchEvent(new Event('beforeprint'));"
-        "return [...document.querySelectorAll('details')].map(d => d.open)"
+        "return ['.layer', '.finding'].map(kind => [...document.querySelectorAll('details' + kind)].map(d => d.open))"
     )
-    assert opened == [True, True, False]
+    assert opened == [[True, True, False], [True, True]]

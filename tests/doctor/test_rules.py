@@ -19,7 +19,8 @@ RULES = list(catalogue().values())
 SECTIONS = ("What it checks: ", "Why: ", "Ignore it: ", "Sources: ")
 ALWAYS_NOTES = {
     *("NK106", "NK109", "NK112", "NK113", "NK201", "NK202", "NK203", "NK204", "NK205", "NK208", "NK301", "NK302"),
-    *("NK303", "NK305", "NK403", "NK406", "NK407", "NK501", "NK502", "NK504", "NK110", "NK111", "NK105"),
+    *("NK303", "NK305", "NK403", "NK406", "NK407", "NK408", "NK501", "NK502", "NK504", "NK505", "NK110", "NK111"),
+    "NK105",
 }
 ONLY_IN_TRAINING = {"NK206", "NK304", "NK401", "NK402", "NK404", "NK405"}
 

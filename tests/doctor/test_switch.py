@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import normkit as nk
-from normkit.doctor.switch import SETTLED, Exact, Switch, apart
+from normkit.doctor.exact import SETTLED, Exact, apart
+from normkit.doctor.switch import Switch
 from tests.doctor.nets import Chain, Residual, images, seeded
 
 

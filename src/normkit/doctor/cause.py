@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from ..statistics.layers import running_statistics
-from .switch import Exact
+from .exact import Exact
 
 FORGOTTEN = 0.05  # of the start; less of it is left in a running statistic that has caught up
 ALL_ALIKE = 1.25  # a factor; channels whose variances are all off by less are not off together

@@ -110,6 +110,7 @@ def _change(old: NormState, new: NormState | None) -> NormChange:
         f"{name} {getattr(old, name)} -> {getattr(new, name)}"
         for name in ("kind", "eps", "momentum", "tracks", "training")
         if not {"norm", "norm with running statistics"} & {old.kind, new.kind}
+        and (name in ("eps", "momentum") or (old.graph is None and new.graph is None))
         and getattr(old, name) != getattr(new, name)
     )
     same = not settings and all(value in (None, 0.0) for value in (statistics, gamma, beta, batches))

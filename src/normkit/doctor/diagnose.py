@@ -129,6 +129,7 @@ def diagnose(
         None if run is None else rounded(run.noise),
         evidence.gap,
         _layers(evidence),
+        select is not None,
         asked,
         evidence,
     )

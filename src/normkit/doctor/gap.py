@@ -18,10 +18,11 @@ from ..model.dataflow import refuse_lazy
 from ..statistics import batches as feeding
 from ..statistics.layers import Layer, running_statistics
 from .cause import cause
+from .exact import REFINEMENTS, apart
 from .gap_report import Gap, LayerShare, Test
 from .scale import Answer, Metric, Scale, answer
 from .shares import Coalition, Order, coalitions, orders, shares
-from .switch import REFINEMENTS, Switch, apart
+from .switch import Switch
 
 SCREEN = 0.1  # standard deviations: momentum 0.1 over batches of 32 values leaves a running mean and variance 0.05 away
 PLAYERS = 16

@@ -126,4 +126,4 @@ for (const cell of document.querySelectorAll(".cell")) {
   cell.addEventListener("click", () => { document.getElementById(cell.hash.slice(1)).open = true; });
 }
 
-addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details.layer:not(.ok)")) one.open = true; });
+addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details.layer:not(.ok), details.finding")) one.open = true; });

@@ -17,10 +17,10 @@ from typing import Any
 from .finding import WHOLE, Finding
 from .follow import followers
 from .gap_report import Gap
-from .html import Html, tag
+from .html import Child, Html, tag
 from .page_gap import gap_section
 from .page_layers import Figures, findings_section, layers_section
-from .page_words import LEVELS, badge
+from .page_words import LEVELS, badge, name
 
 
 def render(
@@ -82,9 +82,11 @@ def _head(title: str, style: str, script: str) -> Html:
 def _header(title: str, own: Sequence[Finding], gap: Gap | None) -> Html:
     counts = {level: sum(finding.severity == level for finding in own) for level in LEVELS}
     badges = [badge(level, f"{count} {level}{'s' if count > 1 else ''}") for level, count in counts.items() if count]
-    lead = own[0].cause if own else "Nothing is wrong with its normalization."
+    lead: list[Child] = ["Nothing is wrong with its normalization."]
     if gap and gap.shares:
-        lead = gap.shares[0].sentence()
+        lead = [gap.shares[0].sentence()]
+    elif own and own[0].severity != "note":
+        lead = [name(own[0].where), f": {own[0].cause}"]
     return tag(
         "header",
         tag("div", "normkit doctor", class_="brand"),

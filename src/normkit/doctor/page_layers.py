@@ -13,36 +13,54 @@ from .page_words import share as part_of
 Figures = Mapping[str, Any]
 
 
+NAMED = 6  # layers of a note that are named; all are in the strip
+
+
 def findings_section(own: Sequence[Finding], by_key: Mapping[str, Finding], anchors: Mapping[str, str]) -> Html:
-    """What is above a note one by one, the notes of each rule together. own: those that follow from no other."""
-    items = [_finding([finding], by_key, anchors) for finding in own if finding.severity != "note"]
+    """What is above a note one by one, the notes of each rule together and folded. own: those that follow from no
+    other."""
+    items = [_finding(finding, by_key, anchors) for finding in own if finding.severity != "note"]
     notes: dict[str, list[Finding]] = {}
     for finding in own:
         if finding.severity == "note":
             notes.setdefault(finding.code, []).append(finding)
-    items += [_finding(alike, by_key, anchors) for alike in notes.values()]
+    items += [_note(alike, by_key, anchors) for alike in notes.values()]
     return tag("section", tag("h2", "Findings"), items or tag("p", "None."))
 
 
-def _finding(alike: Sequence[Finding], by_key: Mapping[str, Finding], anchors: Mapping[str, str]) -> Html:
-    """One finding; or several of one rule, the first of which speaks for all."""
-    finding = alike[0]
-    places = [linked(name(one.where), anchors.get(one.where)) for one in alike]
-    names = [part for place in places for part in (", ", place)][1:]
-    facts = [("fix", tag("code", finding.fix)), ("rule", tag("span", finding.page, class_="name"))]
-    if finding.measured is not None and len(alike) == 1:
-        facts.insert(0, ("measured", tag("span", _measured(finding))))
+def _finding(finding: Finding, by_key: Mapping[str, Finding], anchors: Mapping[str, str]) -> Html:
+    return tag(
+        "article",
+        tag("h3", badge(finding.severity, finding.code), " ", linked(name(finding.where), anchors.get(finding.where))),
+        tag("p", finding.cause),
+        _facts([finding], by_key, anchors),
+        class_=f"finding {finding.severity}",
+    )
+
+
+def _note(alike: Sequence[Finding], by_key: Mapping[str, Finding], anchors: Mapping[str, str]) -> Html:
+    """The notes of one rule; the first speaks for all."""
+    first, where = alike[0], f"{len(alike)} layers" if len(alike) > 1 else name(alike[0].where)
+    summary = tag("summary", badge("note", first.code), " ", tag("span", first.cause, class_="cause"), " ",
+                  tag("span", where, class_="muted"))  # fmt: skip
+    return tag("details", summary, _facts(alike, by_key, anchors), class_="finding note")
+
+
+def _facts(alike: Sequence[Finding], by_key: Mapping[str, Finding], anchors: Mapping[str, str]) -> Html:
+    finding, facts = alike[0], []
+    if len(alike) > 1:
+        places = [linked(name(one.where), anchors.get(one.where)) for one in alike[:NAMED]]
+        names = [part for place in places for part in (", ", place)][1:]
+        more = f" and {len(alike) - NAMED} more" if len(alike) > NAMED else ""
+        facts.append(("layers", tag("span", names, more)))
+    elif finding.measured is not None:
+        facts.append(("measured", tag("span", _measured(finding))))
+    facts += [("fix", tag("code", finding.fix)), ("more", tag("code", f"normkit explain {finding.code}"))]
     for key in finding.follows:
         effect = by_key[key]
         words = [linked(name(effect.where), anchors.get(effect.where)), f": {effect.cause}"]
         facts.append(("follows from it", tag("span", badge("note", effect.code), " ", words)))
-    return tag(
-        "article",
-        tag("h3", badge(finding.severity, finding.code), " ", names),
-        tag("p", finding.cause),
-        tag("dl", [(tag("dt", label), tag("dd", fact)) for label, fact in facts]),
-        class_=f"finding {finding.severity}",
-    )
+    return tag("dl", [(tag("dt", label), tag("dd", fact)) for label, fact in facts])
 
 
 def _measured(finding: Finding) -> str:

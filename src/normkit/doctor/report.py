@@ -35,7 +35,7 @@ class Report:
     """What was found. findings: the worst first, then in the model's order. model: its class. norms: how many it has.
     batches, images: how many were looked at, 0 for a state alone. change, noise: of the answer by the running
     statistics, and by single batches' (see `Forward`). gap: the train/eval gap with each layer's share, or
-    None. layers: the norms whose statistics were measured, in the model's order."""
+    None. layers: the norms whose statistics were measured, in the model's order. narrowed: not all rules were asked."""
 
     findings: tuple[Finding, ...]
     model: str
@@ -46,6 +46,7 @@ class Report:
     noise: float | None = None
     gap: Gap | None = None
     layers: tuple[Layer, ...] = ()
+    narrowed: bool = False
 
     @property
     def healthy(self) -> bool:

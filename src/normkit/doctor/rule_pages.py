@@ -12,6 +12,8 @@ from .catalogue import KINDS, Rule, catalogue
 _HEADINGS = {"What it checks": "What it checks", "Why": "Why", "Ignore it": "When to ignore it", "Sources": "Sources"}
 _NOTE = "<!-- generated from src/normkit/doctor/rules by `make docs`; do not edit -->"
 _IMPORTS = (
+    ("copy.", "import copy"),
+    ("= fold(", "from normkit import fold"),
     ("checkpoint(", "from torch.utils.checkpoint import checkpoint"),
     ("torch.", "import torch"),
     ("nn.", "from torch import nn"),

@@ -19,6 +19,9 @@ from ..model import families
 from ..model.families import family, is_like_norm
 from ..statistics.batches import unwrapped
 from ..statistics.layers import find
+from . import graph
+from .graph import GraphNorm
+from .pairs import pairs
 
 _STATISTICS = ("running_mean", "running_var")
 _LINEAR = (ConvBase, nn.Linear)
@@ -31,7 +34,8 @@ class NormState:
 
     dtypes: of the tensors as they are. counter: num_batches_tracked. tracks: track_running_stats. fixed: why its
     statistics must not move ("frozen"), else None. trainable: of its own parameters, which require gradients. copy: of
-    which state dict in a file it is a part ("ema"), "" for the only one.
+    which state dict in a file it is a part ("ema"), "" for the only one. graph: of a call in an exported graph, whether
+    it normalizes by the batch there; None for a module.
     """
 
     name: str
@@ -53,6 +57,7 @@ class NormState:
     groups: int | None = None
     decay: float = 0.0
     copy: str = ""
+    graph: bool | None = None
 
     @property
     def where(self) -> str:
@@ -89,6 +94,7 @@ class State:
     package of the model's class. biased: convolutions and linear layers that
     have a bias. dropouts: name -> p, above 0. rates: of convolutions and
     linear layers in the optimizer, without a bias: its rate over the squared norm of one output's weights, on average.
+    teachers: name of a part without gradients -> the part of which it is an average or a copy.
     """
 
     norms: tuple[NormState, ...]
@@ -102,6 +108,7 @@ class State:
     biased: frozenset[str] = frozenset()
     dropouts: Mapping[str, float] = field(default_factory=dict)
     rates: Mapping[str, float] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> NormState:
         for norm in self.norms:
@@ -127,6 +134,7 @@ def of_model(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
         for name, module in model.named_modules()
         if family(module) is not None or is_like_norm(module)
     ]
+    norms += [_of_graph(norm) for norm in graph.norms_of(model)]
     averaged = getattr(model, "n_averaged", None)
     return State(
         tuple(norms),
@@ -141,6 +149,7 @@ def of_model(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
             name for name, module in model.named_modules() if isinstance(module, _LINEAR) and module.bias is not None
         ),
         rates=_rates(model, optimizer),
+        teachers=pairs(model),
         dropouts={
             name: float(module.p)
             for name, module in model.named_modules()
@@ -158,6 +167,20 @@ def of_tensors(tensors: Mapping[str, Any], copy: str = "") -> tuple[NormState, .
         if all(isinstance(own[name], Tensor) and _per_channel(own[name]) for name in _STATISTICS):
             found.append(NormState(layer.rstrip("."), "norm with running statistics", "batch", copy=copy, **_held(own)))
     return tuple(found)
+
+
+def _of_graph(norm: GraphNorm) -> NormState:
+    return NormState(
+        norm.name,
+        "batch_norm in a graph",
+        "batch",
+        eps=norm.eps,
+        momentum=norm.momentum,
+        momentum_known=True,
+        tracks=True,
+        graph=norm.training,
+        **_held(norm.tensors),
+    )
 
 
 def _read(name: str, module: Any, fixed: str | None, decay: Mapping[int, float]) -> NormState:

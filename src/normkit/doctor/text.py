@@ -109,5 +109,6 @@ def _summary(diagnosis: Report) -> str:
     counts = {severity: sum(finding.severity == severity for finding in own) for severity in reversed(SEVERITIES)}
     said = ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count)
     if diagnosis.healthy:
-        return f"healthy{f' ({said})' if said else ''}"
+        verdict = "nothing above a note by the rules asked for" if diagnosis.narrowed else "healthy"
+        return f"{verdict}{f' ({said})' if said else ''}"
     return f"{said}; `normkit explain {own[0].code}` says more"

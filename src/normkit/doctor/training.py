@@ -18,7 +18,7 @@ from ..model.dataflow import cloned
 from ..model.recorder import named_leaves
 from ..statistics.batches import Feed, call
 from .answers import seed
-from .state import State
+from .state import NormState, State
 
 
 @dataclass(frozen=True)
@@ -69,28 +69,29 @@ def _step(
     modules = dict(twin.named_modules())
     counts: dict[str, int] = {}
     gradients: dict[str, float] = {}
-    for norm in state.norms:
+    norms = [norm for norm in state.norms if norm.graph is None]
+    for norm in norms:
         if not isinstance(modules[norm.name], torch.jit.ScriptModule):
             modules[norm.name].register_forward_hook(_hook(norm.name, counts, gradients))
     seed()
-    before, batch = _counters(modules, state), cloned(batch)
+    before, batch = _counters(modules, norms), cloned(batch)
     output: Any = (forward or call)(twin, batch)
-    after_forward, forwards = _counters(modules, state), dict(counts)
+    after_forward, forwards = _counters(modules, norms), dict(counts)
     loss = _loss(output, batch, loss_fn)
     if loss is not None and loss.requires_grad:
         loss.backward()
-    after_backward = _counters(modules, state)
-    norms = {
+    after_backward = _counters(modules, norms)
+    steps = {
         norm.name: NormStep(
             forwards.get(norm.name, 0),
             after_backward[norm.name] - before[norm.name],
             after_backward[norm.name] - after_forward[norm.name],
             gradients.get(norm.name),
         )
-        for norm in state.norms
+        for norm in norms
     }
     value = None if loss is None else float(loss.detach())
-    return Training(norms, value)
+    return Training(steps, value)
 
 
 def _hook(name: str, counts: dict[str, int], gradients: dict[str, float]) -> Callable[..., None]:
@@ -105,9 +106,9 @@ def _hook(name: str, counts: dict[str, int], gradients: dict[str, float]) -> Cal
     return hook
 
 
-def _counters(modules: dict[str, nn.Module], state: State) -> dict[str, int]:
+def _counters(modules: dict[str, nn.Module], norms: list[NormState]) -> dict[str, int]:
     found = {}
-    for norm in state.norms:
+    for norm in norms:
         counter = modules[norm.name]._buffers.get("num_batches_tracked")
         found[norm.name] = 0 if counter is None else int(counter)
     return found

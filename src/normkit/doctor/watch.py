@@ -132,9 +132,15 @@ class TrafficWatch:
         self.traffic = {name: Traffic() for name in norms}
         self._counts: dict[str, int] = dict.fromkeys(norms, 0)
         self._reached = 0
-        for name, module in norms.items():
-            if not isinstance(module, torch.jit.ScriptModule):  # takes no hooks
-                module.register_forward_hook(self._hook(name))
+        self._handles = [
+            module.register_forward_hook(self._hook(name))
+            for name, module in norms.items()
+            if not isinstance(module, torch.jit.ScriptModule)  # takes no hooks
+        ]
+
+    def take_off(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def next_batch(self) -> None:
         for name, count in self._counts.items():

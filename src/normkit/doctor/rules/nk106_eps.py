@@ -8,8 +8,9 @@ Why: eps stands inside the root, sqrt(var + eps). It is in no checkpoint: a mode
 1e-5 in place of 1e-3 loads without a word. At a variance of 1e-3 its outputs are sqrt(2) = 1.41 times too large; at a
 variance of 1 the difference is 0.05 %.
 
-Ignore it: where the low percentiles of running_var are far above eps: a note. It is a warning where the reference's
-eps is known to be another one and the 5th percentile of running_var is below ten times the larger of the two.
+Ignore it: where the low percentiles of running_var are far above eps: a note. Where the reference's eps is known to be
+another one and the 5th percentile of running_var is below ten times the larger of the two, it is an error if the
+reference's eps changes the answer by more than batches differ, else a note; without batches a warning.
 
 Sources: libreyolo#700 (0.36 mAP in place of 0.55); torchvision's MobileNetV3, Inception and GoogLeNet and Keras'
 layers use 1e-3
@@ -19,71 +20,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import mode
 
 import torch
 
-from ...model.families import BATCH_FAMILIES
 from ..evidence import Evidence
 from ..examples import Example, images, settled, small_net
-from ..finding import Finding, make
-from ..state import NormState, State
-
-# (package, beginning of the class name) -> eps of all its batch norms; the same name in another library has another one
-REFERENCES = {
-    ("torchvision", "MobileNetV3"): 1e-3,
-    ("torchvision", "Inception3"): 1e-3,
-    ("torchvision", "GoogLeNet"): 1e-3,
-    ("ultralytics", "DetectionModel"): 1e-3,
-}
+from ..finding import Finding, Severity, make
+from ..reference import other_eps
+from ..state import NormState
 
 CODE, WHERE = "NK106", "4"
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
-    reference = _reference(evidence.state)
-    for (kind, *_), norms in _by_family(evidence).items():
-        usual = mode([norm.eps for norm in norms])
-        wanted = reference if reference is not None and kind == "batch" else usual
-        for norm in norms:
-            if norm.eps != wanted:
-                yield _finding(evidence, norm, wanted, known=wanted == reference)
+    for norm, wanted, known in other_eps(evidence.state):
+        eps = float(norm.eps or 0.0)
+        low, scale = None, ""
+        if norm.var is not None:
+            low = float(norm.var.quantile(0.05))
+            times = math.sqrt((max(low, 0) + wanted) / (max(low, 0) + eps)) if low + eps > 0 else math.inf
+            scale = f"; in a channel of small variance ({low:.2g}) its outputs come out {times:.3g} times as large"
+        limit = 10 * max(eps, wanted)
+        yield make(
+            CODE,
+            norm.where,
+            _severity(evidence, norm) if known and low is not None and low < limit else "note",
+            f"eps is {eps:g}, {'the reference has' if known else 'the other layers have'} {wanted:g}{scale}",
+            f"layer.eps = {wanted:g}",
+            measured=low,
+            limit=limit,
+            unit="5th percentile of running_var",
+        )
 
 
-def _by_family(evidence: Evidence) -> dict[tuple[str, str], list[NormState]]:
-    found: dict[tuple[str, str], list[NormState]] = {}
-    for norm in evidence.norms:
-        if norm.eps is not None:
-            family = "batch" if norm.family in BATCH_FAMILIES else str(norm.family)
-            found.setdefault((family, norm.copy), []).append(norm)
-    return found
-
-
-def _reference(state: State) -> float | None:
-    known = (
-        eps for (library, name), eps in REFERENCES.items() if state.library == library and state.kind.startswith(name)
-    )
-    return next(known, None)
-
-
-def _finding(evidence: Evidence, norm: NormState, wanted: float | None, known: bool) -> Finding:
-    eps = float(norm.eps or 0.0)
-    low, scale = None, ""
-    if norm.var is not None and wanted is not None:
-        low = float(norm.var.quantile(0.05))
-        times = math.sqrt((max(low, 0) + wanted) / (max(low, 0) + eps)) if low + eps > 0 else math.inf
-        scale = f"; in a channel of small variance ({low:.2g}) its outputs come out {times:.3g} times as large"
-    matters = low is not None and low < 10 * max(eps, wanted or 0.0)
-    return make(
-        CODE,
-        norm.where,
-        "warning" if matters and known else "note",
-        f"eps is {eps:g}, {'the reference has' if known else 'the other layers have'} {wanted:g}{scale}",
-        f"layer.eps = {wanted:g}",
-        measured=low,
-        limit=10 * max(eps, wanted or 0.0),
-        unit="5th percentile of running_var",
-    )
+def _severity(evidence: Evidence, norm: NormState) -> Severity:
+    """What the other eps does to the answer; a warning where that was not measured."""
+    if evidence.forward is None or evidence.run(norm) is None:
+        return "warning"
+    return "error" if evidence.forward.eps_harmful else "note"
 
 
 def sick() -> Example:

@@ -7,8 +7,9 @@ batch, and every evaluation moves the running statistics. The reverse, evaluatio
 statistics; that is often meant.
 
 Ignore it: eval-mode norms in a training model are a note; freeze them (nk.freeze) so that the next train() does not
-wake them. Training-mode norms in an evaluated model are a warning, unless test-time adaptation is meant (nk.adapt
-does it without moving statistics).
+wake them. A training-mode norm in an evaluated model is an error where its batches' statistics change the answer by
+more than 0.05 of its deviation, else a note; without batches a warning. Where test-time adaptation is meant, nk.adapt
+does it without moving statistics.
 
 Sources: pytorch#4741, pytorch#100048
 """
@@ -16,11 +17,14 @@ Sources: pytorch#4741, pytorch#100048
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ...model.families import BATCH_FAMILIES
+from ..blame import FELT
 from ..evidence import Evidence
 from ..examples import Example, images, small_net
-from ..finding import Finding, make
+from ..finding import Finding, Severity, make
+from ..state import NormState
 
 CODE, WHERE = "NK207", "4"
 
@@ -35,12 +39,27 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         yield make(
             CODE,
             norm.where,
-            "warning" if training else "note",
+            _severity(evidence, norm) if training else "note",
             "it is in training mode inside a model in evaluation mode: answers depend on the batch, statistics move"
             if training
             else "it is in evaluation mode inside a training model: the next train() wakes it",
             "model.eval()" if training else f"nk.freeze(model, only={norm.name!r})",
+            **_felt(evidence, norm),
         )
+
+
+def _severity(evidence: Evidence, norm: NormState) -> Severity:
+    run = evidence.run(norm)
+    if run is None or run.by_batch is None:
+        return "warning" if evidence.forward is None else "note"
+    return "error" if run.by_batch > FELT else "note"
+
+
+def _felt(evidence: Evidence, norm: NormState) -> dict[str, Any]:
+    run = evidence.run(norm)
+    if run is None or run.by_batch is None:
+        return {}
+    return {"measured": run.by_batch, "limit": FELT, "unit": "of the answer's deviation, by single batches"}
 
 
 def sick() -> Example:

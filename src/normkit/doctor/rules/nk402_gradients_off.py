@@ -7,7 +7,7 @@ the "frozen" layers drift to the new data while their gamma and beta stay. After
 are gone.
 
 Ignore it: where the statistics should follow the new data and the parameters should not (AdaBN). A warning in a model
-that trains.
+that trains. A teacher, whose parameters are another part's average, is NK408's.
 
 Sources: Li et al. 2017 (AdaBN), https://arxiv.org/abs/1603.04779; docs/surgery.md
 """
@@ -26,7 +26,8 @@ CODE, WHERE = "NK402", "4"
 def check(evidence: Evidence) -> Iterator[Finding]:
     for norm in evidence.norms:
         off = bool(norm.trainable) and not any(norm.trainable.values())
-        if off and norm.tracked and norm.fixed is None and norm.training and evidence.state.trains:
+        averaged = any(norm.name.startswith(f"{teacher}.") for teacher in evidence.state.teachers)  # NK408's
+        if off and not averaged and norm.tracked and norm.fixed is None and norm.training and evidence.state.trains:
             yield make(
                 CODE,
                 norm.where,

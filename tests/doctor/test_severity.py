@@ -1,0 +1,91 @@
+"""Severity follows what was measured: an error where it is felt, a note where it is not, a warning without batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import normkit as nk
+from normkit.doctor.examples import images, settled, small_net
+
+MobileNetV3 = type("MobileNetV3", (nn.Sequential,), {"__module__": "torchvision.models.mobilenetv3"})
+
+
+def severity(code: str, model: nn.Module, batches: Any = None) -> str:
+    (finding,) = nk.diagnose(model, batches, select=[code]).findings
+    return finding.severity
+
+
+def awake() -> Any:
+    layers = nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)
+    model = settled(nn.Sequential(*layers), images())
+    model[2].train()
+    return model
+
+
+def test_a_training_mode_norm_is_an_error_where_the_answer_feels_its_batches() -> None:
+    assert severity("NK207", awake(), images(batches=16, size=4)) == "error"
+    assert severity("NK207", awake(), images(batches=2, size=1024)) == "note"  # so many say what all would
+    assert severity("NK207", awake()) == "warning"
+
+
+def rebuilt(scale: float) -> nn.Module:
+    """With eps 1e-5 where the reference has 1e-3, at a variance of about scale^2."""
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    model = MobileNetV3(*layers)
+    with torch.no_grad():
+        model[0].weight.mul_(scale)
+    return settled(model, images())
+
+
+def test_a_lost_eps_is_an_error_where_the_answer_feels_it() -> None:
+    assert severity("NK106", rebuilt(0.02), images()) == "error"
+    assert severity("NK106", rebuilt(0.02)) == "warning"
+    assert severity("NK106", rebuilt(1.0), images()) == "note"
+    assert severity("NK106", rebuilt(1.0)) == "note"
+
+
+def test_a_lost_eps_that_nothing_feels_is_a_note() -> None:
+    model = rebuilt(0.02)
+    with torch.no_grad():
+        model[3].weight.zero_()  # nothing comes through
+    assert severity("NK106", model, images()) == "note"
+    assert all(module.eps == 1e-5 for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_statistics_that_never_moved_are_an_error_by_measure_and_a_warning_without() -> None:
+    model = small_net()
+    model[4].reset_running_stats()
+    assert severity("NK101", model, images()) == "error"
+    assert severity("NK101", model) == "warning"
+    with torch.no_grad():
+        model[-1].weight.zero_()
+    assert severity("NK101", model, images()) == "note"
+
+
+@pytest.mark.parametrize(("training", "expected"), [(True, "warning"), (False, "note")])
+def test_momentum_in_another_direction_harms_training(training: bool, expected: str) -> None:
+    model = small_net().train(training)
+    model[4].momentum = 0.99
+    assert severity("NK105", model) == expected
+    assert severity("NK105", model, images()) == "note"  # settled
+
+
+def test_a_pass_under_unsettled_statistics_that_goes_astray_is_not_taken() -> None:
+    """Forty layers without a skip, each of which makes differences larger: the refined statistics stay near."""
+
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * x + x.square()
+
+    layers: list[nn.Module] = []
+    for _ in range(40):
+        layers += [nn.BatchNorm2d(3), Doubling()]
+    model = nn.Sequential(*layers).eval()
+    batches = [(batch * (1 + 3 * (i % 2)), None) for i, batch in enumerate(images(batches=4, size=4))]
+    nk.recalibrate(model, batches, progress=False)
+    found = nk.doctor.attribute_gap(model, batches, progress=False)
+    assert all(share.distance is None or share.distance < 10 for share in found.shares)
