@@ -85,6 +85,20 @@ is_exporting: Callable[[], bool] = (
     torch.compiler.is_exporting if torch.__version__ >= (2, 12) else _is_exporting  # type: ignore[operator]
 )
 
+
+def autocast_knows(operation: str, device: str) -> bool:
+    """Whether torch.autocast has a rule for an operation on a kind of device: whether it has a kernel there (1.10).
+
+    Of RMS norm since 2.11 or 2.12; of batch norm on mps alone, which autocast serves since 2.5 or 2.6.
+    """
+    try:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operation}", f"Autocast{device.upper()}")
+    except RuntimeError:  # this torch has no autocast there
+        return False
+
+
+autocast_knows._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
+
 # --- torch.func.functionalize (since 2.0), for which torch has no rule of autograd functions.
 FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
 transform_stack: Callable[[], Any] = torch._C._functorch.get_interpreter_stack
