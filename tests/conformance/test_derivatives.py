@@ -21,7 +21,6 @@ Function = Callable[..., Tensor]
 X = (3, 4, 5)
 EPS = 0.1  # large: high derivatives scale with powers of 1/sqrt(var + eps), and rounding with them
 # torch's own forward mode compiles a decomposition with the deprecated torch.jit.script
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, dims: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:

@@ -12,9 +12,6 @@ from torch.autograd import forward_ad
 import normkit as nk
 from tests.cases import EPS
 
-# torch scripts its own forward-mode decompositions on first use and warns about itself
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 NORMS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {  # ours, torch's
     "batch_norm": lambda x: (
         nk.functional.batch_norm(x, None, None, training=True, eps=EPS),

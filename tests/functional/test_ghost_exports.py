@@ -18,7 +18,7 @@ def layer() -> nk.GhostBatchNorm1d:
 X = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_computes_the_slices() -> None:
     torch.testing.assert_close(torch.jit.trace(layer(), X)(X), layer()(X))
 

@@ -35,12 +35,17 @@ FUSES_RESIDUAL = False
 def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
     """Training forward; stats (3, C) float64: mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
-    if not input.numel():  # which PyTorch's kernel refuses
-        zeros = input.new_zeros(input.shape[1], dtype=torch.float64)
-        return torch.empty_like(input), Saved(torch.stack([zeros, zeros, (zeros + eps).rsqrt()]))
+    if not input.numel():
+        return _of_nothing(input, input.shape[1], eps)
     output, mean, rstd = batch_norm_without_running(input, weight, bias, True, 0.0, eps)
     rstd = rstd.double()
     return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
+
+
+def _of_nothing(input: Tensor, sets: int, eps: float) -> tuple[Tensor, Saved]:
+    """Output and stats of an empty input, which PyTorch's kernels refuse (group norm's in 2.15, not in 2.13)."""
+    zeros = input.new_zeros(sets, dtype=torch.float64)
+    return torch.empty_like(input), Saved(torch.stack([zeros, zeros, (zeros + eps).rsqrt()]))
 
 
 def batch_norm_inference(
@@ -109,6 +114,8 @@ def group_norm_forward(
     """stats (3, N*G) float64: mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
+    if not input.numel():
+        return _of_nothing(input, n * num_groups, eps)
     output, mean, rstd = torch.native_group_norm(_dense(input), weight, bias, n, c, positions, num_groups, eps)
     mean, rstd = mean.flatten().double(), rstd.flatten().double()
     return output, Saved(torch.stack([mean, rstd.pow(-2) - eps, rstd]))
@@ -125,6 +132,9 @@ def group_norm_backward(
     dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
 ) -> Gradients:
     """The first derivative of group norm."""
+    if not operands.input.numel():
+        nothing = dy.new_zeros(dy.shape[1])
+        return _gradients(operands, needs, dy, nothing, nothing)
     input, weight = operands.input, _upcast(operands.weight, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
     mean, _, rstd = (row.reshape(n, num_groups).to(_statistics_dtype(input)) for row in saved.stats)
