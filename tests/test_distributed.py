@@ -100,7 +100,7 @@ def failure_of_one(rank: int) -> tuple[str, bool]:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=300)
     )
     try:
         torch.save(scenarios(rank), f"{folder}/{rank}.pt")
