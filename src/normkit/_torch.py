@@ -287,12 +287,20 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-_has_any_global_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
+_GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f"_global{name}"] for name in FORWARD_HOOKS)  # filled in place
+
+
+def _has_global_hook() -> bool:
+    return any(_GLOBAL_HOOKS)
+
+
+# In 2.8, not in 2.6.
+_has_any_global_hook: Callable[[], bool] = getattr(nn.modules.module, "_has_any_global_hook", _has_global_hook)
 
 
 def is_watched() -> bool:
     """Whether somebody listens to the calls of all modules, as counters of operations do (since 2.0)."""
-    return _has_any_global_hook() and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and bool(_has_any_global_hook())
 
 
 @cache
