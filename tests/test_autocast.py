@@ -37,10 +37,18 @@ def call(functions: Any, name: str, x: torch.Tensor) -> torch.Tensor:
     return functions.rms_norm(x, (6,), weight, EPS)
 
 
+def skip_promotion(name: str, dtype: torch.dtype) -> None:
+    """An older torch's RMS norm of a half-precision input by a float32 weight is float32, autocast or not."""
+    one = torch.ones(1)
+    if name == "rms_norm" and dtype != one.dtype and F.rms_norm(one.to(dtype), (1,), one).dtype == one.dtype:
+        pytest.skip(f"rms_norm of torch {torch.__version__} returns the wider dtype of input and weight")
+
+
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's rms_norm, about its speed
 @each_dtype
 @each_norm
 def test_autocast_on_the_cpu_gives_torchs_dtype_and_values(name: str, dtype: torch.dtype) -> None:
+    skip_promotion(name, dtype)
     x = torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours, theirs = call(nk.functional, name, x), call(F, name, x)
@@ -78,6 +86,7 @@ def autocast(device: str) -> Iterator[None]:
 @each_norm
 def test_the_rule_of_an_accelerator_is_torchs(name: str, device: str, dtype: torch.dtype) -> None:
     """No accelerator is needed: fake tensors have the device's rules, and dtypes."""
+    skip_promotion(name, dtype)
     with FakeTensorMode(), torch.device(device):
         x = torch.empty(3, 6, 6, dtype=dtype)
         with autocast(device):

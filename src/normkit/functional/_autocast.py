@@ -26,7 +26,7 @@ def widens(norm: str, device: str) -> bool:
 def widen(norm: str, input: Tensor) -> Tensor:
     """`input`, in float32 where autocast runs this norm in float32; parameters may stay as they are."""
     kind = input.device.type
-    if kind not in WIDENING_DEVICES or not torch.is_autocast_enabled(kind) or not widens(norm, kind):
+    if not widens(norm, kind) or not torch.is_autocast_enabled(kind):  # torch 2.4 raises where mps is asked for
         return input
     return input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
 
