@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from .gains import gains_table
 from .results import Document, Row
-from .tables import machine_line, network_table, rows_table, summary_table
+from .tables import machine_line, models_table, network_table, rows_table, summary_table
 
 HEAD = """# Benchmarks
 
 <!-- Generated from docs/data/benchmarks.json; edit neither by hand. -->
 
 Measured with `normkit bench` on: {machine}.
+{gains}
+## How it was measured
 
 Every contender computes the same thing: each was held against float64 before it was timed, normkit within the
 bounds of the [contract](contract.md). All of them are called in turn on the same tensors, in an order
-drawn anew each round, with rotating inputs; **x** is the median of the paired ratios of forward + backward, above 1
+drawn anew each round; **x** is the median of the paired ratios of forward + backward, above 1
 where normkit is faster. A suite's figure is the geometric mean over its shapes, with the worst shape named.
 
 **roof** is the share of what `x.clone()` reaches in the same rounds on a tensor of the same size: the fewest bytes the
@@ -27,18 +30,35 @@ formula and its vjp under jax.jit. A dash: the peer does not serve the case.
 with a ReLU through the same Function and core, which passes over memory once forward and once backward (after a
 residual it does not even read x again). No kernel under this call can be faster, however it finds mean and variance.
 
-Repeat with `normkit bench --shapes full --json FILE` and `normkit bench network --json FILE`.
+Repeat with `normkit bench --shapes full --json FILE`, the same with `--shapes quick` and `--cold`, `--busy 1` or
+`--busy 2`, `normkit bench network --json FILE`, and `normkit bench --models --shapes full --dtype float32,bfloat16
+--json FILE`.
+"""
+
+GAINS = """
+How many times faster than torch eager a forward and backward is, NCHW / NHWC, float32:
+
+{table}
+
+![How many times faster than torch eager, by operation and condition](images/benchmarks.svg)
+
+*cold*: each call takes inputs that no cache holds, as in a network where other layers work between two norms.
+*quiet*: a few sets of inputs in turn, and nothing else computes. *n busy*: beside n processes that compute all the
+time; there the figure is the ratio of mean times, since a call that waits for a core shows in the mean alone.
 """
 
 
 def render(text: str) -> str:
     """The page for the figures in `text`, the JSON of a `Document`."""
     document = Document.from_json(text)
-    parts = [HEAD.format(machine=machine_line(document))]
+    gained = GAINS.format(table=gains_table(document.rows).markdown()) if document.rows else ""
+    parts = [HEAD.format(machine=machine_line(document), gains=gained)]
     if document.rows:
         parts += ["## Summary\n", summary_table(document.rows).markdown() + "\n"]
     if document.networks:
         parts += ["## ResNet-50 training step\n", NETWORK, network_table(document.networks).markdown() + "\n"]
+    if document.models:
+        parts += ["## Whole models\n", MODELS, models_table(document.models).markdown() + "\n"]
     for title, rows in groups(document.rows).items():
         parts += [f"## {title}\n", rows_table(rows).markdown() + "\n"]
     return "\n".join(parts)
@@ -50,6 +70,14 @@ the profiler; it limits what any faster norm can do: at the roof, or if norms to
 after the forward; peak: the most that is live in a step, gradients of parameters included; both as PyTorch's allocator
 counts them, in brackets the share of the plain model's. Each model trains in a process of its own (a row with a dash:
 all in one); *nothing kept*: accelerated, but freed outputs serve no later ones (`NORMKIT_KEEP_MB=0`).
+"""
+
+
+MODELS = """A training step (forward, loss, backward, SGD) and inference of whole models with random weights, by
+`normkit bench --models`: plain, through `nk.accelerate`, and under torch.compile, each in a process of its own.
+**norm share**: the time that the plain model's norms take alone, of the model's. **limit**: the speedup if nothing but
+the norms became as much faster as they are alone; **of the gain**: which part of limit - 1 was reached, none where that
+is below 3 %. Ratios with quartiles.
 """
 
 
