@@ -171,7 +171,7 @@ NB_MODULE(_native, m) {
     m.def("set_torch", [](nb::handle names) { found_torch() = new Torch(names); });
     m.def("older_table", &older_table);
     m.def("older_loop", &older_loop);
-    m.def("isa", [] { return kernels->name; });
+    m.def("isa", [] { return kernels == nullptr ? "" : kernels->name; });  // "": isa_problem says why
     m.def("use_isa", [](const char* name) {  // whether this CPU and build have it; kernels change if so
         const Kernels* found = choose_kernels(name, &isa_problem);
         if (found != nullptr) kernels = found;

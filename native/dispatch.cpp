@@ -37,7 +37,8 @@ const Kernels* choose_kernels(const char* name, const char** problem) {
             return nullptr;
         }
     }
-    *problem = "expected baseline, avx2 or avx512, where this build has it";
+    *problem = any ? "this CPU has none of the instruction sets of this build"
+                   : "expected baseline, avx2 or avx512, where this build has it";
     return nullptr;
 }
 

@@ -21,7 +21,7 @@ from normkit.distributed import gather, is_distributed
 from tests.statistics.nets import data, net
 
 RANKS = 2
-LIMIT = 120.0  # seconds for all processes together; a start under load takes ten
+LIMIT = 300.0  # seconds for all processes together; a start on a busy machine takes tens of them
 SIZES = (4, 7, 2, 5, 1)
 MINE = {0: (0, 1, 4), 1: (2, 3)}  # uneven: rank 0 has one batch more, and the batch of one
 
@@ -151,7 +151,7 @@ def failure_of_one(rank: int) -> tuple[str, bool]:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS, timeout=timedelta(seconds=300)
     )
     try:
         torch.save(scenarios(rank), f"{folder}/{rank}.pt")

@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from tools import lock
+from tools import compatibility, lock
 
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,12 @@ def test_a_build_takes_the_version_that_was_tried_and_no_later_minor(text: str) 
     assert Version(f"{tried.major}.{tried.minor}.999") in needed.specifier
     assert Version(f"{tried.major}.{tried.minor + 1}") not in needed.specifier
     assert text in EXTRAS["dev"]  # who builds without isolation gets the same
+
+
+def test_pip_asks_for_the_oldest_torch_that_the_whole_suite_passed_on() -> None:
+    (torch,) = map(Requirement, PROJECT["project"]["dependencies"])
+    oldest = min(map(Version, (*compatibility.claimed(), str(PINNED["torch"]))))
+    assert str(torch) == f"torch>={oldest.major}.{oldest.minor}"
 
 
 def test_every_package_that_an_extra_names_is_pinned() -> None:

@@ -81,6 +81,22 @@ def test_versions_are_counted_for_each_tensor() -> None:
         assert [t._version for t in tensors] == [v + 1 for v in before]
 
 
+def test_hooks_on_all_modules_are_seen_by_their_names() -> None:
+    hooks = nn.modules.module
+    for register in (
+        hooks.register_module_forward_pre_hook,
+        hooks.register_module_forward_hook,
+        hooks.register_module_full_backward_pre_hook,
+        hooks.register_module_full_backward_hook,
+    ):
+        for asked in (_torch.is_watched, _torch._has_global_hook):
+            assert not asked()
+            handle = register(lambda *_: None)
+            assert asked()
+            handle.remove()
+            assert not asked()
+
+
 class Plain(nn.Module):
     """A norm of an older torch, as far as `bias` goes."""
 

@@ -18,7 +18,6 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parents[1] / "docs" / "data" / "compatibility.json"
 TRIED = ("2.4.1", "2.6.0", "2.8.0", "2.10.0", "2.12.1", "2.13.0", "2.15.0")  # oldest, newest, and steps between
-OWN = "2.13.0"  # constraints.txt's
 TOP = 6  # reasons of skipped tests that the page shows per version
 
 
@@ -66,12 +65,6 @@ def load() -> dict[str, Any]:
 def claimed() -> list[str]:
     """The versions that passed, oldest first."""
     return [version for version, run in load().items() if run["whole"] and not run["failed"]]
-
-
-def ends() -> list[str]:
-    """The oldest and the newest of them, but for the version that the environment has itself."""
-    versions = claimed()
-    return list(dict.fromkeys(version for version in (*versions[:1], *versions[-1:]) if version != OWN))
 
 
 def page() -> str:

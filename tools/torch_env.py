@@ -1,10 +1,8 @@
-"""An environment with another torch: `python -m tools.torch_env 2.6.0 [--cached]` makes .venv-torch-2.6.0.
+"""An environment with another torch: `python -m tools.torch_env 2.6.0` makes .venv-torch-2.6.0.
 
 It is a thin layer over .venv: everything but torch, the built native core included, comes from there, so nothing is
 compiled or installed twice. torch itself (a CUDA build of some GB where the index has no other) lies in a cache of the
 user, ~/.cache/normkit or $NORMKIT_TORCHES, with what its metadata pins (sympy) and empty CUDA libraries (cuda_stubs).
-
-Exit code 3 with --cached: that torch is not in the cache, and nothing was fetched.
 """
 
 from __future__ import annotations
@@ -24,12 +22,18 @@ from . import cuda_stubs
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / ".venv"
-NOT_CACHED = 3
 
 
 def cache() -> Path:
     """Where torches lie, one folder each."""
     return Path(os.environ.get("NORMKIT_TORCHES") or Path.home() / ".cache" / "normkit")
+
+
+def ends() -> list[str]:
+    """The oldest and the newest torch that are in the cache."""
+    found = [place.name.removeprefix("torch-") for place in cache().glob("torch-*") if place.suffix != ".partial"]
+    ordered = sorted(found, key=lambda version: [int(part) for part in version.split(".")])
+    return list(dict.fromkeys((*ordered[:1], *ordered[-1:])))
 
 
 def environment(version: str) -> Path:
@@ -101,11 +105,7 @@ def _packages(place: Path) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("version")
-    parser.add_argument("--cached", action="store_true", help="fetch nothing")
     given = parser.parse_args(arguments)
-    if given.cached and not (cache() / f"torch-{given.version}").exists():
-        print(f"torch {given.version} is not in {cache()}: `make test-torch VERSION={given.version}` fetches it")
-        return NOT_CACHED
     place = layer(given.version, fetch(given.version))
     program = "import torch; print(f'torch {torch.__version__} in', end=' ')"
     subprocess.run([place / "bin" / "python", "-c", program], check=True)

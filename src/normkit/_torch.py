@@ -87,6 +87,20 @@ is_exporting: Callable[[], bool] = (
     torch.compiler.is_exporting if torch.__version__ >= (2, 12) else _is_exporting  # type: ignore[operator]
 )
 
+
+def autocast_knows(operation: str, device: str) -> bool:
+    """Whether torch.autocast has a rule for an operation on a kind of device: whether it has a kernel there (1.10).
+
+    Of RMS norm since 2.11 or 2.12; of batch norm on mps alone, which autocast serves since 2.5 or 2.6.
+    """
+    try:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operation}", f"Autocast{device.upper()}")
+    except RuntimeError:  # this torch has no autocast there
+        return False
+
+
+autocast_knows._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
+
 # --- torch.func.functionalize (since 2.0), for which torch has no rule of autograd functions.
 FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize
 transform_stack: Callable[[], Any] = torch._C._functorch.get_interpreter_stack
@@ -284,13 +298,21 @@ def has_own_forward(module: nn.Module) -> bool:
     return getattr(own, "__self__", None) is not module or getattr(own, "__func__", None) is not type(module).forward
 
 
-_has_any_global_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
+_GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f"_global{name}"] for name in FORWARD_HOOKS)  # filled in place
+
+
+def _has_global_hook() -> bool:
+    return any(_GLOBAL_HOOKS)
+
+
+# In 2.8, not in 2.6.
+_has_any_global_hook: Callable[[], bool] = getattr(nn.modules.module, "_has_any_global_hook", _has_global_hook)
 
 
 def is_watched() -> bool:
     """Whether somebody follows the calls of all modules: counters of operations by hooks (since 2.0), torch.jit.trace,
     on which TensorBoard's graphs stand, by its scopes."""
-    return (_has_any_global_hook() or tracing_state() is not None) and not torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and (bool(_has_any_global_hook()) or tracing_state() is not None)
 
 
 def traces_for_onnx() -> bool:

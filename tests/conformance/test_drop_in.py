@@ -196,7 +196,6 @@ def test_an_unknown_activation_is_refused_at_once(name: str) -> None:
 
 
 @each_layer
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_script_is_refused_with_the_ways_out(name: str) -> None:
     with pytest.raises(RuntimeError, match=r"torch\.export or torch\.jit\.trace"):
         torch.jit.script(pair(name)[0])

@@ -93,7 +93,6 @@ def test_positional_arguments_are_torchs(name: str) -> None:
     assert positional == [(p.name, p.default) for p in theirs]
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode uses it
 @each_function
 def test_gradients_are_finite_differences_forward_mode_too(name: str) -> None:
     for sample in OPS[name].sample_inputs("cpu", torch.float64, requires_grad=True):

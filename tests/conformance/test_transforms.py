@@ -12,8 +12,6 @@ from torch.func import functional_call, grad, jacrev, jvp, stack_module_state, v
 import normkit as nk
 from tests.cases import EPS, MOMENTUM
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
-
 LAYERS: dict[str, Any] = {
     "batch": lambda: nk.BatchNorm1d(6, EPS, MOMENTUM),
     "batch_cumulative": lambda: nk.BatchNorm1d(6, EPS, None),

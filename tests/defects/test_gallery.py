@@ -12,8 +12,6 @@ from normkit.studies.gallery import row, scripts
 
 SCRIPTS = scripts()
 gallery = pytest.mark.parametrize("script", SCRIPTS, ids=[s.stem for s in SCRIPTS])
-# torch scripts its own forward-mode decompositions on first use and warns about itself
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 
 
 @gallery

@@ -136,8 +136,7 @@ def test_lazy_and_scripted_models_say_what_they_are() -> None:
     found = nk.diagnose(nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d()), images())
     assert [finding.code for finding in found.at_least("error")] == ["NK001"]
     assert "lazy layers without a shape" in found.findings[0].cause
-    with pytest.warns(DeprecationWarning, match="script"):
-        scripted = torch.jit.script(small_net())
+    scripted = torch.jit.script(small_net())
     assert nk.diagnose(scripted, images()).norms == 0
 
 

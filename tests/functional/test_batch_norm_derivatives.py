@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -15,8 +14,6 @@ from tests.cases import EPS, affine, gaussian, generator
 from tests.functional.norms import EXACT_BACKENDS, training
 from tests.tolerances import assert_equal64
 
-# torch scripts its own forward-mode decompositions on first use and warns about itself
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 backends = pytest.mark.parametrize("backend", EXACT_BACKENDS)
 PIECEWISE_LINEAR = ["relu", "relu6", "leaky_relu", "hardsigmoid"]
 SMOOTH = ["silu", "gelu", "sigmoid", "tanh", "hardswish", "elu", "mish"]
@@ -88,13 +85,6 @@ def test_four_orders_equal_those_of_the_formula(backend: str) -> None:
     for i, (a, b) in enumerate(zip(ours, nth(formula, 4, draw()), strict=True)):
         # each order divides by sqrt(var) once more and cancels: 1e3 times the room of one derivative
         assert_equal64(a, b, f"derivative {i}", factor=1e7)
-
-
-def test_torchs_third_derivative_is_still_wrong() -> None:
-    """Why the fused backward is not differentiated. When this fails, PyTorch has been repaired: say so in the docs."""
-    theirs = nth(lambda x, w, b: F.batch_norm(x, None, None, w, b, True, eps=EPS), 3, draw())
-    right = nth(formula, 3, draw())
-    assert not all(torch.allclose(a, b) for a, b in zip(theirs, right, strict=True))
 
 
 @pytest.mark.parametrize("norm", [training, evaluation])

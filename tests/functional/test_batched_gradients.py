@@ -58,7 +58,6 @@ def test_vmap_over_the_gradients_of_a_graph_that_is_there(call: Callable[..., An
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # forward mode loads scripted formulas
 @each_call
 def test_a_tangent_passes_through_the_backward(call: Callable[..., Any] | nn.Module) -> None:
     """The backward is linear in the gradient: its derivative along another gradient is that one's backward."""

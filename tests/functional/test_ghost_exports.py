@@ -18,14 +18,17 @@ def layer() -> nk.GhostBatchNorm1d:
 X = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_computes_the_slices() -> None:
     torch.testing.assert_close(torch.jit.trace(layer(), X)(X), layer()(X))
 
 
 def test_an_exported_program_computes_the_slices_and_says_that_the_batch_is_a_constant() -> None:
     torch.testing.assert_close(torch.export.export(layer(), (X,)).module()(X), layer()(X))
-    with pytest.raises(Exception, match="specialized it to be a constant"):
+    words = r"(specialized it|was inferred) to be a constant"
+    if torch.__version__ < (2, 6):  # type: ignore[operator]
+        words = "Observed exception"  # all that Dynamo of 2.4 says
+    with pytest.raises(Exception, match=words):
         torch.export.export(layer(), (X,), dynamic_shapes=({0: torch.export.Dim("n", min=2)},))
 
 

@@ -13,9 +13,6 @@ from tools.fuzz.judge import judge
 from tools.fuzz.run import program
 from tools.fuzz.truth import compute
 
-# torch scripts its own forward-mode decompositions on first use and warns about itself
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-
 TORCHS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm", "layer_norm_2d", "frozen_batch_norm",
           "add_layer_norm", "add_rms_norm", "sync_batch_norm")  # fmt: skip
 NAMES = ("x", "weight", "bias", "residual", "dy")

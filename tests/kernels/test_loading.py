@@ -56,10 +56,17 @@ CALLED = ("older_table", "older_loop", "set_torch", "set_parallel")
 
 @pytest.mark.parametrize("function", ["set_torch", "set_parallel"])
 def test_a_core_that_does_not_like_this_torch_is_a_reason(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"INTERFACE": loading._INTERFACE, **dict.fromkeys(CALLED, lambda *_: None)}
+    names = {"INTERFACE": loading._INTERFACE, "isa": lambda: "avx2", **dict.fromkeys(CALLED, lambda *_: None)}
     stand_in = SimpleNamespace(**{**names, function: raising(AttributeError("no\nsuch thing"))})
     monkeypatch.setattr(importlib, "import_module", lambda name: stand_in)
     expect_reason(f"does not know this torch, {torch.__version__} (AttributeError: no such thing)")
+
+
+def test_a_cpu_that_no_kernel_was_built_for_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels are never called then; test_native_choice.py holds the core's own choice."""
+    stand_in = SimpleNamespace(INTERFACE=loading._INTERFACE, isa=lambda: "", isa_problem=lambda: "this CPU has none")
+    monkeypatch.setattr(importlib, "import_module", lambda name: stand_in)
+    expect_reason("the native core does not run here: this CPU has none; reinstall")
 
 
 def table(major: int, functions: int) -> Any:

@@ -1,7 +1,6 @@
 """The flow of a run: who feeds a layer, who reads its output, and a model that is given back as it was."""
 
 import random
-import warnings
 from dataclasses import dataclass
 
 import numpy
@@ -93,9 +92,7 @@ def test_what_hands_a_tensor_on_reads_nothing(between):
 
 
 def test_a_scripted_function_is_seen_by_its_operators():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's, about torch.jit.script, in later versions
-        scripted = torch.jit.script(_scriptable)
+    scripted = torch.jit.script(_scriptable)
     flow = observe(Net(lambda net, y: scripted(y)).eval(), X)
     assert names(flow.consumers(flow.calls_of("conv")[0].outputs[0])) == ["aten.mul.Tensor"]
 

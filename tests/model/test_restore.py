@@ -132,7 +132,6 @@ def test_an_inference_tensor_comes_back():
     assert net.running_mean.tolist() == [1.0, 2.0]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_scripted_module_comes_back():
     net = torch.jit.script(nn.Sequential(nn.BatchNorm1d(2)).eval())
     with Restored(net) as restored, restored:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from normkit._torch import make_norm
+
 from .models import randomized
 
 CHANNELS = (2, 4, 6)
@@ -97,7 +99,7 @@ def _module(step: Step, spatial: int) -> nn.Module | None:
         return TRANSPOSED[d](channels, out, 1, groups=groups, bias=bias)
     if step.op == "batch":
         channels, affine, bias, momentum = o
-        return BATCH[d](channels, affine=affine, bias=bias, momentum=momentum)
+        return make_norm(BATCH[d], channels, affine=affine, bias=bias, momentum=momentum)
     if step.op == "group":
         return nn.GroupNorm(2, o[0])
     if step.op == "instance":

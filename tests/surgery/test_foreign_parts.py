@@ -1,7 +1,6 @@
 """Models with parts that are no plain modules: scripted, traced to a graph, pruned, without a shape yet."""
 
 import copy
-import warnings
 
 import pytest
 import torch
@@ -20,9 +19,7 @@ class Scripted(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            self.scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()))
+        self.scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()))
 
     def forward(self, x):
         return F.relu(self.bn(self.conv(self.scripted(x))))
@@ -37,7 +34,6 @@ OPERATIONS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_a_scripted_part_stays_and_its_norms_are_listed(operation):
     model = Scripted().eval()

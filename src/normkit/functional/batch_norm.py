@@ -16,6 +16,7 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
 from ..moments import Moments
 from . import _dtypes, running
+from ._autocast import widen
 from ._autograd import BATCH, apply_in_core
 from ._operator import Operator
 from .choose import may_look
@@ -125,7 +126,8 @@ class BatchNormSpec(NormSpec):
             return given.verified(operands)
         verify(self, operands)
         residual = _shapes.fitting_residual(residual, input)
-        return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
+        mask = _shapes.optional_channel_mask(mask, input)
+        return self, Operands(widen("batch_norm", input), weight, bias, residual, mask)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The running mean and variance."""

@@ -246,16 +246,15 @@ def _correction(norm: BatchRenormSpec, moments: Moments) -> tuple[Tensor, Tensor
     return r, d
 
 
-@torch.no_grad()
 def correction(
     moments: Moments, target: Running, eps: float, limits: tuple[float | Tensor, float | Tensor]
 ) -> tuple[Tensor, Tensor]:
     """``r = clip(sigma_B / sigma)`` and ``d = clip((mean_B - mean) / sigma)``, (C,) each, without gradient."""
-    mean = moments.mean.detach()
-    sigma = (target.var.to(mean.dtype) + eps).sqrt()
+    mean = moments.mean.detach()  # not by no_grad, beside which torch 2.4 cannot export a batch norm
+    sigma = (target.var.detach().to(mean.dtype) + eps).sqrt()
     r = (_var(moments).detach() + eps).sqrt() / sigma
-    d = (mean - target.mean.to(mean.dtype)) / sigma
-    r_max, d_max = (torch.as_tensor(limit, dtype=mean.dtype, device=mean.device) for limit in limits)
+    d = (mean - target.mean.detach().to(mean.dtype)) / sigma
+    r_max, d_max = (torch.as_tensor(limit, dtype=mean.dtype, device=mean.device).detach() for limit in limits)
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 
 

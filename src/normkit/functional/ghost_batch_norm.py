@@ -152,7 +152,7 @@ def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:
         raise ValueError(f"virtual_batch_size must be 1 or more, got {virtual_batch_size}")
     num_samples = int(num_samples)  # a traced program's size is symbolic, and its slices are part of the program
     slices = max(1, min(-(-num_samples // virtual_batch_size), num_samples // 2))
-    size, longer = divmod(num_samples, slices)
+    size, longer = num_samples // slices, num_samples % slices  # not by divmod, which Dynamo of torch 2.4 lacks
     return [size + 1] * longer + [size] * (slices - longer)
 
 

@@ -18,6 +18,7 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed, native
 from ..moments import Moments
 from . import _dtypes, running
+from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from .batch_norm import BatchNormSpec
 from .group_norm import OPERATOR
@@ -108,7 +109,8 @@ class InstanceNormSpec(BatchNormSpec):
         _shapes.verify_more_than_one_position(input.size())
         residual = _shapes.fitting_residual(residual, input)
         norm = replace(self, running=None) if input.numel() == 0 else self
-        return norm, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
+        mask = _shapes.optional_channel_mask(mask, input)
+        return norm, Operands(widen("instance_norm", input), weight, bias, residual, mask)
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The kernels of group norm take no mask, and a group has a channel."""

@@ -142,7 +142,8 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
         _storage.verify((running.mean, running.var))
     arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
-        ok = _write(*arguments)
+        # a graph is of detached values: the exporter of torch 2.4 fails on a batch norm beside a write under no_grad
+        ok = _written(*arguments) if torch.compiler.is_compiling() else _write(*arguments)
         if may_look(ok) and not ok:
             warn_not_finite()
     elif is_functionalized():
@@ -151,8 +152,7 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
         _Move.apply(*arguments)
 
 
-@torch.no_grad()
-def _write(
+def _written(
     running_mean: Tensor, running_var: Tensor, batches: Tensor | None, mean: Tensor, spread: Tensor,
     count: int | Tensor, momentum: float | None, samples: int | Tensor | None,
 ) -> Tensor:  # fmt: skip
@@ -168,7 +168,7 @@ def _write(
     if batches is not None:
         batches.add_(ok)
     if momentum is not None:
-        factor: float | Tensor = momentum.to(mean.dtype) if isinstance(momentum, Tensor) else momentum
+        factor: float | Tensor = momentum.detach().to(mean.dtype) if isinstance(momentum, Tensor) else momentum
     elif batches is not None:
         factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)
     else:
@@ -177,6 +177,9 @@ def _write(
         moved = buffer.to(new.dtype) * (1 - factor) + new * factor  # not by the difference: Inf - Inf is NaN
         buffer.copy_(torch.where(ok.unsqueeze(-1), moved.to(buffer.dtype), buffer))
     return finite | ~enough
+
+
+_write = torch.no_grad()(_written)
 
 
 class _Move(torch.autograd.Function):

@@ -49,6 +49,8 @@ def load() -> tuple[ModuleType | None, str | None]:
         return None, f"the native core does not load ({_text(error)}); reinstall normkit"
     if getattr(core, "INTERFACE", None) != _INTERFACE:
         return None, "the native core is of another version of normkit than its Python code; reinstall normkit"
+    if not core.isa():
+        return None, f"the native core does not run here: {core.isa_problem()}; reinstall normkit on this machine"
     try:
         core.set_torch(_names(core))
         core.set_parallel(parallel_loop(core))

@@ -104,6 +104,14 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         spec = BatchNormSpec(self._resolved_activation(activation), running, False, self.__dict__["eps"])
         return run(spec, input, *self._affine(), residual, mask)
 
+    def _affine(self) -> tuple[Any, Any]:
+        """weight and bias, which are buffers here."""
+        own = self._buffers
+        try:
+            return own["weight"], own["bias"]
+        except KeyError:  # somebody has assigned Parameters in their place
+            return self.weight, self.bias
+
     def extra_repr(self) -> str:
         """As torchvision's: the number of features and eps; then what it has not."""
         shown = f"{self.num_features}, eps={self.eps}"

@@ -31,7 +31,8 @@ class Setting:
         self._beside = beside
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
+        # Dynamo of torch 2.10 and older takes held[name] for getattr(layer, name), and would come back here
+        self._name, self._compiled = name, f"_{name}"
 
     def __get__(self, layer: Any, owner: type | None = None) -> Any:
         if layer is None:
@@ -39,13 +40,15 @@ class Setting:
         held = layer.__dict__
         if self._name not in held:
             raise AttributeError(f"{type(layer).__name__!r} object has no attribute {self._name!r}")
+        if torch.compiler.is_compiling():
+            return held[self._compiled]
         activation = held.get("activation") or layer._modules.get("activation")
-        if activation is not None and not torch.compiler.is_compiling():
+        if activation is not None:
             self._verify_reader(layer, activation)
         return held[self._name]
 
     def __set__(self, layer: Any, value: Any) -> None:
-        layer.__dict__[self._name] = value
+        layer.__dict__[self._name] = layer.__dict__[self._compiled] = value
 
     def _verify_reader(self, layer: Any, activation: Any) -> None:
         frame = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]  # who reads the attribute
