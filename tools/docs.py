@@ -104,8 +104,9 @@ def pages() -> dict[Path, str]:
     from normkit.studies.pages import pages as studies
 
     figures = (DATA / "benchmarks.json").read_text(encoding="utf-8")
+    records = {path.stem: _load(f"studies/{path.name}") for path in sorted((DATA / "studies").glob("*.json"))}
     return (
-        {ROOT / "docs" / "studies" / name: text for name, text in studies().items()}
+        {ROOT / "docs" / "studies" / name: text for name, text in studies(records).items()}
         | {ROOT / "docs" / "doctor" / name: text for name, text in rules().items()}
         | {
             ROOT / "docs" / "benchmarks.md": render(figures),

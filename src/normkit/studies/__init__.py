@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from ..errors import UsageError
 from .distribution_shift import STUDY as _distribution_shift
+from .initialization import STUDY as _initialization
 from .learning_rate import STUDY as _learning_rate
-from .linear_chain import STUDY as _linear_chain
 from .precise_statistics import STUDY as _precise_statistics
 from .scale_invariance import STUDY as _scale_invariance
 from .small_batch import STUDY as _small_batch
+from .step_sign import STUDY as _step_sign
 from .study import Plot, Preset, Run, Study
 from .train_test_gap import STUDY as _train_test_gap
+from .vanishing_gradient import STUDY as _vanishing_gradient
 from .verdict import Part, Verdict
 
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        _linear_chain,
+        _step_sign,
+        _vanishing_gradient,
+        _initialization,
         _scale_invariance,
         _learning_rate,
         _small_batch,
@@ -25,13 +29,15 @@ STUDIES: dict[str, Study] = {
         _distribution_shift,
     )
 }
+RENAMED = {"linear_chain": "step_sign"}  # old names still work
 
 
 def find(name: str) -> Study:
     """The study called `name`."""
+    name = RENAMED.get(name, name)
     if name not in STUDIES:
         raise UsageError(f"no study is called {name!r}; there are: {', '.join(STUDIES)}")
     return STUDIES[name]
 
 
-__all__ = ["STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]
+__all__ = ["RENAMED", "STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]

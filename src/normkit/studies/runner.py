@@ -25,10 +25,16 @@ from .study import Params, Preset, Run, Study
 Advance = Callable[[str], None]  # called with the study's name once a run
 
 
-def run_studies(studies: Sequence[Study], preset: Preset, store: Store, advance: Advance, workers: int) -> None:
-    """Finish every planned run of `studies`; afterwards `store.find` has each of them."""
+def run_studies(
+    studies: Sequence[Study], presets: Sequence[Preset], store: Store, advance: Advance, workers: int
+) -> None:
+    """Finish every planned run of `studies` under each of `presets`; afterwards `store.find` has each of them."""
     missing = [
-        (study, params) for study in studies for params in study.plan(preset) if store.find(study.name, params) is None
+        (study, params)
+        for study in studies
+        for preset in presets
+        for params in study.plan(preset)
+        if store.find(study.name, params) is None
     ]
     if workers <= 1:
         for study, params in missing:
