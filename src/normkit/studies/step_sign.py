@@ -214,8 +214,8 @@ STUDY = Study(
     doubt="J is linear in y, so nothing bounds the fall; a loss with a minimum would count an overshoot past it as "
     "wrong too. An odd product turns negative and falls by far too much, which is not counted as wrong here.",
     advice="Where a deep network jumps on its first steps, the gradient is right and the step is too long for it: "
-    "lower the rate, or the gain of the start. Batch norm forgives a large gain; at depth 16 without skip connections it "
-    "makes the first layer's gradient many times the last one's, so begin with a smaller rate there too.",
+    "lower the rate, or the gain of the start. Batch norm forgives a large gain; at depth 16 without skips it makes "
+    "the first layer's gradient many times the last one's, so begin with a smaller rate there too.",
     papers=(
         "Goodfellow, Bengio & Courville 2016, Deep Learning, section 8.7.1",
         "Ioffe & Szegedy 2015, arXiv:1502.03167",

@@ -93,7 +93,7 @@ PARTS = (
           "three decades: no rate serves both ends", lambda r: 1 / flow(r, "sigmoid", "default, no norm")),
     times("Batch norm gives most of that back", 100.0, "a tenth of what was lost, or less, stays lost",
           lambda r: flow(r, "sigmoid", "default, batch norm") / flow(r, "sigmoid", "default, no norm")),
-    times("So does the right start alone", 100.0, "as above",
+    times("So does the right start alone", 100.0, "as for batch norm",
           lambda r: flow(r, "sigmoid", "right, no norm") / flow(r, "sigmoid", "default, no norm")),
     times("Under BN the first layer's gradient of the ReLU network is the larger one", 1.0,
           "then BN does not solve it: the gradient grows on its way down",
