@@ -180,12 +180,39 @@ def _distribution_shift(params: Params, holds: bool, clear: bool) -> Result:
     }
 
 
+def _affine_ablation(params: Params, holds: bool, clear: bool) -> Result:
+    arm, jitter = params["arm"], _jitter(params["seed"])
+    good = arm == "both" or (arm == "beta" and holds)
+    ahead = 0.0 if good else 0.1 if holds or arm == "beta" else -0.1
+    return _trained(0.7 - ahead + jitter * (arm != "both"))
+
+
+def _convergence(params: Params, holds: bool, clear: bool) -> Result:
+    strong = (params["norm"] == "batch") == holds
+    return _trained(0.8 + _jitter(params["seed"]) if strong else 0.2)
+
+
+def _depth(params: Params, holds: bool, clear: bool) -> Result:
+    strong = (params["norm"] == "batch") == holds
+    return _trained(0.8 + _jitter(params["seed"]) if strong or params["depth"] <= 5 else 0.2)
+
+
+def _placement(params: Params, holds: bool, clear: bool) -> Result:
+    best = "before" if holds else "both"
+    return _trained(0.8 + _jitter(params["seed"]) if params["place"] == best else 0.6 if params["place"] == "after"
+                    else 0.5)  # fmt: skip
+
+
 RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "step_sign": _step_sign,
     "vanishing_gradient": _vanishing_gradient,
     "initialization": _initialization,
     "scale_invariance": _scale_invariance,
     "learning_rate": _learning_rate,
+    "convergence": _convergence,
+    "depth": _depth,
+    "placement": _placement,
+    "affine_ablation": _affine_ablation,
     "small_batch": _small_batch,
     "train_test_gap": _train_test_gap,
     "precise_statistics": _precise_statistics,

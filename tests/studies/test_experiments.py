@@ -23,8 +23,8 @@ def test_a_product_steps_as_autograd_says(depth: int) -> None:
     def objective(w: torch.Tensor) -> torch.Tensor:
         return (x * w.prod() * x).mean()
 
-    gradient = torch.func.grad(objective)(factors)
-    hessian = torch.func.hessian(objective)(factors)
+    gradient = torch.autograd.functional.jacobian(objective, factors)
+    hessian = torch.autograd.functional.hessian(objective, factors)
     change = objective(factors - 0.1 * gradient) - objective(factors)
     second = 0.1 / 2 * (gradient @ hessian @ gradient) / gradient.square().sum()
     c = float(x.square().mean())
@@ -166,7 +166,7 @@ def test_a_training_repeats_itself_bit_for_bit(norm: nets.Norm) -> None:
     images = data.load("digits")
     results = []
     for _ in range(2):
-        model = nets.conv_net(images, norm, 5, width=4)
+        model = nets.conv_net(images, norm, 5, width=8)
         assert training.train(model, images, training.Plan(16, 120, 0.1), seed=5)
         results.append(training.test(model.eval(), images.test_x, images.test_y))
     assert results[0] == results[1]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from ..errors import UsageError
+from .affine_ablation import STUDY as _affine_ablation
+from .convergence import STUDY as _convergence
+from .depth import STUDY as _depth
 from .distribution_shift import STUDY as _distribution_shift
 from .initialization import STUDY as _initialization
 from .learning_rate import STUDY as _learning_rate
+from .placement import STUDY as _placement
 from .precise_statistics import STUDY as _precise_statistics
 from .scale_invariance import STUDY as _scale_invariance
 from .small_batch import STUDY as _small_batch
@@ -23,6 +27,10 @@ STUDIES: dict[str, Study] = {
         _initialization,
         _scale_invariance,
         _learning_rate,
+        _convergence,
+        _depth,
+        _placement,
+        _affine_ablation,
         _small_batch,
         _train_test_gap,
         _precise_statistics,

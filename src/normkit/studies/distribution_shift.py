@@ -170,9 +170,9 @@ STUDY = Study(
     f"and with normkit.adapt in batches of {LARGE} and {SMALL} with a prior of 0 to 64 samples. The prior for each "
     "corruption is chosen on validation images under the other four.",
     parts=PARTS,
-    paper="Schneider et al. 2020, figure 2: on ImageNet-C a prior of 16 to 256 helps batches under 32 and adaptation "
-    "saves 10 to 15 points of mean error. Ours agrees on large batches; on small ones the prior helps under some "
-    "corruptions and hurts under others.",
+    paper="Schneider et al. 2020: on ImageNet-C adaptation lowers the mean corruption error of a ResNet-50 from 76.7 "
+    "to 62.2 %, and a prior lets small batches gain too. Ours agrees on large batches; on small ones the prior helps "
+    "under some corruptions and hurts under others.",
     doubt="Three of the five corruptions are near to what a batch's mean and deviation undo; real shifts are less "
     "kind. "
     "The stream is balanced but for the sorted one.",

@@ -217,9 +217,8 @@ STUDY = Study(
     f"{MEASURED[-1]}, all layers "
     "at once (parallel) and layer by layer (sequential): test loss, test error, and the distance of the statistics.",
     parts=PARTS,
-    paper="Wu & Johnson 2021, table 2: 1,000 to 10,000 images suffice on ImageNet, and a momentum too small or too "
-    "large "
-    "costs points of error. Ours puts a number to each of the three ways.",
+    paper="Wu & Johnson 2021 find that 1,000 to 10,000 images suffice on ImageNet and that precise statistics are the "
+    "more stable ones. Ours puts a number to the lag, the noise and the count.",
     doubt="At a rate that falls to zero the lag goes and with it most of the difference. The noise of a large momentum "
     "is a matter of the batch: at 8 images per batch the weights' own motion outweighs it.",
     advice="Call recalibrate with about a thousand images after training; sequential=True where they come in batches "

@@ -161,9 +161,8 @@ STUDY = Study(
     f"{KNOWN:,} training images, and under the statistics of test batches of {training.TEST_BATCH}; at the end also on "
     "test images with less contrast and more light, blurred ones, and in the order of their classes.",
     parts=PARTS,
-    paper="Wu & Johnson 2021, figure 3: in the first steps of ResNet-50 the running average errs by tens of points "
-    "more "
-    "than precise statistics, and less than one at the end. Ours shows how much of that is the initial value.",
+    paper="Wu & Johnson 2021 train a ResNet-50: the running average is far worse than precise statistics early in the "
+    "training and about as good at its end. Ours shows how much of that is the initial value.",
     doubt="A smaller momentum makes the lag longer. The end is not a converged one: the rate never falls.",
     advice="Validate early checkpoints with recalibrate; at the end of a decayed training the running average will do. "
     "Use the test batch's statistics only on mixed batches.",

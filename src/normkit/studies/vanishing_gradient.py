@@ -152,8 +152,8 @@ STUDY = Study(
     "training images: the norm of each layer's gradient, and the share of units whose slope is under a tenth of the "
     "largest.",
     parts=PARTS,
-    paper="Ioffe & Szegedy 2015 give no gradients; their figure 1 shows the input of a sigmoid drifting without BN "
-    "(see covariate_shift). Yang et al. 2019 compute a growth of at least 1.21 per ReLU layer in wide networks, "
+    paper="Ioffe & Szegedy 2015 give no gradients; their figure 1 shows the input of a sigmoid drifting without BN. "
+    "Yang et al. 2019 derive a growth of about 1.21 per ReLU layer in wide networks, "
     "1.21^9 = 5.6 over these.",
     doubt="Skip connections carry the gradient past all of this; ten layers are few for the growth under BN to hurt.",
     advice="With saturating activations, look at the share of saturated units before tuning anything. Batch norm is "
