@@ -67,10 +67,10 @@ inline void track(nb::handle norm, const Running& running, const Tensor& stats, 
 
 // The output. ctx: the Function's context, or None where nothing is saved. running: as above, or None; where there are
 // no groups and no training, its mean and var are the statistics.
-inline nb::object channels_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+inline nb::object channels_forward(Looks& looks, nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
                                    nb::handle residual, nb::handle norm, nb::handle running_, Kind kind, int64_t groups,
                                    bool training, double eps, ActivationSpec activation) {
-    const Edge edge;
+    const Edge edge(looks);
     const bool saves = !ctx.is_none(), given = kind == kBatch && !training;
     std::optional<Running> running;
     if (!running_.is_none() || given) running.emplace(running_);
@@ -95,9 +95,9 @@ inline nb::object channels_forward(nb::handle ctx, nb::handle input, nb::handle 
     return made.y.object();
 }
 
-inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias, nb::handle norm,
-                               Kind kind, int64_t width, double eps) {
-    const Edge edge;
+inline nb::object rows_forward(Looks& looks, nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                               nb::handle norm, Kind kind, int64_t width, double eps) {
+    const Edge edge(looks);
     const bool saves = !ctx.is_none();
     const LayerOutput made =
         layer_forward({edge, edge.real(input, "input"), width, kind == kRms, weight, bias}, eps, saves, saves);
@@ -109,10 +109,10 @@ inline nb::object rows_forward(nb::handle ctx, nb::handle input, nb::handle weig
     return made.y.object();
 }
 
-inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
-                                nb::handle residual, nb::handle norm, nb::handle running, nb::handle kind_,
-                                nb::handle size_, nb::handle training_, nb::handle eps, nb::handle code,
-                                nb::handle param) {
+inline nb::object looked_forward(Looks& looks, nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                                 nb::handle residual, nb::handle norm, nb::handle running, nb::handle kind_,
+                                 nb::handle size_, nb::handle training_, nb::handle eps, nb::handle code,
+                                 nb::handle param) {
     const Kind kind = kind_of(whole(kind_, "kind"));
     const int64_t size = whole(size_, "size");
     const bool training = flag(training_, "training");
@@ -120,19 +120,19 @@ inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle wei
     if (kind == kGroups && size < 1)
         raise(PyExc_ValueError, "argument 'size' must be at least 1 group, not " + std::to_string(size));
     if (kind < kLayer)
-        return channels_forward(ctx, input, weight, bias, residual, norm, running, kind, kind == kGroups ? size : 0,
-                                training, number(eps, "eps"), activation);
+        return channels_forward(looks, ctx, input, weight, bias, residual, norm, running, kind,
+                                kind == kGroups ? size : 0, training, number(eps, "eps"), activation);
     if (!residual.is_none() || activation.code != kIdentity)
         raise(PyExc_ValueError, "a norm of rows has neither residual nor activation in the core");
-    return rows_forward(ctx, input, weight, bias, norm, kind, size, number(eps, "eps"));
+    return rows_forward(looks, ctx, input, weight, bias, norm, kind, size, number(eps, "eps"));
 }
 
 // Whether `fused_forward` takes these tensors as they are.
-inline bool fused_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle running,
-                        nb::handle kind_, nb::handle size_, nb::handle training) {
+inline bool looked_ready(Looks& looks, nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
+                         nb::handle running, nb::handle kind_, nb::handle size_, nb::handle training) {
     const Kind kind = kind_of(whole(kind_, "kind"));
     const int64_t size = whole(size_, "size");
-    if (kind >= kLayer) return residual.is_none() && rows_ready(input, weight, bias, size);
+    if (kind >= kLayer) return residual.is_none() && rows_ready(looks, input, weight, bias, size);
     if (kind == kGroups && size == 0) return false;
     nb::handle mean = nb::handle(Py_None), var = mean;
     if (!running.is_none()) {
@@ -140,17 +140,33 @@ inline bool fused_ready(nb::handle input, nb::handle weight, nb::handle bias, nb
         mean = item(running, 0);
         var = item(running, 1);
     }
-    return channels_ready(input, weight, bias, residual, mean, var, kind == kGroups ? size : 0,
+    return channels_ready(looks, input, weight, bias, residual, mean, var, kind == kGroups ? size : 0,
                           flag(training, "training"));
 }
 
-// The output where no gradient is wanted, or None where the tensors are not ready: both in one call.
+// Each half alone, and both in one call where no gradient is wanted: the output, or None where the tensors are not ready.
+inline nb::object fused_forward(nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
+                                nb::handle residual, nb::handle norm, nb::handle running, nb::handle kind,
+                                nb::handle size, nb::handle training, nb::handle eps, nb::handle code,
+                                nb::handle param) {
+    Looks looks;
+    return looked_forward(looks, ctx, input, weight, bias, residual, norm, running, kind, size, training, eps, code,
+                          param);
+}
+
+inline bool fused_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle running,
+                        nb::handle kind, nb::handle size, nb::handle training) {
+    Looks looks;
+    return looked_ready(looks, input, weight, bias, residual, running, kind, size, training);
+}
+
 inline nb::object fused_inference(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
                                   nb::handle norm, nb::handle running, nb::handle kind, nb::handle size,
                                   nb::handle training, nb::handle eps, nb::handle code, nb::handle param) {
-    if (!fused_ready(input, weight, bias, residual, running, kind, size, training)) return nb::none();
-    return fused_forward(nb::handle(Py_None), input, weight, bias, residual, norm, running, kind, size, training, eps,
-                         code, param);
+    Looks looks;
+    if (!looked_ready(looks, input, weight, bias, residual, running, kind, size, training)) return nb::none();
+    return looked_forward(looks, nb::handle(Py_None), input, weight, bias, residual, norm, running, kind, size,
+                          training, eps, code, param);
 }
 
 // What the backward finds on its context.

@@ -1,6 +1,7 @@
 // The binding layer: the functions of the module. src/normkit/_native.pyi describes them to Python.
 #include "autograd.h"
 #include "older_torch.h"
+#include "pool.h"
 #include "ready.h"
 
 using namespace normkit;
@@ -175,7 +176,10 @@ NB_MODULE(_native, m) {
         return found != nullptr;
     });
     m.def("isa_problem", [] { return isa_problem; });  // why use_isa said no, the last time it did
-    m.def("set_parallel", [](uintptr_t address) { parallel.loop = reinterpret_cast<ParallelFunction>(address); });
+    m.def("set_parallel", [](uintptr_t address) {
+        set_pool(reinterpret_cast<ParallelFunction>(address));
+        parallel.loop = shared_loop();
+    });
     m.def("keep_memory", [](int64_t bytes) { blocks().limit(bytes); });
     m.def("kept_memory", [] { return blocks().waiting(); });
     if (PyModule_AddFunctions(m.ptr(), methods) != 0) nb::raise_python_error();

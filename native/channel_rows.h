@@ -244,11 +244,12 @@ template <class T, Act A, bool R> struct RowsForward {
             rows_shifts(x, rows * times, own, k);
             if (times > 1) repeat_columns(k, own, times), std::fill(k + channels, k + wide, 0.0);
         }
-        const Sweep sums{given ? 0 : plan.blocks, [&](int64_t b) {
+        const Sweep sums{given ? 0 : plan.blocks, bytes, [&](int64_t b) {
                              double* found = partial + 2 * b * wide;
                              rows_sums(x, plan.begin(b), plan.end(b), channels, k, found, found + wide);
                          }};
-        const Sweep merged{times > 1 ? 1 : (channels + kMergeChannels - 1) / kMergeChannels, [&](int64_t i) {
+        const int64_t merges = times > 1 ? 1 : (channels + kMergeChannels - 1) / kMergeChannels;
+        const Sweep merged{merges, 16 * channels * (given ? 1 : plan.blocks), [&](int64_t i) {
                                if (times == 1)
                                    return merge(plan, k, partial, constants, i * kMergeChannels,
                                                 std::min(channels, (i + 1) * kMergeChannels));
@@ -257,11 +258,11 @@ template <class T, Act A, bool R> struct RowsForward {
                                for (Scalar* field : {constants.m, constants.scale, constants.shift})
                                    repeat_columns(field, own, times);
                            }};
-        const Sweep output{y == nullptr ? 0 : plan.blocks, [&](int64_t b) {
+        const Sweep output{y == nullptr ? 0 : plan.blocks, bytes, [&](int64_t b) {
                                for_chunks_backwards(plan.begin(b), plan.end(b), channels * int64_t(sizeof(T)),
                                                     [&](int64_t first, int64_t last) { write(constants, first, last); });
                            }, !given};
-        in_turn(parallel, bytes, [&] { if (stream) stream_fence(); }, sums, merged, output);
+        in_turn(parallel, [&] { if (stream) stream_fence(); }, sums, merged, output);
     }
 };
 

@@ -206,13 +206,13 @@ template <class T, Gate G, bool R> struct RowsBackward {
         repeat_all();
         const bool once = !a.training && !(stream && sizeof(T) == 2);
         const bool summed = a.training || a.dweight.data || a.dbias.data;
-        const Sweep found{summed ? plan.blocks : 0, [&](int64_t b) {
+        const Sweep found{summed ? plan.blocks : 0, bytes, [&](int64_t b) {
                               double* of_block = partial + 2 * b * wide;
                               if (once) sums<true>(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
                               else sums(k, plan.begin(b), plan.end(b), of_block, of_block + wide);
                           }};
         const int64_t merges = times > 1 ? 1 : (channels + kMergeChannels - 1) / kMergeChannels;
-        const Sweep merged{summed ? merges : 0, [&](int64_t i) {
+        const Sweep merged{summed ? merges : 0, 16 * plan.blocks * channels, [&](int64_t i) {
                                if (times == 1)
                                    return merge(plan, k, partial, i * kMergeChannels,
                                                 std::min(channels, (i + 1) * kMergeChannels));
@@ -221,11 +221,11 @@ template <class T, Gate G, bool R> struct RowsBackward {
                                repeat_all();
                            }};
         const bool written = (dx || dresidual) && !(summed && once);
-        const Sweep output{written ? plan.blocks : 0, [&](int64_t b) {
+        const Sweep output{written ? plan.blocks : 0, bytes, [&](int64_t b) {
                                for_chunks_backwards(plan.begin(b), plan.end(b), 2 * channels * int64_t(sizeof(T)),
                                                     [&](int64_t first, int64_t last) { write(k, first, last); });
                            }, summed};
-        in_turn(parallel, bytes, [&] { if (stream) stream_fence(); }, found, merged, output);
+        in_turn(parallel, [&] { if (stream) stream_fence(); }, found, merged, output);
     }
 };
 

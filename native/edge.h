@@ -13,6 +13,7 @@ class Edge {
   public:
     // note: what is said after the error, such as where the tensor comes from.
     explicit Edge(const char* note = "") : note_(note) {}
+    explicit Edge(Looks& looks) : note_(""), looks_(&looks) {}
 
     // The argument, which must not be None.
     static nb::handle given(nb::handle argument, const char* name) {
@@ -23,7 +24,7 @@ class Edge {
     // A tensor of any dtype; nothing for None.
     Tensor any(nb::handle given, const char* name) const {
         if (given.is_none()) return {};
-        Tensor tensor = Tensor::look(given);
+        Tensor tensor = looks_ ? looks_->look(given) : Tensor::look(given);
         if (!tensor) refuse_unseen(given, name);
         if (!tensor.on_cpu()) refuse(PyExc_RuntimeError, name, " is not on the CPU, where the native core computes");
         if (is_doubtful(tensor)) tensor = with_memory(tensor, name);
@@ -159,6 +160,7 @@ class Edge {
     }
 
     const char* note_;
+    Looks* looks_ = nullptr;
 };
 
 }  // namespace normkit

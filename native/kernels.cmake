@@ -12,7 +12,7 @@ function(set_up_kernels target)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
 endfunction()
 
-add_library(normkit_kernels STATIC ${native_dir}/dispatch.cpp ${native_dir}/sweeps.cpp ${native_dir}/scratch.cpp)
+add_library(normkit_kernels STATIC ${native_dir}/dispatch.cpp ${native_dir}/pool.cpp ${native_dir}/sweeps.cpp ${native_dir}/scratch.cpp)
 set_up_kernels(normkit_kernels)
 
 function(add_instruction_set isa level)  # and its flags

@@ -4,6 +4,7 @@
 // Rule: the grid of tasks depends on shapes only, each task is self-contained, merges run in task order. The result is
 // therefore the same bits for every number of threads.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 namespace normkit {
@@ -18,13 +19,20 @@ constexpr int64_t kSerialBytes = 64 * 1024;
 struct Parallel {
     ParallelFunction loop = nullptr;
 
+    // Among how many threads at most it pays to share these tasks, which read so many bytes.
+    int64_t shares(int64_t tasks, int64_t bytes) const {
+        return loop == nullptr || bytes <= kSerialBytes ? std::min(tasks, int64_t(1)) : tasks;
+    }
+
     // body(begin, end) over [0, tasks); bytes: what the whole loop reads, to decide whether threads pay.
     template <class Body> void operator()(int64_t tasks, int64_t bytes, Body&& body) const {
         if (tasks <= 0) return;
-        if (loop == nullptr || tasks == 1 || bytes <= kSerialBytes) {
-            body(int64_t(0), tasks);
-            return;
-        }
+        if (shares(tasks, bytes) == 1) return body(int64_t(0), tasks);
+        share(tasks, body);
+    }
+
+    // The same by threads.
+    template <class Body> void share(int64_t tasks, Body& body) const {
         auto call = [](int64_t begin, int64_t end, void* context) { (*static_cast<Body*>(context))(begin, end); };
         loop(0, tasks, 1, call, &body);
     }

@@ -6,9 +6,9 @@
 namespace normkit {
 
 // Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 beside a half one.
-inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
+inline bool is_vector(Looks& looks, nb::handle handle, int64_t n, int dtype) {
     if (handle.is_none()) return true;
-    const Tensor vector = Tensor::look(handle);
+    const Tensor& vector = looks.look(handle);
     if (!vector || !vector.on_cpu() || vector.rank() != 1 || vector.size(0) != n || !vector.is_contiguous())
         return false;
     const int own = vector.dtype();
@@ -19,25 +19,26 @@ inline bool is_vector(nb::handle handle, int64_t n, int dtype) {
 
 // Tensors with parameters per channel: plain, strided, on the CPU, of fitting sizes and dtypes, not empty; and enough
 // values for each set of statistics: more than one, unless they are given. groups: 0 for the batch's channels.
-inline bool channels_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle mean,
-                           nb::handle var, int64_t groups, bool training) {
-    const Tensor x = Tensor::look(input);
+inline bool channels_ready(Looks& looks, nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual,
+                           nb::handle mean, nb::handle var, int64_t groups, bool training) {
+    const Tensor& x = looks.look(input);
     if (!x || !x.on_cpu() || x.dtype() < 0 || x.rank() < 2 || x.elements() == 0) return false;
     if (!residual.is_none()) {
-        const Tensor r = Tensor::look(residual);
+        const Tensor& r = looks.look(residual);
         if (!r || !r.on_cpu() || r.dtype() != x.dtype() || !r.same_sizes(x)) return false;
     }
     const int64_t c = x.size(1), sets = groups ? x.size(0) * groups : c;
     if (groups < 0 || (groups && c % groups != 0) || (training && x.elements() == sets)) return false;
-    return is_vector(weight, c, x.dtype()) && is_vector(bias, c, x.dtype()) && is_vector(mean, c, -1) &&
-           is_vector(var, c, -1);
+    return is_vector(looks, weight, c, x.dtype()) && is_vector(looks, bias, c, x.dtype()) &&
+           is_vector(looks, mean, c, -1) && is_vector(looks, var, c, -1);
 }
 
 // The same for rows of `width` elements.
-inline bool rows_ready(nb::handle input, nb::handle weight, nb::handle bias, int64_t width) {
-    const Tensor x = Tensor::look(input);
+inline bool rows_ready(Looks& looks, nb::handle input, nb::handle weight, nb::handle bias, int64_t width) {
+    const Tensor& x = looks.look(input);
     if (!x || !x.on_cpu() || x.dtype() < 0 || x.rank() < 1 || x.size(x.rank() - 1) != width) return false;
-    return width > 0 && x.elements() > 0 && is_vector(weight, width, x.dtype()) && is_vector(bias, width, x.dtype());
+    return width > 0 && x.elements() > 0 && is_vector(looks, weight, width, x.dtype()) &&
+           is_vector(looks, bias, width, x.dtype());
 }
 
 // Whether a gradient is plain and has memory, with no torch-dispatch mode around it: what else it may be (a subclass, a

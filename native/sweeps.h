@@ -26,32 +26,37 @@ inline bool claim(std::atomic<int>& by, int number) {
            by.compare_exchange_strong(nobody, number, std::memory_order_relaxed);
 }
 
-// body(task) for each task. again: a sweep over what the first one has read, in the same tasks: a thread begins with those
-// that it took then, the last first, which are nearest.
+// body(task) for each task; bytes: what all of them read. again: a sweep over what the first one has read, in the same
+// tasks: a thread begins with those that it took then, the last first, which are nearest.
 template <class Body> struct Sweep {
-    int64_t tasks;
+    int64_t tasks, bytes;
     Body body;
     bool again = false;
+
+    // By one thread.
+    void run() const {
+        for (int64_t i = 0; i < tasks; ++i) body(again ? tasks - 1 - i : i);
+    }
 };
-template <class Body> Sweep(int64_t, Body) -> Sweep<Body>;
-template <class Body> Sweep(int64_t, Body, bool) -> Sweep<Body>;
+template <class Body> Sweep(int64_t, int64_t, Body) -> Sweep<Body>;
+template <class Body> Sweep(int64_t, int64_t, Body, bool) -> Sweep<Body>;
 
 class Turns {
   public:
     static constexpr int64_t kMostSweeps = 3;
 
-    explicit Turns(std::initializer_list<int64_t> tasks) : most_(*std::max_element(tasks.begin(), tasks.end())) {
+    // places: how many there are to begin at.
+    Turns(int64_t places, std::initializer_list<int64_t> tasks) : places_(places) {
         int64_t total = 0;
         for (int64_t count : tasks) total += count;
         if (total <= kFew) return;
         many_.reset(new std::atomic<int>[size_t(total)]());
         taken_ = many_.get();
     }
-    int64_t most() const { return most_; }
 
     struct Worker {
-        int number;     // from 1
-        int64_t begin;  // of the loop over most() tasks: its place
+        int number;  // from 1
+        int64_t begin;  // its place
         int64_t sweep = 0, offset = 0, before = 0;
     };
     Worker worker(int64_t begin) { return {workers_.fetch_add(1, std::memory_order_relaxed) + 1, begin}; }
@@ -59,7 +64,7 @@ class Turns {
     template <class Body> void take(Worker& w, const Sweep<Body>& sweep) {
         if (w.sweep > 0)
             for (int idle = 0; done_[w.sweep - 1].load(std::memory_order_acquire) < w.before;) wait_for_others(++idle);
-        const int64_t place = w.begin * sweep.tasks / most_;
+        const int64_t place = w.begin * sweep.tasks / places_;
         if (sweep.again)
             for (int64_t i = sweep.tasks - 1; i >= 0; --i) {
                 const int64_t task = (place + i) % sweep.tasks;
@@ -79,7 +84,7 @@ class Turns {
     }
 
     static constexpr int64_t kFew = 96;  // tasks, of which a record needs no memory of its own
-    const int64_t most_;
+    const int64_t places_;
     std::atomic<int> few_[kFew]{};
     std::unique_ptr<std::atomic<int>[]> many_;
     std::atomic<int>* taken_ = few_;         // by which worker, of all sweeps' tasks
@@ -87,16 +92,22 @@ class Turns {
     std::atomic<int> workers_{0};
 };
 
-// leave(): what each thread does at its end. bytes: what the first sweep reads.
+// leave(): what each thread does at its end. Threads are asked for where some sweep pays for them.
 template <class Leave, class... Bodies>
-void in_turn(const Parallel& parallel, int64_t bytes, const Leave& leave, const Sweep<Bodies>&... sweeps) {
+void in_turn(const Parallel& parallel, const Leave& leave, const Sweep<Bodies>&... sweeps) {
     static_assert(sizeof...(Bodies) <= Turns::kMostSweeps);
-    Turns turns({sweeps.tasks...});
-    parallel(turns.most(), bytes, [&](int64_t begin, int64_t) {
+    const int64_t shares = std::max({parallel.shares(sweeps.tasks, sweeps.bytes)...});
+    if (shares <= 1) {
+        (sweeps.run(), ...);
+        return leave();
+    }
+    Turns turns(shares, {sweeps.tasks...});
+    auto work = [&](int64_t begin, int64_t) {
         Turns::Worker worker = turns.worker(begin);
         (turns.take(worker, sweeps), ...);
         leave();
-    });
+    };
+    parallel.share(shares, work);
 }
 
 }  // namespace NK_ISA

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import compatibility
+from . import benchmark_chart, compatibility
 from . import defects as by_torch
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def pages() -> dict[Path, str]:
         | {ROOT / "docs" / "doctor" / name: text for name, text in rules().items()}
         | {
             ROOT / "docs" / "benchmarks.md": render(figures),
+            ROOT / "docs" / "images" / "benchmarks.svg": benchmark_chart.chart(figures),
             ROOT / "docs" / "recognition.md": recognition(),
             ROOT / "docs" / "compatibility.md": compatibility.page(),
         }

@@ -123,13 +123,14 @@ def resolve(activation: str | nn.Module | Activation | None) -> Activation:
     """
     if activation is None:
         return NONE
-    if isinstance(activation, Activation):
-        return activation
-    if isinstance(activation, str):
-        if activation not in _NAMED:
+    if isinstance(activation, str):  # first: the common one, once a call of a layer
+        named = _NAMED.get(activation)
+        if named is None:
             known = ", ".join(sorted(_NAMED))
             raise ValueError(f"activation {activation!r} is not known: expected one of {known}, or a module")
-        return _NAMED[activation]
+        return named
+    if isinstance(activation, Activation):
+        return activation
     if isinstance(activation, nn.Module):
         return _of_module(activation)
     raise TypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .gains import gains_table
 from .results import Document, Row
 from .tables import machine_line, network_table, rows_table, summary_table
 
@@ -10,10 +11,12 @@ HEAD = """# Benchmarks
 <!-- Generated from docs/data/benchmarks.json; edit neither by hand. -->
 
 Measured with `normkit bench` on: {machine}.
+{gains}
+## How it was measured
 
 Every contender computes the same thing: each was held against float64 before it was timed, normkit within the
 bounds of the [contract](contract.md). All of them are called in turn on the same tensors, in an order
-drawn anew each round, with rotating inputs; **x** is the median of the paired ratios of forward + backward, above 1
+drawn anew each round; **x** is the median of the paired ratios of forward + backward, above 1
 where normkit is faster. A suite's figure is the geometric mean over its shapes, with the worst shape named.
 
 **roof** is the share of what `x.clone()` reaches in the same rounds on a tensor of the same size: the fewest bytes the
@@ -27,14 +30,28 @@ formula and its vjp under jax.jit. A dash: the peer does not serve the case.
 with a ReLU through the same Function and core, which passes over memory once forward and once backward (after a
 residual it does not even read x again). No kernel under this call can be faster, however it finds mean and variance.
 
-Repeat with `normkit bench --shapes full --json FILE` and `normkit bench network --json FILE`.
+Repeat with `normkit bench --shapes full --json FILE`, the same with `--shapes quick` and `--cold`, `--busy 1` or
+`--busy 2`, and `normkit bench network --json FILE`.
+"""
+
+GAINS = """
+How many times faster than torch eager a forward and backward is, NCHW / NHWC, float32:
+
+{table}
+
+![How many times faster than torch eager, by operation and condition](images/benchmarks.svg)
+
+*cold*: each call takes inputs that no cache holds, as in a network where other layers work between two norms.
+*quiet*: a few sets of inputs in turn, and nothing else computes. *n busy*: beside n processes that compute all the
+time; there the figure is the ratio of mean times, since a call that waits for a core shows in the mean alone.
 """
 
 
 def render(text: str) -> str:
     """The page for the figures in `text`, the JSON of a `Document`."""
     document = Document.from_json(text)
-    parts = [HEAD.format(machine=machine_line(document))]
+    gained = GAINS.format(table=gains_table(document.rows).markdown()) if document.rows else ""
+    parts = [HEAD.format(machine=machine_line(document), gains=gained)]
     if document.rows:
         parts += ["## Summary\n", summary_table(document.rows).markdown() + "\n"]
     if document.networks:

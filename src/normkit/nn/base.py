@@ -116,15 +116,15 @@ class TrackedNorm(Norm):
 
     def _running(self) -> Running | None:
         """Where this call's running statistics are; None when they are neither used nor moved."""
-        if self.training:
-            mean, var = self._given_statistics()
-            if not self.track_running_stats or mean is None or var is None:
-                return None
-            batches, momentum = self._buffers["num_batches_tracked"], self.momentum
-            if momentum is None and batches is None:
-                return None  # nothing counts the batches of a cumulative average: like torch, do not move
-            return Running(mean, var, batches, momentum, self._deferred)
-        return self._fixed_running()
+        if not self.training:
+            return self._fixed_running()
+        mean, var = self._given_statistics()
+        if not self.track_running_stats or mean is None or var is None:
+            return None
+        batches, momentum = self._buffers["num_batches_tracked"], self.momentum
+        if momentum is None and batches is None:
+            return None  # nothing counts the batches of a cumulative average: like torch, do not move
+        return Running(mean, var, batches, momentum, self._deferred)
 
     def _fixed_running(self) -> Running | None:
         """The same for a call that moves nothing; statistics that came in half precision are made wide first."""
@@ -136,7 +136,7 @@ class TrackedNorm(Norm):
         if mean.dtype is not _FLOAT32 or var.dtype is not _FLOAT32:
             self._widen_statistics()
             mean, var = self._given_statistics()
-        return Running(mean, var, None, None)
+        return Running(mean, var, None, None, None)
 
 
 def is_narrow(tensor: Tensor) -> bool:

@@ -75,10 +75,11 @@ class _BatchNorm(BiasOption, TrackedNorm, BatchNormBase):
         self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
     ) -> Tensor:
         """input: (N, C, *) -> the same shape, dtype and memory format."""
-        if is_proxy(input):
+        if type(input) is not Tensor and is_proxy(input):
             return module_node(self, input, residual=residual, mask=mask, activation=activation)
         self._check_input_dim(input)
-        return run(self._spec(input, activation), input, *self._affine(), residual, mask)
+        weight, bias = self._affine()
+        return run(self._spec(input, activation), input, weight, bias, residual, mask)
 
     def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
         """This call but for its tensors; the layers that build on batch norm say theirs here."""
