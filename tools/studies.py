@@ -42,6 +42,7 @@ def _keep(name: str, jobs: int, out: Path) -> None:
     if path.exists() and is_current(study, json.loads(path.read_text(encoding="utf-8"))):
         print(f"{name}: its record is current")
         return
+    commit = _git("rev-parse", "HEAD")  # before the runs: the tree may move on meanwhile
     store, preset = prepare(False, None, None, out / f"{name}-{rule_sha256(study)[:12]}")
     presets = blocks(preset)
     total = sum(len(study.plan(preset)) for preset in presets)
@@ -55,7 +56,7 @@ def _keep(name: str, jobs: int, out: Path) -> None:
 
     run_studies([study], presets, store, advance, jobs)
     facts = {
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit,
         "date": datetime.date.today().isoformat(),
         "made_with": made_with(preset),
     }

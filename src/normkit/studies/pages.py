@@ -62,6 +62,9 @@ written beside it and can fail. `normkit study` runs them all, `normkit study NA
 - That word is stated only if {ENOUGH:.0%} of {RESAMPLES:,} resamples of the seeds, judged anew, give it too, and a
   block of {FRESH_SEEDS} fresh seeds as well; else *undecided* is stated, with the word it leans to. {OPTIMISTIC}
 
+Margins were set before the runs of this edition, knowing those of the one before; a page names each rule that was
+changed after results had been seen.
+
 The runs behind each page are in [docs/data/studies](../data/studies): 20 seeds and the fresh block.
 """
 
@@ -118,6 +121,7 @@ def _unrun(study: Study, record: Record | None) -> str:
 
 def _found(study: Study, record: Record) -> str:
     verdict = record["verdict"]
+    on = f", on {record['data']}" if "data" in record["shared"] else ""  # else the study draws its own numbers
     pictures = "\n\n".join(
         f"![{plot.title}]({_file(study, i)})\n\n{plot.description}" for i, plot in _plots(study, record)
     )
@@ -139,7 +143,7 @@ def _found(study: Study, record: Record) -> str:
 **Stability.** {record["stability"]:.1%} of {RESAMPLES:,} resamples of the {len(record["seeds"])} seeds give the rule's
 word, *{verdict["rule_word"]}*; the block of fresh seeds gives *{record["fresh"]["word"]}*. {OPTIMISTIC}
 
-**Made.** {record["date"]}, commit {record["commit"][:10]}, {record["made_with"]}, on {record["data"]},
+**Made.** {record["date"]}, commit {record["commit"][:10]}, {record["made_with"]}{on},
 {record["seconds"]} seconds of one core; rule {record["rule_sha256"][:12]}; runs in
 [{study.name}.json](../data/studies/{study.name}.json).
 
