@@ -133,7 +133,7 @@ def test_a_finished_run_that_holds_something_else_is_the_file_s_fault(
     result: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, preset = STUDIES["step_sign"], conduct._preset(True, None, "digits", 0)
-    store = Store(tmp_path, conduct.made_with(preset))
+    store = Store(tmp_path, conduct.made_with(preset), conduct.rules())
     for params in chain.plan(preset):
         store.add("step_sign", Run(params, result, 0.1))
     assert cli.main(["study", "step_sign", "--quick", "--data", "digits", "--out", str(tmp_path)]) == 2

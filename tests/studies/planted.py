@@ -203,10 +203,22 @@ def _placement(params: Params, holds: bool, clear: bool) -> Result:
                     else 0.5)  # fmt: skip
 
 
+def _covariate_shift(params: Params, holds: bool, clear: bool) -> Result:
+    arm, jitter = params["arm"], _jitter(params["seed"])
+    if holds:
+        drift, accuracy = {"none": (0.4, 0.7), "batch norm": (0.1, 0.8), "noisy batch norm": (0.9, 0.6)}[arm]
+    else:
+        drift, accuracy = {"none": (0.1, 0.7), "batch norm": (0.4, 0.6), "noisy batch norm": (0.9, 0.9)}[arm]
+    marks = [[-1.0, 0.0, 1.0]] * tuned.LOOKS
+    moved = {"percentiles": marks, "drift": drift + jitter, "range": drift + jitter, "turn": 1.0}
+    return {**_trained(accuracy + jitter * (arm == "noisy batch norm")), **moved}
+
+
 RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "step_sign": _step_sign,
     "vanishing_gradient": _vanishing_gradient,
     "initialization": _initialization,
+    "covariate_shift": _covariate_shift,
     "scale_invariance": _scale_invariance,
     "learning_rate": _learning_rate,
     "convergence": _convergence,

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 import normkit as nk
-from normkit.studies import Run, data, nets, scale_invariance, step_sign, train_test_gap, training, tuned
+from normkit.studies import (
+    Run,
+    covariate_shift,
+    data,
+    nets,
+    scale_invariance,
+    step_sign,
+    train_test_gap,
+    training,
+    tuned,
+)
 from normkit.studies import vanishing_gradient as vanishing
 from normkit.studies.corruptions import CORRUPTIONS, corrupted
 from normkit.studies.population import with_population_statistics, without_initial_value
@@ -101,6 +111,20 @@ def test_the_initial_value_is_divided_out_of_a_running_average() -> None:
         assert torch.allclose(found.running_mean, x.mean(0), rtol=1e-5)
         assert torch.allclose(found.running_var, x.var(0), rtol=1e-5)
         assert not torch.allclose(layer[0].running_mean, x.mean(0), rtol=0.1)
+
+
+def test_drift_is_the_way_of_the_medians_in_deviations() -> None:
+    x = torch.randn(301, 4, generator=torch.Generator().manual_seed(0))
+    assert covariate_shift.drift([x, x, x]) == 0.0
+    assert covariate_shift.drift([x, x + 2 * x.std(0)]) == pytest.approx(2.0, rel=1e-4)
+    assert covariate_shift.drift([5 * x, 5 * x + 10 * x.std(0)]) == pytest.approx(2.0, rel=1e-4)  # whatever the scale
+
+
+def test_noise_is_for_training_alone_and_moves_the_units() -> None:
+    noise, x = covariate_shift.Noise(3), torch.randn(1000, 3)
+    assert torch.equal(noise.eval()(x), x)
+    assert (noise.train()(x).mean(0) - x.mean(0)).abs().max() > 0.1
+    assert not torch.equal(noise(x), noise(x))
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import UsageError
 from .affine_ablation import STUDY as _affine_ablation
 from .convergence import STUDY as _convergence
+from .covariate_shift import STUDY as _covariate_shift
 from .depth import STUDY as _depth
 from .distribution_shift import STUDY as _distribution_shift
 from .initialization import STUDY as _initialization
@@ -25,6 +26,7 @@ STUDIES: dict[str, Study] = {
         _step_sign,
         _vanishing_gradient,
         _initialization,
+        _covariate_shift,
         _scale_invariance,
         _learning_rate,
         _convergence,

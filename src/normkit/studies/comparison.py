@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import plots
 from .study import Plot, Run, seeds_of
 
-Reading = Callable[[Sequence[Run], Any], float]  # from the runs of one seed and a place on the x axis, in %
+Reading = Callable[..., float]  # from the runs of one seed and a place on the x axis, in %
 
 
 def compared(
     key: str,
     runs: Sequence[Run],
     places: Sequence[Any],
-    arms: dict[str, Reading],
-    differences: dict[str, Reading],
+    arms: Mapping[str, Reading],
+    differences: Mapping[str, Reading],
     titles: tuple[str, str, str],
     description: str,
     scale: str = "linear",

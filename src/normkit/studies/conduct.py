@@ -85,7 +85,12 @@ def prepare(
     _verify(seeds, first_seed, jobs)
     preset = _preset(quick, seeds, data.DEFAULT if source is None else source, first_seed)
     data.load(preset.data)  # a file that cannot serve is refused here
-    return Store(out, made_with(preset)), preset
+    return Store(out, made_with(preset), rules()), preset
+
+
+def rules() -> dict[str, str]:
+    """The hash of each study's experiment and rule: a run of another one is no run of this."""
+    return {name: rule_sha256(study) for name, study in STUDIES.items()}
 
 
 def conduct(

@@ -52,7 +52,7 @@ PARTS = (
 def plot(runs: Sequence[Run]) -> list[Plot]:
     from .comparison import compared
 
-    arms = {place: lambda r, a, place=place: accuracy(r, activation=a, place=place) for place in PLACES}
+    arms = {str(place): lambda r, a, place=place: accuracy(r, activation=a, place=place) for place in PLACES}
     apart = {f"{place}": lambda r, a, place=place: -ahead(r, a, place) for place in PLACES[1:]}
     description = (
         f"Left: test accuracy of networks of {DEPTH} layers with batch norm before each activation, after it, or both, "

@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from . import verdict as verdict_module
@@ -27,8 +28,12 @@ def rule_sha256(study: Study) -> str:
     """Of the study's file without its plots and texts, the words of its rule, and the code that judges; no comments."""
     own = importlib.import_module(f"{__package__}.{study.name}")
     parts = [*(ast.unparse(node) for node in _bare(inspect.getsource(own))), study.rule]
-    parts += [ast.unparse(node) for node in _bare(inspect.getsource(verdict_module))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join([*parts, *_judging()]).encode()).hexdigest()
+
+
+@cache
+def _judging() -> list[str]:
+    return [ast.unparse(node) for node in _bare(inspect.getsource(verdict_module))]
 
 
 def make(study: Study, preset: Preset, runs: Sequence[Run], fresh: Sequence[Run], facts: Mapping[str, str]) -> Record:
