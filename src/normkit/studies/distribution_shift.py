@@ -179,7 +179,7 @@ STUDY = Study(
     advice="With test batches of 100 and more of mixed classes, adapt. With small ones choose the prior on data like "
     "that which will come; never adapt to a stream that comes sorted.",
     papers=("Schneider et al. 2020, arXiv:2006.16971", "Li et al. 2017, arXiv:1603.04779"),
-    seconds=(4.5, 12.0),
+    seconds=(6.0, 14.0),
     plan=plan,
     run=run,
     plot=plot,

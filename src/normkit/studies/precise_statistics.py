@@ -224,7 +224,7 @@ STUDY = Study(
     advice="Call recalibrate with about a thousand images after training; sequential=True where they come in batches "
     "under 32. Do not lower the momentum to have a better average: the lag costs more than the noise.",
     papers=("Wu & Johnson 2021, arXiv:2105.07576", "Ioffe & Szegedy 2015, arXiv:1502.03167"),
-    seconds=(2.7, 10.0),
+    seconds=(3.6, 12.0),
     plan=plan,
     run=run,
     plot=plot,

@@ -167,7 +167,7 @@ STUDY = Study(
     advice="Validate early checkpoints with recalibrate; at the end of a decayed training the running average will do. "
     "Use the test batch's statistics only on mixed batches.",
     papers=("Wu & Johnson 2021, arXiv:2105.07576", "Schneider et al. 2020, arXiv:2006.16971"),
-    seconds=(2.5, 8.0),
+    seconds=(4.0, 12.0),
     plan=plan,
     run=run,
     plot=plot,
