@@ -76,7 +76,58 @@ def scenarios(rank: int) -> dict[str, Any]:
     nk.recalibrate(alone, shards(rank), distributed=False)
     found["empty"], found["alone"] = statistics(empty), statistics(alone)
     found["error"] = failure_of_one(rank)
+    found["buffers"] = buffers_of(rank)
+    found["buffer_errors"] = {name: refused(spoil(rank), **options(rank)) for name, (spoil, options) in SPOILED.items()}
     return found
+
+
+def parted(rank: int) -> nn.Module:
+    """A model whose statistics have moved by this rank's batches alone."""
+    torch.manual_seed(0)
+    model = net().train()
+    with torch.no_grad():
+        for batch in shards(rank):
+            model(batch + 9 * rank)
+    return model
+
+
+def buffers_of(rank: int) -> dict[str, Any]:
+    """Before and after `sync_buffers`, and how many collectives it took."""
+    model = parted(rank)
+    identities = [id(buffer) for buffer in model.buffers()]
+    before = statistics(model)
+    with CountsCollectives() as collectives:
+        names = nk.sync_buffers(nn.parallel.DistributedDataParallel(model, broadcast_buffers=False), weight=1.0 + rank)
+    same = identities == [id(buffer) for buffer in model.buffers()]
+    return {"before": before, "after": statistics(model), "names": names, "count": collectives.count, "same": same}
+
+
+def with_nan(rank: int) -> nn.Module:
+    model = parted(rank)
+    if rank == 1:
+        next(model.buffers()).fill_(float("nan"))
+    return model
+
+
+SPOILED: dict[str, Any] = {
+    "shapes": (lambda rank: nn.BatchNorm1d(3 + rank), lambda rank: {}),
+    "layers": (lambda rank: nn.Linear(1, 1) if rank else parted(rank), lambda rank: {}),
+    "nan": (with_nan, lambda rank: {}),
+    "weight": (parted, lambda rank: {"weight": -1.0 if rank else 1.0}),
+    "no_weight": (parted, lambda rank: {"weight": 0.0}),
+    "nan_without_weight": (with_nan, lambda rank: {"weight": 1.0 - rank}),
+}
+
+
+def refused(model: nn.Module, **options: Any) -> tuple[str, bool]:
+    """(the error, whether the model stayed as it was)."""
+    before, text = statistics(model), ""
+    try:
+        nk.sync_buffers(model, **options)
+    except ValueError as error:
+        text = str(error)
+    after = statistics(model)
+    return text, all(torch.equal(before[k].nan_to_num(), after[k].nan_to_num()) for k in before)
 
 
 def ddp_model(rank: int) -> nn.Module:
@@ -176,11 +227,60 @@ def test_a_failing_rank_ends_the_others_and_no_model_changes(results: list[dict[
     assert failed_kept
 
 
+def test_buffers_of_all_ranks_are_merged_as_moments(results: list[dict[str, Any]]) -> None:
+    found = [result["buffers"] for result in results]
+    states = [part["before"] for part in found]
+    expected = nk.merge_statistics(states, weights=[1.0, 2.0])
+    for part in found:
+        assert part["names"]
+        assert part["same"], "written in place"
+        assert part["count"] == 2, "the header, and all layers in one"
+        for key, value in expected.items():
+            assert torch.equal(part["after"][key], value), key
+    key = next(key for key in expected if key.endswith("running_var"))
+    averaged = (states[0][key] + 2 * states[1][key]) / 3
+    assert (expected[key] > averaged + 0.01).all(), "the spread between the ranks belongs to it"
+
+
+@pytest.mark.parametrize(
+    ("case", "by_rank"),
+    [
+        ("shapes", ["rank 1 has other layers with running statistics, or other shapes, than rank 0"] * 2),
+        ("layers", ["rank 1 has other layers"] * 2),
+        ("nan", ["the statistics of rank 1 cannot be merged", "holds NaN or Inf"]),
+        ("weight", ["the statistics of rank 1 cannot be merged", "weight must be a finite number of at least 0"]),
+        ("no_weight", ["weight is 0 on every rank"] * 2),
+    ],
+)
+def test_buffers_that_cannot_be_merged_raise_on_every_rank(
+    results: list[dict[str, Any]], case: str, by_rank: list[str]
+) -> None:
+    for result, expected in zip(results, by_rank, strict=True):
+        text, unchanged = result["buffer_errors"][case]
+        assert expected in text
+        assert unchanged
+
+
+def test_a_rank_of_no_weight_takes_what_the_others_have(results: list[dict[str, Any]]) -> None:
+    assert results[0]["buffer_errors"]["nan_without_weight"] == ("", True)
+    assert results[1]["buffer_errors"]["nan_without_weight"][0] == ""
+    assert not results[1]["buffer_errors"]["nan_without_weight"][1], "its NaN is gone"
+
+
 def test_gathered_tensors_keep_shape_and_dtype(results: list[dict[str, Any]]) -> None:
     for found in results:
         for rank, (vector, number) in enumerate(found["gathered"]):
             assert torch.equal(vector, torch.full((2,), float(rank)))
             assert torch.equal(number, torch.tensor(rank))
+
+
+def test_buffers_of_the_only_rank_stay() -> None:
+    model = net()
+    before = statistics(model)
+    assert nk.sync_buffers(model)
+    assert all(torch.equal(before[key], value) for key, value in statistics(model).items())
+    with pytest.raises(ValueError, match="weight must be a finite number"):
+        nk.sync_buffers(model, weight=float("nan"))
 
 
 def test_without_torch_distributed_it_is_the_only_rank() -> None:

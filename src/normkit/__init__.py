@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .statistics.deferred import deferred_statistics
     from .statistics.merge import merge_statistics
     from .statistics.recalibrate import recalibrate
+    from .statistics.sync_buffers import sync_buffers
     from .surgery.accelerate import accelerate
     from .surgery.changes import changes
     from .surgery.convert import convert
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ON_DEMAND = {
-    **dict.fromkeys(("adapt", "deferred_statistics", "merge_statistics", "recalibrate"), "statistics"),
+    **dict.fromkeys(("adapt", "deferred_statistics", "merge_statistics", "recalibrate", "sync_buffers"), "statistics"),
     **dict.fromkeys(("accelerate", "changes", "convert", "fold", "freeze", "parameter_groups", "unfreeze"), "surgery"),
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
@@ -62,6 +63,7 @@ __all__ = [
     "parameter_groups",
     "recalibrate",
     "recompute_outputs",
+    "sync_buffers",
     "testing",
     "unfreeze",
     *_layers,

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from . import _torch
+
 Group: TypeAlias = "dist.ProcessGroup | None"  # None: the default group
 
 
@@ -26,6 +28,11 @@ def is_distributed(group: Group = None) -> bool:
     return is_initialized() and dist.get_world_size(group) > 1
 
 
+def is_member(group: Group = None) -> bool:
+    """Whether this rank is in `group`; without torch.distributed it is the only one."""
+    return not is_initialized() or dist.get_rank(group) >= 0
+
+
 def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]:
     """The tensors of every rank, by rank, in the dtypes and on the devices they came with; one collective in float64.
 
@@ -35,12 +42,29 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
         return [list(tensors)]
     home = _bucket_device(group)
     bucket = torch.cat([tensor.detach().to(device=home, dtype=torch.float64).reshape(-1) for tensor in tensors])
-    parts = [torch.empty_like(bucket) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, bucket, group=group)
+    parts = _gathered(bucket, group)
     sizes = [tensor.numel() for tensor in tensors]
     return [
         [piece.view(own.shape).to(own) for piece, own in zip(part.split(sizes), tensors, strict=True)] for part in parts
     ]
+
+
+def _gathered(bucket: Tensor, group: Group) -> list[Tensor]:
+    count = dist.get_world_size(group)
+    if torch.compiler.is_compiling():
+        return list(_torch.all_gather_in_graph(bucket, group).view(count, -1))
+    parts = [torch.empty_like(bucket) for _ in range(count)]
+    dist.all_gather(parts, bucket, group=group)
+    return parts
+
+
+def total(value: Tensor, group: Group = None) -> Tensor:
+    """The sum of a tensor over the ranks, on every rank."""
+    if torch.compiler.is_compiling():
+        return _torch.all_reduce_in_graph(value, group)
+    found = value.contiguous().clone()
+    dist.all_reduce(found, group=group)
+    return found
 
 
 def _bucket_device(group: Group) -> torch.device:

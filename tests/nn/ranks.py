@@ -5,9 +5,10 @@ Bounded in time: the processes get `LIMIT` seconds together and are killed after
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._dynamo.testing import AotEagerAndRecordGraphs
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
@@ -31,6 +33,7 @@ SIZES = {
     "cumulative": (3, 4),
 }
 CASES = list(SIZES)
+COMPILED = ("even", "uneven", "masked")
 
 
 class Fused(NamedTuple):
@@ -104,6 +107,24 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor, mask: Tensor | None) -> dict[s
     return found | {name: b.clone() for name, b in layer.named_buffers()}
 
 
+def compiled_step(case: str, x: Tensor | None, dy: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+    """The same through torch.compile in one graph; and how many graphs, and collectives of theirs, there were."""
+    assert x is not None
+    assert dy is not None
+    backend = AotEagerAndRecordGraphs()
+    layer = nk.SyncBatchNorm(3, **_options(case))  # type: ignore[arg-type]  # options by name
+    compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=False)
+    found = step(compiled, x, dy, mask)
+    found = {name.replace("_orig_mod.", ""): value for name, value in found.items()}
+    counts = [len(backend.graphs), *(_collectives(graphs) for graphs in (backend.fw_graphs, backend.bw_graphs))]
+    return {**found, "counts": torch.tensor(counts)}
+
+
+def _collectives(graphs: list[torch.fx.GraphModule]) -> int:
+    nodes = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    return sum("_c10d_functional" in target and "wait" not in target for target in nodes)
+
+
 def one_process(case: str) -> dict[str, Tensor]:
     """The truth: batch norm of both batches together."""
     return step(nk.BatchNorm1d(3, **_options(case)), *batch(case))  # type: ignore[arg-type]  # options by name
@@ -157,6 +178,36 @@ def run(folder: Path, environment: Mapping[str, str]) -> list[dict[str, Tensor]]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+DISAGREE: dict[str, Callable[[int], Tensor]] = {
+    "channels": lambda rank: torch.randn(4, 3 + rank),
+    "dtype": lambda rank: torch.randn(4, 3, dtype=torch.float64 if rank else torch.float32),
+}
+
+
+def disagreements(rank: int) -> dict[str, Tensor]:
+    """The bytes of the error, by what the ranks disagree about; afterwards they synchronise as before."""
+    found = {}
+    for name, made in DISAGREE.items():
+        x = made(rank)
+        found[f"disagree.{name}"] = _error(nk.SyncBatchNorm(x.shape[1], dtype=x.dtype), x)
+    layers, inputs = [nk.SyncBatchNorm(3), nk.SyncBatchNorm(5)], [torch.randn(4, 3), torch.randn(4, 5)]
+    for layer, x in zip(layers, inputs, strict=True):
+        layer(x)  # agreed once
+    os.environ["NORMKIT_CHECK_RANKS"] = "1"
+    found["disagree.later"] = _error(layers[rank], inputs[rank])
+    del os.environ["NORMKIT_CHECK_RANKS"]
+    found["agree.after"] = layers[0](inputs[0]).detach()
+    return found
+
+
+def _error(layer: nn.Module, x: Tensor) -> Tensor:
+    try:
+        layer(x)
+    except RuntimeError as error:
+        return torch.tensor(list(str(error).encode()), dtype=torch.uint8)
+    return torch.zeros(0, dtype=torch.uint8)
+
+
 def _rank(folder: Path, rank: int) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT)
@@ -175,6 +226,9 @@ def _rank(folder: Path, rank: int) -> None:
     for case in ("uneven", "one_empty"):
         x = batch(case)[0].split(list(SIZES[case]))[rank]
         found[f"{case}.second"] = second_derivative(nk.SyncBatchNorm(3, EPS).double(), x)
+    for case in COMPILED:
+        x, dy, mask = (None if t is None else t.split(list(SIZES[case]))[rank] for t in batch(case))
+        found |= {f"compiled.{case}.{name}": value for name, value in compiled_step(case, x, dy, mask).items()}
     model = DistributedDataParallel(_model(nk.SyncBatchNorm(4, EPS, MOMENTUM)))
     found |= {f"ddp.{k}": v for k, v in train(model, batch("even")[0].split([4, 4])[rank]).items()}
     found["one_each"] = nk.SyncBatchNorm(3)(torch.full((1, 3), float(rank))).detach()
@@ -182,6 +236,7 @@ def _rank(folder: Path, rank: int) -> None:
         nk.SyncBatchNorm(3)(torch.zeros(1 - rank, 3))
     except ValueError:
         found["one_in_all_raised"] = torch.ones(())
+    found |= disagreements(rank)
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

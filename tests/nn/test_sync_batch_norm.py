@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -97,6 +98,36 @@ def test_two_ranks_equal_one_process_with_residual_and_activation(
         # two results, each within a few roundings of what its sums are made of; softsign squeezes values of 8 below 1
         bound = 16 * unit * value.double().abs().max().clamp(min=8.0)
         assert (together - value.double()).abs().max() <= bound, name
+
+
+@pytest.mark.parametrize("case", ranks.COMPILED)
+def test_a_compiled_layer_is_one_graph_with_a_collective_each_way(
+    case: str, two_ranks: list[dict[str, torch.Tensor]]
+) -> None:
+    """torch's own layer breaks the graph at its collectives."""
+    for rank in two_ranks:
+        assert rank[f"compiled.{case}.counts"].tolist() == [1, 1, 1], "graphs, collectives forward and backward"
+        for name in ("y", "dx", "dweight", "dbias", "running_mean", "running_var", "num_batches_tracked"):
+            assert_equal64(rank[f"compiled.{case}.{name}"].double(), rank[f"{case}.{name}"].double(), name)
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("channels", "with 3 channels of float32, rank 1 at call {}, with 4 channels of float32"),
+        ("dtype", "with 3 channels of float32, rank 1 at call {}, with 3 channels of float64"),
+        ("later", "with 3 channels of float32, rank 1 at call {}, with 5 channels of float32"),
+    ],
+)
+def test_ranks_that_disagree_are_named_on_every_rank_before_the_payload_travels(
+    case: str, said: str, two_ranks: list[dict[str, torch.Tensor]]
+) -> None:
+    for rank in two_ranks:
+        text = bytes(rank[f"disagree.{case}"].tolist()).decode()
+        call = re.search(r"rank 0 is at call (\d+)", text)
+        assert call is not None, text
+        assert said.format(call[1]) in text
+        assert rank["agree.after"].isfinite().all(), "the group goes on"
 
 
 def test_recomputed_outputs_take_no_second_collective(two_ranks: list[dict[str, torch.Tensor]]) -> None:

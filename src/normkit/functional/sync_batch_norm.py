@@ -16,23 +16,24 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
-from ..distributed import gather
+from ..distributed import gather, total
 from ..kernels import composed, native
 from ..moments import Moments
-from . import _autograd, running
+from . import _autograd, agreement, running
 from .batch_norm import BatchNormSpec, verify
 from .running import Running
 from .spec import NormSpec
 
 
-def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None) -> BatchNormSpec:
-    """The training batch norm under the moments of all ranks of a group."""
-    return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group)
+def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None, layer: nn.Module) -> BatchNormSpec:
+    """The training batch norm of a layer under the moments of all ranks of a group."""
+    due = agreement.is_due(layer, group)
+    return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group, due)
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +48,7 @@ class SyncBatchNormSpec(BatchNormSpec):
     """
 
     group: dist.ProcessGroup | None = None
+    agrees: bool = False  # whether the ranks first say which call this is
 
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
@@ -107,6 +109,10 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     def _whole(self, own: Moments, input: Tensor) -> Moments:
         """The moments of all ranks' batches, which move the running statistics."""
+        if not torch.compiler.is_compiling():
+            number = agreement.count(self.group)
+            if self.agrees:
+                agreement.verify(input, number, self.group)
         whole = of_all_ranks(own, self.group)
         if input.device.type == "cpu" and not torch.compiler.is_compiling() and int(whole.count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
@@ -199,7 +205,9 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         own_mean, mean = ctx.saved_tensors
-        dmean, dm2 = _Sum.apply(torch.stack(gradients), ctx.group)
+        wanted = torch.stack(gradients)
+        # a compiled graph holds the first derivative alone
+        dmean, dm2 = total(wanted, ctx.group) if torch.compiler.is_compiling() else _Sum.apply(wanted, ctx.group)
         own = ctx.own_count * (dmean / ctx.count + 2 * (own_mean - mean) * dm2)
         return own, dm2, None, None, None, None, None
 
@@ -211,9 +219,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         value, group = arguments
         ctx.group = group
-        total = value.contiguous().clone()
-        dist.all_reduce(total, group=group)
-        return total
+        return total(value, group)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:

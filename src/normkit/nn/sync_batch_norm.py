@@ -39,6 +39,8 @@ class SyncBatchNorm(_BatchNorm):
 
     Raises:
         ValueError: fewer than two axes, no channels, or one value per channel in training; torch's texts.
+        RuntimeError: at a layer's first call, and at every call with NORMKIT_CHECK_RANKS=1: the ranks are at different
+            calls, channels or dtypes; on every rank, with the ranks named.
 
     Reference: Ioffe & Szegedy (2015), Batch Normalization. https://arxiv.org/abs/1502.03167
     """
@@ -70,7 +72,7 @@ class SyncBatchNorm(_BatchNorm):
         spec = super()._spec(input, activation)
         if not (self.training and is_distributed(self.process_group)):
             return spec
-        return synchronised(spec, self.process_group)
+        return synchronised(spec, self.process_group, self)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

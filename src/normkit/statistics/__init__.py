@@ -6,6 +6,7 @@ from .distance import distance
 from .merge import merge_statistics
 from .recalibrate import recalibrate
 from .report import LayerReport, Recalibration
+from .sync_buffers import sync_buffers
 
 __all__ = [
     "Adaptation",
@@ -16,4 +17,5 @@ __all__ = [
     "distance",
     "merge_statistics",
     "recalibrate",
+    "sync_buffers",
 ]

@@ -54,12 +54,12 @@ def merge_statistics(
     """
     states = _states(models)
     shares = _weights(weights, len(states))
-    found = [_statistics(state) for state in states]
+    found = [statistics_of(state) for state in states]
     for index, other in enumerate(found):
         _check_same(found[0], other, index)
     used = [(part, share, index) for index, (part, share) in enumerate(zip(found, shares, strict=True)) if share > 0]
     for part, _, index in used:
-        _check_values(part, index)
+        check_finite(part, f"models[{index}]")
     merged: dict[str, Tensor] = {}
     for key, first in found[0].items():
         parts = [part[key].detach() for part, _, _ in used]
@@ -107,7 +107,7 @@ def _weights(weights: Sequence[float] | Tensor | None, models: int) -> list[floa
     return found
 
 
-def _statistics(state: State) -> dict[str, Tensor]:
+def statistics_of(state: State) -> dict[str, Tensor]:
     """The entries of the layers that keep one mean and variance a channel."""
     layers = [key.removesuffix(_MEAN) for key in state if key == _MEAN or key.endswith("." + _MEAN)]
     kept = {layer for layer in layers if layer + _VAR in state and _per_channel(state, layer)}
@@ -131,16 +131,23 @@ def _check_same(first: dict[str, Tensor], other: dict[str, Tensor], index: int) 
         if keys:
             shown = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
             raise ValueError(f"models[{index}] {what} {shown}: expected the keys of models[0], of one architecture")
+    check_readable(other, f"models[{index}]")
     for key, value in other.items():
-        if is_lazy(value) or value.is_meta:
-            why = "is lazy and has no shape yet" if is_lazy(value) else "is on the meta device and has no values"
-            raise ValueError(f"{key} of models[{index}] {why}")
         if value.shape != first[key].shape:
             expected, got = tuple(first[key].shape), tuple(value.shape)
             raise ValueError(f"{key} of models[{index}] has shape {got}, expected {expected} as in models[0]")
 
 
-def _check_values(part: dict[str, Tensor], index: int) -> None:
+def check_readable(part: dict[str, Tensor], model: str) -> None:
+    """ValueError for a tensor without a shape or without values; `model`: what the error calls its model."""
+    for key, value in part.items():
+        if is_lazy(value) or value.is_meta:
+            why = "is lazy and has no shape yet" if is_lazy(value) else "is on the meta device and has no values"
+            raise ValueError(f"{key} of {model} {why}")
+
+
+def check_finite(part: dict[str, Tensor], model: str) -> None:
+    """ValueError for NaN or Inf."""
     for key, value in part.items():
         if not bool(value.isfinite().all()):
-            raise ValueError(f"{key} of models[{index}] holds NaN or Inf: leave that model out, or give it weight 0")
+            raise ValueError(f"{key} of {model} holds NaN or Inf: leave that model out, or give it weight 0")
