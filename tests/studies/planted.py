@@ -214,10 +214,18 @@ def _covariate_shift(params: Params, holds: bool, clear: bool) -> Result:
     return {**_trained(accuracy + jitter * (arm == "noisy batch norm")), **moved}
 
 
+def _regularization(params: Params, holds: bool, clear: bool) -> Result:
+    arm, jitter = params["arm"], _jitter(params["seed"])
+    good = (arm == "batch norm, 8") == holds
+    accuracy = 0.8 + jitter * (arm == "batch norm, 8") if good else 0.6
+    return {**_trained(accuracy), "trained": 0.9}
+
+
 RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "step_sign": _step_sign,
     "vanishing_gradient": _vanishing_gradient,
     "initialization": _initialization,
+    "regularization": _regularization,
     "covariate_shift": _covariate_shift,
     "scale_invariance": _scale_invariance,
     "learning_rate": _learning_rate,

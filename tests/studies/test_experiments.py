@@ -12,6 +12,7 @@ from normkit.studies import (
     covariate_shift,
     data,
     nets,
+    regularization,
     scale_invariance,
     step_sign,
     train_test_gap,
@@ -111,6 +112,18 @@ def test_the_initial_value_is_divided_out_of_a_running_average() -> None:
         assert torch.allclose(found.running_mean, x.mean(0), rtol=1e-5)
         assert torch.allclose(found.running_var, x.var(0), rtol=1e-5)
         assert not torch.allclose(layer[0].running_mean, x.mean(0), rtol=0.1)
+
+
+def test_a_frozen_norm_stays_under_its_running_statistics() -> None:
+    net = nn.Sequential(regularization.Freezing(3))
+    x = torch.randn(20, 3)
+    net(x)
+    net[0].is_frozen = True
+    net.eval().train()
+    before = net[0].running_mean.clone()
+    assert torch.equal(net(x + 5), net.eval()(x + 5))
+    assert torch.equal(net[0].running_mean, before)
+    assert regularization.Freezing(3).train().training
 
 
 def test_drift_is_the_way_of_the_medians_in_deviations() -> None:

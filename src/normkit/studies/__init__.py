@@ -12,6 +12,7 @@ from .initialization import STUDY as _initialization
 from .learning_rate import STUDY as _learning_rate
 from .placement import STUDY as _placement
 from .precise_statistics import STUDY as _precise_statistics
+from .regularization import STUDY as _regularization
 from .scale_invariance import STUDY as _scale_invariance
 from .small_batch import STUDY as _small_batch
 from .step_sign import STUDY as _step_sign
@@ -26,6 +27,7 @@ STUDIES: dict[str, Study] = {
         _step_sign,
         _vanishing_gradient,
         _initialization,
+        _regularization,
         _covariate_shift,
         _scale_invariance,
         _learning_rate,
