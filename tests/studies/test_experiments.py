@@ -210,10 +210,11 @@ def test_a_training_repeats_itself_bit_for_bit(norm: nets.Norm) -> None:
     assert results[0][1] < 0.9  # better than one in ten: it learned
 
 
-def test_a_training_that_diverges_says_so() -> None:
+@pytest.mark.parametrize(("norm", "rate"), [("none", 1e6), ("batch", 1e30)])
+def test_a_training_that_diverges_says_so_and_warns_of_nothing(norm: nets.Norm, rate: float) -> None:
     images = data.load("digits")
-    model = nets.conv_net(images, "none", 0, width=4)
-    assert not training.train(model, images, training.Plan(16, 60, 1e6), seed=0)
+    model = nets.conv_net(images, norm, 0, width=4)
+    assert not training.train(model, images, training.Plan(16, 60, rate), seed=0)
 
 
 def test_answers_that_are_not_finite_are_wrong_answers() -> None:
