@@ -1,0 +1,110 @@
+"""A rank that dies or hangs: the other one gets an error within the group's timeout, and never a wrong number."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import normkit as nk
+
+TIMEOUT = 20.0  # seconds of the group
+LIMIT = 150.0  # seconds for a case; a start under load takes twenty
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's file store is for POSIX here")
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nk.SyncBatchNorm(5))
+
+
+def lose(how: str) -> None:
+    """What the lost rank does: it ends at once, or says nothing until long after the timeout."""
+    if how == "dies":
+        os._exit(1)
+    time.sleep(LIMIT)
+
+
+def forward(rank: int, how: str) -> None:
+    model, x = net(), torch.randn(4, 3)
+    model(x)
+    if rank == 1:
+        lose(how)
+    model(x)
+
+
+def backward(rank: int, how: str) -> None:
+    loss = net()(torch.randn(4, 3)).square().sum()
+    if rank == 1:
+        lose(how)
+    loss.backward()
+
+
+def recalibrate(rank: int, how: str) -> None:
+    def batches() -> object:
+        yield torch.randn(4, 3)
+        if rank == 1:
+            lose(how)
+        yield torch.randn(4, 3)
+
+    model = net()
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        nk.recalibrate(model, batches())  # type: ignore[arg-type]  # a generator of batches
+    finally:
+        assert all(torch.equal(old, new) for old, new in zip(before, model.buffers(), strict=True)), "the model changed"
+
+
+WHERE = {"forward": forward, "backward": backward, "recalibrate": recalibrate}
+
+
+CASES = [
+    pytest.param(where, how, marks=pytest.mark.nightly if (how == "hangs" and where != "forward") else ())
+    for where in WHERE
+    for how in ("dies", "hangs")
+]
+
+
+@pytest.mark.parametrize(("where", "how"), CASES)
+def test_the_other_rank_gets_an_error_in_time(where: str, how: str, tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.nn.test_lost_ranks", where, how, str(rank), str(tmp_path)],
+            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said, errors = started[0].communicate(timeout=LIMIT)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert said.startswith("RuntimeError"), f"{said}\n{errors[-2000:]}"
+    assert float(said.split()[1]) < TIMEOUT + 10, "seconds until the error"
+
+
+if __name__ == "__main__":
+    case, manner, number, folder = sys.argv[1:]
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=int(number), world_size=2, timeout=timedelta(seconds=TIMEOUT)
+    )
+    start = time.monotonic()
+    try:
+        WHERE[case](int(number), manner)
+    except RuntimeError as error:
+        print(f"RuntimeError {time.monotonic() - start:.1f} s: {error}", flush=True)
+    else:
+        print("no error", flush=True)
+    os._exit(0)  # the group has lost a rank: nothing is to be waited for
