@@ -9,7 +9,7 @@ SEED ?= 0
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check learn-data fuzz \
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check studies learn-data fuzz \
     fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
@@ -74,6 +74,9 @@ docs: $(VENV)/.dev  ## write the generated parts of the docs
 
 docs-check: $(VENV)/.dev  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
+
+studies: $(VENV)/.dev  ## run the full presets of studies, hours on one core, and keep what they found: NAMES="depth"
+	$(BIN)/python -m tools.studies $(NAMES)
 
 learn-data: $(VENV)/.dev  ## make the trainings that `normkit learn` shows, one or two minutes
 	$(BIN)/python -m tools.learn_data
