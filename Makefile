@@ -23,6 +23,9 @@ $(VENV)/.torch: constraints.txt requirements-hashed.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	@touch $@
 
+# Where there is a compiler, a core that does not build is an error here and not a slower package.
+$(VENV)/.package $(VENV)/.dev: export NORMKIT_REQUIRE_NATIVE ?= $(if $(shell command -v c++ g++ clang++),1)
+
 $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[studies]'
 	@touch $@

@@ -1,7 +1,7 @@
 """With or without the native core: what a run of the tests asks for in its environment.
 
     NORMKIT_REQUIRE_NATIVE=1  the core must be there, or nothing runs; CI=true asks for the same
-    NORMKIT_NO_NATIVE=1       the core is hidden, here and in every process that a test starts (`make test-nocore`)
+    NORMKIT_NO_NATIVE=1       no core is loaded, here and in every process that a test starts (`make test-nocore`)
 
 With neither, tests of the native kernels are skipped where the core is not built: a user without a compiler may run the
 rest.
@@ -9,21 +9,13 @@ rest.
 
 from __future__ import annotations
 
-import importlib
 import os
-from pathlib import Path
 
 import pytest
 
 
 def _set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0", "false")
-
-
-if _set("NORMKIT_NO_NATIVE"):  # at import, which is before any test imports normkit
-    _folder = str(Path(__file__).parent / "hidden_core")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_folder, os.environ.get("PYTHONPATH")]))
-    importlib.import_module("tests.hidden_core.sitecustomize")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -42,10 +42,36 @@ def test_without_a_compiler_a_user_may_run_the_rest() -> None:
     assert "skipped" in done.stdout
 
 
-def test_a_run_without_the_core_hides_it_from_the_processes_that_it_starts() -> None:
+def test_a_run_without_the_core_loads_none() -> None:
     done = suite(NORMKIT_NO_NATIVE="1", CI="1", PYTHONPATH="")
     assert done.returncode == 0
-    assert "hidden by NORMKIT_NO_NATIVE" in done.stdout
+    assert "NORMKIT_NO_NATIVE asks for none" in done.stdout
+
+
+USER = "import normkit as nk, torch; print(nk.BatchNorm1d(3)(torch.ones(4, 3)).sum().item())"
+
+
+@pytest.mark.parametrize("filters", [(), ("-W", "error")], ids=["told", "warnings are errors"])
+def test_a_user_without_a_core_is_told_in_one_line(filters: tuple[str, ...]) -> None:
+    done = run(*filters, "-c", USER)
+    assert done.stdout == "0.0\n"
+    assert done.stderr.count("\n") == 1
+    assert "slower, on PyTorch's operations: the native core is not built" in done.stderr
+    assert (
+        "reinstall normkit where a C++ compiler is found; NORMKIT_NO_NATIVE=1 says that this is wanted" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("filters", [(), ("-W", "ignore::RuntimeWarning")], ids=["wanted", "filtered"])
+def test_who_wants_none_is_told_nothing(filters: tuple[str, ...]) -> None:
+    done = run(*filters, "-c", USER, **({} if filters else {"NORMKIT_NO_NATIVE": "1"}))
+    assert (done.stdout, done.stderr) == ("0.0\n", "")
+
+
+def test_processes_that_a_program_starts_do_not_say_it_again() -> None:
+    done = run("-m", "tests.hidden_core.spawns")
+    assert done.returncode == 0
+    assert done.stderr.count("the native core is not built") == 1
 
 
 @pytest.mark.parametrize(("arguments", "code"), [((), 0), (("--require",), 1)], ids=["told", "required"])

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._torch import hooked, is_watched
+from ._torch import has_own_forward, hooked, is_watched
 
 # Codes are the native kernels' numbers of the activations (native/view.h); 0 is the identity and -1 one that they lack.
 CODES = range(13)
@@ -84,7 +84,7 @@ _BY_TYPE = {kind: _NAMED[name] for name, (_, kind) in _BY_NAME.items()} | {nn.Id
 def _of_module(module: nn.Module) -> Activation:
     kind = type(module)
     known = _BY_TYPE.get(kind)
-    if known is None or hooked(module) or "forward" in module.__dict__ or is_watched():
+    if known is None or hooked(module) or has_own_forward(module) or is_watched():
         return Activation(AFTER, module)
     if isinstance(module, nn.LeakyReLU):
         slope = float(module.negative_slope)

@@ -49,6 +49,18 @@ def verify_eps(eps: float, training: bool) -> None:
         F.batch_norm(one.expand(2, 1), one.clone(), one.clone(), training=training, eps=eps)
 
 
+def verify_number(function: str, name: str, value: object) -> None:
+    """Raise torch's error for an argument that has to be a number and is none."""
+    if value is None or isinstance(value, (str, complex)):
+        raise TypeError(f"{function}(): argument '{name}' must be float, not {type(value).__name__}")
+
+
+def verify_num_groups(num_groups: int) -> None:
+    """Raise for a number of groups below 1; torch divides by zero, or asks when the layer is called."""
+    if num_groups < 1:
+        raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
+
+
 def verify_momentum(function: str, momentum: object) -> None:
     """Raise torch's error for a momentum that is no number: the cumulative average (None) is the layers' alone."""
     if momentum is None or isinstance(momentum, str):
@@ -63,6 +75,13 @@ def verify_per_channel(channels: int, **tensors: Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and tensor.shape != (channels,) and tensor.numel() != channels:
             raise RuntimeError(f"{name} should contain {channels} elements not {tensor.numel()}")
+
+
+def verify_vectors(**tensors: Tensor | None) -> None:
+    """Raise torch's class of error for tensors of one element per channel that have more axes than one, or none."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dim() != 1:
+            raise RuntimeError(f"{name} must have the shape ({tensor.numel()},), got {tuple(tensor.shape)}")
 
 
 def fitting_residual(residual: Tensor | None, input: Tensor) -> Tensor | None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad, graph
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 OLDEST = (2, 4)  # the first with torch.library.custom_op; nn.RMSNorm is of the same release
 PROTOCOL = frozenset(
@@ -41,6 +41,8 @@ __all__ = ["TorchDispatchMode"]  # of torch.utils._python_dispatch since 1.13: w
 peek_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 # How many torch-dispatch modes are active: fake tensors have no memory.
 count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+# A block outside of all of them: what is real memory stays so.
+without_dispatch_modes: Callable[[], AbstractContextManager[Any]] = _disable_current_modes
 # Not None while torch.jit traces.
 tracing_state: Callable[[], Any] = torch._C._get_tracing_state
 # The forward-mode level, -1 outside. PyTorch keeps it in a global of its module and has no function that tells.
@@ -273,12 +275,28 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a forward on the module hides its class's. The class's own, bound to the module, hides nothing: tools
+    that put hooks in a forward's place (Hugging Face's accelerate) leave it there when they go."""
+    own = module.__dict__.get("forward")
+    if own is None:
+        return False
+    return getattr(own, "__self__", None) is not module or getattr(own, "__func__", None) is not type(module).forward
+
+
 _has_any_global_hook: Callable[[], bool] = nn.modules.module._has_any_global_hook
 
 
 def is_watched() -> bool:
-    """Whether somebody listens to the calls of all modules, as counters of operations do (since 2.0)."""
-    return _has_any_global_hook() and not torch.compiler.is_compiling()
+    """Whether somebody follows the calls of all modules: counters of operations by hooks (since 2.0), torch.jit.trace,
+    on which TensorBoard's graphs stand, by its scopes."""
+    return (_has_any_global_hook() or tracing_state() is not None) and not torch.compiler.is_compiling()
+
+
+def traces_for_onnx() -> bool:
+    """Whether torch.jit traces for the older of the ONNX exporters; torch.onnx is imported by who exports."""
+    onnx = sys.modules.get("torch.onnx")
+    return tracing_state() is not None and onnx is not None and bool(onnx.is_in_onnx_export())
 
 
 @cache

@@ -99,7 +99,7 @@ class Moments:
         if not isinstance(other, Moments):
             raise TypeError(f"Moments merge with Moments, got {type(other).__name__}")
         n_a, n_b = self.count, other.count
-        if isinstance(n_a, int) and isinstance(n_b, int):
+        if not isinstance(n_a, Tensor) and not isinstance(n_b, Tensor):  # numbers, maybe symbolic ones
             if n_a == 0 or n_b == 0:
                 return other if n_a == 0 else self
             share: float | Tensor = n_b / (n_a + n_b)
@@ -117,7 +117,7 @@ class Moments:
     def merge_along(self, axis: int = 0) -> Moments:
         """Merge the sets that lie along one axis of the statistics: (K, C) moments of K slices become (C,) of all."""
         parts = self.mean.shape[axis]
-        if isinstance(self.count, int):
+        if not isinstance(self.count, Tensor):
             total: int | Tensor = self.count * parts
             mean = self.mean.mean(axis, keepdim=True)
             between = (self.mean - mean).square().sum(axis) * self.count

@@ -106,3 +106,14 @@ def test_forward_mode_is_refused(norm: Callable[[Tensor], tuple[Tensor, Tensor]]
     x = draw(3, 4, 5)
     with forward_ad.dual_level(), nk.backend("aten"), pytest.raises(RuntimeError, match="or a forward-mode level"):
         norm(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_group_norm_where_axes_of_size_one_leave_the_order_of_memory_open(layout: Callable[[Tensor], Tensor]) -> None:
+    """Not against torch's instance norm, whose gradient is wrong there for a gradient that is channels last."""
+    x, dy = layout(draw(1, 4, 1, 7)).requires_grad_(), layout(draw(1, 4, 1, 7))
+    with nk.backend("aten"):
+        y = nk.functional.group_norm(x, 2, eps=EPS)
+    expected = nn.functional.group_norm(x, 2, eps=EPS)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(o, x, dy)[0] for o in (y, expected)), rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -112,3 +113,29 @@ def test_an_empty_batch_passes_where_torchs_does() -> None:
         assert y.shape == x.shape
         assert x.grad is not None
         assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), (1, 4, 1)], ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm", "ghost_batch_norm", "batch_renorm"])
+def test_running_statistics_are_vectors(name: str, masked: bool, training: bool, shape: tuple[int, ...]) -> None:
+    x, mean, var = torch.randn(3, 4, 5), torch.zeros(shape), torch.ones(shape)
+    mask = {"mask": torch.arange(5).expand(3, 5) < 4} if masked else {}
+    with pytest.raises(RuntimeError, match=rf"running_mean must have the shape \(4,\), got {re.escape(str(shape))}"):
+        getattr(nk.functional, name)(x, mean, var, None, None, training, **mask)
+    assert (mean == 0).all() and (var == 1).all()  # noqa: PT018
+    if hasattr(F, name):
+        assert isinstance(failure(lambda: getattr(F, name)(x, mean, var, None, None, training)), RuntimeError)
+
+
+def test_parameters_of_an_instance_norm_are_vectors_and_those_of_a_batch_norm_any_shape() -> None:
+    x, weight = torch.randn(3, 4, 5), torch.full((4, 1), 2.0)
+    assert isinstance(failure(lambda: F.instance_norm(x, weight=weight)), RuntimeError)
+    with pytest.raises(RuntimeError, match=r"weight must have the shape \(4,\), got \(4, 1\)"):
+        nk.functional.instance_norm(x, weight=weight)
+    with pytest.raises(RuntimeError, match=r"bias must have the shape \(0,\), got \(0, 2\)"):
+        nk.functional.instance_norm(torch.ones(3, 0, 5), bias=torch.ones(0, 2))
+    for library in (nk.functional, F):
+        library.instance_norm(x[:, :1], weight=torch.tensor(2.0))  # torch repeats it
+        library.batch_norm(x, None, None, weight, training=True)

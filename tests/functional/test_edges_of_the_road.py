@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import normkit as nk
 from normkit.kernels import native
@@ -329,3 +331,78 @@ def test_a_batch_of_gradients_passes_where_a_hook_has_cut_off_what_was_saved(nam
     for ours, theirs in zip(both, expected, strict=True):
         torch.testing.assert_close(ours[0], theirs, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours[1], 2 * theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "group_norm", "layer_norm", "rms_norm"])
+@pytest.mark.parametrize("path", [*BACKENDS[:-1], "aten"])
+def test_a_sparse_gradient_is_made_strided(path: str, name: str) -> None:
+    """torch refuses it, but where its operations happen to take it: RMS norm over a whole vector."""
+    g = torch.Generator().manual_seed(0)
+    shape = (5,) if name == "rms_norm" else (6, 5)
+    x = torch.randn(shape, generator=g, requires_grad=True)
+    dy = torch.randn(shape, generator=g).relu()
+    first: tuple[Any, ...] = {"batch_norm": (None, None, None, None, True), "group_norm": (1,)}.get(name, ((5,),))
+    with nk.backend(path):
+        y = getattr(nk.functional, name)(x, *first, eps=3e-4)
+    expected = torch.autograd.grad(y, x, dy, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(y, x, dy.to_sparse()), expected)
+
+
+NUMBERLESS = {
+    "batch_norm": (torch.zeros(4), torch.ones(4), None, None, True),
+    "ghost_batch_norm": (torch.zeros(4), torch.ones(4), None, None, True),
+    "batch_renorm": (torch.zeros(4), torch.ones(4), None, None, True),
+    "instance_norm": (),
+    "group_norm": (2,),
+    "layer_norm": ((5,),),
+    "rms_norm": ((5,),),
+}
+
+
+@pytest.mark.parametrize("eps", [None, "1e-5", 1j], ids=repr)
+@pytest.mark.parametrize("name", NUMBERLESS)
+def test_an_eps_that_is_no_number_is_named_where_operations_would_add_it(name: str, eps: Any) -> None:
+    if name == "rms_norm" and eps is None:
+        pytest.skip("its default")
+    x = torch.randn(6, 4, 5)
+    mask = torch.ones(6, 4 if name in ("layer_norm", "rms_norm") else 5, dtype=torch.bool)
+    with pytest.raises(TypeError, match=rf"^\w+\(\): argument 'eps' must be float, not {type(eps).__name__}$"):
+        getattr(nk.functional, name)(x, *NUMBERLESS[name], eps=eps, mask=mask)
+
+
+@pytest.mark.parametrize("unpack", [lambda t: t.reshape(-1), lambda t: t[..., :-1]], ids=["flat", "shorter"])
+@pytest.mark.parametrize("path", [*BACKENDS[:-1], "aten"])
+def test_saved_statistics_of_another_shape_get_words(path: str, unpack: Callable[[Tensor], Tensor]) -> None:
+    def unpacked(t: Tensor) -> Tensor:
+        return unpack(t) if t.dtype == torch.uint8 else t
+
+    x = torch.randn(6, 3, 5, requires_grad=True)
+    with nk.backend(path), torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpacked):
+        y = nk.functional.layer_norm(x, (5,), eps=3e-4)
+    if path == "native" and unpack(torch.ones(3, 8)).numel() == 24:
+        y.sum().backward()  # the core reads them in any shape
+        return
+    with pytest.raises(RuntimeError, match=r"hooks? on saved tensors.* unpack has to give back what was packed"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("make", [nk.GhostBatchNorm1d, nk.BatchRenorm1d, nk.SyncBatchNorm])
+def test_a_momentum_that_is_no_number_gets_torchs_words_where_operations_would_subtract_it(
+    make: Callable[..., nn.Module],
+) -> None:
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    with pytest.raises(TypeError, match=r"argument 'momentum' .*must be float, not str"):
+        make(3, momentum="0.1")(torch.randn(4, 3, 5), mask=mask)
+
+
+def test_statistics_move_by_tensors_operations_where_torchs_kernels_run_under_a_mode() -> None:
+    layer, x = nk.BatchNorm1d(3, eps=2e-3, momentum=0.3), torch.randn(4, 3, 5)
+    with nk.backend("aten"):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert layer(x).shape == x.shape
+        program = make_fx(lambda x, mean, var: nk.functional.batch_norm(x, mean, var, training=True, eps=3e-4))(
+            x, torch.zeros(3), torch.ones(3)
+        )
+    mean, var = torch.zeros(3), torch.ones(3)
+    program(x, mean, var)
+    assert not (mean == 0).any()

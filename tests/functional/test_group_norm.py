@@ -117,3 +117,12 @@ def test_residual_and_activation_follow(activation: str, backend: str) -> None:
     plain = reference.group_norm(x, 3, leaves[2], leaves[3], EPS)[0] + r
     for a, b in zip(found, gradients(getattr(torch.nn.functional, activation)(plain)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("groups", [0, -1])
+def test_a_number_of_groups_below_one_is_named(groups: int) -> None:
+    text = f"num_groups must be a positive integer, got {groups}"
+    with pytest.raises(ValueError, match=text):
+        nk.GroupNorm(groups, 6)  # where torch divides by zero
+    with pytest.raises(ValueError, match=text):
+        nk.functional.group_norm(torch.ones(2, 6, 3), groups, eps=EPS)

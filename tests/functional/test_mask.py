@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import normkit as nk
 from normkit import reference
@@ -328,3 +329,34 @@ def test_a_masked_float32_batch_far_from_zero_holds_the_contract() -> None:
     real = x.double().movedim(1, -1)[mask]
     xhat = reference.batch_norm(real, None, None, EPS)[0]
     assert_within(y.movedim(1, -1)[mask], xhat, output_bound(xhat, 1.0, 0.0, unit_roundoff(torch.float32)))
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "batch": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM),
+    "small batch": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM, small_batch="running"),
+    "ghost": lambda: nk.GhostBatchNorm1d(3, EPS, MOMENTUM, virtual_batch_size=3),  # of 3, 3 and 2
+    "renorm": lambda: nk.BatchRenorm1d(3, EPS, MOMENTUM),
+    "sync": lambda: nk.SyncBatchNorm(3, EPS, MOMENTUM),
+    "instance": lambda: nk.InstanceNorm1d(3, EPS, MOMENTUM, track_running_stats=True),
+    "group": lambda: nk.GroupNorm(3, 3, EPS),
+    "frozen": lambda: nk.FrozenBatchNorm1d(3, EPS),
+}
+each_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+
+
+@each_layer
+def test_one_mask_may_do_for_all_samples(make: Callable[[], nn.Module]) -> None:
+    x, mask = gaussian((8, 3, 5), generator(3)), torch.tensor([[True, False, True, True, False]])
+    ours, whole = make(), make()
+    torch.testing.assert_close(ours(x.float(), mask=mask), whole(x.float(), mask=mask.expand(8, 5)))
+    for moved, expected in zip(ours.buffers(), whole.buffers(), strict=True):
+        torch.testing.assert_close(moved, expected)
+
+
+@each_layer
+def test_a_fake_mask_has_no_values_to_look_at(make: Callable[[], nn.Module]) -> None:
+    with FakeTensorMode():
+        layer, x = make(), torch.empty(8, 3, 5)
+        y = layer(x, mask=torch.ones(8, 5, dtype=torch.bool))
+    assert isinstance(y, FakeTensor)
+    assert y.shape == x.shape

@@ -15,7 +15,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
@@ -399,6 +401,39 @@ def test_no_effect_in_compiled_code() -> None:
     for ours, theirs in zip(got, expected[2:], strict=False):
         torch.testing.assert_close(ours, theirs)
     torch._dynamo.reset()
+
+
+class Silent(TorchDispatchMode):
+    """Changes nothing, and is seen by every operation of torch."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+@FUSED
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # fake tensors look at it
+@pytest.mark.parametrize("viewed", [False, True], ids=["itself", "viewed"])
+@pytest.mark.parametrize("there", [False, True], ids=["gone", "there"])
+@pytest.mark.parametrize("mode", [Silent, lambda: FakeTensorMode(allow_non_fake_inputs=True)], ids=["silent", "fake"])
+def test_an_output_is_made_again_under_a_dispatch_mode(
+    mode: Callable[[], AbstractContextManager[Any]], there: bool, viewed: bool
+) -> None:
+    x = gaussian((4, 3, 6), generator(1)).float().requires_grad_()
+
+    def loss() -> tuple[Tensor, Any]:
+        y = nk.functional.batch_norm(x, None, None, training=True, eps=EPS)
+        z = y.reshape(4, 18) if viewed else y
+        return (z * z).sum(), z if there else None
+
+    with nk.recompute_outputs():
+        found, holds = loss()
+    with mode():
+        (dx,) = torch.autograd.grad(found, x)
+    del holds
+    if isinstance(dx, FakeTensor):
+        assert dx.shape == x.shape  # as where the output is kept: real memory went in
+    else:
+        torch.testing.assert_close(dx, torch.autograd.grad(loss()[0], x)[0])
 
 
 def test_no_effect_without_gradients_or_in_another_thread() -> None:

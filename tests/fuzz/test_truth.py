@@ -101,3 +101,26 @@ def test_bounds_grow_only_at_kinks() -> None:
         _, tensors = results(case, "normkit")
         expected, bound = compute(case, tensors).results["dx"]
         assert float((bound / expected.abs().clamp(min=1e-2)).median()) < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (3, 0, 4), (3, 4, 0)], ids=str)
+@pytest.mark.parametrize("norm", TORCHS)
+def test_where_there_are_no_values_there_is_a_truth(norm: str, shape: tuple[int, ...]) -> None:
+    if norm == "sync_batch_norm" and not shape[1]:
+        pytest.skip("refused, as torch's")
+    case = case_of(norm, shape=shape, part=1)
+    found, tensors = results(case, "normkit")
+    truth = compute(case, tensors)
+    assert {"y", "dx"} <= truth.results.keys()
+    assert judge(case, Outcome(found=dict(found)), None, truth) is None
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "offset"])
+def test_statistics_that_overlap_are_read_where_they_lie(layout: str) -> None:
+    mean = Array(layout=layout, dtype="float64")
+    case = case_of("batch_norm", training=False, alias="running_overlaps", wanted=("x",)).with_tensor(
+        "running_mean", mean
+    )
+    case = case.but(tensors={n: a for n, a in case.tensors.items() if n in ("x", "running_mean", "running_var", "dy")})
+    found, tensors = results(case, "torch")
+    torch.testing.assert_close(found["y"].detach(), compute(case, tensors).results["y"][0], equal_nan=True)

@@ -1,7 +1,6 @@
 """Hides the native core from a Python process: `normkit._native` cannot be imported, as where it was never built.
 
-Python runs this file at its start if the folder is on PYTHONPATH; tests/conftest.py puts it there, so that processes
-which tests start are without the core too.
+Python runs this file at its start if the folder is on PYTHONPATH, where tests of a missing core put it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ class Hidden:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name == "normkit._native":
-            raise ModuleNotFoundError("No module named 'normkit._native' (hidden by NORMKIT_NO_NATIVE)", name=name)
+            raise ModuleNotFoundError("No module named 'normkit._native' (hidden by tests/hidden_core)", name=name)
         return None
 
 

@@ -60,6 +60,7 @@ def test_rich_shows_markup_literally():
 def test_what_has_a_table_is_shown_by_it():
     assert str(Shown()) == TABLE.text()
     assert Shown()._repr_html_() == TABLE.html()
+    assert (str(TABLE), TABLE._repr_html_()) == (TABLE.text(), TABLE.html())
 
 
 def test_a_row_too_long_is_refused():

@@ -8,6 +8,7 @@ from .case import Case
 from .finding import Finding, Outcome
 from .norms import NORMS, channels
 from .pools import DTYPES, WRONG_ACTIVATIONS, WRONG_EPS
+from .promised import is_fake, is_promised
 from .truth import Truth
 
 # Errors that speak of a program's inside, not of its input.
@@ -15,39 +16,29 @@ _OWN = (
     AssertionError, AttributeError, LookupError, NameError, ArithmeticError, RecursionError, SystemError, MemoryError,
     StopIteration,
 )  # fmt: skip
-_OWN_TEXTS = ("std::", "INTERNAL ASSERT", "nanobind")
-_PROMISED = (
-    "returned nan values in its",  # anomaly detection looks at every step of composed operations
-    "NYI: Functionalize rule for custom_function_call",  # torch.func.functionalize over a norm that trains
-    "was asked for and cannot serve this call",  # nk.backend
-    "don't yet support saved tensor hooks",  # nk.recompute_outputs inside torch.func
-    "convert all Tensors to FakeTensors first",  # torch's own assertion
-    "modified by an inplace operation",  # normkit keeps another tensor than torch does
-    "more than one element of the written-to tensor",  # statistics in memory that their elements share
-    "Inference tensors cannot be saved for backward",  # the same
-    "it is added element by element",  # a residual is not broadcast
-    "D input (got",  # a frozen layer looks at the rank
-    "eps must be",  # torch's instance norm does not look
-    "SyncBatchNorm number of input channels should be non-zero",  # as torch's
-)
+_OWN_TEXTS = (
+    "std::", "INTERNAL ASSERT", "nanobind", "not supported between instances", "unsupported operand type",
+    "not enough values to unpack", "unexpected keyword argument", "aten._local_scalar_dense",
+)  # fmt: skip
 _TORCHS_FAULTS = ("INTERNAL ASSERT", "tensor does not have a device")
 _MIXED = ("expected scalar type", "mixed dtype")  # normkit takes more dtypes together, as its page says
 # Hooks that give back what autograd did not keep: any clear error will do.
 _BROKEN_HOOKS = ("stay_sparse", "wrapper", "subclass", "meta", "flat", "shorter", "freed", "none")
 
 
-def raised(case: Case, error: BaseException, theirs: Outcome | None) -> Finding | None:
-    """What is wrong with an error of normkit's."""
+def raised(case: Case, error: BaseException, theirs: Outcome | None, near: Outcome | None = None) -> Finding | None:
+    """What is wrong with an error of normkit's. near: what torch's nearest norm finds where it has no such norm."""
     text, name = _text(error), type(error).__name__
-    if any(t in text for t in _PROMISED) or _is_of_two_paths(case, name):
+    if is_promised(case, text):
         return None
-    if case.edit.startswith("free") and "its data is not allocated yet" in text:
-        return None  # normkit keeps what it was given, torch a copy where it made one
     own = isinstance(error, _OWN) or any(t in text for t in _OWN_TEXTS) or not text
     broken = is_broken(case)
     if theirs is None:
-        severity = 2 if broken else 4
-        return Finding("unclear error", f"{name}: {text}", "no error of the user's", severity) if own else None
+        if own:
+            return Finding("unclear error", f"{name}: {text}", "no error of the user's", 2 if broken else 4)
+        if near is None or near.error is not None or broken or _says_nothing(case) or case.mask in ("float", "wrong"):
+            return None
+        return Finding("refused", f"{name}: {text}", "torch computes the nearest norm that it has", 3)
     if theirs.error is None:
         if not own and (
             broken or _says_nothing(case) or ((case.transform or case.contexts) and any(t in text for t in _MIXED))
@@ -72,7 +63,7 @@ def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding
     error = theirs.error
     if (case.transform or case.contexts) and case.eps in WRONG_EPS:
         return None  # composed operations add what torch can add
-    if isinstance(error, IndexError) or any(t in str(error) for t in (*_TORCHS_FAULTS, *_PROMISED)):
+    if isinstance(error, IndexError) or any(t in str(error) for t in _TORCHS_FAULTS) or is_promised(case, str(error)):
         return None  # an index error: tensors without channels
     if truth is not None and any(t in str(error) for t in _MIXED):
         return None
@@ -80,15 +71,6 @@ def accepted(case: Case, theirs: Outcome | None, truth: Truth | None) -> Finding
         return None
     text = f"{type(error).__name__}: {_text(error)}"
     return Finding("accepted", text, "torch raises this, normkit computes", 1 if truth is not None else 3)
-
-
-def _is_of_two_paths(case: Case, name: str) -> bool:
-    """Whether a checkpoint's second forward takes another path than the first: under a context of one of the two, or of
-    a subclass, which torch switches off within its backward."""
-    moves = ("nk.backend", "Silent", "FakeTensorMode")
-    contexts = [{c for c in texts if c.startswith(moves)} for texts in (case.contexts, case.around)]
-    subclass = any(a.trick == "subclass" for a in case.tensors.values())
-    return name == "CheckpointError" and case.transform == "checkpoint" and (subclass or contexts[0] != contexts[1])
 
 
 def is_broken(case: Case) -> bool:
@@ -112,19 +94,17 @@ def _several_wrongs(case: Case) -> bool:
 
 
 def _says_nothing(case: Case) -> bool:
-    """Whether an error is as good as a result: dtypes that make no norm, activations that are none, and what torch does
-    not look at where there are no values."""
+    """Whether an error is as good as a result."""
     empty = 0 in case.shape
-    odd = [
-        n
-        for n, a in case.tensors.items()
-        if (n != "dy" and a.dtype not in DTYPES) or (empty and (a.size is not None or a.trick))
-    ]
-    unlooked = empty and not case.training and "running_mean" not in case.tensors
-    odd += [n for n, a in case.tensors.items() if a.trick == "zerotensor" and n.startswith("running")]  # immutable
-    layouts = ("sparse", "mkldnn")  # torch adds a sparse residual; fake tensors hide the layout
-    odd += [n for n, a in case.tensors.items() if a.trick in layouts and (n == "residual" or case.contexts)]
-    return bool(odd) or unlooked or case.activation in WRONG_ACTIVATIONS
+    given = {name: array for name, array in case.tensors.items() if name != "dy"}
+    no_norm = any(a.dtype not in DTYPES for a in given.values())  # whole numbers, bools, complex parameters
+    # torch does not look at other tensors where there are no values, nor for the statistics of an evaluation
+    unlooked = empty and any(a.size is not None or a.trick for a in case.tensors.values())
+    unlooked = unlooked or (empty and not case.training and "running_mean" not in case.tensors)
+    immutable = any(a.trick == "zerotensor" for n, a in given.items() if n.startswith("running"))  # torch writes to it
+    layouts = ("sparse", "mkldnn")  # torch adds a sparse residual, and fake tensors hide what a layout makes impossible
+    sparse = any(a.trick in layouts for n, a in case.tensors.items() if n == "residual" or is_fake(case))
+    return no_norm or unlooked or immutable or sparse or case.activation in WRONG_ACTIVATIONS
 
 
 def _text(error: BaseException) -> str:

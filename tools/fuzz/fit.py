@@ -5,6 +5,7 @@ The generator and the shrinker change one field at a time; this keeps programs f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from . import program
@@ -31,6 +32,12 @@ def fit(case: Case) -> Case:
     if case.plan == "none":
         case = case.but(around=(), hook="")
     return case.but(wanted=wanted)
+
+
+def nearest(case: Case) -> Case:
+    """What torch has that is nearest to a case that it has no program of: without the mask, by its batch norm."""
+    norm = "batch_norm" if case.norm in ("ghost_batch_norm", "batch_renorm") else case.norm
+    return fit(case.but(norm=norm, mask="", edit="" if case.edit == "mask" else case.edit))
 
 
 def _fit_shape(case: Case) -> Case:
@@ -72,15 +79,21 @@ def _fit_tensors(case: Case) -> Case:
     if "running" not in takes or (case.layer and len(running) == 1):
         for name in ("running_mean", "running_var"):
             tensors.pop(name, None)
-    if whole:
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            tensors.setdefault(name, usual(name))
+    needed = ("weight", "bias", "running_mean", "running_var") if whole else ()
+    if case.norm == "batch_renorm":
+        needed = ("running_mean", "running_var")
+    for name in needed:
+        tensors.setdefault(name, usual(name))
     if case.layer and "weight" not in tensors:
         tensors.pop("bias", None)
     for name, array in tensors.items():
         if array.layout == "channels_last" and len(case.shape) < 3:
-            tensors[name] = Array(array.values, array.dtype, "contiguous", array.trick, array.size)
+            tensors[name] = array = dataclasses.replace(array, layout="contiguous")
+        if array.dtype == "bfloat16" and array.trick in ("from_numpy", "read_only"):  # which numpy has not
+            tensors[name] = dataclasses.replace(array, trick="")
     case = case.but(tensors={n: tensors[n] for n in TENSORS if n in tensors})
+    if case.norm == "normalize":
+        case = case.but(activation="")
     mask = case.mask if "mask" in takes else ""
     alias = case.alias
     needs = {
@@ -89,6 +102,8 @@ def _fit_tensors(case: Case) -> Case:
     }  # fmt: skip
     if any(n not in tensors for n in needs.get(alias, ())) or (adds and alias == "residual_is_x"):
         alias = ""
+    if alias == "running_overlaps" and tensors["running_mean"].trick:
+        alias = ""  # of what memory a trick makes, the truth knows nothing
     wanted = case.wanted
     if alias.startswith("residual"):
         wanted = tuple(n for n in wanted if n != "residual")
@@ -97,23 +112,34 @@ def _fit_tensors(case: Case) -> Case:
     return case.but(mask=mask, alias=alias, wanted=wanted)
 
 
-def _is_composed(case: Case) -> bool:
-    """Whether operations of torch's own may read the tensors, which end the process where memory was freed."""
-    modes = ("Fake", "Silent", "meta", "composed", "aten")
+def _fit_freed(case: Case) -> Case:
+    """Freed memory where normkit can look before torch's own operations read it, which end the process."""
+    modes = ("Fake", "Silent", "meta")
     texts = [text for text in (*case.contexts, *case.around) if not text.startswith("saved(")]
     moded = any(m in text for m in modes for text in texts)
     sums = case.norm.startswith("add_") or case.norm == "normalize"
+    if case.transform or moded or sums:
+        for name, array in case.tensors.items():
+            if array.trick == "freed" and name != "dy":
+                case = case.tensor(name, trick="")
+    asked = any("composed" in text or "aten" in text for text in texts)
+    wrapped = any(a.trick in ("subclass", "wrapper") for n, a in case.tensors.items() if n != "dy")
     twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
     freed = "saved('freed')" in case.contexts or case.tensors["dy"].trick == "freed" or case.hook == "freed"
-    follows = freed and case.activation  # which may be an operation of its own
-    return bool(case.mask or case.transform or follows) or moded or sums or twice
+    follows = freed and bool(case.activation)  # which may be an operation of its own
+    if bool(case.mask or case.transform) or moded or sums or asked or wrapped or twice or follows:
+        case = _with_graph_memory(case)
+    if case.edit == "free_y" and case.plan == "sum":  # the sum reads it
+        case = case.but(edit="")
+    if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
+        case = case.tensor("dy", trick="")  # autograd casts it before any backward
+    return case
 
 
-def _with_memory(case: Case) -> Case:
-    """Without freed memory, and without hooks that give back what torch's operations take as it is."""
-    for name, array in case.tensors.items():
-        if array.trick == "freed":
-            case = case.tensor(name, trick="")
+def _with_graph_memory(case: Case) -> Case:
+    """Without freed memory in the backward, and without hooks that give back what torch's operations take as it is."""
+    if case.tensors["dy"].trick == "freed":
+        case = case.tensor("dy", trick="")
     broken = tuple(f"saved({kind!r})" for kind in ("freed", "flat", "shorter", "none", "meta"))
     case = case.but(contexts=tuple(c for c in case.contexts if c not in broken))
     if case.hook == "freed":
@@ -140,17 +166,16 @@ def _fit_calls(case: Case) -> Case:
             case = case.but(transform="vjp")
         elif case.tensors["dy"].values in ("nan", "inf"):  # which a product with a Jacobian spreads
             case = case.tensor("dy", values="normal")
-    if case.transform in ("threads", "make_fx") and "running_mean" in case.tensors:
+    twice = case.transform == "threads" or (case.transform == "make_fx" and case.norm == "batch_renorm")
+    if twice and "running_mean" in case.tensors:
         case = case.but(training=False)  # several calls move running statistics several times
-    if case.tensors["dy"].trick == "freed" and case.tensors["dy"].dtype != case.tensors["x"].dtype:
-        case = case.tensor("dy", trick="")  # autograd casts it before any backward
-    if _is_composed(case):
-        case = _with_memory(case)
+    case = _fit_freed(case)
     if math.prod(case.shape) > 4000:  # a broadcast of what a hook flattened may fill the memory
         case = case.but(contexts=tuple(c for c in case.contexts if c != "saved('flat')"))
     if case.after == ("reuse" if adds else "join"):
         case = case.but(after="")
-    if case.edit == "mask" and any("save" in c for c in case.contexts):  # hooks keep the very tensor, unwatched
+    kept = any("save" in c for c in case.contexts)  # hooks keep the very tensor, unwatched
+    if case.edit == "mask" and (kept or case.mask == "expanded"):  # nothing writes to elements that share memory
         case = case.but(edit="")
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))

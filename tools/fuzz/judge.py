@@ -16,10 +16,13 @@ from .tricks import plain
 from .truth import Truth
 
 
-def judge(case: Case, ours: Outcome, theirs: Outcome | None, truth: Truth | None) -> Finding | None:
-    """The worst disagreement, or None. theirs: None where torch has no such norm; truth: None where there is none."""
+def judge(
+    case: Case, ours: Outcome, theirs: Outcome | None, truth: Truth | None, near: Outcome | None = None
+) -> Finding | None:
+    """The worst disagreement, or None. theirs: None where torch has no such norm, then near is what its nearest finds;
+    truth: None where there is none."""
     if ours.error is not None:
-        return raised(case, ours.error, theirs)
+        return raised(case, ours.error, theirs, near)
     found = ours.found or {}
     others = (theirs.found or {}) if theirs is not None else {}
     return (
@@ -45,13 +48,14 @@ def _lost(found: dict[str, Any], others: dict[str, Any]) -> Finding | None:
 
 
 def _wrong_dtype(case: Case, found: dict[str, Any], others: dict[str, Any]) -> Finding | None:
+    """As torch's; strided where torch hands a sparse gradient on to a strided parameter."""
     for name, value in found.items():
         other = others.get(name)
         if not isinstance(value, Tensor) or not isinstance(other, Tensor) or case.transform:
             continue
         if value.dtype != other.dtype and not name.startswith(("running", "batches")):
             return Finding("dtype", name, f"{value.dtype}, torch's is {other.dtype}", 2)
-        if value.layout != other.layout:
+        if value.layout != other.layout and (value.layout, other.layout) != (torch.strided, torch.sparse_coo):
             return Finding("layout", name, f"{value.layout}, torch's is {other.layout}", 2)
     return None
 
@@ -70,6 +74,8 @@ def _wrong_format(case: Case, found: dict[str, Any], others: dict[str, Any]) -> 
         value, other = found.get(name), others.get(name)
         if not has_values(value) or not value.numel() or value.dim() != len(case.shape):
             continue
+        if name == "dx" and any(a.trick in ("subclass", "wrapper") for a in case.tensors.values()):
+            continue  # composed: the gradient is laid out as torch's operations leave it
         if (free or case.norm == "normalize" or name == "dx") and not (has_values(other) and _is_kept(other, last)):
             continue
         if not _is_kept(value, last):

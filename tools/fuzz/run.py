@@ -19,6 +19,7 @@ import normkit as nk
 from . import calls, tricks, values
 from .case import Case
 from .finding import Finding, Outcome
+from .fit import nearest
 from .judge import judge
 from .program import render, render_make
 from .truth import Truth, compute
@@ -43,7 +44,10 @@ def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
     if is_lost():
         return None if "INTERNAL ASSERT" in str(ours.error) else _LOST
     stage("torch")
-    theirs = _outcome(program(case, "torch")[1], make)
+    theirs, near = _outcome(program(case, "torch")[1], make), None
+    if theirs is None and ours.error is not None:
+        near_make, near_torch = program(nearest(case), "torch")
+        near = _outcome(near_torch, near_make)
     restore()
     if broken:
         return Finding("state", broken, "what was set inside the call stays set after it", 4)
@@ -52,7 +56,7 @@ def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
         stage("truth")
         truth = _truth(case, make)
     stage("judge")
-    return judge(case, ours, theirs, truth)
+    return judge(case, ours, theirs, truth, near)
 
 
 def run_torch(case: Case, stage: Stage) -> None:

@@ -114,6 +114,9 @@ def _rows(case: Case, x: Tensor, eps: float, keep: Tensor | None) -> Standard:
 
 def _groups(x: Tensor, groups: int, eps: float, keep: Tensor | None) -> Standard:
     n, c = x.shape[:2]
+    if not x.numel():
+        nothing = torch.zeros(n, groups, dtype=x.dtype)
+        return Standard(x * 1, torch.ones_like(x), (1,), mean=nothing, var=nothing, count=nothing)
     xhat, mean, var = reference.group_norm(x, groups, None, None, eps, keep)
     scale = (var + eps).rsqrt().repeat_interleave(c // max(1, groups), 1).reshape(n, c, *[1] * (x.dim() - 2))
     full = torch.ones(x[:, :1].shape) if keep is None else keep.double()
@@ -142,6 +145,8 @@ def moved(case: Case, tensors: dict[str, Tensor], s: Standard) -> dict[str, Pair
     still = {name: (value, torch.zeros(())) for name, value in old.items()}
     still["batches"] = (torch.zeros(()), torch.zeros(()))
     if is_by_running(case) or not case.training or s.mean is None or s.var is None or s.count is None:
+        return still
+    if s.mean.dim() == 2 and not s.xhat.numel():  # no sample has a value
         return still
     if case.momentum == "None" and not case.layer:
         return still

@@ -132,6 +132,11 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
 
 def _doubles(stats: Tensor) -> Tensor:
     """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
+    if stats.dim() != 2 or stats.shape[1] % 8:
+        raise RuntimeError(
+            f"a hook on saved tensors gave a norm's statistics back in the shape {tuple(stats.shape)}: unpack has to "
+            "give back what was packed"
+        )
     rows, count = stats.shape
     if not stats.numel():
         return torch.empty(rows, count // 8, dtype=torch.float64, device=stats.device)
@@ -164,6 +169,8 @@ def composed_backward(
 ) -> Gradients:
     """The first derivative by operations: the composed forward, differentiated; with a graph where one is wanted."""
     activation, dresidual, create_graph = norm.activation, None, torch.is_grad_enabled()
+    if dy.layout is not torch.strided:  # sparse, which the derivatives of torch's casts and broadcasts refuse
+        dy = dy.to_dense()
     if operands.mask is not None:
         dy = torch.where(operands.mask, dy, 0)
     if saved.bits is not None:

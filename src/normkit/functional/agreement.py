@@ -10,17 +10,15 @@ group's timeout.
 
 from __future__ import annotations
 
-import os
-import warnings
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._environment import switched_on
 from ..distributed import Group, gather
 
-_VARIABLE = "NORMKIT_CHECK_RANKS"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # synchronised calls so far, by group
 _agreed: WeakKeyDictionary[object, WeakSet[nn.Module]] = WeakKeyDictionary()  # layers that have sent one, by group
@@ -31,7 +29,7 @@ def is_due(layer: nn.Module, group: Group) -> bool:
     if torch.compiler.is_compiling():
         return False
     layers = _agreed.setdefault(_named(group), WeakSet())
-    due = layer not in layers or _asked_for()
+    due = layer not in layers or switched_on("NORMKIT_CHECK_RANKS")
     layers.add(layer)
     return due
 
@@ -62,10 +60,3 @@ def _text(header: list[int]) -> str:
 
 def _named(group: Group) -> object:
     return dist.group.WORLD if group is None else group
-
-
-def _asked_for() -> bool:
-    value = os.environ.get(_VARIABLE, "")
-    if value not in ("", "0", "1"):
-        warnings.warn(f"{_VARIABLE} must be 0 or 1, got {value[:40]!a}; taken as 0", RuntimeWarning, stacklevel=2)
-    return value == "1"

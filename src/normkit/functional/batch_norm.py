@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from ..moments import Moments
 from . import _dtypes, running
 from ._autograd import BATCH, apply_in_core
 from ._operator import Operator
-from .choose import is_transformed
+from .choose import may_look
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -190,7 +189,9 @@ class BatchNormSpec(NormSpec):
             if self.training and batches is not None:
                 batches.add_(1)
             factor = momentum if self.training and momentum is not None else 0.0
-            weight, bias = (None if p is None else p.to(mean.dtype) for p in (weight, bias))  # as ATen wants them
+            weight, bias = (  # as ATen wants them; a cast that does nothing would be a step of the program
+                p if p is None or p.dtype == mean.dtype else p.to(mean.dtype) for p in (weight, bias)
+            )
         y = F.batch_norm(input, mean, var, weight, bias, self.training, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
@@ -216,8 +217,10 @@ def verify(norm: BatchNormSpec, operands: Operands) -> None:
     """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
     input, weight, bias, *_ = operands
     mean, var = (None, None) if norm.running is None else norm.running[:2]
+    _shapes.verify_number(norm.name, "eps", norm.eps)
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
+    _shapes.verify_vectors(running_mean=mean, running_var=var)
     _dtypes.verify("batch_norm", input, weight, bias)
     _dtypes.verify_statistics(mean, var)
 
@@ -226,10 +229,9 @@ def is_single(input: Tensor, mask: Tensor | None) -> bool:
     """Whether each channel has one single value. Where Python may not look at a mask's values, it counts as several."""
     if _shapes.values_per_channel(input.shape) == 1:
         return True
-    if mask is None or torch.compiler.is_compiling() or is_transformed() or mask.device.type != "cpu":
+    if mask is None or not may_look(mask):
         return False
-    kept = _shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:])
-    return int(kept.sum()) == 1
+    return int(_shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:]).sum()) == 1
 
 
 OPERATOR = Operator(

@@ -24,7 +24,7 @@ from ..kernels import composed
 from ..moments import Moments
 from . import running
 from .batch_norm import BatchNormSpec, running_of
-from .choose import is_exporting, is_transformed
+from .choose import is_exporting, is_transformed, may_look
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -135,7 +135,7 @@ class Recent:
         distance = torch.maximum((means - mean).abs() / unit, (stds - std).abs() / unit).amax(1)
         nearest = distance.argmin()  # the newest of equals: the same batch may come again
         same = distance[nearest] <= SAME
-        if same.device.type == "cpu" and not same:
+        if may_look(same) and not same:
             warnings.warn(
                 f"an activation checkpoint recomputes a batch that is none of the last {IN_FLIGHT} of this layer: its "
                 "r and d come from the running statistics as they are now, so its gradient is not exact",

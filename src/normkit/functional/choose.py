@@ -122,6 +122,17 @@ def has_memory() -> bool:
     )
 
 
+def may_look(tensor: Tensor) -> bool:
+    """Whether Python may branch on the tensor's values: they are there, and no device is waited for.
+
+    Not in a program that is compiled, traced or transformed, and under no torch-dispatch mode: fake tensors have no
+    values, and those of a program that `make_fx` records are not yet known.
+    """
+    if torch.compiler.is_compiling() or is_transformed() or not has_memory():
+        return False
+    return is_plain(tensor) and tensor.device.type == "cpu"
+
+
 def is_transformed() -> bool:
     """Whether a torch.func transform or a forward-mode level is active."""
     return peek_transform() is not None or forward_level() >= 0

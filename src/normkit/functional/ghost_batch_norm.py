@@ -113,7 +113,7 @@ class GhostBatchNormSpec(BatchNormSpec):
         y, saved = kernel.batch_norm_forward(operands, self.activation, self.eps, save=save, sizes=self.sizes)
         if self.running is not None:
             mean, var, _ = saved.stats.view(len(self.sizes), 3, -1).unbind(1)
-            count = torch.tensor(self.sizes).unsqueeze(1) * math.prod(operands.input.shape[2:])
+            count = torch.tensor(self.sizes, device=mean.device).unsqueeze(1) * math.prod(operands.input.shape[2:])
             self._move(Moments.of_stats(count, mean, var), operands)
         return y, saved
 
@@ -158,6 +158,8 @@ def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:
 
 def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Moments:
     """The moments of K slices of x: (N, C, *); mask: (N, 1, *). mean, m2: (K, C); count: (K, 1)."""
+    if mask is not None:
+        mask = mask.expand(x.shape[0], *mask.shape[1:])  # one for all samples has to be cut too
     parts, start = [], 0
     for size in dict.fromkeys(sizes):  # one length, or two
         slices = len([one for one in sizes if one == size])  # not sizes.count, which Dynamo lacks up to torch 2.8

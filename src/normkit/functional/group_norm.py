@@ -82,6 +82,7 @@ class GroupNormSpec(NormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
+        _shapes.verify_number("group_norm", "eps", self.eps)
         _verify(operands, self.num_groups)
         input, weight, bias, residual, mask = operands
         residual = _shapes.fitting_residual(residual, input)
@@ -120,8 +121,7 @@ def _verify(operands: Operands, num_groups: int) -> None:
     input, weight, bias, *_ = operands
     if input.dim() < 2:
         raise RuntimeError(f"Expected at least 2 dimensions for input tensor but received {input.dim()}")
-    if num_groups < 1:
-        raise ValueError(f"num_groups must be a positive integer, got {num_groups}")
+    _shapes.verify_num_groups(num_groups)
     size = [input.size(0) * input.size(1) // num_groups, num_groups, *input.size()[2:]]
     if _shapes.values_per_channel(size) == 1:
         raise ValueError(_shapes.ONE_VALUE.format(size))

@@ -99,6 +99,7 @@ class InstanceNormSpec(BatchNormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
+        _shapes.verify_number("instance_norm", "eps", self.eps)
         _verify(operands, self.running)
         if not self.training:
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
@@ -171,7 +172,7 @@ def _move(target: Running, moments: Moments) -> None:
     """Move the running statistics by the averages over samples. moments: (N, C), a count of values for each sample."""
     count = moments.count
     mean, var = moments.mean.detach(), moments.m2.detach() / (count - 1)
-    if isinstance(count, int):
+    if not isinstance(count, Tensor):
         running.move_by_average(target, mean.mean(0), var.mean(0), count, mean.shape[0])
         return
     enough = count >= 2
@@ -191,5 +192,8 @@ def _verify(operands: Operands, target: Running | None) -> None:
         if tensor is not None and tensor.numel() != c:
             # torch computes on (1, N*C, *) and its text counts so
             raise RuntimeError(f"{name} should contain {n * c} elements not {n * tensor.numel()}")
+        if tensor is not None and tensor.dim():  # torch repeats them for each sample, a single number too
+            _shapes.verify_vectors(**{name: tensor})
+    _shapes.verify_vectors(running_mean=mean, running_var=var)
     _dtypes.verify("batch_norm", input, weight, bias)
     _dtypes.verify_statistics(mean, var)

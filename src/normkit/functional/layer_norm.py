@@ -112,6 +112,7 @@ class LayerNormSpec(NormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
+        _shapes.verify_number("layer_norm", "eps", self.eps)
         input, weight, bias, _, mask = operands
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, F.layer_norm, weight=weight, bias=bias)
@@ -132,9 +133,9 @@ class LayerNormSpec(NormSpec):
         return kernel.layer_norm_backward(dy, operands, saved, self.size, needs)
 
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
-        """By differentiable operations."""
+        """By differentiable operations; contiguous, as kernels and PyTorch leave it whatever the input's strides."""
         activation = self.activation if stats is None else NONE  # kernels leave it to an operation of its own
-        return composed.layer_norm(operands, len(self.normalized_shape), activation, self.eps)
+        return composed.layer_norm(operands, len(self.normalized_shape), activation, self.eps).contiguous()
 
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.layer_norm."""

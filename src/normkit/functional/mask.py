@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .choose import may_look
+
 
 def mask_from_lengths(lengths: Tensor | Sequence[int], max_length: int | None = None) -> Tensor:
     r"""The mask of padded sequences: position t of sequence n is real where t < lengths[n].
@@ -36,7 +38,7 @@ def mask_from_lengths(lengths: Tensor | Sequence[int], max_length: int | None = 
         raise ValueError(f"lengths must be one number a sequence, shape (N,), got shape {tuple(lengths.shape)}")
     if max_length is None:
         max_length = int(lengths.max()) if lengths.numel() else 0
-    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+    if may_look(lengths):
         _verify_range(lengths, max_length)
     return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
 

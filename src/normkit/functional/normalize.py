@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import _shapes
 from .._activation import NONE
 from .._fx import traceable
 from .._operands import Operands
@@ -42,6 +43,7 @@ def normalize(
         raise TypeError(f"moments must be normkit.Moments (see Moments.of), got {type(moments).__name__}")
     if not input.is_floating_point():
         raise TypeError(f"input must be real floating point, got {input.dtype}")
+    _shapes.verify_number("normalize", "eps", eps)
     _storage.verify((input, weight, bias, moments.mean, moments.m2))
     operands = Operands(input, _lay("weight", weight, input), _lay("bias", bias, input))
     return composed.normalize(operands, moments, NONE, eps)

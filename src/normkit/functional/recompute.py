@@ -28,7 +28,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import Parameter
 
 from .._operands import Operands
-from .._torch import is_zerotensor, keep_object, version_of
+from .._torch import count_dispatch_modes, is_zerotensor, keep_object, version_of, without_dispatch_modes
 from . import _autograd
 from .spec import NormSpec
 
@@ -235,7 +235,10 @@ def _place(tensor: Tensor) -> tuple[torch.Size, tuple[int, ...], int]:
 
 
 def _unpack(held: Keeper) -> Tensor:
-    return held()
+    if not count_dispatch_modes():
+        return held()
+    with without_dispatch_modes():  # what was kept is memory, whatever a mode of the backward makes of operations
+        return held()
 
 
 class _Local(threading.local):

@@ -16,7 +16,7 @@ from .. import _shapes
 from .._activation import NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
-from .._torch import tracing_state
+from .._torch import traces_for_onnx
 from ..kernels import composed
 from . import _dtypes
 from ._autocast import widen
@@ -130,6 +130,7 @@ class RMSNormSpec(NormSpec):
         if not input.is_complex():
             _dtypes.verify("rms_norm", input)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
+        _shapes.verify_number("rms_norm", "eps", self.eps_of(input))
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
         return norm, Operands(widen("rms_norm", input), weight, None, None, mask)
 
@@ -139,8 +140,7 @@ class RMSNormSpec(NormSpec):
 
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
-        traced = tracing_state() is not None
-        return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traced else None
+        return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traces_for_onnx() else None
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, rows): 0, mean of squares, rstd."""

@@ -19,10 +19,11 @@ from typing import Any, NamedTuple, Union
 import torch
 from torch import Tensor
 
+from .. import _shapes
 from ..kernels import core, native
 from ..moments import Moments
 from . import _storage
-from .choose import is_transformed
+from .choose import has_memory, is_transformed, may_look
 from .functionalize import is_functionalized, write_through
 
 Update = Union[Moments, "Averages"]  # what a batch moves the running statistics by
@@ -45,8 +46,8 @@ class Averages(NamedTuple):
         share = other.samples / torch.as_tensor(samples, dtype=self.mean.dtype, device=self.mean.device).clamp(min=1)
         mean = self.mean + (other.mean - self.mean) * share
         var = self.var + (other.var - self.var) * share
-        values = torch.maximum(torch.as_tensor(self.values), torch.as_tensor(other.values))
-        return Averages(mean, var, values.to(self.mean.device), samples)
+        values = torch.maximum(*(torch.as_tensor(v, device=self.mean.device) for v in (self.values, other.values)))
+        return Averages(mean, var, values, samples)
 
 
 class Running(NamedTuple):
@@ -114,7 +115,7 @@ def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
         return
     mean, var, batches, momentum, deferred = running
     moved = None
-    if deferred is None and native.available():
+    if deferred is None and native.available() and has_memory():
         moved = native.move_running(stats, count, mean, var, batches, momentum)
     if moved is None:
         move(running, Moments.of_stats(count, stats[0], stats[1]))
@@ -130,7 +131,9 @@ def is_recomputation() -> bool:
 
 def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, samples: int | Tensor | None) -> None:
     """spread: m2 of a batch's moments (samples None), or the unbiased variance averaged over `samples`."""
-    if isinstance(count, int):
+    if isinstance(running.momentum, str):
+        _shapes.verify_momentum("batch_norm", running.momentum)
+    if not isinstance(count, Tensor):  # a number, maybe a symbolic one
         if count < 2:
             return
     elif count.dim() and mean.shape[-1] == 0:
@@ -140,7 +143,7 @@ def _apply(running: Running, mean: Tensor, spread: Tensor, count: int | Tensor, 
     arguments = (running.mean, running.var, running.batches, mean, spread, count, running.momentum, samples)
     if torch.compiler.is_compiling() or not is_transformed():
         ok = _write(*arguments)
-        if not torch.compiler.is_compiling() and type(ok) is Tensor and ok.device.type == "cpu" and not ok:
+        if may_look(ok) and not ok:
             warn_not_finite()
     elif is_functionalized():
         write_through(_write, _Move.apply, arguments)

@@ -26,6 +26,7 @@ from ..kernels import composed, native
 from ..moments import Moments
 from . import _autograd, agreement, running
 from .batch_norm import BatchNormSpec, verify
+from .choose import may_look
 from .running import Running
 from .spec import NormSpec
 
@@ -99,7 +100,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             saved = Saved(torch.stack([whole.mean, var, (var + self.eps).rsqrt()]))
         if saved is None:
             return y, None
-        count = torch.as_tensor(whole.count).to(saved.stats).expand(1, saved.stats.shape[1])
+        count = torch.as_tensor(whole.count, device=saved.stats.device).to(saved.stats).expand(1, saved.stats.shape[1])
         return y, saved._replace(stats=torch.cat([saved.stats, count]))
 
     def _own(self, operands: Operands) -> tuple[Tensor, Moments]:
@@ -114,7 +115,8 @@ class SyncBatchNormSpec(BatchNormSpec):
             if self.agrees:
                 agreement.verify(input, number, self.group)
         whole = of_all_ranks(own, self.group)
-        if input.device.type == "cpu" and not torch.compiler.is_compiling() and int(whole.count) == 1:
+        count = torch.as_tensor(whole.count, device=input.device)
+        if may_look(count) and int(count) == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
         if self.running is not None:
             running.move(self.running, whole)

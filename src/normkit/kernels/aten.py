@@ -117,8 +117,11 @@ def group_norm_forward(
 def _dense(input: Tensor) -> Tensor:
     """In an order of memory that PyTorch's kernel takes: row-major, on the CPU channels last too."""
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(input.dim())
-    kept = last is not None and input.is_cpu and input.is_contiguous(memory_format=last)
-    return input if kept else input.contiguous()
+    if last is None or not input.is_cpu:
+        return input.contiguous()
+    # its very strides: where axes of size 1 leave a choice, the kernel takes some for row-major and then refuses them
+    strides = torch.empty_like(input, device="meta", memory_format=last).stride()
+    return input if input.stride() == strides else input.contiguous()
 
 
 def group_norm_backward(

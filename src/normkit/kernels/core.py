@@ -1,7 +1,8 @@
 """Loads the native core: the only importer of normkit._native.
 
 Whatever keeps the core from being used (not built, broken, of another version, a torch that it does not know) is a
-reason that `problem` tells, never an exception of `import normkit`. Threads are torch's own: libtorch exports
+reason that `problem` tells, never an exception of `import normkit`; the main process says it in one line, unless
+NORMKIT_NO_NATIVE says that it is wanted so. Threads are torch's own: libtorch exports
 `torch_parallel_for` as a C symbol, and the kernels call it by its address. That and the table of functions that read
 tensors are there since torch 2.10; `older_torch` makes both for the versions before.
 """
@@ -9,24 +10,33 @@ tensors are there since torch 2.10; `older_torch` makes both for the versions be
 from __future__ import annotations
 
 import importlib
-import os
-import warnings
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
 
-from .. import _torch
+from .. import _environment, _torch
 from . import memory, older_torch
 
 __all__ = ["core", "is_recomputation", "load", "parallel_loop", "problem"]
 
 _INTERFACE = 8  # native/bind.cpp holds the same number
+_NOT_WANTED = "NORMKIT_NO_NATIVE"
 
 
 def is_recomputation() -> bool:
     """Whether this forward runs inside a backward, as an activation checkpoint's recomputation does."""
     return _torch.graph_task_id() != -1
+
+
+def at_import() -> tuple[ModuleType | None, str | None]:
+    """The core or why there is none, which the program's main process is told; unless the environment asks for none."""
+    if _environment.switched_on(_NOT_WANTED):
+        return None, f"{_NOT_WANTED} asks for none"
+    core, problem = load()
+    if core is None and torch.multiprocessing.current_process().name == "MainProcess":
+        _environment.tell(f"slower, on PyTorch's operations: {problem}; {_NOT_WANTED}=1 says that this is wanted")
+    return core, problem
 
 
 def load() -> tuple[ModuleType | None, str | None]:
@@ -45,7 +55,7 @@ def load() -> tuple[ModuleType | None, str | None]:
     except Exception as error:
         return None, f"the native core does not know this torch, {torch.__version__} ({_text(error)}); update normkit"
     core.keep_memory(memory.to_keep())
-    _choose_isa(core, os.environ.get("NORMKIT_ISA", ""))
+    _choose_isa(core, _environment.asked("NORMKIT_ISA") or "")
     return core, None
 
 
@@ -57,9 +67,7 @@ def _choose_isa(core: ModuleType, name: str) -> None:
     """Use the instruction set that NORMKIT_ISA names; "": the widest, which is in use already."""
     printable = name if name.isascii() and name.isprintable() else ascii(name)
     if name and not core.use_isa(printable):
-        warnings.warn(
-            f"NORMKIT_ISA={printable}: {core.isa_problem()}; using {core.isa()}", RuntimeWarning, stacklevel=2
-        )
+        _environment.tell(f"NORMKIT_ISA={printable}: {core.isa_problem()}; using {core.isa()}")
 
 
 def parallel_loop(core: ModuleType) -> int:
@@ -89,4 +97,4 @@ if TYPE_CHECKING:
 
     problem: str | None
 else:
-    core, problem = load()
+    core, problem = at_import()

@@ -6,9 +6,10 @@ The machine's, or less where a control group (a container) limits it.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+
+from .. import _environment
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -18,7 +19,7 @@ _MOST_MB = (1 << 43) - 1  # megabytes whose bytes an int64 counts
 
 def to_keep() -> int:
     """How many bytes of freed large outputs wait for the next ones: NORMKIT_KEEP_MB, or a share of all memory."""
-    asked = os.environ.get("NORMKIT_KEEP_MB")
+    asked = _environment.asked("NORMKIT_KEEP_MB")
     if asked is not None:
         try:
             megabytes = int(asked)
@@ -26,11 +27,7 @@ def to_keep() -> int:
             megabytes = _MOST_MB + 1
         if megabytes <= _MOST_MB:
             return max(0, megabytes) << 20
-        warnings.warn(
-            f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked[:40]!a}; using the default",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _environment.tell(f"NORMKIT_KEEP_MB must be a whole number of megabytes, got {asked[:40]!a}; using the default")
     return available() // _KEEP_SHARE
 
 

@@ -73,7 +73,7 @@ def _not_ready(*arguments: Any) -> Any:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor and not is_legacy_batched(tensor)
+    return type(tensor) is Tensor and tensor.layout is torch.strided and not is_legacy_batched(tensor)
 
 
 # The steps of the common eager call, each one call of the core, as they are: a Python frame in front of each would cost
@@ -145,7 +145,7 @@ def batch_norm_backward(
     if mask is not None and operands.input.numel():
         count = native_masked.count_values(operands) if training else 0
         operands, _ = native_masked.fill(operands, training)
-        dy = native_masked.select(mask, dy, torch.zeros((), dtype=dy.dtype))
+        dy = native_masked.select(mask, dy, torch.zeros((), dtype=dy.dtype, device=dy.device))
     input, weight, bias, residual, _ = operands
     found = _channel_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, 0, training, activation.code, activation.param,
@@ -217,7 +217,7 @@ def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
     """The bits of a forward as a bool tensor of the input's shape."""
     n, c, s, last = _layout(like)
     rows, row = (n * s, c) if last else (n * c, s)
-    flat = (bits.view(rows, -1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    flat = (bits.view(rows, -1, 1) >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1
     flat = flat.view(rows, -1)[:, :row].bool()
     if not last:
         return flat.reshape(like.shape)

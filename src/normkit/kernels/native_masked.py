@@ -36,7 +36,7 @@ def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:
     """
     input, weight, bias, residual, mask = operands
     assert mask is not None
-    zero = torch.zeros((), dtype=input.dtype)
+    zero = torch.zeros((), dtype=input.dtype, device=input.device)
     value = _real_value(input, mask) if training else zero
     residual = None if residual is None else select(mask, residual, zero)
     return Operands(select(mask, input, value), weight, bias, residual), value
@@ -81,6 +81,6 @@ def _real_value(input: Tensor, mask: Tensor) -> Tensor:
         flat, index = divmod(flat, size)
         at.insert(0, index)
     if not mask[tuple(at)]:
-        return torch.zeros((), dtype=input.dtype)
+        return torch.zeros((), dtype=input.dtype, device=input.device)
     sample, positions = at[0], tuple(at[2:])
     return input[sample].movedim(0, -1)[positions].reshape(-1, *[1] * (input.dim() - 2))

@@ -91,12 +91,12 @@ def prove(lib: ctypes.CDLL, offset: int) -> None:
     Raises:
         RuntimeError: they differ.
     """
-    dense = torch.zeros(2, 3, 4)
+    dense = torch.zeros(2, 3, 4, device="cpu")
     for tensor in (
         dense,
         dense.transpose(0, 2),
         nn.Parameter(dense.double()),
-        torch.zeros(()),
+        torch.zeros((), device="cpu"),
         dense.bfloat16()[:, 1:],
     ):
         handle = ctypes.c_void_p(id(tensor) + offset)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .._torch import has_own_forward
 from .row_norm import RowNorm
 from .row_search import search
 from .row_twin import arguments, held
@@ -40,7 +41,7 @@ def row_norm_of(module: nn.Module) -> RowNorm | str:
 def _refusal(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "torch.jit has compiled it: change the model before that"
-    if "forward" in module.__dict__:
+    if has_own_forward(module):
         ours = type(module.__dict__["forward"]).__module__.startswith("normkit.")
         return "it calls normkit's kernels already" if ours else "its forward was replaced on the instance"
     if parametrized(module):

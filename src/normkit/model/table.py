@@ -12,8 +12,24 @@ if TYPE_CHECKING:
 _STYLES = {True: "green", False: "yellow"}
 
 
+class Tabular:
+    """What has a table is shown by it: printed, printed by rich, and in a notebook. A table has itself."""
+
+    def table(self) -> Table:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.table().text()
+
+    def __rich__(self) -> RichTable:
+        return self.table().rich()
+
+    def _repr_html_(self) -> str:
+        return self.table().html()
+
+
 @dataclass(frozen=True)
-class Table:
+class Table(Tabular):
     """rows: as many cells each as there are columns. done: of each row, whether what it is about was done. notes: lines
     below."""
 
@@ -21,6 +37,9 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     done: tuple[bool, ...]
     notes: tuple[str, ...] = ()
+
+    def table(self) -> Table:
+        return self
 
     def text(self) -> str:
         table = [self.columns, *self.rows]
@@ -50,19 +69,3 @@ class Table:
         for row, done in zip(self.rows, self.done, strict=True):
             table.add_row(*(Text(cell) for cell in row), style=_STYLES[done])
         return table
-
-
-class Tabular:
-    """What has a table is shown by it: printed, printed by rich, and in a notebook."""
-
-    def table(self) -> Table:
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        return self.table().text()
-
-    def __rich__(self) -> RichTable:
-        return self.table().rich()
-
-    def _repr_html_(self) -> str:
-        return self.table().html()

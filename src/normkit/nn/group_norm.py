@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .. import _shapes
 from .._fx import is_proxy, module_node
 from ..functional.group_norm import GroupNormSpec
 from ..functional.road import run
@@ -33,7 +34,7 @@ class GroupNorm(BiasOption, Norm, nn.GroupNorm):
     values, outputs elsewhere are zero. activation: for this call, in place of the layer's own.
 
     Raises:
-        ValueError: num_channels is not divisible by num_groups; torch's text.
+        ValueError: num_groups is below 1, or does not divide num_channels (torch's text).
 
     Reference: Wu & He (2018), Group Normalization. https://arxiv.org/abs/1803.08494
     """
@@ -50,6 +51,7 @@ class GroupNorm(BiasOption, Norm, nn.GroupNorm):
         bias: bool = True,
         activation: str | nn.Module | None = None,
     ) -> None:
+        _shapes.verify_num_groups(num_groups)
         super().__init__(num_groups, num_channels, eps, affine, device, dtype, bias=bias)
         self._set_activation(activation)
 

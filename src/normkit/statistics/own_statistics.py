@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Operands
-from .._torch import BatchNormBase
+from .._torch import BatchNormBase, has_own_forward
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.choose import choose
 from ..functional.road import run
@@ -24,7 +24,7 @@ from .sample import Sample
 
 def is_known(layer: nn.Module) -> bool:
     """Whether the layer's forward is torch's or normkit's own batch norm, so that `by_own_statistics` stands for it."""
-    if not isinstance(layer, BatchNormBase) or "forward" in layer.__dict__ or not layer.eps > 0:
+    if not isinstance(layer, BatchNormBase) or has_own_forward(layer) or not layer.eps > 0:
         return False
     return author_of_forward(layer) == ("normkit" if isinstance(layer, TrackedNorm) else "torch")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from .._torch import hooked
+from .._torch import has_own_forward, hooked
 from ..model.dataflow import Flow, flow_of, refuse_lazy
 from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept
@@ -203,7 +203,7 @@ def _rewrite(
     unfused: dict[str, str],
 ) -> None:
     module = modules[scope]
-    if has_sequentials_forward(module) and "forward" not in module.__dict__:
+    if has_sequentials_forward(module) and not has_own_forward(module):
         return _fuse_sequential(module, scope, patterns, modules, flows, fused, unfused)
     where = _forward_of(module, scope)
     found: dict[str, str | nn.Module | None] = {}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from .._activation import FUSED, IDENTITY, MODULES, Activation, given_as, module_of, resolve
-from .._torch import hooked
+from .._torch import has_own_forward, hooked
 from ..kernels import native
 
 _MARK = "_normkit_computes"
@@ -72,7 +72,7 @@ def seen_as(module: nn.Module) -> Activation | None:
         known = resolve(module)
         return known if known.code > IDENTITY else None
     marked = module.__dict__.get(_MARK)
-    return None if marked is None or "forward" in module.__dict__ or hooked(module) else resolve(marked)
+    return None if marked is None or has_own_forward(module) or hooked(module) else resolve(marked)
 
 
 def is_function(op: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._torch import has_own_forward
 from .affine import Affine, Weights, fold_after, fold_before
 
 _PLAIN_LAYERS = (
@@ -31,7 +32,7 @@ def takes_affine(layer: nn.Module, shape: tuple[int, ...], channels: int, *, aft
     a copy, in float64 and with random parameters, on inputs of `shape` and a few sizes beside it, and must give what
     it should.
     """
-    if type(layer) in _PLAIN_LAYERS and "forward" not in layer.__dict__:
+    if type(layer) in _PLAIN_LAYERS and not has_own_forward(layer):
         return None
     try:
         exact = all(_folds(layer, size, channels, after) for size in _sizes(layer, shape, after))

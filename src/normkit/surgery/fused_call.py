@@ -15,7 +15,7 @@ from torch import nn, promote_types
 from .. import nn as layers
 from .._activation import resolve
 from .._fx import is_proxy
-from .._torch import hooked, is_watched
+from .._torch import has_own_forward, hooked, is_watched
 from ..nn.base import Norm
 from . import activations
 from .instance_forward import InstanceForward
@@ -75,7 +75,7 @@ def _one_by_one(norm: nn.Module, input: Any, residual: Any, activation: Any) -> 
 
 def _is_plain(norm: Any) -> bool:
     """Whether nothing but the layer's own forward says what a call gives."""
-    return norm.activation is None and "forward" not in norm.__dict__ and not hooked(norm)
+    return norm.activation is None and not has_own_forward(norm) and not hooked(norm)
 
 
 def steps(module: nn.Module) -> list[nn.Module]:
@@ -126,8 +126,8 @@ def is_sequential(module: nn.Module) -> bool:
     """Whether its forward is nn.Sequential's, and nobody listens to its calls."""
     if not has_sequentials_forward(module):
         return False
-    own = module.__dict__.get("forward")
-    return (own is None or isinstance(own, FusedSequential)) and not hooked(module)
+    fused = isinstance(module.__dict__.get("forward"), FusedSequential)
+    return (fused or not has_own_forward(module)) and not hooked(module)
 
 
 def has_sequentials_forward(module: nn.Module) -> bool:
@@ -141,4 +141,4 @@ def has_sequentials_forward(module: nn.Module) -> bool:
 def is_idle(module: nn.Module) -> bool:
     """Whether it gives back what it is given, in training too."""
     idle = type(module) is nn.Identity or (isinstance(module, DROPOUTS) and module.p == 0)
-    return idle and "forward" not in module.__dict__ and not hooked(module)
+    return idle and not has_own_forward(module) and not hooked(module)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from .._torch import has_own_forward
 from ..model.dataflow import Flow
 from .fused_call import HEAD, is_idle, is_sequential, steps
 from .rewritten import RewrittenForward
@@ -27,7 +28,7 @@ class Head:
         return owner.get_submodule(self._norm)
 
     def holds(self, owner: nn.Module) -> bool:
-        return "forward" not in owner.__dict__ and self.forward.holds(owner)
+        return not has_own_forward(owner) and self.forward.holds(owner)
 
     def __call__(self, owner: nn.Module, input: Any) -> Any:
         return self.forward._function(owner, input)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .._torch import TRACED_CONSTANT, saved_tensors_hooks_top
+from .._torch import TRACED_CONSTANT, has_own_forward, saved_tensors_hooks_top
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
@@ -61,7 +61,7 @@ def trace(module: nn.Module, name: str, flows: list[Flow]) -> tuple[fx.Graph, di
 def _refuse_signature(module: nn.Module) -> None:
     if isinstance(module, fx.GraphModule):
         raise ValueError("copies of a GraphModule make their forward anew from the graph")
-    if "forward" in module.__dict__:
+    if has_own_forward(module):
         raise ValueError("its forward was replaced on the instance")
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.POSITIONAL_ONLY:

@@ -1,0 +1,68 @@
+"""What one of the libraries alone may raise: only in the cases that it is promised for."""
+
+from __future__ import annotations
+
+import pytest
+from tools.fuzz.case import Array, Case
+from tools.fuzz.errors import accepted, raised
+from tools.fuzz.finding import Outcome
+from tools.fuzz.promised import is_promised
+
+X, DY, P = Array(), Array(), Array(values="param")
+PROMISED = {
+    "backend 'native' was asked for and cannot serve this call: a mask is given": Case(
+        contexts=("nk.backend('native')",)
+    ),
+    "torch.func transforms don't yet support saved tensor hooks.": Case(contexts=("nk.recompute_outputs()",)),
+    "one of the variables needed has been modified by an inplace operation": Case(edit="weight"),
+    "Inference tensors cannot be saved for backward.": Case(
+        tensors={"x": X, "weight": Array(trick="inference"), "dy": DY}
+    ),
+    "Trying to backward through the graph a second time": Case(plan="twice", wanted=("residual",)),
+    "Cannot convert a ZeroTensor to numpy.": Case(contexts=("saved('numpy')",)),
+    "The tensor has elements, but its data is not allocated yet.": Case(hook="freed"),
+    "residual must have the input's shape: it is added element by element": Case(
+        tensors={"x": X, "residual": Array(size=(1,)), "dy": DY}
+    ),
+    "expected 4D input (got 3D input)": Case(norm="frozen_batch_norm"),
+    "instance_norm eps must be positive, but got: -1": Case(norm="instance_norm", eps="-1.0"),
+    "SyncBatchNorm number of input channels should be non-zero": Case(norm="sync_batch_norm", shape=(2, 0, 3)),
+    "more than one element of the written-to tensor refers to a single memory location": Case(
+        tensors={"x": X, "running_mean": Array(layout="expanded"), "running_var": Array(values="var"), "dy": DY}
+    ),
+    "torch.utils.checkpoint: Recomputed values have different metadata": Case(
+        transform="checkpoint", contexts=("saved('bfloat16')",)
+    ),
+    "Function 'MulBackward0' returned nan values in its 0th output.": Case(
+        contexts=("torch.autograd.set_detect_anomaly(True)",)
+    ),
+    "Please convert all Tensors to FakeTensors first": Case(hook="fake"),
+    "Cannot set version_counter for inference tensor": Case(
+        plan="under_inference", tensors={"x": Array(trick="wrapper"), "dy": DY}
+    ),
+    "!this_view_meta->has_fw_view() INTERNAL ASSERT FAILED at": Case(
+        transform="jvp", tensors={"x": Array(trick="negated"), "dy": DY}
+    ),
+    "could not construct a memory descriptor using strides": Case(
+        activation="'gelu'", tensors={"x": X, "dy": Array(layout="overlapping")}
+    ),
+}
+
+
+@pytest.mark.parametrize("text", PROMISED)
+def test_a_promise_holds_for_its_cases_alone(text: str) -> None:
+    plain = Case(tensors={"x": X, "weight": P, "residual": X, "dy": DY}, wanted=("x", "weight"))
+    assert is_promised(PROMISED[text], text)
+    assert not is_promised(plain, text)
+    computed, error = Outcome(found={}), Outcome(error=RuntimeError(text))
+    assert raised(PROMISED[text], RuntimeError(text), computed) is None
+    assert accepted(PROMISED[text], error, None) is None
+    assert raised(plain, RuntimeError(text), computed) is not None
+    assert (accepted(plain, error, None) is None) == ("INTERNAL ASSERT" in text)  # of torch's, a fault anywhere
+
+
+def test_a_second_backward_is_excused_where_torch_keeps_nothing_alone() -> None:
+    text = "Trying to backward through the graph a second time"
+    assert is_promised(Case(plan="twice", shape=(0, 3)), text)
+    assert not is_promised(Case(plan="twice"), text)
+    assert not is_promised(Case(plan="retain", wanted=("residual",)), text)

@@ -1,0 +1,100 @@
+"""Errors that are promised, or torch's own: normkit may raise them where torch computes, and torch where normkit does.
+
+Each is known by its words, and only in the cases that it is promised for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .case import Array, Case
+from .norms import channels
+from .pools import WRONG_EPS
+
+_SHARED = ("expanded", "scalar", "overlapping")  # elements that share memory
+
+
+def is_promised(case: Case, text: str) -> bool:
+    """Whether an error of these words may be raised in this case by one of the two libraries alone."""
+    return any(words in text and is_due(case) for words, is_due in _PROMISED)
+
+
+def _has(*parts: str) -> Callable[[Case], bool]:
+    """Whether a context of the forward or the backward has one of these texts in it."""
+    return lambda case: any(part in text for part in parts for text in (*case.contexts, *case.around))
+
+
+def is_fake(case: Case) -> bool:
+    """Whether fake tensors take part."""
+    tricks = {array.trick for array in case.tensors.values()}
+    return "fake" in (case.transform, case.hook) or "fake" in tricks or _has("FakeTensorMode")(case)
+
+
+def _frees(case: Case) -> bool:
+    """normkit looks at each gradient and at all that it kept; torch hands gradients on unread, and keeps copies."""
+    return case.edit.startswith("free") or "freed" in (case.hook, case.tensors["dy"].trick)
+
+
+def _is_kept_by_normkit_alone(case: Case) -> bool:
+    """A residual's gradient is that of the sum, and torch's batch norm of an empty batch is a copy."""
+    return case.plan == "twice" and (case.wanted == ("residual",) or 0 in case.shape)
+
+
+def _is_called_otherwise(case: Case) -> bool:
+    """Whether a checkpoint's second forward is another call than the first: it takes another path, under a context of
+    one of the two or of a subclass, which torch switches off within its backward; or hooks on saved tensors have given
+    the input back in another dtype."""
+    moves = ("nk.backend", "Silent", "FakeTensorMode")
+    contexts = [{c for c in texts if c.startswith(moves)} for texts in (case.contexts, case.around)]
+    widened = _has("saved('float32')", "saved('bfloat16')", "saved('double')")
+    others = _is_trick("subclass")(case) or contexts[0] != contexts[1] or widened(case)
+    return case.transform == "checkpoint" and others
+
+
+def _is_trick(trick: str) -> Callable[[Case], bool]:
+    """Whether one of the tensors is of a trick."""
+    return lambda case: any(a.trick == trick for a in case.tensors.values())
+
+
+_PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
+    # -- What normkit does otherwise, as its pages say.
+    ("was asked for and cannot serve this call", _has("nk.backend")),
+    ("don't yet support saved tensor hooks", _has("nk.recompute_outputs")),  # inside of torch.func
+    ("modified by an inplace operation", lambda case: bool(case.edit or case.after)),  # it keeps another tensor
+    ("Inference tensors cannot be saved for backward", _is_trick("inference")),  # the same
+    ("through the graph a second time", _is_kept_by_normkit_alone),  # the same
+    ("Cannot convert a ZeroTensor to numpy", _has("saved('numpy')")),  # the same: by the hook itself
+    ("its data is not allocated yet", _frees),
+    ("it is added element by element", lambda case: case.tensors.get("residual", Array()).size is not None),  # no more
+    ("D input (got", lambda case: case.norm == "frozen_batch_norm"),  # torch's function has no rank
+    ("eps must be", lambda case: case.norm == "instance_norm" and case.eps in WRONG_EPS),  # torch's does not look
+    ("number of input channels should be non-zero", lambda case: case.norm == "sync_batch_norm" and not channels(case)),
+    # a mask leaves one; torch's nearest norm, without the mask or the slices, says nothing of it
+    ("Expected more than 1 value per channel", lambda case: bool(case.mask)),
+    ("virtual_batch_size must be 1 or more", lambda case: case.norm == "ghost_batch_norm" and case.part < 1),
+    ("is not on the expected device", lambda case: bool(case.mask) and _is_trick("meta")(case)),
+    # batch norm's call of the core compares it as it is: torch's class, Python's words
+    ("not supported between instances", lambda case: case.eps in ("None", "'1e-5'", "1j")),
+    (
+        "more than one element of the written-to tensor",
+        lambda case: any(a.layout in _SHARED for n, a in case.tensors.items() if n.startswith("running")),
+    ),
+    ("torch.utils.checkpoint: ", _is_called_otherwise),
+    # -- What torch's operations do, of which normkit calls others than torch's norm does.
+    ("returned nan values in its", _has("detect_anomaly")),  # it looks at every step
+    ("convert all Tensors to FakeTensors first", is_fake),
+    (  # in the backward of an operation that keeps its result, such as rsqrt
+        "Cannot set version_counter for inference tensor",
+        lambda case: case.plan == "under_inference" and _is_trick("wrapper")(case),
+    ),
+    (  # torch makes no view of a lazily negated tensor that has a tangent: x.reshape(x.shape) asserts
+        "has_fw_view() INTERNAL ASSERT FAILED",
+        lambda case: (
+            case.transform in ("jvp", "dual") and case.tensors["x"].trick in ("negated", "conjugated")
+        ),
+    ),
+    (  # F.gelu(x).backward(dy), where oneDNN serves x
+        "could not construct a memory descriptor using strides",
+        lambda case: "gelu" in case.activation.lower() and case.tensors["dy"].layout == "overlapping",
+    ),
+)  # fmt: skip
