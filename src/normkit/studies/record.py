@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
-from . import verdict as verdict_module
 from .stability import Stability, stated
 from .store import finite
 from .study import Preset, Run, Study, seeds_of
@@ -26,14 +24,18 @@ Record = dict[str, Any]
 
 def rule_sha256(study: Study) -> str:
     """Of the study's file without its plots and texts, the words of its rule, and the code that judges; no comments."""
-    own = importlib.import_module(f"{__package__}.{study.name}")
-    parts = [*(ast.unparse(node) for node in _bare(inspect.getsource(own))), study.rule]
+    parts = [*(ast.unparse(node) for node in _bare(_source(study.name))), study.rule]
     return hashlib.sha256("\n".join([*parts, *_judging()]).encode()).hexdigest()
+
+
+def _source(module: str) -> str:
+    """The text of a module of this package."""
+    return files(__package__).joinpath(f"{module}.py").read_text(encoding="utf-8")
 
 
 @cache
 def _judging() -> list[str]:
-    return [ast.unparse(node) for node in _bare(inspect.getsource(verdict_module))]
+    return [ast.unparse(node) for node in _bare(_source("verdict"))]
 
 
 def make(study: Study, preset: Preset, runs: Sequence[Run], fresh: Sequence[Run], facts: Mapping[str, str]) -> Record:
