@@ -27,7 +27,8 @@ inline Kind kind_of(int64_t value) {
 // Names that a Function's context is handled with, looked up once.
 struct Names {
     nb::object to_save = nb::str("to_save"), saved_tensors = nb::str("saved_tensors"), norm = nb::str("norm"),
-               plan = nb::str("plan"), needs = nb::str("needs_input_grad"), move = nb::str("move");
+               plan = nb::str("plan"), needs = nb::str("needs_input_grad"), move = nb::str("move"),
+               materialize = nb::str("materialize_grads");
 };
 
 inline const Names& names() {
@@ -95,18 +96,21 @@ inline nb::object channels_forward(Looks& looks, nb::handle ctx, nb::handle inpu
     return made.y.object();
 }
 
+// The output; with a residual (output, sum), of which the sum is saved as the input, and whose gradients may be None.
 inline nb::object rows_forward(Looks& looks, nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
-                               nb::handle norm, Kind kind, int64_t width, double eps) {
+                               nb::handle residual, nb::handle norm, Kind kind, int64_t width, double eps) {
     const Edge edge(looks);
-    const bool saves = !ctx.is_none();
+    const bool saves = !ctx.is_none(), adds = !residual.is_none();
     const LayerOutput made =
-        layer_forward({edge, edge.real(input, "input"), width, kind == kRms, weight, bias}, eps, saves, saves);
+        layer_forward({edge, edge.real(input, "input"), width, kind == kRms, weight, bias, residual}, eps, saves, saves);
+    const nb::object sum = made.sum.object(), none = nb::none();
     if (saves) {
-        const nb::object none = nb::none();
-        save(ctx, norm, nb::make_tuple(input, weight, bias, none, none, made.stats.object(), none),
+        save(ctx, norm,
+             nb::make_tuple(adds ? nb::handle(sum) : input, weight, bias, none, none, made.stats.object(), none),
              nb::make_tuple(int64_t(kind), width, true, int(kIdentity), 0.0, false));
+        if (adds) set(ctx, names().materialize, nb::bool_(false));
     }
-    return made.y.object();
+    return adds ? nb::object(nb::make_tuple(made.y.object(), sum)) : made.y.object();
 }
 
 inline nb::object looked_forward(Looks& looks, nb::handle ctx, nb::handle input, nb::handle weight, nb::handle bias,
@@ -122,9 +126,8 @@ inline nb::object looked_forward(Looks& looks, nb::handle ctx, nb::handle input,
     if (kind < kLayer)
         return channels_forward(looks, ctx, input, weight, bias, residual, norm, running, kind,
                                 kind == kGroups ? size : 0, training, number(eps, "eps"), activation);
-    if (!residual.is_none() || activation.code != kIdentity)
-        raise(PyExc_ValueError, "a norm of rows has neither residual nor activation in the core");
-    return rows_forward(looks, ctx, input, weight, bias, norm, kind, size, number(eps, "eps"));
+    if (activation.code != kIdentity) raise(PyExc_ValueError, "a norm of rows has no activation in the core");
+    return rows_forward(looks, ctx, input, weight, bias, residual, norm, kind, size, number(eps, "eps"));
 }
 
 // Whether `fused_forward` takes these tensors as they are.
@@ -132,7 +135,9 @@ inline bool looked_ready(Looks& looks, nb::handle input, nb::handle weight, nb::
                          nb::handle running, nb::handle kind_, nb::handle size_, nb::handle training) {
     const Kind kind = kind_of(whole(kind_, "kind"));
     const int64_t size = whole(size_, "size");
-    if (kind >= kLayer) return residual.is_none() && rows_ready(looks, input, weight, bias, size);
+    if (kind >= kLayer)
+        return rows_ready(looks, input, weight, bias, size) &&
+               (residual.is_none() || added_ready(looks, input, residual));
     if (kind == kGroups && size == 0) return false;
     nb::handle mean = nb::handle(Py_None), var = mean;
     if (!running.is_none()) {
@@ -198,8 +203,8 @@ inline Tensor in_order(const Tensor& x, bool channels_last) {
     return Tensor::made(x.object().attr("movedim")(1, -1).attr("contiguous")().attr("movedim")(-1, 1));
 }
 
-// One gradient for each argument of the forward behind ctx.
-inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy_) {
+// One gradient for each argument of the forward behind ctx. dsum: of the sum of rows and their residual, or None.
+inline nb::tuple added_backward(nb::handle ctx, nb::handle dy_, nb::handle dsum_) {
     static const char* note = "; if hooks on saved tensors are in use, unpack has to give back what was packed";
     const Edge edge(note);
     const Saved s(ctx);
@@ -215,9 +220,12 @@ inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy_) {
     if (kind >= kLayer) {
         const LayerOperands of(edge, x, size, kind == kRms, s.tensor(1), s.tensor(2));
         const Tensor stats = edge.saved_statistics(s.tensor(5), 3 * of.rows);
-        const auto made = layer_backward(of, dy.contiguous(), stats, s.need(0), s.need(1), s.need(2));
-        return gradients(made.input, made.weight, made.bias, {});
+        const Tensor dsum = edge.like(dsum_, of.x, "grad_sum");
+        const auto made =
+            layer_backward(of, dy.contiguous(), dsum, stats, s.need(0) || s.need(3), s.need(1), s.need(2));
+        return gradients(made.input, made.weight, made.bias, s.need(3) ? made.input : Tensor());
     }
+    if (!dsum_.is_none()) raise(PyExc_ValueError, "a norm of channels has no sum of its own");
     if (x.rank() < 2) edge.refuse(PyExc_RuntimeError, "input", " must have at least 2 dimensions (N, C, *)");
     x = in_order(dense(x), flag(s.planned(5), "channels_last"));
     const ChannelOperands of(edge, x, s.tensor(3), s.tensor(1), s.tensor(2), kind == kGroups ? size : 0,
@@ -226,6 +234,10 @@ inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy_) {
     const auto made = channel_backward(of, dy.like(x), of.bits(edge, s.tensor(6)), stats,
                                        flag(s.planned(2), "training"), {s.need(0), s.need(1), s.need(2), s.need(3)});
     return gradients(made.input, made.weight, made.bias, made.residual);
+}
+
+inline nb::tuple fused_backward(nb::handle ctx, nb::handle dy) {
+    return added_backward(ctx, dy, nb::handle(Py_None));
 }
 
 }  // namespace normkit

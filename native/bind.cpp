@@ -8,7 +8,7 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 8;  // goes up with any change of these functions; core.py holds the same number
+constexpr int kInterface = 9;  // goes up with any change of these functions; core.py holds the same number
 
 nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
                                 nb::handle mean, nb::handle var, nb::handle groups, nb::handle eps, nb::handle code,
@@ -48,24 +48,25 @@ nb::object channel_statistics_object(nb::handle input) {
     return channel_statistics(channels_of(Edge(), input)).object();
 }
 
-nb::tuple layer_forward_tuple(nb::handle input, nb::handle width, nb::handle rms, nb::handle weight, nb::handle bias,
-                              nb::handle eps, nb::handle save) {
+nb::tuple layer_forward_tuple(nb::handle input, nb::handle residual, nb::handle width, nb::handle rms,
+                              nb::handle weight, nb::handle bias, nb::handle eps, nb::handle save) {
     const Edge edge;
     const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
-                           flag(rms, "rms"), weight, bias);
+                           flag(rms, "rms"), weight, bias, residual);
     const auto made = layer_forward(of, number(eps, "eps"), flag(save, "save"));
-    return nb::make_tuple(made.y.object(), made.stats.object());
+    return nb::make_tuple(made.y.object(), made.stats.object(), made.sum.object());
 }
 
-nb::tuple layer_backward_tuple(nb::handle dy, nb::handle input, nb::handle width, nb::handle rms, nb::handle weight,
-                               nb::handle bias, nb::handle stats, nb::handle need_input, nb::handle need_weight,
-                               nb::handle need_bias) {
+nb::tuple layer_backward_tuple(nb::handle dy, nb::handle dsum, nb::handle input, nb::handle width, nb::handle rms,
+                               nb::handle weight, nb::handle bias, nb::handle stats, nb::handle need_input,
+                               nb::handle need_weight, nb::handle need_bias) {
     const Edge edge;
     const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
                            flag(rms, "rms"), weight, bias);
     const auto made = layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
-                                     edge.statistics(stats, of.rows), flag(need_input, "need_input"),
-                                     flag(need_weight, "need_weight"), flag(need_bias, "need_bias"));
+                                     edge.like(dsum, of.x, "grad_sum"), edge.statistics(stats, of.rows),
+                                     flag(need_input, "need_input"), flag(need_weight, "need_weight"),
+                                     flag(need_bias, "need_bias"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object());
 }
 
@@ -152,6 +153,7 @@ PyMethodDef methods[] = {
     method<&fused_inference>("fused_inference"),
     method<&fused_forward>("fused_forward"),
     method<&fused_backward>("fused_backward"),
+    method<&added_backward>("added_backward"),
     method<&channel_forward_tuple>("channel_forward"),
     method<&channel_backward_tuple>("channel_backward"),
     method<&channel_statistics_object>("channel_statistics"),

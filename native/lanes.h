@@ -73,6 +73,10 @@ NK_INLINE double value_of(float v) { return v; }
 NK_INLINE double value_of(double v) { return v; }
 NK_INLINE double value_of(bf16 v) { return to_float(v); }
 NK_INLINE double value_of(f16 v) { return to_float(v); }
+NK_INLINE void put_value(float& to, double v) { to = float(v); }
+NK_INLINE void put_value(double& to, double v) { to = v; }
+NK_INLINE void put_value(bf16& to, double v) { to = to_bf16(float(v)); }
+NK_INLINE void put_value(f16& to, double v) { to = to_f16(float(v)); }
 
 template <> struct Num<float> : NumFloat<float> {};
 template <> struct Num<bf16> : NumFloat<bf16> {};
@@ -102,6 +106,14 @@ template <> struct Num<double> {
         return {mask_of_d(bits & ((1u << kDoubles) - 1u)), mask_of_d(bits >> kDoubles)};
     }
 };
+
+// v as elements of T hold it.
+template <class T> NK_INLINE typename Num<T>::V rounded(typename Num<T>::V v) {
+    if constexpr (sizeof(T) >= sizeof(float)) return v;
+    T kept[kLanes];
+    Num<T>::put(kept, v);
+    return Num<T>::get(kept, 0);
+}
 
 // Sign bits of one vector: kCount / 8 bytes; of a tail of n elements: (n + 7) / 8 bytes.
 template <int kCount>  // lane 0 is the lowest bit of the first byte

@@ -2,7 +2,8 @@
 //
 // Forward: some rows are summed and, four at a time from cache, written: y = fma(xhat, weight, bias),
 // xhat = fma(x - m, rstd, -(mean - m) * rstd). Sums across lanes, roots and divisions are made for a vector of rows at
-// once: beside a short row they would take longer than its elements. RMS norm is the same with mean = 0.
+// once: beside a short row they would take longer than its elements. RMS norm is the same with mean = 0. An addition
+// before the norm happens as a row is summed: its sum is written, and read again from cache.
 #pragma once
 #include "group_planar.h"
 #include "lane_sums.h"
@@ -43,6 +44,40 @@ struct RowSums {
         sums_across(v, summed, t);
         return load2(t);
     }
+};
+
+// A row as it is summed: read where it lies, or the sum of two rows, which is rounded to T and written.
+template <class T> struct RowRead {
+    using N = Num<T>;
+    using V = typename N::V;
+
+    const T* row;
+
+    NK_INLINE void fetch(int64_t j) const { prefetch(row + j); }
+    NK_INLINE V get(int64_t j) const { return N::get(row + j, 0); }
+    NK_INLINE V get_tail(int64_t j, int64_t n, V fill) const { return N::get_tail(row + j, n, fill); }
+};
+
+template <class T> struct RowAdded {
+    using N = Num<T>;
+    using V = typename N::V;
+
+    const T *left, *right;
+    T* sum;
+
+    NK_INLINE void fetch(int64_t j) const {
+        prefetch(left + j);
+        prefetch(right + j);
+    }
+    NK_INLINE V get(int64_t j) const {
+        N::put(sum + j, N::get(left + j, 0) + N::get(right + j, 0));
+        return N::get(sum + j, 0);
+    }
+    NK_INLINE V get_tail(int64_t j, int64_t n, V fill) const {
+        N::put_tail(sum + j, N::get_tail(left + j, n, N::set(0)) + N::get_tail(right + j, n, N::set(0)), n);
+        return N::get_tail(sum + j, n, fill);
+    }
+    void put(int64_t j) const { put_value(sum[j], value_of(left[j]) + value_of(right[j])); }
 };
 
 // What layer norm's two directions share: where a parameter lies in the computing type, and how rows become tasks.
@@ -107,17 +142,27 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     using Base::rows, Base::wide, Base::width;
 
     const LayerForward& a;
-    const T* x;
+    const T* x;  // what is normalized
     T* y;
     const bool stream;
 
     explicit LayerForwardKernel(const LayerForward& a_)
-        : Base(a_.rows, a_.width), a(a_), x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
-          stream(layer_streams(a_.rows, a_.width, y)) {}
+        : Base(a_.rows, a_.width), a(a_), x(static_cast<const T*>(a_.residual ? a_.sum : a_.x)),
+          y(static_cast<T*>(a_.y)), stream(layer_streams(a_.rows, a_.width, y)) {}
 
-    // S(x - k) and S(x - k)^2 of columns [first, last) of a row, in lanes; fetches what lies `ahead` elements behind.
+    RowAdded<T> added(int64_t r) const {
+        const int64_t at = r * width;
+        return {static_cast<const T*>(a.x) + at, static_cast<const T*>(a.residual) + at, static_cast<T*>(a.sum) + at};
+    }
+
+    // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements behind.
     template <class Put>
-    NK_INLINE void sums(const T* row, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
+    void sums(int64_t r, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
+        if (a.residual) sums_of(added(r), first, last, k, ahead, put);
+        else sums_of(RowRead<T>{x + r * width}, first, last, k, ahead, put);
+    }
+    template <class Row, class Put>
+    NK_INLINE void sums_of(const Row& row, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
         const D2 shift = both_halves(k);
         D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
         auto add = [&](D2 v, D2& s, D2& q) {
@@ -127,19 +172,24 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
         };
         int64_t j = first;
         for (; j + 2 * kLanes <= last; j += 2 * kLanes) {
-            prefetch(row + ahead + j);
-            prefetch(row + ahead + j + kLanes);
-            add(widen(N::get(row + j, 0)), s0, q0);
-            add(widen(N::get(row + j + kLanes, 0)), s1, q1);
+            row.fetch(ahead + j);
+            row.fetch(ahead + j + kLanes);
+            add(widen(row.get(j)), s0, q0);
+            add(widen(row.get(j + kLanes)), s1, q1);
         }
         for_columns(
-            j, last, [&](int64_t i) { add(widen(N::get(row + i, 0)), s0, q0); },
-            [&](int64_t i, int64_t n) { add(widen(N::get_tail(row + i, n, N::set(k))), s1, q1); });
+            j, last, [&](int64_t i) { add(widen(row.get(i)), s0, q0); },
+            [&](int64_t i, int64_t n) { add(widen(row.get_tail(i, n, N::set(k))), s1, q1); });
         put(s0 + s1, q0 + q1);
     }
 
     // The shift of row r: where rows come from memory, its elements arrive only just before it is summed.
-    double shift_of(int64_t r) const { return a.rms ? 0.0 : run_shift(x + r * width, width); }
+    double shift_of(int64_t r) const {
+        if (a.rms) return 0.0;
+        if (a.residual)  // the three values that it looks at
+            for (int64_t j : {int64_t(0), width / 2, width - 1}) added(r).put(j);
+        return run_shift(x + r * width, width);
+    }
 
     // Rows [r, r + count) from their sums: statistics, and the constants from i on.
     void finish_rows(int64_t r, int64_t count, D2 sum, D2 squares, D2 shift, const Constants& k, int64_t i) const {
@@ -213,7 +263,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
                 RowSums found(count);
                 for (int64_t i = 0; i < count; ++i) {
                     shift[i] = shift_of(r + i);
-                    sums(x + (r + i) * width, 0, width, shift[i], together * width, [&](D2 s, D2 q) { found.set(i, s, q); });
+                    sums(r + i, 0, width, shift[i], together * width, [&](D2 s, D2 q) { found.set(i, s, q); });
                 }
                 finish_rows(r, count, found.across(found.first), found.across(found.second), load2(shift), k, 0);
                 output(r, r + count, k, 0, width, w, b);
@@ -236,7 +286,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
             this->sum_chunk(
                 plan, count, bytes, partial, parallel,
                 [&](int64_t i, int64_t first, int64_t last, auto&& put) {
-                    sums(x + (r + i) * width, first, last, shift[i], fetch_distance<T>(0), put);
+                    sums(r + i, first, last, shift[i], fetch_distance<T>(0), put);
                 },
                 [&](int64_t i, int64_t n, D2 sum, D2 squares) {
                     finish_rows(r + i, n, sum, squares, load2(shift + i), k, i);

@@ -1,7 +1,8 @@
 // Layer norm and RMS norm: the backward.
 //
 // Per row S w dy and S w dy * xhat; then, four rows at a time from cache, dx and the sums of dweight and dbias. Blocks of
-// rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used.
+// rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used. Behind an addition
+// dx is rounded before dsum is added, as two operations would: their result to the bit.
 #pragma once
 #include "layer_norm.h"
 
@@ -17,13 +18,13 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     using Base::rows, Base::wide, Base::width;
 
     const LayerBackward& a;
-    const T *dy, *x;
+    const T *dy, *dsum, *x;
     T* dx;
     const bool stream;
 
     explicit LayerBackwardKernel(const LayerBackward& a_)
-        : Base(a_.rows, a_.width), a(a_), dy(static_cast<const T*>(a_.dy)), x(static_cast<const T*>(a_.x)),
-          dx(static_cast<T*>(a_.dx)), stream(layer_streams(a_.rows, a_.width, dx)) {}
+        : Base(a_.rows, a_.width), a(a_), dy(static_cast<const T*>(a_.dy)), dsum(static_cast<const T*>(a_.dsum)),
+          x(static_cast<const T*>(a_.x)), dx(static_cast<T*>(a_.dx)), stream(layer_streams(a_.rows, a_.width, dx)) {}
 
     bool parameters() const { return a.dweight.data || a.dbias.data; }
     int64_t bytes(int64_t count) const { return 2 * count * width * int64_t(sizeof(T)); }
@@ -58,7 +59,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     }
 
     // dx of rows [r, r + kRows), columns [first, last), constants from i on; adds to sums: (2, wide), may be null.
-    template <int kRows, bool Stream>
+    template <int kRows, bool Added, bool Stream>
     void write(int64_t r, const Constants& k, int64_t i, int64_t first, int64_t last, const Scalar* w, double* sums) const {
         V m[kRows], rs[kRows], off[kRows], sb[kRows], sc[kRows];
         for (int u = 0; u < kRows; ++u) {
@@ -66,7 +67,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
             sb[u] = N::set(k.b[i + u]), sc[u] = N::set(k.c[i + u]);
         }
         const int64_t stride = width, ahead = kRows * width, second = wide;
-        const T *gp = dy + r * stride, *xp = x + r * stride;
+        const T *gp = dy + r * stride, *xp = x + r * stride, *sp = Added ? dsum + r * stride : nullptr;
         T* to = dx ? dx + r * stride : nullptr;
         auto column = [&](int64_t j, auto&& read, auto&& put) NK_IN_PLACE {
             const V wj = N::get_constants(w + j);
@@ -75,7 +76,10 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                 const int64_t at = u * stride + j;
                 if (!Stream && to) prefetch_to_write(to + at + ahead);
                 const V g = read(gp + at), centered = read(xp + at) - m[u];
-                if (to) put(to + at, fma(sb[u], centered * rs[u], fma(g * wj, rs[u], sc[u])));
+                if (to) {
+                    const V slope = fma(sb[u], centered * rs[u], fma(g * wj, rs[u], sc[u]));
+                    put(to + at, Added ? rounded<T>(slope) + read(sp + at) : slope);
+                }
                 total = total + g;
                 dot = fma(g, fma(centered, rs[u], off[u]), dot);
             });
@@ -95,18 +99,20 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                        [&](T* p, V v) { N::put_tail(p, v, n); });
             });
     }
-    template <bool Stream>
+    template <bool Added, bool Stream>
     void write_rows(int64_t r, int64_t end, const Constants& k, int64_t first, int64_t last, const Scalar* w,
                     double* sums) const {
         int64_t i = 0;
         for (; r + kRowsTogether <= end; r += kRowsTogether, i += kRowsTogether)
-            write<kRowsTogether, Stream>(r, k, i, first, last, w, sums);
-        for (; r < end; ++r, ++i) write<1, Stream>(r, k, i, first, last, w, sums);
+            write<kRowsTogether, Added, Stream>(r, k, i, first, last, w, sums);
+        for (; r < end; ++r, ++i) write<1, Added, Stream>(r, k, i, first, last, w, sums);
     }
     void output(int64_t r, int64_t end, const Constants& k, int64_t first, int64_t last, const Scalar* w,
                 double* sums) const {
-        if (stream) write_rows<true>(r, end, k, first, last, w, sums);
-        else write_rows<false>(r, end, k, first, last, w, sums);
+        if (dsum && stream) write_rows<true, true>(r, end, k, first, last, w, sums);
+        else if (dsum) write_rows<true, false>(r, end, k, first, last, w, sums);
+        else if (stream) write_rows<false, true>(r, end, k, first, last, w, sums);
+        else write_rows<false, false>(r, end, k, first, last, w, sums);
     }
 
     // Whole rows, some at a time. partial: (blocks, 2, wide).

@@ -41,6 +41,12 @@ inline bool rows_ready(Looks& looks, nb::handle input, nb::handle weight, nb::ha
            is_vector(looks, bias, width, x.dtype());
 }
 
+// Whether a residual that is added before the norm lies as the input does, both row-major.
+inline bool added_ready(Looks& looks, nb::handle input, nb::handle residual) {
+    const Tensor &x = looks.look(input), &r = looks.look(residual);
+    return r && r.on_cpu() && r.dtype() == x.dtype() && r.same_sizes(x) && x.is_contiguous() && r.is_contiguous();
+}
+
 // Whether a gradient is plain and has memory, with no torch-dispatch mode around it: what else it may be (a subclass, a
 // batch of gradients, sparse, under a mode that has fake tensors) torch's operations have to take.
 inline bool plain_gradient(nb::handle dy) {

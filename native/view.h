@@ -153,11 +153,15 @@ struct GroupBackward : ChannelBackward {
 
 // Rows of `width` elements, each with its own statistics; weight, bias: (width,). rms: no mean, no bias.
 // stats: (3, rows): mean (zero for rms), biased variance (mean square for rms), rstd.
+// residual: what is normalized is x + residual, rounded to the dtype; the forward writes it to `sum`, which is the
+// backward's x. dsum: the gradient that reaches the sum otherwise, added to dx once that is rounded.
 struct LayerForward {
     int dtype = kFloat32;
     int64_t rows = 0, width = 0;
     bool rms = false;
     const void* x = nullptr;
+    const void* residual = nullptr;
+    void* sum = nullptr;
     void* y = nullptr;
     Param weight, bias;
     double* stats = nullptr;
@@ -169,6 +173,7 @@ struct LayerBackward {
     int64_t rows = 0, width = 0;
     bool rms = false;
     const void* dy = nullptr;
+    const void* dsum = nullptr;
     const void* x = nullptr;
     Param weight;
     const double* stats = nullptr;

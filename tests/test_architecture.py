@@ -28,7 +28,7 @@ FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("paths",),
     ("model",),
     ("info",),
-    ("nn",),
+    ("nn", "parametrizations"),
     ("functional",),
     ("kernels", "distributed"),
     ("moments", "contract"),

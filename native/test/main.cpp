@@ -187,6 +187,36 @@ template <class T> void run_layer(const Kernels& kernels, int64_t rows, int64_t 
     }
 }
 
+// An addition in front of the norm: the sum is rounded, its norm and the gradients are those of the sum, to the bit.
+template <class T> void run_added(const Kernels& kernels, int64_t rows, int64_t width, bool rms, bool at_end) {
+    const int64_t e = rows * width;
+    Guarded<T> x(e, at_end), r(e, at_end), sum(e, at_end), y(e, at_end), of_sum(e, at_end);
+    Guarded<T> dy(e, at_end), dsum(e, at_end), dx(e, at_end), alone(e, at_end);
+    Guarded<double> stats(3 * rows, at_end);
+    for (int64_t i = 0; i < e; ++i) write(x[i], draw()), write(r[i], draw()), write(dy[i], draw()), write(dsum[i], draw());
+    const Parallel parallel{loop_on_threads};
+    LayerForward f;
+    f.dtype = kCode<T>, f.rows = rows, f.width = width, f.rms = rms, f.eps = 1e-3;
+    f.x = x.data(), f.residual = r.data(), f.sum = sum.data(), f.y = y.data(), f.stats = stats.data();
+    kernels.layer_forward(f, parallel);
+    f.x = sum.data(), f.residual = nullptr, f.sum = nullptr, f.y = of_sum.data();
+    kernels.layer_forward(f, parallel);
+    LayerBackward g;
+    g.dtype = kCode<T>, g.rows = rows, g.width = width, g.rms = rms;
+    g.dy = dy.data(), g.x = sum.data(), g.stats = stats.data(), g.dx = alone.data();
+    kernels.layer_backward(g, parallel);
+    g.dsum = dsum.data(), g.dx = dx.data();
+    kernels.layer_backward(g, parallel);
+    for (int64_t i = 0; i < e; ++i) {
+        T want;
+        write(want, read(x[i]) + read(r[i]));
+        check(read(sum[i]) == read(want), "sum", read(sum[i]), read(want));
+        check(read(y[i]) == read(of_sum[i]), "added y", read(y[i]), read(of_sum[i]));
+        write(want, read(alone[i]) + read(dsum[i]));
+        check(read(dx[i]) == read(want), "added dx", read(dx[i]), read(want));
+    }
+}
+
 template <class T> void run_all(const Kernels& kernels, const char* type) {
     std::vector<Case> cases;
     for (int64_t odd = 1; odd <= 130; odd += odd < 35 ? 1 : 19) {
@@ -217,10 +247,12 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
             run_layer<T>(kernels, 7, width, rms, true);
             run_layer<T>(kernels, 9, width, rms, false);
             run_layer<T>(kernels, 70, width, rms, true);
+            run_added<T>(kernels, 7, width, rms, width % 2 == 0);
         }
     where = std::string(kernels.name) + " " + type + " long rows";
     run_layer<T>(kernels, 1, 33333, false, true);  // parts of a row, tiles of columns
     run_layer<T>(kernels, 66, 16401, true, false);  // two chunks of rows
+    run_added<T>(kernels, 66, 16401, false, true);
 }
 
 }  // namespace

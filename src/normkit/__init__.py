@@ -16,7 +16,7 @@ from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
 
 if TYPE_CHECKING:
-    from . import testing
+    from . import parametrizations, testing
     from .doctor.compare import compare
     from .doctor.diagnose import diagnose
     from .model.norm_keys import norm_keys
@@ -30,18 +30,21 @@ if TYPE_CHECKING:
     from .surgery.convert import convert
     from .surgery.fold import fold
     from .surgery.freeze import freeze, unfreeze
+    from .surgery.hub_kernels import hub_mapping
     from .surgery.parameter_groups import parameter_groups
 
 __version__ = "0.1.0"
 
 _ON_DEMAND = {
     **dict.fromkeys(("adapt", "deferred_statistics", "merge_statistics", "recalibrate", "sync_buffers"), "statistics"),
-    **dict.fromkeys(("accelerate", "changes", "convert", "fold", "freeze", "parameter_groups", "unfreeze"), "surgery"),
+    **dict.fromkeys(
+        ("accelerate", "changes", "convert", "fold", "freeze", "hub_mapping", "parameter_groups", "unfreeze"), "surgery"
+    ),
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
     "norm_keys": "model.norm_keys",
 }
-_MODULES = ("testing",)  # that are imported when they are first named
+_MODULES = ("parametrizations", "testing")  # that are imported when they are first named
 
 __all__ = [
     "Moments",
@@ -56,11 +59,13 @@ __all__ = [
     "fold",
     "freeze",
     "functional",
+    "hub_mapping",
     "mask_from_lengths",
     "merge_statistics",
     "nn",
     "norm_keys",
     "parameter_groups",
+    "parametrizations",
     "recalibrate",
     "recompute_outputs",
     "sync_buffers",

@@ -47,7 +47,8 @@ def ready(
     """Whether `fused_forward` takes these tensors as they are.
 
     Plain tensors on the CPU, input not empty: (N, C, *), residual of its sizes and dtype, the others (C,) of fitting
-    dtypes or None, and in training more than one value for each set of statistics; or rows (*, size).
+    dtypes or None, and in training more than one value for each set of statistics; or rows (*, size), beside a residual
+    row-major as it is.
     """
 
 def plain_gradient(grad_output: Tensor, /) -> bool:
@@ -67,7 +68,7 @@ def fused_inference(
     code: int,
     param: float,
     /,
-) -> Tensor | None:
+) -> Any:
     """`ready` and `fused_forward` without a context, in one call; None where the tensors are not ready."""
 
 def fused_forward(
@@ -85,11 +86,13 @@ def fused_forward(
     code: int,
     param: float,
     /,
-) -> Tensor:
+) -> Any:
     """The forward of an autograd Function whose arguments are those after ctx. kind: what has statistics of its own.
 
     kind      0: a channel over the batch; 1: one of `size` groups of a sample's channels; 2: layer norm, 3: RMS norm of
-              rows of `size` elements (no residual, no activation)
+              rows of `size` elements (no activation)
+    residual  added behind the norm; to rows before it, and then (output, sum) comes back: the norm of the sum, rounded
+              to the dtype, and the sum, which is saved in the input's place, while ctx.materialize_grads is False
     ctx       None saves nothing. Else ctx.to_save = (input, weight, bias, residual or None, None, stats, bits or None),
               ctx.norm = norm, ctx.plan = (kind, size, training, code, param, channels_last)
     stats     their bytes: uint8, to be seen as float64 (3, sets)
@@ -104,6 +107,9 @@ def fused_backward(ctx: Any, grad_output: Tensor, /) -> tuple[Tensor | None, ...
     Reads ctx.saved_tensors, ctx.plan and ctx.needs_input_grad. What comes back in another dtype or memory format is
     brought back where that is exact; RuntimeError where it is not what was saved.
     """
+
+def added_backward(ctx: Any, grad_output: Tensor, grad_sum: Tensor | None, /) -> tuple[Tensor | None, ...]:
+    """The same for rows with a residual: grad_sum is added to the gradient of both, rounded before."""
 
 def channel_forward(
     input: Tensor,
@@ -155,12 +161,21 @@ def channel_statistics(input: Tensor, /) -> Tensor:
     """(3, C) float64 of input (N, C, *): mean, biased variance, 1 / sqrt(var)."""
 
 def layer_forward(
-    input: Tensor, width: int, rms: bool, weight: Tensor | None, bias: Tensor | None, eps: float, save: bool, /
-) -> tuple[Tensor, Any]:
-    """(output, stats float64 (3, rows) or None) over rows of `width` elements."""
+    input: Tensor,
+    residual: Tensor | None,
+    width: int,
+    rms: bool,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    save: bool,
+    /,
+) -> tuple[Tensor, Any, Any]:
+    """(output, stats float64 (3, rows) or None, input + residual or None) over rows of `width` elements."""
 
 def layer_backward(
     grad_output: Tensor,
+    grad_sum: Tensor | None,
     input: Tensor,
     width: int,
     rms: bool,
@@ -172,7 +187,10 @@ def layer_backward(
     need_bias: bool,
     /,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, weight and bias where needed. stats: float64 (3, rows), or its bytes."""
+    """Gradients of input, weight and bias where needed. stats: float64 (3, rows), or its bytes.
+
+    grad_sum: added to the input's gradient, which is rounded before.
+    """
 
 def move_running(
     stats: Tensor,

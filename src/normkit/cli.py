@@ -88,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--busy", type=int, default=0, metavar="N", help="let N other processes compute meanwhile; ratios of means then"
     )
+    bench.add_argument(
+        "--models", action="store_true", help="whole models instead: plain, accelerated, compiled, and the norms' share"
+    )
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
 
@@ -210,6 +213,7 @@ def _bench(args: argparse.Namespace) -> None:
         cold=args.cold,
         busy=args.busy,
         json=args.json,
+        models=args.models,
     )
     bench(request, show=print)
 

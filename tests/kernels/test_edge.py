@@ -78,7 +78,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], list[Any], dict[int, str]]]:
     w, b, mean, var = torch.rand(C), torch.rand(C), torch.rand(C), torch.rand(C)
     wide, shift = torch.rand(S), torch.rand(S)
     _, stats, bits = core.channel_forward(x, r, w, b, None, None, 0, 1e-5, 1, 0.0, True, ())
-    _, of_rows = core.layer_forward(x, S, False, wide, shift, 1e-5, True)
+    _, of_rows, _ = core.layer_forward(x, None, S, False, wide, shift, 1e-5, True)
     running = (mean, var, None, 0.1, None)
     all_four = (True,) * 4
     names = ["input", "residual", "weight", "bias", "mean", "var"]
@@ -92,20 +92,26 @@ def calls() -> dict[str, tuple[Callable[..., Any], list[Any], dict[int, str]]]:
             core.channel_backward, [dy, x, None, bits, w, b, stats, 0, True, 1, 0.0, *all_four, (), 0], backward,
         ),
         "channel_statistics": (core.channel_statistics, [x], {}),
-        "layer_forward": (core.layer_forward, [x, S, False, wide, shift, 1e-5, True], {3: "weight", 4: "bias"}),
+        "layer_forward": (
+            core.layer_forward, [x, r, S, False, wide, shift, 1e-5, True], {1: "residual", 4: "weight", 5: "bias"},
+        ),
         "layer_backward": (
-            core.layer_backward, [dy, x, S, False, wide, shift, of_rows, *all_four[1:]],
-            {0: "dy", 4: "weight", 5: "bias", 6: "stats"},
+            core.layer_backward, [dy, r, x, S, False, wide, shift, of_rows, *all_four[1:]],
+            {0: "dy", 1: "dsum", 5: "weight", 6: "bias", 7: "stats"},
         ),
         "fused_forward": (
             core.fused_forward, [None, x, w, b, r, None, running, 0, 0, False, 1e-5, 1, 0.0], fused,
         ),
         "fused_rows": (
-            core.fused_forward, [None, x, wide, shift, None, None, None, 2, S, True, 1e-5, 0, 0.0],
-            {2: "weight", 3: "bias"},
+            core.fused_forward, [None, x, wide, shift, r, None, None, 2, S, True, 1e-5, 0, 0.0],
+            {2: "weight", 3: "bias", 4: "residual"},
         ),
         "fused_backward": (
             core.fused_backward, [context(x, w, b, r, None, None, 0, 0, True, 1e-5, 1, 0.0), dy], {1: "dy"},
+        ),
+        "added_backward": (
+            core.added_backward, [context(x, wide, shift, r, None, None, 2, S, True, 1e-5, 0, 0.0), dy, r],
+            {1: "dy", 2: "dsum"},
         ),
         "move_running": (core.move_running, [stats, N * S, mean, var, None, 0.1], {2: "mean", 3: "var"}),
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """A forward that does more than a trace holds keeps its forward: its norms are replaced, and nothing is lost."""
 
+import copy
 import inspect
 import random
 import threading
@@ -322,15 +323,61 @@ def test_a_forward_with_variable_arguments_is_fused_for_calls_that_give_none() -
         result(X)
 
 
-@pytest.mark.parametrize("more", [(2.0,), {"other": 2.0}, {"args": 2.0}], ids=str)
-def test_a_run_that_gives_variable_arguments_is_no_trace(more: tuple[float] | dict[str, float]) -> None:
+@pytest.mark.parametrize("more", [{"other": 2.0}, {"args": 2.0}, {"other": 2.0, "third": 1.0}], ids=str)
+def test_options_of_the_run_are_those_of_the_trace(more: dict[str, float]) -> None:
     model = randomized(Variable()).eval()
-    example = (X, TEMB, *more) if isinstance(more, tuple) else {"input": X, "temb": TEMB, **more}
-    reasons_of = {entry.reason for entry in changes(accelerate(model, example))}
+    result = accelerate(model, {"input": X, "temb": TEMB, **more})
+    assert [entry.reason[:15] for entry in changes(result)] == ["fused with silu"] * 2
+    calls: list[dict[str, float]] = [more, dict.fromkeys(more, 3.0), {}, {**more, "fourth": 5.0}]
+    for options in calls:
+        close([result(X, TEMB, **options)], [model(X, TEMB, **options)], 1e-5)
+
+
+def test_a_run_that_gives_variable_arguments_by_position_is_no_trace() -> None:
+    model = randomized(Variable()).eval()
+    reasons_of = {entry.reason for entry in changes(accelerate(model, (X, TEMB, 2.0)))}
     assert reasons_of == {
         "not fused: the forward of the model (Variable) stays: it is called with variable arguments, which a trace "
         "would fix"
     }
+
+
+class Dropping(nn.Module):
+    """Bart's and Whisper's way: a function that is told of the mode."""
+
+    def __init__(self, p: float, always: bool = False) -> None:
+        super().__init__()
+        self.conv, self.norm, self.p, self.always = nn.Conv2d(3, 3, 3, padding=1), nn.GroupNorm(3, 3), p, always
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(self.conv(x), p=self.p, training=True if self.always else self.training)
+        return F.relu(self.norm(x))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_a_function_that_is_told_of_the_mode_is_told_at_each_call(p: float) -> None:
+    model = randomized(Dropping(p)).eval()
+    result = accelerate(model, X)
+    assert reasons(result)["norm"].startswith("fused with relu")
+    for training in (False, True, False):
+        found = []
+        for one in (model, result):
+            torch.manual_seed(5)
+            found.append(one.train(training)(X))
+        close([found[1]], [found[0]], 1e-5)
+    again = copy.deepcopy(result).train()
+    torch.manual_seed(5)
+    close([again(X)], [_seeded(model.train())], 1e-5)
+
+
+def _seeded(model: nn.Module) -> Tensor:
+    torch.manual_seed(5)
+    return model(X)
+
+
+def test_a_function_that_is_told_of_another_mode_keeps_the_forward() -> None:
+    reason = reasons(accelerate(randomized(Dropping(0.0, always=True)).eval(), X))["norm"]
+    assert "its forward is another one in training than in evaluation" in reason
 
 
 class ByPosition(nn.Module):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit.model.families import is_ours
+from normkit.surgery import added_call
+from normkit.surgery.rewritten import RewrittenForward
 from normkit.surgery.row_norms import installed
 
 from .transformers_models import MODELS, inputs_of, model_of
@@ -67,6 +69,44 @@ def test_every_norm_is_replaced_and_the_model_stays_the_same(name: str) -> None:
         torch.testing.assert_close(ours[key], gradient, rtol=1e-3, atol=2e-5 * largest, msg=key)
 
 
+# the norms behind an addition of the same forward: in each layer of the model
+PAIRS = {
+    "Llama": ("post_attention_layernorm",),
+    "Qwen3": ("post_attention_layernorm",),
+    "Mistral": ("post_attention_layernorm",),
+    "Gemma2": ("pre_feedforward_layernorm",),
+    "DeepseekV3": ("post_attention_layernorm",),
+    "GPT2": ("ln_2",),
+    "ViT": ("layernorm_after",),
+    "DINOv2": ("norm2",),
+    "Bert": ("attention.output.LayerNorm", "output.LayerNorm"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_addition_in_front_of_a_norm_is_made_with_it(name: str) -> None:
+    model, inputs = model_of(name), inputs_of(name)
+    fast = nk.accelerate(model, inputs)
+    fused = [entry.name for entry in nk.changes(fast) if "fused with the addition in front of it" in entry.reason]
+    assert len(fused) == 2 * len(PAIRS[name])  # of two layers
+    assert all(any(entry.endswith(f".{i}.{norm}") for norm in PAIRS[name] for i in (0, 1)) for entry in fused)
+    alone = copy.deepcopy(fast)
+    for module in alone.modules():
+        if isinstance(module.__dict__.get("forward"), RewrittenForward):
+            del module.__dict__["forward"]
+    for dtype in (torch.float32, torch.bfloat16):
+        given = {key: t.to(dtype) if t.is_floating_point() else t for key, t in inputs.items()}
+        y, theirs = gradients(alone.to(dtype), given)
+        other, ours = gradients(fast.to(dtype), given)
+        assert torch.equal(other, y)
+        assert ours.keys() == theirs.keys()
+        for key, gradient in theirs.items():  # what many readers add up is added in another order
+            tolerance = 1e-5 if dtype == torch.float32 else 0.1
+            torch.testing.assert_close(
+                ours[key], gradient, rtol=tolerance, atol=tolerance * float(gradient.abs().max()), msg=key
+            )
+
+
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("dtype", HALF)
 def test_each_norm_of_a_half_precision_model_gives_what_it_gave(name: str, dtype: torch.dtype) -> None:
@@ -89,12 +129,54 @@ def test_each_norm_of_a_half_precision_model_gives_what_it_gave(name: str, dtype
             assert int((gap > 0).sum()) <= max(1, 0.001 * gap.numel()), key
 
 
+# Classes that cast their input once: what their gradients are rounded to is known. T5's casts twice, and rounds its
+# input's gradient twice; torch's own layer norm rounds its gradients' sums in between: ours are nearer to the truth.
+ONCE = ("Llama", "Qwen3", "Gemma3", "Olmo2", "Olmo", "Cohere", "Mamba2")
+MORE_OFTEN = ("T5", "Whisper")
+
+
+@pytest.mark.parametrize("name", [*ONCE, *MORE_OFTEN])
+@pytest.mark.parametrize("dtype", HALF)
+def test_each_norm_of_a_half_precision_model_has_the_gradients_it_had(name: str, dtype: torch.dtype) -> None:
+    model, inputs = model_of(name).to(dtype), inputs_of(name)
+    fast = nk.accelerate(model, {key: t.to(dtype) if t.is_floating_point() else t for key, t in inputs.items()})
+    for kind, key in {type(module): key for key, module in norms(model).items()}.items():
+        module = model.get_submodule(key)
+        width = next((parameter.numel() for parameter in module.parameters()), 32)
+        random = torch.Generator().manual_seed(3)
+        gates = 2 if kind.__name__.endswith("Gated") else 1
+        given = [(2 * torch.randn(64, 16, width, generator=random)).to(dtype) for _ in range(gates)]
+        slope = torch.randn(given[0].shape, generator=random).to(dtype)
+        theirs, ours = (_gradients(one, given, slope) for one in (module, fast.get_submodule(key)))
+        truth = _gradients(copy.deepcopy(module).double(), [t.double() for t in given], slope.double())
+        for a, b, exact in zip(ours, theirs, truth, strict=True):
+            assert a.dtype == b.dtype
+            if name in ONCE:
+                assert float((a == b).double().mean()) >= 0.999, key
+            else:
+                assert float((a - exact).abs().mean()) <= float((b - exact).abs().mean()) * 1.001, key
+
+
+def _gradients(norm: Any, given: list[Tensor], slope: Tensor) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in given]
+    return list(torch.autograd.grad(norm(*leaves), [*leaves, *norm.parameters()], slope))
+
+
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma3", "T5"])
 def test_generation(name: str) -> None:
     model, tokens = model_of(name, use_cache=True), inputs_of(name)["input_ids"]
     fast = nk.accelerate(model, inputs_of(name))
     options = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones_like(tokens)}
     assert torch.equal(fast.generate(tokens, **options), model.generate(tokens, **options))
+
+
+def test_generation_adds_and_normalizes_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache, as in the example's run: each step of each layer."""
+    model, tokens = model_of("Llama", use_cache=True), inputs_of("Llama")["input_ids"]
+    fast, calls, in_one = nk.accelerate(model, {"input_ids": tokens}), [], added_call._in_one
+    monkeypatch.setattr(added_call, "_in_one", lambda *given: (calls.append(given), in_one(*given))[1])
+    fast.generate(tokens, max_new_tokens=6, do_sample=False, attention_mask=torch.ones_like(tokens))
+    assert len(calls) == 6 * 2
 
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma", "T5"])
@@ -145,3 +227,83 @@ def test_compiled() -> None:
     model, inputs = model_of("Llama"), inputs_of("Llama")
     fast = torch.compile(nk.accelerate(model, inputs), backend="aot_eager")
     torch.testing.assert_close(first(fast(**inputs)), first(model(**inputs)), rtol=1e-4, atol=1e-5)
+
+
+class Linear8(nn.Linear):
+    """A neighbour that is quantized: its weight is kept in whole numbers and scaled at each call."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
+        self.scale = float(linear.weight.detach().abs().max()) / 127
+        whole = (linear.weight.detach() / self.scale).round().to(torch.int8)
+        del self.weight
+        self.register_buffer("weight", whole)
+        self.bias = linear.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.linear(input, self.weight.to(input.dtype) * self.scale, self.bias)
+
+
+def test_quantized_neighbours() -> None:
+    model, inputs = model_of("Llama"), inputs_of("Llama")
+    for layer in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            setattr(layer.mlp, name, Linear8(getattr(layer.mlp, name)))
+    fast = nk.accelerate(model, inputs)
+    assert not nk.changes(fast).kept
+    torch.testing.assert_close(first(fast(**inputs)), first(model(**inputs)), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_come_after_the_model_was_made_on_meta() -> None:
+    """As loaders for large models do it: no memory at first, then each tensor assigned."""
+    model, inputs = model_of("Llama"), inputs_of("Llama")
+    empty = copy.deepcopy(model).to("meta")
+    empty.load_state_dict(model.state_dict(), assign=True)
+    for module, filled in zip(empty.modules(), model.modules(), strict=True):
+        module._buffers.update({key: t.clone() for key, t in filled._buffers.items() if t is not None})
+    fast = nk.accelerate(empty, inputs)
+    torch.testing.assert_close(first(fast(**inputs)), first(model(**inputs)), rtol=1e-4, atol=1e-5)
+    other = model_of("Llama")
+    with torch.no_grad():
+        other.model.norm.weight.mul_(2)
+    fast.load_state_dict(other.state_dict(), assign=True)
+    torch.testing.assert_close(first(fast(**inputs)), first(other(**inputs)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_trainer(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="Hugging Face's accelerate is not installed")
+    transformers = pytest.importorskip("transformers")
+    model, tokens = model_of("Llama"), inputs_of("Llama")["input_ids"]
+    fast = nk.accelerate(model, {"input_ids": tokens, "labels": tokens})
+    examples = [{"input_ids": row, "labels": row} for row in tokens.repeat(4, 1)]
+    losses = []
+    for i, one in enumerate((model, fast)):
+        options = transformers.TrainingArguments(
+            output_dir=str(tmp_path / str(i)), max_steps=4, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+            logging_steps=1, save_strategy="no", seed=3, learning_rate=1e-2, disable_tqdm=True,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model=one.train(), args=options, train_dataset=examples)
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[1][-1] < losses[1][0]
+
+
+def test_adapters(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=[], init_lora_weights=False)
+    model, inputs = model_of("Llama"), inputs_of("Llama")
+    torch.manual_seed(5)
+    adapted = peft.get_peft_model(copy.deepcopy(model), config)
+    fast = nk.accelerate(adapted, inputs)
+    assert not nk.changes(fast).kept
+    torch.testing.assert_close(first(fast(**inputs)), first(adapted(**inputs)), rtol=1e-4, atol=1e-5)
+    torch.manual_seed(5)
+    later = peft.get_peft_model(nk.accelerate(model, inputs), config)  # the other way round
+    torch.testing.assert_close(first(later(**inputs)), first(adapted(**inputs)), rtol=1e-4, atol=1e-5)
+    _, ours = gradients(fast, inputs)
+    assert ours
+    assert all("lora" in name for name in ours)
+    fast.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path)
+    torch.testing.assert_close(first(again(**inputs)), first(fast(**inputs)), rtol=1e-4, atol=1e-5)

@@ -71,6 +71,31 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "ConvNeXt": ("convnext", "ConvNextModel", {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}, "image"),
     "Swin": ("swin", "SwinModel", {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1],
                                    "num_heads": [2, 2], "window_size": 4, "drop_path_rate": 0.0}, "image"),
+    "GPT2": (
+        "gpt2", "GPT2LMHeadModel",
+        {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "resid_pdrop": 0.0,
+         "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 2, "use_cache": False},
+        "tokens",
+    ),
+    "Conformer": (
+        "wav2vec2_conformer", "Wav2Vec2ConformerModel",
+        _SPEECH | {"conformer_conv_dropout": 0.0, "conv_depthwise_kernel_size": 5}, "sound",
+    ),
+    "MobileViT": (
+        "mobilevit", "MobileViTModel",
+        {"image_size": 32, "hidden_sizes": [8, 12, 16], "neck_hidden_sizes": [8] * 6 + [16], "num_attention_heads": 2,
+         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        "large image",
+    ),
+    "DETR": (
+        "detr", "DetrModel",
+        {"backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8],
+                             "depths": [1, 1, 1, 1], "layer_type": "basic", "out_features": ["stage4"]},
+         "use_timm_backbone": False, "use_pretrained_backbone": False, "d_model": 16, "encoder_layers": 1,
+         "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "encoder_attention_heads": 2,
+         "decoder_attention_heads": 2, "num_queries": 4, "dropout": 0.0},
+        "large image",
+    ),
     "SegFormer": (
         "segformer", "SegformerModel",
         {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [8, 16],
@@ -107,4 +132,5 @@ def inputs_of(name: str) -> dict[str, Tensor]:
         return {"input_values": torch.randn(2, 600, generator=random)}
     if kind == "mel":
         return {"input_features": torch.randn(2, 8, 32, generator=random), "decoder_input_ids": tokens[:, :5]}
-    return {"pixel_values": torch.randn(2, 3, 32, 32, generator=random)}
+    size = 64 if kind == "large image" else 32
+    return {"pixel_values": torch.randn(2, 3, size, size, generator=random)}

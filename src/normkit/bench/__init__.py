@@ -9,6 +9,7 @@ anew each round, on the same tensors; a figure is the median of paired ratios; t
     batch_norm, group_norm, layer_norm, inference          check     agreement with float64
     contender  what a side of a comparison is              peers     torch eager and compiled, oneDNN, JAX
     measure    one case -> one row                         summary   geometric means with the worst shape named
+    models     whole models (`nets`), plain, accelerated, compiled
     network    a ResNet-50 training step                   isolated  each of its models in a process of its own
     results    rows, their JSON, what merges               tables    rows -> text
     page       JSON -> docs/benchmarks.md

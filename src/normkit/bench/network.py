@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +149,17 @@ class Memory(NamedTuple):
     peak: int
 
 
-def memory(training: Training, kept: int | None = None) -> Memory:
+class Steps(Protocol):
+    """What a training step is made of."""
+
+    optimizer: torch.optim.Optimizer
+
+    def forward(self) -> Tensor:
+        """The loss."""
+        ...
+
+
+def memory(training: Steps, kept: int | None = None) -> Memory:
     """What a step allocates, as PyTorch's allocator counts it; freed outputs may keep `kept` bytes after it."""
     training.optimizer.zero_grad(set_to_none=True)
     _keep(0)  # large outputs of the native kernels come from PyTorch's allocator, too

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .gains import gains_table
 from .results import Document, Row
-from .tables import machine_line, network_table, rows_table, summary_table
+from .tables import machine_line, models_table, network_table, rows_table, summary_table
 
 HEAD = """# Benchmarks
 
@@ -31,7 +31,8 @@ with a ReLU through the same Function and core, which passes over memory once fo
 residual it does not even read x again). No kernel under this call can be faster, however it finds mean and variance.
 
 Repeat with `normkit bench --shapes full --json FILE`, the same with `--shapes quick` and `--cold`, `--busy 1` or
-`--busy 2`, and `normkit bench network --json FILE`.
+`--busy 2`, `normkit bench network --json FILE`, and `normkit bench --models --shapes full --dtype float32,bfloat16
+--json FILE`.
 """
 
 GAINS = """
@@ -56,6 +57,8 @@ def render(text: str) -> str:
         parts += ["## Summary\n", summary_table(document.rows).markdown() + "\n"]
     if document.networks:
         parts += ["## ResNet-50 training step\n", NETWORK, network_table(document.networks).markdown() + "\n"]
+    if document.models:
+        parts += ["## Whole models\n", MODELS, models_table(document.models).markdown() + "\n"]
     for title, rows in groups(document.rows).items():
         parts += [f"## {title}\n", rows_table(rows).markdown() + "\n"]
     return "\n".join(parts)
@@ -67,6 +70,14 @@ the profiler; it limits what any faster norm can do: at the roof, or if norms to
 after the forward; peak: the most that is live in a step, gradients of parameters included; both as PyTorch's allocator
 counts them, in brackets the share of the plain model's. Each model trains in a process of its own (a row with a dash:
 all in one); *nothing kept*: accelerated, but freed outputs serve no later ones (`NORMKIT_KEEP_MB=0`).
+"""
+
+
+MODELS = """A training step (forward, loss, backward, SGD) and inference of whole models with random weights, by
+`normkit bench --models`: plain, through `nk.accelerate`, and under torch.compile, each in a process of its own.
+**norm share**: the time that the plain model's norms take alone, of the model's. **limit**: the speedup if nothing but
+the norms became as much faster as they are alone; **of the gain**: which part of limit - 1 was reached, none where that
+is below 3 %. Ratios with quartiles.
 """
 
 

@@ -103,12 +103,55 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Versus:
+    """Paired ratios of the plain model's times to another's, with quartiles: above 1 the other is faster."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole model in one mode ("training": a step; "inference").
+
+    share: the norms' part of the plain model's time; limit: how much faster it could be by its norms' own ratios; peak,
+    fast_peak: bytes live at most in a training step, plain and accelerated (0 in inference).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    threads: int
+    mode: str
+    rounds: int = 0
+    ms: float = 0.0
+    share: float = 0.0
+    limit: float = 1.0
+    peak: int = 0
+    fast_peak: int = 0
+    contenders: dict[str, Versus] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, tuple[int, ...], str, int, str]:
+        return self.name, self.shape, self.dtype, self.threads, self.mode
+
+    @property
+    def reached(self) -> float | None:
+        """Which part of the predicted gain acceleration gives; None where no more than 3 % is predicted."""
+        fast = self.contenders.get("accelerated")
+        return None if fast is None or self.limit < 1.03 else (fast.ratio - 1) / (self.limit - 1)
+
+
+@dataclass(frozen=True)
 class Document:
     """All figures of one machine."""
 
     machine: dict[str, str]
     rows: tuple[Row, ...] = ()
     networks: tuple[Network, ...] = ()
+    models: tuple[Model, ...] = ()
 
     def to_json(self) -> str:
         """JSON with a line per row and network: the file stays short, and a diff shows what was measured anew."""
@@ -135,7 +178,10 @@ class Document:
             )
         rows = {row.case: row for row in (*self.rows, *newer.rows)}
         networks = {network.key: network for network in (*self.networks, *newer.networks)}
-        return replace(self, rows=tuple(rows.values()), networks=tuple(networks.values()))
+        models = {model.key: model for model in (*self.models, *newer.models)}
+        return replace(
+            self, rows=tuple(rows.values()), networks=tuple(networks.values()), models=tuple(models.values())
+        )
 
 
 def prepare(path: Path) -> Document | None:

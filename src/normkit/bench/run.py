@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
-from . import busy, network
+from . import busy, models, network
 from .measure import measure
+from .nets import NETS
 from .page import heading
 from .peers import PEERS
 from .problem import DTYPES
 from .results import Document, keep, machine, prepare
 from .suite import FAMILIES, SUITES, cases
-from .tables import machine_line, network_table, row_cells, rows_table, summary_table
+from .tables import machine_line, models_table, network_table, row_cells, rows_table, summary_table
 
 NETWORK = "network"
 WIDTH, NARROW = 16, 9  # of the growing table's first column, and the least of the others
@@ -32,6 +33,7 @@ class Request:
 
     families: empty = all but the network; seconds: time per case, None = the preset's, four times that beside busy
     processes; a network takes ten times that. cold: inputs that no cache holds; busy: processes that compute beside it.
+    models: whole models, and no family.
     """
 
     families: Sequence[str] = ()
@@ -43,6 +45,7 @@ class Request:
     cold: bool = False
     busy: int = 0
     json: Path | None = None
+    models: bool = False
 
     def __post_init__(self) -> None:
         _known("family", self.families, (*FAMILIES, NETWORK))
@@ -57,6 +60,8 @@ class Request:
             raise UsageError(f"--busy must be 0 to {busy.MOST} processes, got {self.busy}")
         if NETWORK in self.families and (self.cold or self.busy):
             raise UsageError("--cold and --busy are for single layers, not for the network: leave it out")
+        if self.models and (self.families or self.cold or self.busy):
+            raise UsageError("--models takes no families, and neither --cold nor --busy")
         if self.seconds is not None and self.seconds < 0:
             raise UsageError(f"--seconds must not be negative, got {self.seconds}")
         if self.seconds is not None and not math.isfinite(self.seconds):
@@ -88,6 +93,9 @@ def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Documen
     threads = request.threads or torch.get_num_threads()
     preset = SECONDS[request.preset] * (4 if request.busy else 1)
     seconds = preset if request.seconds is None else request.seconds
+    if request.models:
+        yield from _models(request, show, threads, 10 * seconds)
+        return
     families = request.families or FAMILIES
     planned = cases(families, request.preset, request.dtypes, threads, request.cold, request.busy)
     for _, group in groupby(planned, key=lambda case: (case.op, case.layout, case.dtype)):
@@ -104,6 +112,16 @@ def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Documen
             figures = network.measure(batch, layout, dtype, threads, 10 * seconds)
             show("\n" + network_table([figures]).text())
             yield Document(machine(), networks=(figures,))
+
+
+def _models(request: Request, show: Callable[[str], None], threads: int, seconds: float) -> Iterator[Document]:
+    for dtype in request.dtypes:
+        for net in NETS[request.preset]:
+            found = models.measure(net, dtype, threads, seconds)
+            show("\n" + models_table(found).text())
+            for name, reason in found[0].absent.items():
+                show(f"{name}: {reason}")
+            yield Document(machine(), models=tuple(found))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .results import Document, Network, Peer, Row
+from .results import Document, Model, Network, Peer, Row
 from .summary import LARGE, Summary, share, summaries
 
 
@@ -64,6 +64,27 @@ def network_table(networks: Sequence[Network]) -> Table:
         *(f"{name} x" for name in contenders), "held MB", *contenders, "peak MB", *contenders,
     )  # fmt: skip
     return Table(headings, tuple(tuple(_network(network, contenders)) for network in networks))
+
+
+def models_table(models: Sequence[Model]) -> Table:
+    """One line per model and mode: its time, the norms' share, what they could give, what was reached, memory."""
+    contenders = list(dict.fromkeys(name for model in models for name in (*model.contenders, *model.absent)))
+    headings = (
+        "model", "input", "dtype", "threads", "mode", "ms", "norm share", "limit", "of the gain",
+        *(f"{name} x" for name in contenders), "peak MB", "accelerated",
+    )  # fmt: skip
+    return Table(headings, tuple(tuple(_model(model, contenders)) for model in models))
+
+
+def _model(m: Model, contenders: Sequence[str]) -> list[str]:
+    found = [m.contenders.get(name) for name in contenders]
+    reached = m.reached
+    return [
+        m.name, shape(m.shape), m.dtype, str(m.threads), m.mode, number(m.ms), f"{m.share:.1%}", f"{m.limit:.3f}",
+        "none" if reached is None else f"{reached:.0%}",
+        *("-" if c is None else f"{c.ratio:.3f} ({c.low:.3f}-{c.high:.3f})" for c in found),
+        number(m.peak / 1e6) if m.peak else "", f"{m.fast_peak / m.peak:.2f}" if m.peak else "",
+    ]  # fmt: skip
 
 
 def _summary(s: Summary) -> tuple[str, ...]:

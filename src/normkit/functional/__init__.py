@@ -6,7 +6,9 @@ from .._names import raise_unknown
 from .batch_norm import batch_norm
 from .batch_renorm import batch_renorm
 from .choose import backend
+from .filter_response_norm import filter_response_norm
 from .ghost_batch_norm import ghost_batch_norm
+from .global_response_norm import global_response_norm
 from .group_norm import group_norm
 from .instance_norm import instance_norm
 from .layer_norm import add_layer_norm, layer_norm
@@ -21,7 +23,9 @@ __all__ = [
     "backend",
     "batch_norm",
     "batch_renorm",
+    "filter_response_norm",
     "ghost_batch_norm",
+    "global_response_norm",
     "group_norm",
     "instance_norm",
     "layer_norm",

@@ -79,9 +79,33 @@ class InCore(torch.autograd.Function):
         return (*composed_backward(ctx.norm, native, dy, operands, saved, needs), *(None,) * 8)
 
 
+class Added(torch.autograd.Function):
+    """The same for a norm of rows behind an addition: (norm(input + residual), the sum), of which the sum is saved.
+
+    Either output may be without a gradient.
+    """
+
+    forward = staticmethod(native.fused_forward)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        dy, dsum = gradients
+        if dy is None:
+            return (dsum, None, None, dsum, *(None,) * 8)
+        if not (_takes_operations(dy) or (dsum is not None and _takes_operations(dsum))):
+            return native.added_backward(ctx, dy, dsum)
+        of_input, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
+        operands, saved = _unpacked(ctx.saved_tensors, dy, False)
+        needs = Needs(of_input or of_residual, of_weight, of_bias, False)
+        found = composed_backward(ctx.norm, native, dy, operands, saved, needs)
+        addend = found.input if found.input is None or dsum is None else found.input + dsum
+        return (addend, found.weight, found.bias, addend, *(None,) * 8)
+
+
 # Function.apply first asks whether a torch.func transform is active; no kernel is chosen under one.
 _apply = super(torch.autograd.Function, Fused).apply
 _apply_in_core = super(torch.autograd.Function, InCore).apply
+_apply_added = super(torch.autograd.Function, Added).apply
 
 
 def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
@@ -105,6 +129,19 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
         if _needs_graph(input, weight, bias, residual):
             return _apply_in_core(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
     return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
+
+
+def apply_added(
+    input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe, norm: NormSpec, kind: int, size: int, eps: float
+) -> tuple[Tensor, Tensor] | None:
+    """(norm(input + residual), the sum) by one call of the core, or None where it does not take these tensors."""
+    given = (input, weight, bias, residual, norm, None, kind, size, True, eps, NONE.code, 0.0)
+    if _is_grad_enabled():
+        if not native.ready(input, weight, bias, residual, None, kind, size, True):
+            return None
+        if _needs_graph(input, weight, bias, residual):
+            return _apply_added(*given)
+    return native.fused_inference(*given)
 
 
 def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> bool:

@@ -38,8 +38,8 @@ class Operator:
 
     def __init__(self, norm: str, make: Make, sets: Sets) -> None:
         self._make, self._sets = make, sets
-        self._backward = _define(f"{norm}_backward", _BACKWARD, self._run_backward, self._fake_backward)
-        self._forward = _define(norm, _FORWARD, self._run_forward, self._fake_forward)
+        self._backward = define(f"{norm}_backward", _BACKWARD, self._run_backward, self._fake_backward)
+        self._forward = define(norm, _FORWARD, self._run_forward, self._fake_forward)
         self._forward.register_autograd(self._differentiate, setup_context=_save)
 
     def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
@@ -51,8 +51,8 @@ class Operator:
         operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
         output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
         assert saved is not None
-        bits = _none(operands.input) if saved.bits is None else saved.bits
-        return _like(output, operands.input), saved.stats, bits
+        bits = none(operands.input) if saved.bits is None else saved.bits
+        return like(output, operands.input), saved.stats, bits
 
     def _fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         (input, _, _, residual), (size, _, activation, _) = arguments[:4], arguments[4:]
@@ -67,14 +67,14 @@ class Operator:
         norm = self._make(size, eps, by_code(activation, param))
         found = norm.backward(native, dy, operands, saved, Needs(*needs))
         return tuple(
-            _none(operands.input) if gradient is None or operand is None else _like(gradient.to(operand.dtype), operand)
+            none(operands.input) if gradient is None or operand is None else like(gradient.to(operand.dtype), operand)
             for gradient, operand in zip(found, operands._replace(residual=operands.input), strict=False)
         )
 
     def _fake_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         input, weight, bias, _ = arguments[:4]
         return tuple(
-            torch.empty_like(operand) if needed and operand is not None else _none(input)
+            torch.empty_like(operand) if needed and operand is not None else none(input)
             for operand, needed in zip((input, weight, bias, input), arguments[-1], strict=True)
         )
 
@@ -92,7 +92,7 @@ class Operator:
         return (*gradients, None, None, None, None)
 
 
-def _define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
     operator = torch.library.custom_op(f"normkit::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
     operator.register_fake(fake)
     return operator
@@ -106,12 +106,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.settings = (size, eps, activation, param, residual is not None)
 
 
-def _none(input: Tensor) -> Tensor:
+def none(input: Tensor) -> Tensor:
     """An operator cannot return None; an empty tensor stands for it."""
     return input.new_empty((0,), dtype=torch.uint8)
 
 
-def _like(tensor: Tensor, input: Tensor) -> Tensor:
+def like(tensor: Tensor, input: Tensor) -> Tensor:
     """The tensor in the strides that the fake kernel promised."""
-    like = torch.empty_like(input, device="meta")
-    return tensor if tensor.stride() == like.stride() else torch.empty_like(input).copy_(tensor)
+    promised = torch.empty_like(input, device="meta")
+    return tensor if tensor.stride() == promised.stride() else torch.empty_like(input).copy_(tensor)

@@ -18,8 +18,9 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..kernels import composed
 from . import _dtypes
 from ._autocast import widen
-from ._autograd import LAYER, apply_in_core
+from ._autograd import LAYER, apply_added, apply_in_core
 from ._operator import Operator
+from .add_norm import AddedOperator, run_added
 from .road import run
 from .spec import NormSpec
 
@@ -79,12 +80,11 @@ def add_layer_norm(
     """Add, then layer norm: ``(layer_norm(input + residual), input + residual)``, the step of a transformer block.
 
     Arguments as :func:`layer_norm`; residual: the input's shape. The sum is returned as the next residual, in the dtype
-    of ``input + residual``, to which it is rounded before it is normalized, and not masked. Two operations: the sum and
-    the norm.
+    of ``input + residual``, to which it is rounded before it is normalized, and not masked. In the native core one pass
+    over memory forward and one backward; to the bit what the addition and the norm give one after the other.
     """
-    _shapes.verify_residual(residual, input)
-    total = input + residual
-    return layer_norm(total, normalized_shape, weight, bias, eps, activation=activation, mask=mask), total
+    norm = LayerNormSpec(resolve(activation), tuple(normalized_shape), eps)
+    return run_added(norm, input, residual, weight, bias, mask)
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +109,15 @@ class LayerNormSpec(NormSpec):
         width = self.normalized_shape[0]
         y = apply_in_core(input, weight, bias, None, self, None, LAYER, width, True, self.eps, NONE.code, 0.0)
         return y if y is None else self.activation.function(y)
+
+    def added_in_core(
+        self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same behind an addition: (output, sum)."""
+        if len(self.normalized_shape) != 1:
+            return None
+        made = apply_added(input, residual, weight, bias, self, LAYER, self.normalized_shape[0], self.eps)
+        return made if made is None else (self.activation.function(made[0]), made[1])
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
@@ -147,6 +156,10 @@ class LayerNormSpec(NormSpec):
         # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
         return OPERATOR(math.prod(self.normalized_shape), self.eps, activation, operands)[0]
 
+    def added_operator(self, operands: Operands) -> tuple[Tensor, Tensor]:
+        """The norm of input + residual, and the sum, by one opaque operator."""
+        return ADDED(math.prod(self.normalized_shape), self.eps, operands)
+
 
 def over_channels(
     norm: NormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None, mask: Tensor | None
@@ -168,3 +181,5 @@ OPERATOR = Operator(
     lambda size, eps, activation: LayerNormSpec(NONE, (size,), eps),
     lambda input, size: input.numel() // size,
 )
+
+ADDED = AddedOperator("add_layer_norm", rms=False)

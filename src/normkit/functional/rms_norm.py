@@ -20,8 +20,9 @@ from .._torch import traces_for_onnx
 from ..kernels import composed
 from . import _dtypes
 from ._autocast import widen
-from ._autograd import RMS, apply_in_core
+from ._autograd import RMS, apply_added, apply_in_core
 from ._operator import Operator
+from .add_norm import AddedOperator, run_added
 from .road import run
 from .spec import NormSpec
 
@@ -82,12 +83,10 @@ def add_rms_norm(
     """Add, then RMS norm: ``(rms_norm(input + residual), input + residual)``, the step of a decoder block.
 
     Arguments as :func:`rms_norm`; residual: the input's shape. The sum is returned as the next residual, in the dtype
-    of ``input + residual``, to which it is rounded before it is normalized, and not masked. Two operations: the sum and
-    the norm.
+    of ``input + residual``, to which it is rounded before it is normalized, and not masked. In the native core one pass
+    over memory forward and one backward; to the bit what the addition and the norm give one after the other.
     """
-    _shapes.verify_residual(residual, input)
-    total = input + residual
-    return rms_norm(total, normalized_shape, weight, eps, activation=activation, mask=mask), total
+    return run_added(RMSNormSpec(resolve(activation), tuple(normalized_shape), eps), input, residual, weight, mask=mask)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +120,15 @@ class RMSNormSpec(NormSpec):
         width, eps = self.normalized_shape[0], self.eps_of(input)
         y = apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
         return y if y is None else self.activation.function(y)
+
+    def added_in_core(
+        self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same behind an addition: (output, sum)."""
+        if len(self.normalized_shape) != 1:
+            return None
+        made = apply_added(input, residual, weight, None, self, RMS, self.normalized_shape[0], self.eps_of(input))
+        return made if made is None else (self.activation.function(made[0]), made[1])
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
@@ -168,9 +176,15 @@ class RMSNormSpec(NormSpec):
         # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
         return OPERATOR(math.prod(self.normalized_shape), self.eps_of(operands.input), activation, operands)[0]
 
+    def added_operator(self, operands: Operands) -> tuple[Tensor, Tensor]:
+        """The norm of input + residual, and the sum, by one opaque operator."""
+        return ADDED(math.prod(self.normalized_shape), self.eps_of(operands.input), operands)
+
 
 OPERATOR = Operator(
     "rms_norm",
     lambda size, eps, activation: RMSNormSpec(NONE, (size,), eps),
     lambda input, size: input.numel() // size,
 )
+
+ADDED = AddedOperator("add_rms_norm", rms=True)

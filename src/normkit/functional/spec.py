@@ -39,6 +39,12 @@ class NormSpec(ABC):
         wanted; None where the core does not take these tensors as they are, or has no such call."""
         return None
 
+    def added_in_core(
+        self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same behind an addition, for norms of rows: (output, input + residual), or None."""
+        return None
+
     @abstractmethod
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked and made ready, and the norm that serves them: for some batches a simpler one."""
@@ -94,6 +100,10 @@ class NormSpec(ABC):
         activation: the norm's own, or none where it follows as an operation of its own.
         """
         raise NotImplementedError(f"{type(self).__name__} has no operator")
+
+    def added_operator(self, operands: Operands) -> tuple[Tensor, Tensor]:
+        """(output without the activation, input + residual) as one opaque operator."""
+        raise NotImplementedError(f"{type(self).__name__} has no operator behind an addition")
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """The norm that makes this one's output again from its statistics and moves none; None: keep the output."""

@@ -84,11 +84,13 @@ def _is_plain(tensor: Tensor) -> bool:
 # plain_gradient(dy): whether it is a plain tensor with memory and no torch-dispatch mode is active; any other takes
 #     torch's operations.
 # fused_forward, fused_backward: the halves of a torch.autograd.Function (native/autograd.h), for what is ready.
+# added_backward: the second half where rows have a residual, and the sum a gradient of its own.
 ready: Callable[..., bool] = getattr(_core, "ready", _not_ready)
-fused_inference: Callable[..., Tensor | None] = getattr(_core, "fused_inference", _not_ready)
+fused_inference: Callable[..., Any] = getattr(_core, "fused_inference", _not_ready)
 plain_gradient: Callable[..., bool] = getattr(_core, "plain_gradient", _is_plain)
-fused_forward: Callable[..., Tensor] = getattr(_core, "fused_forward", _absent)
+fused_forward: Callable[..., Any] = getattr(_core, "fused_forward", _absent)
 fused_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "fused_backward", _absent)
+added_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "added_backward", _absent)
 _channel_forward: Callable[..., Any] = getattr(_core, "channel_forward", _absent)
 _channel_backward: Callable[..., Any] = getattr(_core, "channel_backward", _absent)
 _channel_statistics: Callable[..., Tensor] = getattr(_core, "channel_statistics", _absent)
@@ -179,26 +181,41 @@ def group_norm_backward(
 
 def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
     """Layer norm over rows of `size` elements; stats (3, rows)."""
-    y, stats = _layer_forward(operands.input, size, False, operands.weight, operands.bias, eps, save)
+    y, stats, _ = _layer_forward(operands.input, None, size, False, operands.weight, operands.bias, eps, save)
     return y, Saved(stats) if save else None
 
 
 def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
     """The first derivative of layer norm."""
     input, weight, bias, *_ = operands
-    return Gradients(*_layer_backward(dy, input, size, False, weight, bias, saved.stats, *needs[:3]))
+    return Gradients(*_layer_backward(dy, None, input, size, False, weight, bias, saved.stats, *needs[:3]))
 
 
 def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
     """RMS norm over rows of `size` elements; stats (3, rows): 0, mean square, rstd."""
-    y, stats = _layer_forward(operands.input, size, True, operands.weight, None, eps, save)
+    y, stats, _ = _layer_forward(operands.input, None, size, True, operands.weight, None, eps, save)
     return y, Saved(stats) if save else None
 
 
 def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
     """The first derivative of RMS norm."""
     input, weight, *_ = operands
-    return Gradients(*_layer_backward(dy, input, size, True, weight, None, saved.stats, *needs[:2], False))
+    return Gradients(*_layer_backward(dy, None, input, size, True, weight, None, saved.stats, *needs[:2], False))
+
+
+def added_forward(operands: Operands, size: int, rms: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(norm(input + residual), stats (3, rows), the sum): layer or RMS norm over rows of `size` elements."""
+    input, weight, bias, residual, _ = operands
+    y, stats, total = _layer_forward(input, residual, size, rms, weight, bias, eps, True)
+    return y, stats, total
+
+
+def added_gradients(
+    dy: Tensor, dsum: Tensor, operands: Operands, stats: Tensor, size: int, rms: bool, needs: Needs
+) -> Gradients:
+    """The first derivative by either addend, weight and bias. operands.input: the sum; dsum: its own gradient."""
+    total, weight, bias, *_ = operands
+    return Gradients(*_layer_backward(dy, dsum, total, size, rms, weight, bias, stats, *needs[:3]))
 
 
 def move_running(

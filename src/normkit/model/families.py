@@ -50,7 +50,7 @@ def is_ours(module: nn.Module) -> bool:
 def author(kind: type) -> str:
     """Who wrote a class: "normkit", "torch" (torch.nn), or "" for anybody else, whatever it derives from."""
     where = kind.__module__
-    return "normkit" if where.startswith("normkit.") else "torch" if where.startswith("torch.nn.") else ""
+    return "normkit" if where.startswith("normkit.nn.") else "torch" if where.startswith("torch.nn.") else ""
 
 
 def author_of_forward(module: nn.Module) -> str:

@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._activation import NONE
+from ..functional.add_norm import run_added
 from ..functional.layer_norm import LayerNormSpec, over_channels
 from ..functional.rms_norm import RMSNormSpec
 from ..functional.road import run
+from ..functional.spec import NormSpec
 
 Dtypes: TypeAlias = "tuple[torch.dtype, torch.dtype | None]"  # of the input and of the weight
 BEFORE, AFTER = "before", "after"
@@ -68,9 +70,7 @@ class RowNorm:
     ) -> Tensor:
         """What the module gives for a call that it `takes`. x: (*, D), or (N, D, *) with axis 1; gate: its shape."""
         axis = self.axes[x.dim()]
-        cast = self.casts[x.dtype, None if weight is None else weight.dtype]
-        if weight is not None and self.unit_offset:
-            weight = 1.0 + weight.float()
+        cast, weight = self._cast(x, weight), self._factor(weight)
         if gate is None:
             return self._normalized(x, axis, weight, bias, cast, x.dtype)
         assert self.gate is not None  # `takes` has seen to it
@@ -81,6 +81,35 @@ class RowNorm:
         wide = x if cast == AFTER else x.float()  # before the cast back the gate multiplies in float32 too
         return (self._normalized(wide, axis, weight, bias, cast, wide.dtype) * factor).to(x.dtype)
 
+    @property
+    def adds(self) -> bool:
+        """Whether it has a call behind an addition."""
+        return self.gate is None and self.groups == 1
+
+    def added(
+        self, x: Tensor, residual: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(what the module gives for x + residual, and that sum), where it `adds` and `takes` x; residual: as x."""
+        if self.axes[x.dim()] == 1:
+            total = x + residual
+            return self(total, weight, bias), total
+        cast, weight = self._cast(x, weight), self._factor(weight)
+        if self._in_kernel(weight, cast, x.dtype):
+            y, total = run_added(self._spec(x.shape[-1]), x, residual, weight, bias)
+            return y.to(x.dtype), total
+        y, total = run_added(self._spec(x.shape[-1]), x, residual)
+        return _scaled(y.to(x.dtype), weight, bias), total
+
+    def _cast(self, x: Tensor, weight: Tensor | None) -> str:
+        return self.casts[x.dtype, None if weight is None else weight.dtype]
+
+    def _factor(self, weight: Tensor | None) -> Tensor | None:
+        return 1.0 + weight.float() if weight is not None and self.unit_offset else weight
+
+    def _in_kernel(self, weight: Tensor | None, cast: str, dtype: torch.dtype) -> bool:
+        """Whether the kernel multiplies by the weight: where it multiplies before the cast, or nothing is cast."""
+        return weight is None or cast == BEFORE or dtype == torch.float32 == weight.dtype
+
     def _normalized(
         self, x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None, cast: str, dtype: torch.dtype
     ) -> Tensor:
@@ -89,22 +118,21 @@ class RowNorm:
             y = self._kernel(x.float(), axis, None, None)
             y = y if weight is None else weight.float() * y
             return (y if bias is None else y + bias.float()).to(dtype)
-        if self.groups == 1 and (weight is None or cast == BEFORE or dtype == torch.float32 == weight.dtype):
+        if self.groups == 1 and self._in_kernel(weight, cast, dtype):
             return self._kernel(x, axis, weight, bias).to(dtype)
-        assert weight is not None  # without one nothing multiplies after the cast
-        shape = (-1, *[1] * (x.dim() - 2)) if axis == 1 else (-1,)
-        y = weight.view(shape) * self._kernel(x, axis, None, None).to(dtype)
-        return y if bias is None else y + bias.view(shape)
+        return _scaled(self._kernel(x, axis, None, None).to(dtype), weight, bias, axis)
 
     def _kernel(self, x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.groups > 1:
             x = x.unflatten(-1, (self.groups, -1))
-        shape = (x.shape[axis],)
-        spec = RMSNormSpec(NONE, shape, self.eps) if self.kind == "rms" else LayerNormSpec(NONE, shape, self.eps)
+        spec = self._spec(x.shape[axis])
         if axis == 1:
             return over_channels(spec, x, weight, bias, None)
         y = run(spec, x, weight, bias)
         return y if self.groups == 1 else y.flatten(-2)
+
+    def _spec(self, width: int) -> NormSpec:
+        return (RMSNormSpec if self.kind == "rms" else LayerNormSpec)(NONE, (width,), self.eps)
 
     def __str__(self) -> str:
         factor = "1 + weight" if self.unit_offset else "weight" if self.weight else "no weight"
@@ -125,6 +153,13 @@ class RowNorm:
         if shown[0] == shown[1]:
             return "" if not self.weight and shown[0] == "as here" else f"; in half precision {shown[0]}"
         return f"; in bfloat16 {shown[0]}; in float16 {shown[1]}"
+
+
+def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None, axis: int = -1) -> Tensor:
+    """y times the weight plus the bias, which lie along the axis, in y's dtype or wider."""
+    shape = (-1, *[1] * (y.dim() - 2)) if axis == 1 else (-1,)
+    y = y if weight is None else weight.view(shape) * y
+    return y if bias is None else y + bias.view(shape)
 
 
 def _alike(gate: Tensor, x: Tensor) -> bool:

@@ -42,7 +42,10 @@ def _refusal(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return "torch.jit has compiled it: change the model before that"
     if has_own_forward(module):
-        ours = type(module.__dict__["forward"]).__module__.startswith("normkit.")
+        forward = module.__dict__["forward"]
+        ours = any(
+            part.__module__.startswith("normkit.") for part in (type(forward), getattr(forward, "__func__", type))
+        )
         return "it calls normkit's kernels already" if ours else "its forward was replaced on the instance"
     if parametrized(module):
         return "it has a parametrized weight"

@@ -4,7 +4,13 @@ Slow and plain on purpose, for any float dtype, used in float64. Imports only to
 it is never a fallback for users. Inputs are (N, C, *), channels at axis 1, unless a function says otherwise.
 """
 
-from normkit.reference.adapt import adapt, adapt_merged, source_share
+from normkit.reference.adapt import adapt, adapt_merged, entropy, source_share, tent
+from normkit.reference.add_norm import (
+    add_layer_norm,
+    add_layer_norm_backward,
+    add_rms_norm,
+    add_rms_norm_backward,
+)
 from normkit.reference.batch_norm import (
     batch_norm,
     batch_norm_backward,
@@ -13,7 +19,9 @@ from normkit.reference.batch_norm import (
     batch_norm_inference_backward,
 )
 from normkit.reference.batch_renorm import batch_renorm, batch_renorm_backward, correction, limits
+from normkit.reference.filter_response_norm import filter_response_norm, filter_response_norm_backward
 from normkit.reference.ghost_batch_norm import ghost_batch_norm, ghost_batch_norm_backward, slice_sizes
+from normkit.reference.global_response_norm import global_response_norm, global_response_norm_backward
 from normkit.reference.group_norm import group_norm, group_norm_backward, group_norm_backward_collapsed
 from normkit.reference.instance_norm import instance_norm, instance_norm_backward, running_instance_statistics
 from normkit.reference.layer_norm import layer_norm, layer_norm_2d, layer_norm_2d_backward, layer_norm_backward
@@ -24,6 +32,10 @@ from normkit.reference.running import cumulative, exponential, exponential_close
 __all__ = [
     "adapt",
     "adapt_merged",
+    "add_layer_norm",
+    "add_layer_norm_backward",
+    "add_rms_norm",
+    "add_rms_norm_backward",
     "batch_average",
     "batch_norm",
     "batch_norm_backward",
@@ -34,10 +46,15 @@ __all__ = [
     "batch_renorm_backward",
     "correction",
     "cumulative",
+    "entropy",
     "exponential",
     "exponential_closed_form",
+    "filter_response_norm",
+    "filter_response_norm_backward",
     "ghost_batch_norm",
     "ghost_batch_norm_backward",
+    "global_response_norm",
+    "global_response_norm_backward",
     "group_norm",
     "group_norm_backward",
     "group_norm_backward_collapsed",
@@ -54,6 +71,7 @@ __all__ = [
     "running_instance_statistics",
     "slice_sizes",
     "source_share",
+    "tent",
     "unbiased",
     "update",
 ]

@@ -7,7 +7,9 @@ batch. N = 0 is the test batch alone (training's statistics), N = inf is the sou
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 
@@ -37,3 +39,22 @@ def adapt_merged(
     share = source_share(prior, n)
     mixed_mean, mixed_var = adapt(source_mean, source_var, mean, var, n, prior)
     return mixed_mean, mixed_var + share * (1 - share) * (source_mean - mean) ** 2
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Tent's loss (Wang et al. 2021): `-sum_c p_c log p_c`, `p = softmax(logits)` over axis 1; the mean of the rest."""
+    p = logits.exp() / logits.exp().sum(1, keepdim=True)
+    return -(p * p.log()).sum(1).mean()
+
+
+def tent(
+    forward: Callable[[list[Tensor]], Tensor], parameters: list[Tensor], rate: float
+) -> tuple[Tensor, list[Tensor]]:
+    """One step of gradient descent: (the logits before it, the parameters after it).
+
+    forward: parameters -> logits (N, classes, *), under the statistics of the batch.
+    """
+    leaves = [p.detach().clone().requires_grad_() for p in parameters]
+    logits = forward(leaves)
+    slopes = torch.autograd.grad(entropy(logits), leaves)
+    return logits.detach(), [p.detach() - rate * slope for p, slope in zip(leaves, slopes, strict=True)]

@@ -1,7 +1,7 @@
 """adapt: test-time batch statistics, mixed with the source's as a prior of N samples (Schneider et al. 2020).
 
 Rules: inside the block the model is in eval mode and its buffers hold what they held; each call of a layer borrows the
-mixture. The statistics are constants to autograd.
+mixture. The statistics are constants to autograd; with `tent` they are the batch's alone, and differentiated.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ from .layers import IN_EVAL_MODE, Layer, find, running_statistics
 from .lent import Lent
 from .sample import Sample, sample
 from .stand_in import FORWARD, Forward, arguments, put_in
+from .tent import Optimizer, Tent
 
 
-def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: Selector | None = None) -> Adaptation:
+def adapt(
+    model: nn.Module,
+    prior: float = 16,
+    *,
+    running: bool = False,
+    only: Selector | None = None,
+    tent: Optimizer | None = None,
+) -> Adaptation:
     r"""Adapt a model's batch norms to the test data: batch statistics, mixed with the training ones.
 
     .. math:: \mathrm{mean} = \frac{N}{N + n} \mathrm{mean}_s + \frac{n}{N + n} \mathrm{mean}_t, \quad
@@ -47,6 +55,11 @@ def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: S
             :meth:`Adaptation.reset`), t is their moments merged; for a stream from one domain, whose batches may then
             be small. Two forwards of the same batch count twice.
         only: the layers to adapt: name or pattern, type, function (name, module) -> bool, or a list.
+        tent: None, or what makes an optimizer of the adapted layers' weights and biases, as
+            ``lambda parameters: torch.optim.Adam(parameters, 1e-3)``; with prior=0. Each call of the Adaptation gives
+            the logits (N, classes, *) under the batch's statistics and then takes one step down their mean entropy
+            (Wang et al. 2021). The parameters move on from batch to batch, until :meth:`Adaptation.reset`; behind the
+            block they are what they were.
 
     Returns:
         An :class:`Adaptation`, which can be called like the model.
@@ -56,11 +69,14 @@ def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: S
     empty, is normalized by what is known without it. For instance norms t is the average over the samples.
 
     Raises:
-        ValueError: prior is negative or NaN, `only` selects nothing; with prior=0 one single value per channel.
+        ValueError: prior is negative or NaN, `only` selects nothing; with prior=0 one single value per channel; tent
+            with another prior, with running, or without a weight or bias to move.
+        TypeError: with tent, an output that is no tensor of logits.
         RuntimeError: the model is already inside such a block.
 
     Reference: Schneider et al. (2020), Improving robustness against common corruptions by covariate shift adaptation.
-    https://arxiv.org/abs/2006.16971
+    https://arxiv.org/abs/2006.16971. tent: Wang et al. (2021), Tent: Fully test-time adaptation by entropy
+    minimization. https://arxiv.org/abs/2006.10726
 
     Example:
         >>> with normkit.adapt(model, prior=16):
@@ -68,18 +84,23 @@ def adapt(model: nn.Module, prior: float = 16, *, running: bool = False, only: S
     """
     if not prior >= 0:
         raise ValueError(f"prior must be a number of samples, 0 or more (math.inf is plain evaluation), got {prior!r}")
-    return Adaptation(model, float(prior), running, only)
+    if tent is not None and (prior != 0 or running):
+        raise ValueError(f"tent takes the batch's own statistics: expected prior=0 and running=False, got {prior!r}")
+    return Adaptation(model, float(prior), running, only, tent)
 
 
 class Adaptation(UserBlock):
     """The block of :func:`adapt`. `names`: the adapted layers. Calling it calls the model."""
 
-    def __init__(self, model: nn.Module, prior: float, running: bool, only: Selector | None) -> None:
+    def __init__(
+        self, model: nn.Module, prior: float, running: bool, only: Selector | None, tent: Optimizer | None = None
+    ) -> None:
         super().__init__()
         self.model, self.prior, self.running = model, prior, running
         self._layers = [layer for layer in find(model, only) if layer.left_alone in (None, IN_EVAL_MODE)]
         self._streams: dict[nn.Module, _Stream] = {}
         self._kept: tuple[Kept, ...] = ()
+        self._tent = None if tent is None else Tent([layer.module for layer in self._layers], tent)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,24 +113,30 @@ class Adaptation(UserBlock):
 
     def begin(self) -> None:
         """Put the stand-ins in, and the model into evaluation mode."""
-        self.reset()
+        self._streams.clear()
         self._kept = Kept(self.model, only=MODES), Kept(*(layer.module for layer in self._layers), only=FORWARD)
         put_in({layer.module: self._forward(layer) for layer in self._layers})
         for module in self.model.modules():
             module.training = False
+        if self._tent is not None:
+            self._tent.begin()
 
     def leave(self) -> None:
-        """Give modes and forwards back."""
+        """Give modes and forwards back, and with tent the parameters."""
+        if self._tent is not None:
+            self._tent.leave()
         for kept in self._kept:
             kept.give_back()
         self._kept = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
+        return self.model(*args, **kwargs) if self._tent is None else self._tent.call(self.model, args, kwargs)
 
     def reset(self) -> None:
-        """Forget the samples that a running adaptation has seen: a new domain begins."""
+        """Forget the samples that an adaptation has seen, and what they did to parameters: a new domain begins."""
         self._streams.clear()
+        if self._tent is not None and self._kept:
+            self._tent.reset()
 
     def _forward(self, layer: Layer) -> Forward:
         """The stand-in of one layer: its own forward under the mixture."""
@@ -121,6 +148,9 @@ class Adaptation(UserBlock):
             x, mask = arguments(module, args, kwargs)
             if check.refuses(own, x, args, kwargs):
                 return own(*args, **kwargs)
+            if self._tent is not None:  # as training has it, gradients through the statistics too
+                with Lent(module, None, None) as lent, lent:
+                    return own(*args, **kwargs)
             mean, var = self._mixture(layer, x, mask)
             with Lent(module, mean, var) as lent, lent:
                 return own(*args, **kwargs)

@@ -24,13 +24,14 @@ from ..model.select import Selector, Site, select
 from ..model.swap import kind, put, working_copy
 from ..model.transaction import Transaction
 from . import activations, row_norms
+from .added_call import takes_addition
 from .block import Block
 from .build import Built
 from .changes import Change, record
 from .convert import Surroundings, successor
 from .fused_call import FusedSequential, children_steps, ending, has_sequentials_forward
 from .head import prepare
-from .pattern import Pattern, pattern_of
+from .pattern import Pattern, pattern_of, sum_before
 from .positions import Positions
 from .recompute import add as add_recomputation
 from .thaw import waiting_layers
@@ -151,7 +152,6 @@ def _fuse(
     model: nn.Module, example_inputs: Any, sites: list[Site], built: dict[str, Built]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """name -> what was fused, name -> why not."""
-    sites = [site for site in sites if not row_norms.installed(site.module)]
     if not sites:
         return {}, {}
     flows = _flows(model, example_inputs)
@@ -160,8 +160,7 @@ def _fuse(
     unfused: dict[str, str] = {}
     by_scope: dict[str, dict[str, Pattern]] = {}
     for site in sites:
-        reason = _unfusable(modules.get(site.name), site, flows)
-        pattern = reason or pattern_of(site.name, modules, flows, adds=family(site.module) in _TAKE_RESIDUAL)
+        pattern = _pattern(modules.get(site.name), site, modules, flows)
         if isinstance(pattern, str):
             unfused[site.name] = pattern
         else:
@@ -169,6 +168,18 @@ def _fuse(
     for scope, patterns in by_scope.items():
         _rewrite(modules, scope, patterns, flows, fused, unfused)
     return fused, unfused
+
+
+def _pattern(norm: Any, site: Site, modules: dict[str, nn.Module], flows: list[Flow]) -> Pattern | str:
+    """What can be one call with the norm: what follows it, or the addition in front of it."""
+    if row_norms.installed(site.module):
+        reason = _hooked(norm)
+        return reason or (sum_before(site.name, flows) if takes_addition(norm) else "it has no call behind an addition")
+    found = _unfusable(norm, site) or pattern_of(site.name, modules, flows, adds=family(site.module) in _TAKE_RESIDUAL)
+    if not isinstance(found, str) or not takes_addition(norm) or _unfusable(norm, site):
+        return found
+    before = sum_before(site.name, flows)
+    return f"{found}; {before}" if isinstance(before, str) else before
 
 
 def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
@@ -186,11 +197,15 @@ def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
     return list(in_both_modes(model, run).values())
 
 
-def _unfusable(norm: Any, site: Site, flows: list[Flow]) -> str | None:
+def _unfusable(norm: Any, site: Site) -> str | None:
     if site.refused or not is_ours(norm) or author_of_forward(norm) != "normkit":
         return "it was not replaced"
     if getattr(norm, "activation", None) is not None:
         return "its activation is in it already"
+    return _hooked(norm)
+
+
+def _hooked(norm: nn.Module) -> str | None:
     return "it has hooks, which see its output" if hooked(norm) else None
 
 
@@ -211,7 +226,11 @@ def _rewrite(
         block = Block(module, scope, flows)
         for name, pattern in patterns.items():
             try:
-                found[name] = block.fuse(name, pattern)
+                if pattern.sums:
+                    block.fuse_sum(name)
+                    found[name] = None
+                else:
+                    found[name] = block.fuse(name, pattern)
             except ValueError as error:
                 unfused[name] = f"{where} stays: {error}"
         if not found:
@@ -222,6 +241,7 @@ def _rewrite(
         return
     for name, activation in found.items():
         parts = [*(["the addition"] if patterns[name].adds else []), *([_shown(activation)] if activation else [])]
+        parts = ["the addition in front of it"] if patterns[name].sums else parts
         fused[name] = f"fused with {' and '.join(parts)}; {where} was rewritten"
 
 
@@ -276,5 +296,7 @@ def _entry(site: Site, built: Built, fused: str | None, unfused: str) -> Change:
         return Change("accelerate", site.name, "kept", before, before, built)
     after = before if isinstance(built, str) else kind(built[0])
     remark = "" if isinstance(built, str) else built[1]
-    reason = fused or (f"not fused: {unfused}" if unfused else remark)
+    fusion = fused or (f"not fused: {unfused}" if unfused else "")
+    stays = not isinstance(built, str) and built[0] is site.module  # what its new forward computes is said too
+    reason = "; ".join(filter(None, (remark, fusion))) if stays else fusion or remark
     return Change("accelerate", site.name, "replaced", before, after, reason)

@@ -1,13 +1,16 @@
-"""Rewriting one block: in a trace of its forward, norm (+ addition) (+ activation) is one call; the class stays."""
+"""Rewriting one block: in a trace of its forward, norm (+ addition) (+ activation) is one call, and so is an addition
+in front of a norm of rows; the class stays."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import fx, nn
 
 from ..model.dataflow import Flow
 from . import activations
+from .added_call import added_call
 from .fused_call import fused_call, is_idle, leading
 from .head import prepare
 from .pattern import Pattern
@@ -39,7 +42,7 @@ class Block:
         last = node if addition is None else addition
         activation: str | nn.Module | None = None
         if addition is not None:
-            self._verify_addition(node, addition)
+            self._verify_addition(addition)
         if pattern.activation is not None:
             last = self._user(last)
             activation = activations.of_node(last, self.module)
@@ -48,7 +51,25 @@ class Block:
         self._call(node, name, addition, last, activation)
         return activation
 
-    def _verify_addition(self, node: fx.Node, addition: fx.Node) -> None:
+    def fuse_sum(self, name: str) -> None:
+        """Rewrite the norm of this name and the addition in front of it; ValueError where the trace has no such."""
+        node = self._node(name)
+        if len(node.args) != 1 or node.kwargs:
+            raise ValueError(f"{node.target} is called with more than one argument")
+        addition = node.args[0]
+        if not isinstance(addition, fx.Node):
+            raise ValueError("the trace has another addition than the run")
+        self._verify_addition(addition)
+        with self.graph.inserting_before(addition):
+            module = self.graph.get_attr(str(node.target))
+            both = self.graph.call_function(added_call, (module, *addition.args))
+            y, total = (self.graph.call_function(operator.getitem, (both, i)) for i in (0, 1))
+        node.replace_all_uses_with(y)
+        addition.replace_all_uses_with(total)
+        for gone in (node, addition, *([] if total.users else [total])):
+            self.graph.erase_node(gone)
+
+    def _verify_addition(self, addition: fx.Node) -> None:
         if addition.target is fused_call:
             raise ValueError("the addition is fused with another norm already")
         function = getattr(addition.target, "__name__", addition.target)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from .._torch import hooked
+from ..model.additions import ADDITIONS, scope_of_addition
 from ..model.dataflow import Flow
 from ..model.recorder import RecordedCall
 from . import activations
 from .fused_call import is_idle
-
-_ADDITIONS = frozenset(("add", "add_", "__radd__"))
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,14 @@ class Pattern:
     """`scope`: the module whose forward makes the last of the calls. `through`: the module directly in that scope whose
     output the norm's output is (the norm itself, or a container that ends with it). `activation`: the name of the
     activation's
-    module, "" for a function, None for none."""
+    module, "" for a function, None for none. `sums`: it is the addition in front of the norm that is fused, and nothing
+    behind it."""
 
     scope: str
     through: str
     adds: bool
     activation: str | None
+    sums: bool = False
 
 
 def pattern_of(name: str, modules: dict[str, nn.Module], flows: list[Flow], *, adds: bool) -> Pattern | str:
@@ -38,6 +39,12 @@ def pattern_of(name: str, modules: dict[str, nn.Module], flows: list[Flow], *, a
     if not found:
         return "the example inputs do not reach it"
     return found.pop() if len(found) == 1 else "its calls are followed by different things"
+
+
+def sum_before(name: str, flows: list[Flow]) -> Pattern | str:
+    """The addition in front of the norm of this name, or why there is none."""
+    scope, reason = scope_of_addition(name, flows)
+    return reason if scope is None else Pattern(scope, name, adds=False, activation=None, sums=True)
 
 
 def _of_call(flow: Flow, call: RecordedCall, modules: dict[str, nn.Module], adds: bool) -> Pattern | str:
@@ -90,7 +97,7 @@ def _hands_on(flow: Flow, value: int, modules: dict[str, nn.Module]) -> str | No
 def _is_addition(flow: Flow, call: RecordedCall, reader: RecordedCall) -> bool:
     """Whether `reader` adds a tensor of the same shape to the norm's output and changes none but that output in
     place."""
-    if reader.module is not None or reader.op not in _ADDITIONS or len(reader.inputs) != 2 or len(call.inputs) != 1:
+    if reader.module is not None or reader.op not in ADDITIONS or len(reader.inputs) != 2 or len(call.inputs) != 1:
         return False
     left, right = (flow.values[value] for value in reader.inputs)
     mutates_other = reader.op == "add_" and reader.inputs[0] != call.outputs[0]

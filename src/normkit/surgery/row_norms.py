@@ -52,6 +52,14 @@ class RowForward(InstanceForward):
             return self.original(*args, **kwargs)
         return row(given[0], weight, None if row.bias is None else getattr(own, row.bias), given[1])
 
+    def added(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(what the call gives for x + residual, and that sum), or None where it is not known."""
+        row, own = self.row, self.owner
+        weight = None if row.weight is None else getattr(own, row.weight)
+        if not row.adds or not row.takes(x, weight, None):
+            return None
+        return row.added(x, residual, weight, None if row.bias is None else getattr(own, row.bias))
+
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None] | None:
         """The input and the gate, where nothing else was given and both are tensors."""
         if kwargs:

@@ -4,7 +4,8 @@ A trace holds what is done with tensors and nothing else. Rules:
 - only the block's own forward is traced, its children are leaves; in training and evaluation, with gradients and
   without, and all must agree;
 - the calls in the trace must be the calls that a run has seen, and it holds for arguments of the same kinds: flags have
-  the run's values, arguments left out their defaults, variable arguments are empty;
+  the run's values, arguments left out their defaults, **options the run's names, *arguments are empty;
+- a function that is told of the mode (dropout with `training=self.training`) reads it at each call;
 - an in-place operation is traced as one that makes a new tensor: allowed only on tensors that nobody else reads;
 - what a trace loses is refused: contexts around a part (no gradients, autocast, a checkpoint), autograd functions,
   random numbers and tensors made outside of it, attributes that the forward sets, tensors that it hands to others.
@@ -69,14 +70,11 @@ def _refuse_signature(module: nn.Module) -> None:
 
 
 def _kinds(module: nn.Module, calls: list[RecordedCall]) -> dict[str, Any]:
-    names = inspect.signature(module.forward).parameters
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     by_position, found = positional(module), []
     for call in calls:
         given, options = call.kinds
         found.append({**dict(zip(by_position, given, strict=False)), **options})
-        unnamed = [name for name in options if name not in names or names[name].kind in variable]
-        if len(given) > len(by_position) or unnamed:
+        if len(given) > len(by_position):
             raise ValueError("it is called with variable arguments, which a trace would fix")
     if not found or any(kinds != found[0] for kinds in found):
         raise ValueError("it is called with other kinds of arguments from one time to the next")
@@ -130,10 +128,20 @@ def _traced_in_all_modes(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
         for surrounded in (True, False):
             torch.set_grad_enabled(surrounded)
             set_autocasts(surrounded)  # a part that turns it off shows only where it is on
-            graphs.append(_traced(module, kinds))
+            graphs.append(_by_mode(_traced(module, kinds), training))
     if any(str(graph) != str(graphs[-1]) for graph in graphs):
         raise ValueError("its forward is another one in training than in evaluation, or by gradient mode or autocast")
     return graphs[-1]
+
+
+def _by_mode(graph: fx.Graph, training: bool) -> fx.Graph:
+    """The graph, with `self.training` where a function is told of the mode that it was traced in."""
+    for node in graph.nodes:
+        if node.op == "call_function" and node.kwargs.get("training") is training:
+            with graph.inserting_before(node):
+                mode = graph.get_attr("training")
+            node.kwargs = {**node.kwargs, "training": mode}
+    return graph
 
 
 def _traced(module: nn.Module, kinds: dict[str, Any]) -> fx.Graph:
