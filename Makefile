@@ -10,7 +10,7 @@ NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake nativ
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check \
-    doctor-precision learn-data fuzz fuzz-sanitized sanitize browser clean
+    doctor-precision studies learn-data fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -83,6 +83,9 @@ docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from
 doctor-precision: $(VENV)/.dev  ## how often the doctor is right: healthy nets, planted faults, torch-audit beside it
 	$(BIN)/python -m tools.precision $(ARGS)
 	$(BIN)/python -m tools.docs
+
+studies: $(VENV)/.dev  ## run the full presets of studies, hours on one core, and keep what they found: NAMES="depth"
+	$(BIN)/python -m tools.studies $(NAMES)
 
 learn-data: $(VENV)/.dev  ## make the trainings that `normkit learn` shows, one or two minutes
 	$(BIN)/python -m tools.learn_data

@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], path: Path, *argv: str) -> str:
 def test_no_results_file_is_too_odd(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
     hostile.RESULTS[what](path)
-    line = refused(capsys, path, "study", "linear_chain", "--quick", "--data", "digits", "--out", str(tmp_path))
+    line = refused(capsys, path, "study", "step_sign", "--quick", "--data", "digits", "--out", str(tmp_path))
     assert "results.json" in line
     assert "--out" in line
     assert os.listdir(tmp_path) == ["results.json"]
@@ -93,7 +93,7 @@ def test_no_file_of_figures_is_too_odd(what: str, tmp_path: Path, capsys: pytest
 def test_no_file_of_images_is_too_odd(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "mine.npz", tmp_path / "out"
     hostile.IMAGES[what](path)
-    line = refused(capsys, path, "study", "linear_chain", "--quick", "--data", str(path), "--out", str(out))
+    line = refused(capsys, path, "study", "step_sign", "--quick", "--data", str(path), "--out", str(out))
     assert "mine.npz" in line
     assert not out.exists()
 
@@ -128,17 +128,17 @@ def test_any_changed_byte_is_read_or_refused_in_a_line(tmp_path: Path) -> None:
     assert read < 200
 
 
-@pytest.mark.parametrize("result", [{}, {"none": 3, "batch": 4}, {"none": [[]], "batch": [[]]}, {"none": "x" * 9}])
+@pytest.mark.parametrize("result", [{}, {"chain": 3, "net": 4}, {"chain": [[]], "net": [[]]}, {"chain": "x" * 9}])
 def test_a_finished_run_that_holds_something_else_is_the_file_s_fault(
     result: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain, preset = STUDIES["linear_chain"], conduct._preset(True, None, "digits", 0)
-    store = Store(tmp_path, conduct.made_with(preset))
+    chain, preset = STUDIES["step_sign"], conduct._preset(True, None, "digits", 0)
+    store = Store(tmp_path, conduct.made_with(preset), conduct.rules())
     for params in chain.plan(preset):
-        store.add("linear_chain", Run(params, result, 0.1))
-    assert cli.main(["study", "linear_chain", "--quick", "--data", "digits", "--out", str(tmp_path)]) == 2
+        store.add("step_sign", Run(params, result, 0.1))
+    assert cli.main(["study", "step_sign", "--quick", "--data", "digits", "--out", str(tmp_path)]) == 2
     line = capsys.readouterr().err
-    assert "its runs of linear_chain hold something else than its results; move it away" in line
+    assert "its runs of step_sign hold something else than its results; move it away" in line
     assert line.count("\n") == 1
 
 
@@ -146,18 +146,15 @@ def test_a_bug_of_ours_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.M
     """Over runs that this command made, the same exception is no fault of a file."""
     from dataclasses import replace
 
-    chain = STUDIES["linear_chain"]
+    chain = STUDIES["step_sign"]
 
-    def broken(runs: object) -> None:
+    def broken(runs: object) -> float:
         raise KeyError("bug")
 
-    monkeypatch.setitem(
-        STUDIES,
-        "linear_chain",
-        replace(chain, plan=lambda p: chain.plan(p)[:1], judge=broken),  # type: ignore[arg-type]
-    )
+    parts = (replace(chain.parts[0], of=broken),)
+    monkeypatch.setitem(STUDIES, "step_sign", replace(chain, plan=lambda p: chain.plan(p)[:1], parts=parts))
     with pytest.raises(KeyError, match="bug"):
-        cli.main(["study", "linear_chain", "--quick", "--jobs", "1", "--data", "digits", "--out", str(tmp_path)])
+        cli.main(["study", "step_sign", "--quick", "--jobs", "1", "--data", "digits", "--out", str(tmp_path)])
 
 
 def test_honest_files_of_other_kinds_are_read(tmp_path: Path) -> None:

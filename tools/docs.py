@@ -83,9 +83,14 @@ def recognition() -> str:
 
 
 def words() -> dict[str, str]:
-    """The word of every study that has results in docs/data/studies."""
-    found = sorted((DATA / "studies").glob("*.json"))
-    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["verdict"]["word"] for path in found}
+    """The word of every study that has results in docs/data/studies, made by the rule as it is."""
+    from normkit.studies import STUDIES
+    from normkit.studies.record import is_current
+
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((DATA / "studies").glob("*.json"))
+    }
+    return {name: record["verdict"]["word"] for name, record in found.items() if is_current(STUDIES[name], record)}
 
 
 def tutorial(ending: str) -> str:
@@ -124,8 +129,9 @@ def pages() -> dict[Path, str]:
     from normkit.studies.pages import pages as studies
 
     figures = (DATA / "benchmarks.json").read_text(encoding="utf-8")
+    records = {path.stem: _load(f"studies/{path.name}") for path in sorted((DATA / "studies").glob("*.json"))}
     return (
-        {ROOT / "docs" / "studies" / name: text for name, text in studies().items()}
+        {ROOT / "docs" / "studies" / name: text for name, text in studies(records).items()}
         | {ROOT / "docs" / "doctor" / name: text for name, text in rules().items()}
         | {
             ROOT / "docs" / "benchmarks.md": render(figures),

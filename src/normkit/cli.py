@@ -50,10 +50,13 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--list", action="store_true", help="name the studies, what each claims and how long it takes")
     study.add_argument("--quick", action="store_true", help="the short preset of the demo")
     study.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds per setting (default: 10, quick 5; fewer than 5 decide nothing)"
+        "--seeds", type=int, metavar="N", help="seeds per setting (default: 20, quick 10; fewer than 5 decide nothing)"
     )
     study.add_argument(
         "--first-seed", type=int, default=0, metavar="N", help="the seeds begin at N (default: 0): for a fresh sample"
+    )
+    study.add_argument(
+        "--stability", action="store_true", help="judge 1,000 resamples and 10 fresh seeds too; state what holds"
     )
     study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per core, at most 8)")
     study.add_argument(
@@ -174,7 +177,16 @@ def _study(args: argparse.Namespace) -> None:
         width = shutil.get_terminal_size().columns
         print(listed(args.names, args.seeds, args.first_seed, args.jobs, width))
         return
-    outcome = study(args.names, args.quick, args.seeds, args.data, args.out, first_seed=args.first_seed, jobs=args.jobs)
+    outcome = study(
+        args.names,
+        args.quick,
+        args.seeds,
+        args.data,
+        args.out,
+        first_seed=args.first_seed,
+        jobs=args.jobs,
+        stability=args.stability,
+    )
     show(outcome.results, str(outcome.html))
 
 

@@ -8,7 +8,7 @@ from normkit.studies import STUDIES, Plot, speed
 from .planted import planted
 
 HOSTILE = "<img src=x onerror=window.broken=1></script><script>window.broken=1</script>"
-KINDS = {"linear_chain": "supported", "small_batch": "not supported", "train_test_gap": "undecided"}
+KINDS = {"step_sign": "supported", "small_batch": "not supported", "train_test_gap": "undecided"}
 
 
 def results_and_plots() -> tuple[dict[str, Any], dict[str, list[Plot]]]:
@@ -45,7 +45,8 @@ def _timing(ratio: float) -> dict[str, Any]:
 
 
 def _study(name: str, word: str) -> dict[str, Any]:
-    texts = dict.fromkeys(("title", "claim", "experiment", "rule"), HOSTILE)
+    texts = dict.fromkeys(("title", "claim", "who", "experiment", "rule", "advice", "stable"), HOSTILE)
+    facts = {"rule_sha256": "0" * 64, "date": "2026-01-01", "seeds": [0, 1, 2, 3, 4], "stability": None}
     verdict = STUDIES[name].judge(planted(name, word)).to_json()
     verdict["parts"][0]["claim"] = HOSTILE
-    return {"name": name, **texts, "papers": [HOSTILE], "verdict": verdict, "runs": 5, "seconds": 1.5}
+    return {"name": name, **texts, **facts, "papers": [HOSTILE], "verdict": verdict, "runs": 5, "seconds": 1.5}

@@ -24,8 +24,8 @@ def _refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_a_bad_name_lists_the_good_ones(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    message = _refused(capsys, "study", "linear_chian", "--out", str(tmp_path))
-    assert "linear_chian" in message
+    message = _refused(capsys, "study", "step_sing", "--out", str(tmp_path))
+    assert "step_sing" in message
     assert all(name in message for name in STUDIES)
 
 
@@ -104,7 +104,7 @@ def test_the_list_has_every_claim_its_runs_and_its_time(
     flat = " ".join(shown.split())
     for study in STUDIES.values():
         assert f"{study.name}: {study.title} {study.claim} quick: " in flat
-    assert "quick: 60 runs, about 38 s; full: 120 runs, about 11 min" in flat  # small_batch
+    assert "quick: 180 runs, about 50 s; full: 900 runs, about 20 min" in flat  # small_batch
     assert "with 2 workers" in flat
     assert list(tmp_path.iterdir()) == []
 
@@ -112,8 +112,8 @@ def test_the_list_has_every_claim_its_runs_and_its_time(
 def test_a_list_of_some_names_counts_with_the_seeds_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["study", "--list", "small_batch", "--seeds", "1", "--jobs", "1"]) == 0
     shown = capsys.readouterr().out
-    assert "quick: 12 runs" in shown
-    assert "linear_chain" not in shown
+    assert "quick: 18 runs" in shown
+    assert "step_sign" not in shown
     assert "no study is called 'x'" in _refused(capsys, "study", "--list", "x")
 
 
@@ -150,23 +150,23 @@ def test_an_interrupt_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(conduct, "run_studies", interrupt)
-    assert cli.main(["study", "linear_chain", "--quick", "--data", "digits", "--out", str(tmp_path)]) == 130
+    assert cli.main(["study", "step_sign", "--quick", "--data", "digits", "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err.endswith("the same command goes on from there\n")
 
 
 def test_a_study_writes_both_files_and_the_second_start_runs_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = find("linear_chain")
-    monkeypatch.setitem(STUDIES, "linear_chain", replace(chain, plan=lambda preset: chain.plan(preset)[:2]))
+    chain = find("step_sign")
+    monkeypatch.setitem(STUDIES, "step_sign", replace(chain, plan=lambda preset: chain.plan(preset)[:2]))
     monkeypatch.setattr(conduct, "cores", lambda: 1)
-    argv = ["study", "linear_chain", "--quick", "--data", "digits", "--out", str(tmp_path)]
+    argv = ["study", "step_sign", "--quick", "--data", "digits", "--out", str(tmp_path)]
     assert cli.main(argv) == 0
     assert str(tmp_path / "report.html") in capsys.readouterr().out.replace("\n", "")
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [run["study"] for run in results["runs"]] == ["linear_chain"] * 2
+    assert [run["study"] for run in results["runs"]] == ["step_sign"] * 2
     assert results["report"]["studies"][0]["verdict"]["parts"]
-    assert "linear_chain" in (tmp_path / "report.html").read_text()
+    assert "step_sign" in (tmp_path / "report.html").read_text()
 
     def never(*_: object) -> None:
         raise AssertionError("a finished run was started again")
@@ -175,26 +175,62 @@ def test_a_study_writes_both_files_and_the_second_start_runs_nothing(
     assert cli.main(argv) == 0
 
 
+def test_an_old_name_works_and_says_what_it_is_called_now(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["study", "--list", "linear_chain", "--jobs", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("step_sign: ")
+    assert captured.err == "normkit: linear_chain is now step_sign\n"
+
+
+def test_stability_takes_a_fresh_block_and_states_what_holds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from .planted import planted
+
+    chain = find("step_sign")
+    held = {run.params["seed"]: run.result for run in planted("step_sign", "supported", 6)}
+
+    def run(params: dict) -> dict:
+        return held[params["seed"] % 10_000]
+
+    monkeypatch.setitem(STUDIES, "step_sign", replace(chain, run=run))
+    monkeypatch.setattr(conduct, "FRESH_SEEDS", 6)
+    argv = ["study", "step_sign", "--quick", "--seeds", "6", "--jobs", "1", "--data", "digits", "--out", str(tmp_path)]
+    assert cli.main(argv) == 0
+    assert "was not measured (--stability)" in " ".join(capsys.readouterr().out.split())
+    (section,) = json.loads((tmp_path / "results.json").read_text())["report"]["studies"]
+    assert (section["verdict"]["word"], section["stability"]) == ("supported", None)
+    assert cli.main([*argv, "--stability"]) == 0
+    assert "of 1,000 resamples" in " ".join(capsys.readouterr().out.split())
+    results = json.loads((tmp_path / "results.json").read_text())
+    (section,) = results["report"]["studies"]
+    assert sorted({run["params"]["seed"] for run in results["runs"]}) == [*range(6), *range(10_000, 10_006)]
+    assert section["verdict"]["word"] == section["stability"]["word"] == "supported"
+    assert section["stability"]["share"] == 1.0
+    assert section["seeds"] == [0, 1, 2, 3, 4, 5]
+    assert len(section["rule_sha256"]) == 64
+
+
 def test_fresh_seeds_are_other_runs_of_the_same_folder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = find("linear_chain")
-    monkeypatch.setitem(STUDIES, "linear_chain", replace(chain, plan=lambda preset: chain.plan(preset)[:2]))
-    argv = ["study", "linear_chain", "linear_chain", "--quick", "--jobs", "1", "--data", "digits", "--out"]
+    chain = find("step_sign")
+    monkeypatch.setitem(STUDIES, "step_sign", replace(chain, plan=lambda preset: chain.plan(preset)[:2]))
+    argv = ["study", "step_sign", "step_sign", "--quick", "--jobs", "1", "--data", "digits", "--out"]
     for first in ("0", "1000", "0"):
         assert cli.main([*argv, str(tmp_path), "--first-seed", first]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert sorted(run["params"]["seed"] for run in results["runs"]) == [0, 1, 1000, 1001]
-    assert results["report"]["about"]["preset"] == "quick, 5 seeds from 0 on"
+    assert results["report"]["about"]["preset"] == "quick, 10 seeds from 0 on"
     assert len(results["report"]["studies"]) == 1  # named twice, done once
 
 
 def test_the_page_is_written_whole_or_not_at_all(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = find("linear_chain")
-    monkeypatch.setitem(STUDIES, "linear_chain", replace(chain, plan=lambda preset: chain.plan(preset)[:1]))
-    argv = ["study", "linear_chain", "--quick", "--jobs", "1", "--data", "digits", "--out", str(tmp_path)]
+    chain = find("step_sign")
+    monkeypatch.setitem(STUDIES, "step_sign", replace(chain, plan=lambda preset: chain.plan(preset)[:1]))
+    argv = ["study", "step_sign", "--quick", "--jobs", "1", "--data", "digits", "--out", str(tmp_path)]
     assert cli.main(argv) == 0
     before, rename = (tmp_path / "report.html").read_text(), os.replace
 

@@ -27,6 +27,28 @@ def test_no_test_image_is_a_training_image() -> None:
     assert shared == 0
 
 
+@pytest.mark.parametrize("name", ["digits", "mnist5k"])
+def test_a_seed_draws_a_fresh_split_without_overlap(name: str) -> None:
+    one, same, other = data.load(name, 3), data.load(name, 3), data.load(name, 4)
+    assert torch.equal(one.train_x, same.train_x)
+    assert not torch.equal(one.test_x, other.test_x)
+    parts = [{image.numpy().tobytes() for image in x} for x in (one.train_x, one.valid_x, one.test_x)]
+    whole = sum(len(y) for y in (one.train_y, one.valid_y, one.test_y))
+    assert [round(len(y) / whole, 2) for y in (one.train_y, one.valid_y, one.test_y)] == [0.7, 0.1, 0.2]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & (parts[0] | parts[2])
+    assert whole == len(data.load(name).train_y) + len(data.load(name).test_y)
+
+
+def test_every_preset_has_the_same_data_whatever_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from normkit.studies import conduct
+
+    monkeypatch.setattr(data, "FASHION", tmp_path)
+    _, quick = conduct.prepare(True, None, None, tmp_path / "a")
+    _, full = conduct.prepare(False, None, None, tmp_path / "b")
+    assert quick.data == full.data == "mnist5k"
+
+
 @pytest.mark.skipif(not data.FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
 def test_fashion_mnist_comes_with_its_own_split() -> None:
     images = data.load("fashion-mnist")

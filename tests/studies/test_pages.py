@@ -1,18 +1,55 @@
 """The pages under docs/studies are those that the studies generate."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from normkit.studies import STUDIES
 from normkit.studies.pages import pages
 
-FOLDER = Path(__file__).parents[2] / "docs" / "studies"
+from .test_record import planted_record
+
+DOCS = Path(__file__).parents[2] / "docs"
+FOLDER = DOCS / "studies"
+RECORDS = {
+    path.stem: json.loads(path.read_text("utf-8")) for path in sorted((DOCS / "data" / "studies").glob("*.json"))
+}
+PAGES = pages(RECORDS)
 
 
-@pytest.mark.parametrize("name", pages())
+@pytest.mark.parametrize("name", PAGES)
 def test_the_page_is_up_to_date(name: str) -> None:
-    assert (FOLDER / name).read_text(encoding="utf-8") == pages()[name], "run `make docs`"
+    assert (FOLDER / name).read_text(encoding="utf-8") == PAGES[name], "run `make docs`"
 
 
 def test_no_page_is_left_over() -> None:
-    assert {path.name for path in FOLDER.glob("*.md")} == set(pages())
+    assert {path.name for path in FOLDER.iterdir()} == set(PAGES)
+
+
+def test_a_study_that_was_not_run_states_no_word() -> None:
+    made = pages({})
+    for name in STUDIES:
+        assert "**Verdict.** The full preset has not been run yet, so no word is stated here." in made[f"{name}.md"]
+        assert "svg" not in made[f"{name}.md"]
+    assert made["README.md"].count("| not run yet |") == len(STUDIES)
+
+
+def test_a_record_of_another_rule_states_no_word() -> None:
+    record = planted_record("step_sign", "supported")
+    page = pages({"step_sign": {**record, "rule_sha256": "0" * 64}})["step_sign.md"]
+    assert "The rule has changed since the full preset was run on 2026-01-01 at abcdef0123" in page
+    assert "supported" not in page.split("**The paper")[0].split("**Verdict.")[1]
+
+
+def test_a_page_shows_what_was_found() -> None:
+    made = pages({"step_sign": planted_record("step_sign", "supported")})
+    page = made["step_sign.md"]
+    assert "**Verdict: supported.**" in page
+    assert "![Which way a gradient step goes](step_sign.svg)" in page
+    assert made["step_sign.svg"].startswith("<svg")
+    assert "--ink:#1c1f26" in made["step_sign.svg"]
+    for part in STUDIES["step_sign"].parts:
+        assert f"| {part.claim} |" in page
+    assert "Resampling is optimistic" in page
+    assert "| **supported** (100% of resamples) |" in made["README.md"]

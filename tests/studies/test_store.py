@@ -29,6 +29,15 @@ def test_runs_of_other_versions_are_not_taken_for_ours_but_kept(tmp_path: Path) 
     assert len(Store(tmp_path, "v1").document["runs"]) == 2
 
 
+def test_runs_of_another_rule_are_not_taken_for_ours_but_kept(tmp_path: Path) -> None:
+    Store(tmp_path, "v1", {"study": "a" * 64}).add("study", RUN)
+    changed = Store(tmp_path, "v1", {"study": "b" * 64})
+    assert changed.find("study", RUN.params) is None
+    assert not changed.resumed("study")
+    assert Store(tmp_path, "v1", {"study": "a" * 64, "other": "c" * 64}).find("study", RUN.params) == RUN
+    assert len(changed.document["runs"]) == 1
+
+
 def test_what_is_not_finite_is_written_as_null(tmp_path: Path) -> None:
     Store(tmp_path, "v1").add("study", Run({"seed": 0}, {"loss": math.nan, "curve": [math.inf, 1.0]}, 0.1))
     found = Store(tmp_path, "v1").find("study", {"seed": 0})

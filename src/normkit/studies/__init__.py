@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 from ..errors import UsageError
+from .affine_ablation import STUDY as _affine_ablation
+from .convergence import STUDY as _convergence
+from .covariate_shift import STUDY as _covariate_shift
+from .depth import STUDY as _depth
 from .distribution_shift import STUDY as _distribution_shift
+from .initialization import STUDY as _initialization
 from .learning_rate import STUDY as _learning_rate
-from .linear_chain import STUDY as _linear_chain
+from .placement import STUDY as _placement
 from .precise_statistics import STUDY as _precise_statistics
+from .regularization import STUDY as _regularization
 from .scale_invariance import STUDY as _scale_invariance
 from .small_batch import STUDY as _small_batch
+from .step_sign import STUDY as _step_sign
 from .study import Plot, Preset, Run, Study
 from .train_test_gap import STUDY as _train_test_gap
+from .vanishing_gradient import STUDY as _vanishing_gradient
 from .verdict import Part, Verdict
 
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        _linear_chain,
+        _step_sign,
+        _vanishing_gradient,
+        _initialization,
+        _regularization,
+        _covariate_shift,
         _scale_invariance,
         _learning_rate,
+        _convergence,
+        _depth,
+        _placement,
+        _affine_ablation,
         _small_batch,
         _train_test_gap,
         _precise_statistics,
         _distribution_shift,
     )
 }
+RENAMED = {"linear_chain": "step_sign"}  # old names still work
 
 
 def find(name: str) -> Study:
     """The study called `name`."""
+    name = RENAMED.get(name, name)
     if name not in STUDIES:
         raise UsageError(f"no study is called {name!r}; there are: {', '.join(STUDIES)}")
     return STUDIES[name]
 
 
-__all__ = ["STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]
+__all__ = ["RENAMED", "STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]

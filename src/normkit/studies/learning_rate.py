@@ -1,7 +1,8 @@
 """A deep network with and without batch norm over a grid of learning rates, with ReLU and with sigmoid.
 
-Plain SGD, so that the rate is the whole step size. Both networks start as suits them best (He or Glorot) and differ in
-nothing but the norm.
+Plain SGD, so that the rate is the whole step size. All arms of a seed have the same split, the same draws of the
+weights and the same batches; each arm's own rate is chosen on validation images. Sigmoid comes with two starts:
+Glorot's, of gain 1, and one made for it (gain 4 and centred biases: a sigmoid has slope 1/4 and mean 1/2).
 """
 
 from __future__ import annotations
@@ -9,161 +10,135 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import nn
+from . import data, nets
+from .rules import more_than, times
+from .study import Params, Plot, Preset, Result, Run, Study, by_seed, seeds_of
+from .tuned import LOOKS, accuracy, fitted, per_rate, tuned
 
-from . import data, nets, training
-from .study import Params, Plot, Preset, Result, Run, Study, seeds_of
-from .verdict import Verdict, combine, paired, paired_below, paired_ratio
-
-RATES = [0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]
-ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
-NORMS = ["none", "batch"]
-DEPTH, WIDTH, BATCH = 10, 64, 64
-EVERY = 10  # steps between two looks at the test accuracy
-TRAINS, TARGET = 0.5, 0.7  # accuracy at the end that counts as training at all; accuracy whose first step is noted
+RATES = [0.01, 0.018, 0.032, 0.056, 0.1, 0.18, 0.32, 0.56, 1.0, 1.8, 3.2, 5.6]  # four in each decade
+FEW = [0.1, 0.32, 1.0, 3.2]  # for sigmoid
+DEPTH = 10
+TRAINS, TARGET = 0.5, 0.7  # accuracy at the end that counts as training at all; accuracy whose first look is noted
+ARMS: dict[str, tuple[str, nets.Norm, nets.Start]] = {
+    "relu": ("relu", "none", "right"),
+    "relu, batch norm": ("relu", "batch", "right"),
+    "sigmoid, Glorot's start": ("sigmoid", "none", "glorot"),
+    "sigmoid, its own start": ("sigmoid", "none", "right"),
+    "sigmoid, batch norm": ("sigmoid", "batch", "glorot"),
+}
 
 
 def plan(preset: Preset) -> list[Params]:
-    steps = 120 if preset.quick else 600
+    steps = 120 if preset.quick else 240
     return [
-        {"activation": activation, "norm": norm, "rate": rate, "steps": steps, "seed": seed, "data": preset.data}
-        for activation in ACTIVATIONS
-        for norm in NORMS
-        for rate in RATES
+        {"arm": arm, "rate": rate, "steps": steps, "seed": seed, "data": preset.data}
         for seed in preset.seed_range()
+        for arm in ARMS
+        for rate in (RATES if arm.startswith("relu") else FEW)
     ]
 
 
 def run(params: Params) -> Result:
-    """Test accuracy every EVERY steps in eval mode, as a user would see it; a run that diverges keeps accuracy 0."""
-    images = data.load(params["data"])
-    torch.manual_seed(params["seed"])
-    model = nets.deep_mlp(images, params["norm"], ACTIVATIONS[params["activation"]], DEPTH, WIDTH)
-    curve: list[float] = []
-
-    def look(step: int) -> None:
-        if step % EVERY == 0:
-            model.eval()
-            curve.append(1 - training.test(model, images.test_x[:1000], images.test_y[:1000])[1])
-            model.train()
-
-    plan = training.Plan(BATCH, params["steps"], params["rate"], momentum=0.0)
-    finished = training.train(model, images, plan, params["seed"], look)
-    curve += [0.0] * (params["steps"] // EVERY - len(curve))
-    reached = [EVERY * (i + 1) for i, accuracy in enumerate(curve) if accuracy >= TARGET]
-    return {"curve": curve, "accuracy": curve[-1] if finished else 0.0, "steps": reached[0] if reached else None}
+    """As tuned.fitted."""
+    activation, norm, start = ARMS[params["arm"]]
+    images = data.load(params["data"], params["seed"])
+    model = nets.deep_mlp(images, norm, activation, DEPTH, params["seed"], start=start)
+    return fitted(model, images, params)
 
 
-def judge(runs: Sequence[Run]) -> Verdict:
-    seeds = seeds_of(runs)
-    rates = [_largest_rate(runs, "batch", s) / _largest_rate(runs, "none", s) for s in seeds]
-    steps = [_fewest_steps(runs, "none", s) / _fewest_steps(runs, "batch", s) for s in seeds]
-    plain, normed = ([100 * _best(runs, "sigmoid", norm, s) for s in seeds] for norm in NORMS)
-    ahead = [b - a for a, b in zip(plain, normed, strict=True)]
-    return combine(
-        [
-            paired_ratio(
-                "The largest rate that trains the ReLU network is over three times larger with BN", rates, 3.0
-            ),
-            paired_ratio(f"At each one's best rate BN reaches {TARGET:.0%} in fewer steps", steps, 1.0),
-            paired("Each at its best rate, BN lifts the sigmoid network by over 30 points", ahead, 30.0, "% points"),
-            paired_below("Without BN the sigmoid network does not train at any rate", plain, 100 * TRAINS, "% right"),
-        ]
-    )
+def _largest(runs: Sequence[Run], arm: str) -> float:
+    """The largest rate that trains; a step of the grid under it where none does."""
+    rates = [r.params["rate"] for r in runs if r.params["arm"] == arm and r.result["accuracy"] >= TRAINS]
+    return float(max(rates, default=RATES[0] / 1.8))
 
 
-def _of(runs: Sequence[Run], activation: str, norm: str, seed: int) -> list[Run]:
-    wanted = {"activation": activation, "norm": norm, "seed": seed}
-    return [run for run in runs if wanted.items() <= run.params.items()]
+def _looks(runs: Sequence[Run], arm: str) -> float:
+    """Looks until the target at the arm's own rate; one more than there are where it is not reached."""
+    curve = tuned(runs, arm=arm).result["curve"]
+    return next((i + 1 for i, right in enumerate(curve) if right >= TARGET), LOOKS + 1)
 
 
-def _largest_rate(runs: Sequence[Run], norm: str, seed: int) -> float:
-    """The largest rate that trains; half a decade under the grid where none does."""
-    rates = [r.params["rate"] for r in _of(runs, "relu", norm, seed) if r.result["accuracy"] >= TRAINS]
-    return max(rates, default=RATES[0] / 3)
-
-
-def _fewest_steps(runs: Sequence[Run], norm: str, seed: int) -> float:
-    """Steps to the target at the best rate; one look more than the budget where no rate reaches it."""
-    chosen = _of(runs, "relu", norm, seed)
-    return min(run.result["steps"] or run.params["steps"] + EVERY for run in chosen)
-
-
-def _best(runs: Sequence[Run], activation: str, norm: str, seed: int) -> float:
-    return max(run.result["accuracy"] for run in _of(runs, activation, norm, seed))
+PARTS = (
+    times("The largest rate that trains the ReLU network is larger with BN", 2.0,
+          "a step of the grid is 1.8: less could be chance",
+          lambda r: _largest(r, "relu, batch norm") / _largest(r, "relu")),
+    times(f"Each at its own rate, BN reaches {TARGET:.0%} in fewer steps", 1.25, "a fifth of the training time saved",
+          lambda r: _looks(r, "relu") / _looks(r, "relu, batch norm")),
+    more_than("From Glorot's start BN lifts the sigmoid network", 30.0, "% points",
+              "between training and not training",
+              lambda r: accuracy(r, arm="sigmoid, batch norm") - accuracy(r, arm="sigmoid, Glorot's start")),
+    more_than("From its own start the sigmoid network trains without BN", 100 * TRAINS, "% right", "half right",
+              lambda r: accuracy(r, arm="sigmoid, its own start")),
+)  # fmt: skip
 
 
 def plot(runs: Sequence[Run]) -> list[Plot]:
     from . import plots
 
     figure, axes = plots.panels(3, share_y=True)
-    for axis, activation in zip(axes, ACTIVATIONS, strict=False):
-        for index, norm in enumerate(NORMS):
-            _against_rate(axis, runs, activation, norm, index)
+    for axis, word, rates in ((axes[0], "relu", RATES), (axes[1], "sigmoid", FEW)):
+        for index, arm in enumerate(arm for arm in ARMS if arm.startswith(word)):
+            place = index if word == "relu" else (0, 2, 1)[index]
+            _against_rate(axis, runs, rates, arm, place)
         axis.set_xscale("log")
-        plots.dress(axis, f"{DEPTH} layers, {activation}", "learning rate", "test accuracy" if axis is axes[0] else "")
-    for index, norm in enumerate(NORMS):
-        _against_step(axes[2], runs, norm, index)
-    axes[2].axhline(TARGET, **plots.REFERENCE)
-    plots.dress(axes[2], "relu, each at its best rate", "step", "")
-    axes[0].set_ylim(-0.03, 1.0)
+        plots.legend(axis, "lower center" if word == "relu" else "upper left")
+        plots.dress(axis, f"{DEPTH} layers, {word}", "learning rate", "test accuracy, %" if word == "relu" else "")
+    for index, arm in enumerate(("relu", "relu, batch norm")):
+        chosen = [tuned([r for r in runs if r.params["seed"] == s], arm=arm) for s in seeds_of(runs)]
+        curves = list(zip(*(run.result["curve"] for run in chosen), strict=True))
+        steps = [(i + 1) * runs[0].params["steps"] // LOOKS for i in range(len(curves))]
+        plots.line(axes[2], steps, [100 * plots.median(c) for c in curves], index, arm,
+                   ([100 * min(c) for c in curves], [100 * max(c) for c in curves]))  # fmt: skip
+    axes[2].axhline(100 * TARGET, **plots.REFERENCE)
+    plots.dress(axes[2], "relu, each at its own rate", "step", "")
+    axes[0].set_ylim(-4, 100)
     plots.legend(axes[2], "lower right")
     description = (
-        f"Test accuracy after training; lines are medians over seeds, shades reach from the worst to the best seed. "
-        f"Left: a ReLU network of {DEPTH} layers against the learning rate, without and with batch norm. Middle: the "
-        f"same with sigmoid. Right: accuracy during training of the ReLU network at the rate that ends best; dashed "
-        f"is {TARGET:.0%}."
+        f"Test accuracy after training; lines are medians over seeds, shades reach from the worst to the best seed; a "
+        f"cross at the bottom marks rates at which a seed diverged. Left: a ReLU network of {DEPTH} layers against the "
+        "learning rate, without and with batch norm. Middle: a sigmoid network from two starts without batch norm, "
+        f"and from the worse of them with it. Right: validation accuracy during training; dashed is {TARGET:.0%}."
     )
     return [plots.finish(figure, "learning_rate", "The learning rates that train", description)]
 
 
-LABELS = {"none": "no normalization", "batch": "batch norm"}
-
-
-def _against_rate(axis: Any, runs: Sequence[Run], activation: str, norm: str, index: int) -> None:
+def _against_rate(axis: Any, runs: Sequence[Run], rates: Sequence[float], arm: str, index: int) -> None:
     from . import plots
 
-    groups = [
-        [
-            r.result["accuracy"]
-            for s in seeds_of(runs)
-            for r in _of(runs, activation, norm, s)
-            if r.params["rate"] == rate
-        ]
-        for rate in RATES
-    ]
+    groups = per_rate(runs, rates, arm=arm)
     band = [min(group) for group in groups], [max(group) for group in groups]
-    plots.line(axis, RATES, [plots.median(group) for group in groups], index, LABELS[norm], band)
-
-
-def _against_step(axis: Any, runs: Sequence[Run], norm: str, index: int) -> None:
-    from . import plots
-
-    chosen = [run for seed in seeds_of(runs) for run in _of(runs, "relu", norm, seed)]
-    best = max(RATES, key=lambda rate: plots.median([r.result["accuracy"] for r in chosen if r.params["rate"] == rate]))
-    curves = list(zip(*(run.result["curve"] for run in chosen if run.params["rate"] == best), strict=True))
-    steps = [EVERY * (i + 1) for i in range(len(curves))]
-    band = [min(c) for c in curves], [max(c) for c in curves]
-    plots.line(axis, steps, [plots.median(c) for c in curves], index, f"{LABELS[norm]}, rate {best:g}", band)
+    plots.line(axis, rates, [plots.median(group) for group in groups], index, arm, band)
+    lost = [rate for rate in rates if any(r.result["diverged"] for r in by_seed(runs, arm=arm, rate=rate).values())]
+    plots.mark(axis, lost, [-1.5] * len(lost), index)
 
 
 STUDY = Study(
     name="learning_rate",
     title="The learning rates that train",
-    claim="A deep network with batch norm trains at larger learning rates and in fewer steps, and a deep sigmoid "
-    "network trains only with it.",
-    experiment=f"A fully connected network of {DEPTH} layers of {WIDTH} units on real images (averaged down to "
-    f"14x14), with and without normkit.BatchNorm1d before each activation, plain SGD with batches of {BATCH}, "
-    f"eight learning rates from 0.003 to 10. The test accuracy is taken in eval mode.",
-    rule=f"A rate trains if the accuracy ends at {TRAINS} or more. Over seeds: the largest rate that trains is more "
-    f"than three times larger with BN; at each network's best rate BN reaches an accuracy of {TARGET} in fewer "
-    f"steps; at its best rate the sigmoid network is more than 0.3 more accurate with BN, and stays under "
-    f"{TRAINS} without.",
+    claim="A deep network with batch norm trains at larger learning rates and in fewer steps; a deep sigmoid network "
+    "needs either batch norm or a start made for it.",
+    who="Ioffe & Szegedy 2015 (section 4.2: larger rates, fewer steps, and a sigmoid network that trains only with "
+    "BN); "
+    "Bjorck et al. 2018 hold that the larger rate is the gain.",
+    experiment=f"A fully connected network of {DEPTH} layers of 64 units on real images (averaged down to 14x14), with "
+    "and without normkit.BatchNorm1d before each activation, plain SGD with batches of 64, four rates in each decade. "
+    "The same draws of the weights for all arms; each arm's own rate is the one that ends best on validation images; "
+    "test accuracy in eval mode. A rate trains if the accuracy ends at 50 % or more.",
+    parts=PARTS,
+    paper="Ioffe & Szegedy 2015, figure 2: at 5 times the rate, 14 times fewer steps to Inception's accuracy; with "
+    "sigmoid 69.8 % with BN and chance without. Ours is a small network, and chance without BN turns out to be the "
+    "start's doing.",
+    doubt="A longer training narrows the gap in steps; at small rates the network without BN is the better one. With "
+    "momentum or Adam the rate is no longer the whole step.",
+    advice="With batch norm, try rates three to ten times larger before anything else. Without it, give sigmoid layers "
+    "gain 4 and a centred bias.",
     papers=("Ioffe & Szegedy 2015, arXiv:1502.03167, section 4", "Bjorck et al. 2018, arXiv:1806.02375"),
-    seconds=(0.2, 1.0),
+    seconds=(0.2, 0.4),
     plan=plan,
     run=run,
-    judge=judge,
     plot=plot,
-)
+    changes=("The part 'without BN the sigmoid network does not train at any rate' held only for Glorot's start of "
+             "gain 1 and is replaced by its opposite. Margin 3.0 lay on the grid of rates and became 2.0; the rate is "
+             "chosen "
+             "on validation images, before it was the best on the test images.",),
+)  # fmt: skip

@@ -75,6 +75,31 @@ def line(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: 
         axis.fill_between(x, band[0], band[1], color=SERIES[index], alpha=0.14, linewidth=0)
 
 
+def dots(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: str) -> None:
+    """Marks without a line, for what has no order."""
+    axis.plot(x, y, color=SERIES[index], linestyle="none", marker=_MARKERS[index], markersize=7, label=label)
+
+
+def difference(
+    axis: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], index: int = 2, label: str = ""
+) -> None:
+    """Paired differences: the mean over seeds with its 95 % interval, and the line of no difference."""
+    from .verdict import interval
+
+    means = [statistics.fmean(group) for group in groups]
+    ends = [interval(group) for group in groups]
+    bars = [[m - low for m, (low, _) in zip(means, ends, strict=True)],
+            [high - m for m, (_, high) in zip(means, ends, strict=True)]]  # fmt: skip
+    axis.errorbar(x, means, yerr=bars, color=SERIES[index], linestyle="none", marker=_MARKERS[index], markersize=5,
+                  elinewidth=2, capsize=4, label=label or None)  # fmt: skip
+    axis.axhline(0.0, **REFERENCE)
+
+
+def mark(axis: Axes, x: Sequence[float], y: Sequence[float], index: int) -> None:
+    """Crosses for runs that diverged."""
+    axis.plot(x, y, color=SERIES[index], linestyle="none", marker="x", markersize=6, markeredgewidth=1.6)
+
+
 def dress(axis: Axes, title: str, x_label: str, y_label: str) -> None:
     axis.set_title(title, loc="left", fontweight="bold", fontsize=12, pad=12, color=INK)
     axis.set_xlabel(x_label)
@@ -108,6 +133,40 @@ def finish(figure: Figure, key: str, title: str, description: str) -> Plot:
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return Plot(title, description, _inline(buffer.getvalue(), key, title, description))
+
+
+_LIGHT = {
+    "--ink": "#1c1f26",
+    "--muted": "#5c6270",
+    "--grid": "#dcdad3",
+    "--series-1": "#1f5fbf",
+    "--series-2": "#c4561a",
+    "--series-3": "#147d64",
+    "--series-4": "#8a3ea8",
+    "--series-5": "#5f6470",
+}
+_DARK = {
+    "--ink": "#ebe9e4",
+    "--muted": "#a3a8b3",
+    "--grid": "#383c45",
+    "--series-1": "#84b3ff",
+    "--series-2": "#ff9f66",
+    "--series-3": "#5fd1b2",
+    "--series-4": "#d49bf0",
+    "--series-5": "#a3a8b3",
+}
+
+
+def standalone(plot: Plot) -> str:
+    """The picture as a file of its own, with the report's colours, light and dark."""
+
+    def variables(colours: dict[str, str]) -> str:
+        return ";".join(f"{name}:{value}" for name, value in colours.items())
+
+    style = f"svg{{{variables(_LIGHT)};--font:sans-serif}}text{{fill:var(--ink)}}"
+    style += f"@media(prefers-color-scheme:dark){{svg{{{variables(_DARK)}}}}}"
+    head, body = plot.svg.split(">", 1)
+    return f"{head}><style>{style}</style>{body.rstrip()}\n"
 
 
 def _inline(svg: str, key: str, title: str, description: str) -> str:

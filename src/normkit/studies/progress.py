@@ -126,12 +126,15 @@ def show(results: Mapping[str, Any], html: str) -> None:
         table.add_row("2", f"batch norm forward + backward, {len(rows)} shapes", fast(rows))
     for study in results["studies"]:
         verdict = Verdict.from_json(study["verdict"])
-        outcome = Text(f"{verdict.word}\n{decided(verdict.deciding)}")
+        stable = f"\n{study['stable']}" if study.get("stability") else ""
+        outcome = Text(f"{verdict.word}\n{decided(verdict.deciding)}{stable}")
         outcome.stylize("bold", 0, len(verdict.word))
         table.add_row("3", study["title"], outcome)
     console = Console()
     console.print()
     console.print(table)
+    if any(not study.get("stability") for study in results["studies"]):
+        console.print("\nThe words are the rule's own; how stable they are was not measured (--stability).")
     console.print(f"\nreport: {html}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -25,15 +25,22 @@ from .study import Params, Preset, Run, Study
 Advance = Callable[[str], None]  # called with the study's name once a run
 
 
-def run_studies(studies: Sequence[Study], preset: Preset, store: Store, advance: Advance, workers: int) -> None:
-    """Finish every planned run of `studies`; afterwards `store.find` has each of them."""
+def run_studies(
+    studies: Sequence[Study], presets: Sequence[Preset], store: Store, advance: Advance, workers: int
+) -> None:
+    """Finish every planned run of `studies` under each of `presets`; afterwards `store.find` has each of them."""
     missing = [
-        (study, params) for study in studies for params in study.plan(preset) if store.find(study.name, params) is None
+        (study, params)
+        for study in studies
+        for preset in presets
+        for params in study.plan(preset)
+        if store.find(study.name, params) is None
     ]
     if workers <= 1:
-        for study, params in missing:
-            store.add(study.name, timed(study.name, params))
-            advance(study.name)
+        with _one_thread():
+            for study, params in missing:
+                store.add(study.name, timed(study.name, params))
+                advance(study.name)
     elif missing:
         _in_pool(missing, store, advance, min(workers, len(missing)))
 
@@ -56,6 +63,19 @@ def timed(name: str, params: Params) -> Run:
     start = time.process_time()  # of this one thread: a busy machine does not change it
     result = find(name).run(params)
     return Run(params, result, time.process_time() - start)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """In this process as in a worker: the numbers of a run do not depend on where it is made."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_pool(missing: Sequence[tuple[Study, Params]], store: Store, advance: Advance, workers: int) -> None:

@@ -1,14 +1,15 @@
 """Finished runs in results.json: written whole and atomically after each run, read again to resume.
 
-Rules: a run is found again only under the same study, the same parameters and the same versions of normkit and torch;
-runs of other presets, and of other processes that write here meanwhile, stay in the file; a file that is not ours is
-refused, never overwritten.
+Rules: a run is found again only under the same study, the same experiment and rule, the same parameters and the same
+versions of normkit and torch; runs of other presets, and of other processes that write here meanwhile, stay in the
+file; a file that is not ours is refused, never overwritten.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,19 @@ FORMAT = "normkit-results/1"
 class Store:
     """The results file of one output folder."""
 
-    def __init__(self, folder: Path, made_with: str) -> None:
+    def __init__(self, folder: Path, made_with: str, rules: Mapping[str, str] | None = None) -> None:
+        """rules: study to the hash of its experiment and rule; a study that is not there has none."""
         self.path, self.page = folder / "results.json", folder / "report.html"
-        self._made_with = made_with
+        self._versions, self._rules = made_with, rules or {}
         _make_writable(folder, self.path, self.page)
         self._document: dict[str, Any] = {"format": FORMAT}
         self._runs: dict[str, dict[str, Any]] = {}
         self._text: str | None = None  # what the file held when it was last looked at
         self._look()
-        self._resumed = {entry["study"] for entry in self._runs.values() if entry["made_with"] == made_with}
+        self._resumed = {entry["study"] for entry in self._runs.values() if self._is_current(entry)}
 
     def find(self, study: str, params: Params) -> Run | None:
-        entry = self._runs.get(_key(study, params, self._made_with))
+        entry = self._runs.get(_key(study, params, self._made_with(study)))
         return Run(entry["params"], entry["result"], entry["seconds"]) if entry else None
 
     def resumed(self, study: str) -> bool:
@@ -48,10 +50,16 @@ class Store:
             "params": run.params,
             "result": finite(run.result),
             "seconds": round(run.seconds, 3),
-            "made_with": self._made_with,
+            "made_with": self._made_with(study),
         }
-        self._runs[_key(study, run.params, self._made_with)] = entry
+        self._runs[_key(study, run.params, entry["made_with"])] = entry
         self.write()
+
+    def _made_with(self, study: str) -> str:
+        return f"{self._versions}, rule {self._rules[study][:12]}" if study in self._rules else self._versions
+
+    def _is_current(self, entry: Mapping[str, Any]) -> bool:
+        return bool(entry["made_with"] == self._made_with(entry["study"]))
 
     def write(self, **sections: Any) -> None:
         """Write the file with `sections` replaced; a crash leaves the old file or the new one, never half of one."""

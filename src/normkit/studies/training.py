@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +33,15 @@ class Plan:
 def train(
     model: nn.Module, images: Images, plan: Plan, seed: int, after: Callable[[int], object] | None = None
 ) -> bool:
-    """Train in place; `after(step)` may return True to stop early. Returns False if the loss stopped being finite."""
+    """Train in place; `after(step)` may return True to stop early. Returns False if the loss stopped being finite.
+
+    That answer is the caller's news: the norms' own warning of a batch with NaN or Inf is not repeated to the user.
+    """
     optimizer = torch.optim.SGD(model.parameters(), lr=plan.rate, momentum=plan.momentum, fused=True)
     generator = torch.Generator().manual_seed(seed)
     model.train()
-    with _onednn(plan.batch > SMALLEST_FOR_ONEDNN):
+    with warnings.catch_warnings(), _onednn(plan.batch > SMALLEST_FOR_ONEDNN):
+        warnings.filterwarnings("ignore", "a batch with NaN or Inf", RuntimeWarning)
         for step, (x, y) in enumerate(_batches(images, plan, generator), start=1):
             if plan.decay:
                 optimizer.param_groups[0]["lr"] = plan.rate * (1 - (step - 1) / plan.steps)
