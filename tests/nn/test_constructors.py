@@ -36,6 +36,8 @@ ARGUMENTS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "virtual_batch_size": (7, lambda layer: layer.virtual_batch_size),
     "r_max": (1.5, lambda layer: layer.r_max),
     "d_max": (0.25, lambda layer: layer.d_max),
+    "threshold": (None, lambda layer: layer.threshold is not None),
+    "extra_eps": (0.25, lambda layer: layer.extra_eps.item()),
     "warm_up": ((2, 9, 5), lambda layer: layer.warm_up),
 }
 CASES = [
