@@ -20,8 +20,13 @@ def _set(variable: str) -> bool:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """End the run where it could not test what was asked for."""
+    from torch.utils import _device
+
     from normkit.kernels import native
 
+    # torch notes its constructors when `torch.device` is first entered, and for ever: not while a library that makes
+    # models without memory (transformers, accelerate) has others in their place
+    _device._device_constructors()
     if _set("NORMKIT_NO_NATIVE"):
         if native.available():
             pytest.exit("NORMKIT_NO_NATIVE asks for a run without the native core, and it was imported", returncode=1)

@@ -181,7 +181,7 @@ BUGS: dict[str, Bug] = {
         'running, False, self.__dict__["eps"]', 'running, self.training, self.__dict__["eps"]', FROZEN),
     "sync_gradient_of_one_rank": Bug(
         "the gradient of gathered statistics stays on its rank", "functional/sync_batch_norm.py",
-        "_Sum.apply(torch.stack(gradients), ctx.group)", "gradients", SYNC),
+        "_Sum.apply(wanted, ctx.group)", "wanted", SYNC),
     "sync_native_gradient_of_one_rank": Bug(
         "the kernels' sums stay on their rank", "functional/sync_batch_norm.py",
         "_Sum.apply(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)",
@@ -242,7 +242,7 @@ BUGS: dict[str, Bug] = {
         "doctor/switch.py", "lambda: {module: under(module, *self.exact[module]) for module in exact}",
         "lambda: {x.module: sampling(x, _empty(x), []) for x in self.layers if x.module in exact}", GAP),
     "gap_after_one_pass": Bug(
-        "exact statistics are those under batch statistics", "doctor/switch.py", "REFINEMENTS = 3", "REFINEMENTS = 0",
+        "exact statistics are those under batch statistics", "doctor/exact.py", "REFINEMENTS = 3", "REFINEMENTS = 0",
         "tests/doctor/test_switch.py"),
     "gap_without_its_noise": Bug(
         "any gap counts, also what batches differ by", "doctor/gap_report.py", "if abs(self.gap) <= self.limit:",
@@ -256,14 +256,14 @@ BUGS: dict[str, Bug] = {
         "a layer's name closes the script element", "doctor/page.py",
         r'text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")', "text", PAGE),
     "doctor_blames_under_running_statistics": Bug(
-        "a layer is judged in a network whose other layers are as they are, so that harm adds up", "doctor/forward.py",
-        "module: pair for module, pair in exact.items() if module is not layer.module",
-        "module: pair for module, pair in exact.items() if module is layer.module", DOCTOR),
+        "a layer is judged in a network whose other layers are as they are, so that harm adds up", "doctor/blame.py",
+        "m: pair for m, pair in self.exact.items() if m is not layer.module",
+        "m: pair for m, pair in self.exact.items() if m is layer.module", DOCTOR),
     "doctor_counts_pixels": Bug(
         "values of one image count as independent", "doctor/watch.py", "n = int(self.means.count)\n",
         "n = int(self.moments.count)\n", DOCTOR),
     "doctor_feels_without_noise": Bug(
-        "any change of the answer is an error", "doctor/forward.py", "a > max(2 * b, FELT)", "a > 0",
+        "any change of the answer is an error", "doctor/blame.py", "a > max(2 * b, FELT)", "a > 0",
         "tests/doctor/test_models.py"),
     "doctor_hands_its_batches_on": Bug(
         "a model that works in place changes the batches", "doctor/answers.py", "in map(cloned, batches)", "in batches",
