@@ -45,12 +45,12 @@ test: $(VENV)/.dev browser  ## run the tests
 	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
 
 test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
-	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser" $(ARGS)
+	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook" $(ARGS)
 
 test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some GB are fetched once)
 	@test -n "$(VERSION)" || { echo "say which: make test-torch VERSION=2.6.0" >&2; exit 2; }
 	$(BIN)/python -m tools.torch_env $(VERSION)
-	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
+	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser and not notebook" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
 	failed=$$? ; .venv-torch-$(VERSION)/bin/python -m tools.compatibility $(OUT)/torch-$(VERSION).xml ; exit $$failed
 
 defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached

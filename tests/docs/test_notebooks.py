@@ -28,6 +28,7 @@ def code(name: str) -> list[str]:
     return ["".join(cell["source"]) for cell in cells(name) if cell["cell_type"] == "code"]
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_draws_and_its_folded_answer_is_the_right_one(name: str, tmp_path: Path) -> None:
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
