@@ -197,8 +197,7 @@ def refused(call: Any, name: str) -> bool:
     try:
         y.sum().backward()
     except RuntimeError as error:
-        assert "modified by an inplace operation" in str(error)
-        return True
+        return "modified by an inplace operation" in str(error)
     return False
 
 
