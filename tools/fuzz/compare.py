@@ -115,7 +115,8 @@ def _looseness(case: Case, name: str) -> float | None:
     if "nk.backend('aten')" in (*case.contexts, *case.around):
         shares.append(_BY_TORCH)
     if name in ("ddx", "ddy", "jvp"):
-        u = contract.unit_roundoff(getattr(torch, case.tensors["x"].dtype))
+        dtype = getattr(torch, case.tensors["x"].dtype)
+    u = contract.unit_roundoff(dtype if dtype.is_floating_point else torch.float32)  # whole numbers: in float32
         shares.append(_SECOND * max(u, 64 * u if u < 1e-15 else 0, kept.roundoff(case)))
     return max(shares) if shares else None
 
