@@ -116,7 +116,7 @@ def _looseness(case: Case, name: str) -> float | None:
         shares.append(_BY_TORCH)
     if name in ("ddx", "ddy", "jvp"):
         dtype = getattr(torch, case.tensors["x"].dtype)
-    u = contract.unit_roundoff(dtype if dtype.is_floating_point else torch.float32)  # whole numbers: in float32
+        u = contract.unit_roundoff(dtype if dtype.is_floating_point else torch.float32)  # whole numbers: in float32
         shares.append(_SECOND * max(u, 64 * u if u < 1e-15 else 0, kept.roundoff(case)))
     return max(shares) if shares else None
 
