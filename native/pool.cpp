@@ -14,7 +14,8 @@ namespace {
 constexpr double kLoss = 0.0005;                    // so much lost, and the pool is left out
 constexpr double kCredit = 0.02;                    // so much gained is remembered: now and then every thread is held up
 constexpr double kFirstRest = 0.004, kRest = 0.25;  // for how long; twice as long each time, at most
-constexpr double kTrust = 0.005;                    // so much gained, and the next rest is a first one
+constexpr double kTrust = 0.002;                    // so much gained, and the next rest is a first one
+constexpr double kAwake = 0.001;                    // a pool at rest for longer has to wake: no loss to be counted
 
 double now() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -27,8 +28,13 @@ struct Experience {
     double gained = 0;         // by the regions of late
     double until = 0;          // when the pool is asked again
     double rest = kFirstRest;
+    double last = 0;           // when the last region ended
 
-    void add(double region, double alone, double end) {
+    void add(double begin, double alone, double end) {
+        const double region = end - begin;
+        const bool awake = begin - last < kAwake;
+        last = end;
+        if (!awake) return;
         gained = std::min(gained + alone - region, kCredit);
         if (gained > kTrust) rest = kFirstRest;
         if (gained > -kLoss) return;
@@ -67,7 +73,7 @@ int share(int64_t begin, int64_t end, int64_t grain, RangeFunction body, void* c
     const int failed = pool.load(std::memory_order_relaxed)(begin, end, grain, run, &region);
     const double last = now();
     if (region.own > 0 && region.own < end - begin)
-        so_far.add(last - start, (region.done - start) * double(end - begin) / double(region.own), last);
+        so_far.add(start, (region.done - start) * double(end - begin) / double(region.own), last);
     return failed;
 }
 
