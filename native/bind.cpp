@@ -178,10 +178,8 @@ NB_MODULE(_native, m) {
         return found != nullptr;
     });
     m.def("isa_problem", [] { return isa_problem; });  // why use_isa said no, the last time it did
-    m.def("set_parallel", [](uintptr_t address) {
-        set_pool(reinterpret_cast<ParallelFunction>(address));
-        parallel.loop = shared_loop();
-    });
+    m.def("set_parallel",
+          [](uintptr_t address) { parallel.loop = loop_over(reinterpret_cast<ParallelFunction>(address)); });
     m.def("keep_memory", [](int64_t bytes) { blocks().limit(bytes); });
     m.def("kept_memory", [] { return blocks().waiting(); });
     if (PyModule_AddFunctions(m.ptr(), methods) != 0) nb::raise_python_error();

@@ -79,8 +79,9 @@ int share(int64_t begin, int64_t end, int64_t grain, RangeFunction body, void* c
 
 }  // namespace
 
-void set_pool(ParallelFunction loop) { pool.store(loop, std::memory_order_relaxed); }
-
-ParallelFunction shared_loop() { return pool.load(std::memory_order_relaxed) == nullptr ? nullptr : share; }
+ParallelFunction loop_over(ParallelFunction threads) {
+    pool.store(threads, std::memory_order_relaxed);
+    return threads == nullptr ? nullptr : share;
+}
 
 }  // namespace normkit

@@ -338,21 +338,17 @@ def make_norm(norm: type[nn.Module], *arguments: Any, bias: bool, **options: Any
 
 
 def all_gather_in_graph(value: Tensor, group: Any) -> Tensor:
-    """The tensors of all ranks, one after the other along axis 0, as a node of a compiled graph. group: None: all.
+    """The tensors of all ranks, one after the other along axis 0, as a node of a compiled graph.
 
     Private since 2.1; the public collectives write into tensors that they are given, where a graph breaks.
     """
     from torch.distributed import _functional_collectives as collectives
 
-    return collectives.all_gather_tensor(value, 0, _group(group))
+    return collectives.all_gather_tensor(value, 0, group)
 
 
 def all_reduce_in_graph(value: Tensor, group: Any) -> Tensor:
     """The sum over all ranks, as a node of a compiled graph. Private since 2.1, for the same reason."""
     from torch.distributed import _functional_collectives as collectives
 
-    return collectives.all_reduce(value, "sum", _group(group))
-
-
-def _group(group: Any) -> Any:
-    return torch.distributed.group.WORLD if group is None else group
+    return collectives.all_reduce(value, "sum", group)

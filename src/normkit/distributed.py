@@ -28,6 +28,11 @@ def is_distributed(group: Group = None) -> bool:
     return is_initialized() and dist.get_world_size(group) > 1
 
 
+def named(group: Group = None) -> Group:
+    """The group itself: the default one where none is named."""
+    return dist.group.WORLD if group is None else group
+
+
 def is_member(group: Group = None) -> bool:
     """Whether this rank is in `group`; without torch.distributed it is the only one."""
     return not is_initialized() or dist.get_rank(group) >= 0
@@ -52,7 +57,7 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
 def _gathered(bucket: Tensor, group: Group) -> list[Tensor]:
     count = dist.get_world_size(group)
     if torch.compiler.is_compiling():
-        return list(_torch.all_gather_in_graph(bucket, group).view(count, -1))
+        return list(_torch.all_gather_in_graph(bucket, named(group)).view(count, -1))
     parts = [torch.empty_like(bucket) for _ in range(count)]
     dist.all_gather(parts, bucket, group=group)
     return parts
@@ -61,7 +66,7 @@ def _gathered(bucket: Tensor, group: Group) -> list[Tensor]:
 def total(value: Tensor, group: Group = None) -> Tensor:
     """The sum of a tensor over the ranks, on every rank."""
     if torch.compiler.is_compiling():
-        return _torch.all_reduce_in_graph(value, group)
+        return _torch.all_reduce_in_graph(value, named(group))
     found = value.contiguous().clone()
     dist.all_reduce(found, group=group)
     return found

@@ -1,4 +1,4 @@
-"""Two processes over gloo that train the net under FSDP2 and DDP: `python -m tests.ecosystem.ranks FOLDER RANK`."""
+"""Two processes over gloo that train the net under FSDP2 and DDP; tests/processes.py starts them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
+from tests import processes
 from tests.ecosystem.nets import accelerated, images, labels, net
 
 RANKS, LIMIT = 2, 90  # LIMIT: seconds that a collective waits for the other rank
@@ -84,9 +84,7 @@ def scenarios(rank: int) -> dict[str, State]:
 def main(folder: Path, rank: int) -> None:
     warnings.simplefilter("ignore")  # torch's about gloo and the CPU
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=timedelta(seconds=LIMIT)
-    )
+    processes.join(folder, rank, RANKS, LIMIT)
     try:
         torch.save(scenarios(rank), folder / f"{rank}.pt")
     finally:

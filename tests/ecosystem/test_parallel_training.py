@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from tests import processes
 from tests.ecosystem.ranks import RANKS, State
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 240  # seconds for both processes together; alone they take fifteen
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, State]]:
     """What each rank found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.ecosystem.ranks", str(folder), str(rank)], cwd=ROOT, env=environment,
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(RANKS)
-    ]  # fmt: skip
-    try:
-        for process in started:
-            output, _ = process.communicate(timeout=LIMIT)
-            assert process.returncode == 0, output
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(RANKS)]
+    return processes.results("tests.ecosystem.ranks", tmp_path_factory.mktemp("ranks"), RANKS, LIMIT)
 
 
 @pytest.mark.parametrize("name", ["drop-in", "accelerated"])

@@ -6,11 +6,9 @@ Bounded in time: the processes get `LIMIT` seconds together and are killed after
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ from torch._dynamo.testing import AotEagerAndRecordGraphs
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
+from tests import processes
 from tests.cases import EPS, MOMENTUM, gaussian, generator, random_mask
 
 LIMIT = 300  # one that hangs; two processes import torch and compute, on a machine that may be busy
@@ -158,24 +157,9 @@ def data_parallel_alone() -> dict[str, Tensor]:
     return train(_model(nk.BatchNorm1d(4, EPS, MOMENTUM)), batch("even")[0])
 
 
-def run(folder: Path, environment: Mapping[str, str]) -> list[dict[str, Tensor]]:
+def run(folder: Path) -> list[dict[str, Tensor]]:
     """Start both ranks and read what they wrote."""
-    command = [sys.executable, "-m", "tests.nn.ranks", str(folder)]
-    root = Path(__file__).parents[2]
-    started = [
-        subprocess.Popen([*command, str(rank)], cwd=root, env={**environment, "OMP_NUM_THREADS": "1"}, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        for process in started:
-            output, _ = process.communicate(timeout=LIMIT)
-            assert process.returncode == 0, output
-    finally:
-        for process in started:
-            process.kill()
-            process.communicate()  # which closes its pipe
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return processes.results("tests.nn.ranks", folder, 2, LIMIT)
 
 
 DISAGREE: dict[str, Callable[[int], Tensor]] = {
@@ -209,9 +193,7 @@ def _error(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _rank(folder: Path, rank: int) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=LIMIT)
-    )
+    processes.join(folder, rank, 2, LIMIT)
     found: dict[str, Tensor] = {}
     for case, sizes in SIZES.items():
         x, dy, mask = (None if t is None else t.split(list(sizes))[rank] for t in batch(case))

@@ -6,19 +6,17 @@ import os
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 import normkit as nk
+from tests import processes
 
 TIMEOUT = 20.0  # seconds of the group
 LIMIT = 150.0  # seconds for a case; a start under load takes twenty
-ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's file store is for POSIX here")
 
@@ -77,29 +75,19 @@ CASES = [
 
 @pytest.mark.parametrize(("where", "how"), CASES)
 def test_the_other_rank_gets_an_error_in_time(where: str, how: str, tmp_path: Path) -> None:
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.nn.test_lost_ranks", where, how, str(rank), str(tmp_path)],
-            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    module = "tests.nn.test_lost_ranks"
+    started = [processes.start(module, tmp_path, str(n), where, how, errors=subprocess.PIPE) for n in range(2)]
     try:
         said, errors = started[0].communicate(timeout=LIMIT)
     finally:
-        for process in started:
-            process.kill()
-            process.communicate()
+        processes.end(started)
     assert said.startswith("RuntimeError"), f"{said}\n{errors[-2000:]}"
     assert float(said.split()[1]) < TIMEOUT + 10, "seconds until the error"
 
 
 if __name__ == "__main__":
-    case, manner, number, folder = sys.argv[1:]
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=int(number), world_size=2, timeout=timedelta(seconds=TIMEOUT)
-    )
+    folder, number, case, manner = sys.argv[1:]
+    processes.join(Path(folder), int(number), 2, TIMEOUT)
     start = time.monotonic()
     try:
         WHERE[case](int(number), manner)

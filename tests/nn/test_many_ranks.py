@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 import normkit as nk
+from tests import processes
 from tests.cases import EPS, MOMENTUM, gaussian, generator
 from tests.tolerances import assert_equal64
 
 LIMIT = 240  # seconds for all ranks together; eight starts on two cores take a minute
-ROOT = Path(__file__).parents[2]
 SIZES = (4, 0, 3, 1, 6, 2, 5, 7)  # samples of each rank: uneven, one rank without any, one with one
 SHAPE = (5, 3, 2)  # of a sample
 
@@ -47,23 +44,7 @@ def options() -> dict[str, object]:
 
 @pytest.mark.parametrize("ranks", [3, *(pytest.param(count, marks=pytest.mark.nightly) for count in (4, 8))])
 def test_many_ranks_equal_one_process(ranks: int, tmp_path: Path) -> None:
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.nn.test_many_ranks", str(rank), str(ranks), str(tmp_path)],
-            cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    try:
-        for process in started:
-            output, _ = process.communicate(timeout=LIMIT)
-            assert process.returncode == 0, output
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+    found = processes.results("tests.nn.test_many_ranks", tmp_path, ranks, LIMIT)
     compare([part["all"] for part in found], step(nk.BatchNorm2d(SHAPE[0], **options()), *batch(ranks)))  # type: ignore[arg-type]  # by name
     pair = [t[: sum(SIZES[:2])] for t in batch(ranks)]
     compare([part["pair"] for part in found[:2]], step(nk.BatchNorm2d(SHAPE[0], **options()), *pair))  # type: ignore[arg-type]  # by name
@@ -82,9 +63,7 @@ def compare(parts: list[dict[str, Tensor]], alone: dict[str, Tensor]) -> None:
 
 
 def work(rank: int, ranks: int, folder: Path) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=timedelta(seconds=LIMIT)
-    )
+    processes.join(folder, rank, ranks, LIMIT)
     mine = [t.split(SIZES[:ranks])[rank] for t in batch(ranks)]
     pair = dist.new_group([0, 1])
     found = {"all": step(nk.SyncBatchNorm(SHAPE[0], **options()), *mine)}  # type: ignore[arg-type]  # by name
@@ -96,4 +75,4 @@ def work(rank: int, ranks: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    work(int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[1]))

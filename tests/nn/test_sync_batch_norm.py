@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import sys
@@ -66,7 +65,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.
     """What two processes computed over gloo, all cases in one start; see ranks.py."""
     if sys.platform == "win32":
         pytest.skip("gloo's file store is for POSIX here")
-    return ranks.run(tmp_path_factory.mktemp("ranks"), os.environ)
+    return ranks.run(tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", ranks.CASES)

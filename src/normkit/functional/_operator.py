@@ -9,14 +9,14 @@ The schemas below are the operators' signatures; the functions behind them take 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._activation import IDENTITY, Activation, by_code
-from .._operands import Needs, Operands, Saved
+from .._operands import Maybe, Needs, Operands, Saved
 from ..kernels import native
 from .spec import NormSpec
 
@@ -51,7 +51,7 @@ class Operator:
         operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
         output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
         assert saved is not None
-        bits = none(operands.input) if saved.bits is None else saved.bits
+        bits = _none(operands.input) if saved.bits is None else saved.bits
         return like(output, operands.input), saved.stats, bits
 
     def _fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,17 +66,11 @@ class Operator:
         )  # fmt: skip
         norm = self._make(size, eps, by_code(activation, param))
         found = norm.backward(native, dy, operands, saved, Needs(*needs))
-        return tuple(
-            none(operands.input) if gradient is None or operand is None else like(gradient.to(operand.dtype), operand)
-            for gradient, operand in zip(found, operands._replace(residual=operands.input), strict=False)
-        )
+        return gradients(found, *operands[:3], operands.input)
 
     def _fake_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         input, weight, bias, _ = arguments[:4]
-        return tuple(
-            torch.empty_like(operand) if needed and operand is not None else none(input)
-            for operand, needed in zip((input, weight, bias, input), arguments[-1], strict=True)
-        )
+        return fake_gradients(arguments[-1], input, weight, bias, input)
 
     def _differentiate(self, ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
         *operands, stats, bits = ctx.saved_tensors
@@ -86,10 +80,10 @@ class Operator:
         asked = [*needs[:3], needs[3] and not through]
         bits = bits if bits.numel() else None
         found = self._backward(dy, *operands, stats, bits, size, eps, activation, param, asked)
-        gradients = [gradient if asked[i] else None for i, gradient in enumerate(found)]
+        asked_for = [gradient if asked[i] else None for i, gradient in enumerate(found)]
         if through and needs[3]:
-            gradients[3] = dy
-        return (*gradients, None, None, None, None)
+            asked_for[3] = dy
+        return (*asked_for, None, None, None, None)
 
 
 def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -106,9 +100,25 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.settings = (size, eps, activation, param, residual is not None)
 
 
-def none(input: Tensor) -> Tensor:
+def _none(input: Tensor) -> Tensor:
     """An operator cannot return None; an empty tensor stands for it."""
     return input.new_empty((0,), dtype=torch.uint8)
+
+
+def gradients(found: Sequence[Maybe], input: Tensor, *others: Maybe) -> tuple[Tensor, ...]:
+    """What a backward operator returns: each gradient as its operand lies."""
+    return tuple(
+        _none(input) if gradient is None or operand is None else like(gradient.to(operand.dtype), operand)
+        for gradient, operand in zip(found, (input, *others), strict=True)
+    )
+
+
+def fake_gradients(needs: Sequence[bool], input: Tensor, *others: Maybe) -> tuple[Tensor, ...]:
+    """What its fake kernel promises."""
+    return tuple(
+        torch.empty_like(operand) if needed and operand is not None else _none(input)
+        for needed, operand in zip(needs, (input, *others), strict=True)
+    )
 
 
 def like(tensor: Tensor, input: Tensor) -> Tensor:

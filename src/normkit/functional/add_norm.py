@@ -16,7 +16,7 @@ from .. import _shapes
 from .._operands import Maybe, Needs, Operands
 from ..kernels import native
 from . import _autograd
-from ._operator import define, like, none
+from ._operator import define, fake_gradients, gradients, like
 from .choose import choose, is_eager
 from .road import run
 from .spec import NormSpec
@@ -84,16 +84,10 @@ class AddedOperator:
         found = native.added_gradients(
             dy, dsum, operands, stats, size, self._rms, Needs(needs[0], needs[1], needs[2], False)
         )
-        return tuple(
-            none(dy) if gradient is None or operand is None else like(gradient.to(operand.dtype), operand)
-            for gradient, operand in zip(found[:3], operands[:3], strict=True)
-        )
+        return gradients(found[:3], *operands[:3])
 
     def _fake_backward(self, dy: Tensor, dsum: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(
-            torch.empty_like(operand) if needed and operand is not None else none(dy)
-            for operand, needed in zip(arguments[:3], arguments[-1], strict=True)
-        )
+        return fake_gradients(arguments[-1], *arguments[:3])
 
     def _differentiate(self, ctx: Any, dy: Tensor, dsum: Tensor, _: Any) -> tuple[Any, ...]:
         total, weight, bias, stats = ctx.saved_tensors

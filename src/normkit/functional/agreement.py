@@ -13,11 +13,10 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from .._environment import switched_on
-from ..distributed import Group, gather
+from ..distributed import Group, gather, named
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # synchronised calls so far, by group
@@ -28,7 +27,9 @@ def is_due(layer: nn.Module, group: Group) -> bool:
     """Whether this call of the layer sends a header."""
     if torch.compiler.is_compiling():
         return False
-    layers = _agreed.setdefault(_named(group), WeakSet())
+    layers = _agreed.get(named(group))
+    if layers is None:
+        layers = _agreed[named(group)] = WeakSet()
     due = layer not in layers or switched_on("NORMKIT_CHECK_RANKS")
     layers.add(layer)
     return due
@@ -36,7 +37,7 @@ def is_due(layer: nn.Module, group: Group) -> bool:
 
 def count(group: Group) -> int:
     """The number of this call among the group's synchronised ones, from 1."""
-    _calls[_named(group)] = number = _calls.get(_named(group), 0) + 1
+    _calls[named(group)] = number = _calls.get(named(group), 0) + 1
     return number
 
 
@@ -56,7 +57,3 @@ def _text(header: list[int]) -> str:
     number, channels, dtype = header
     kind = str(_DTYPES[dtype]).removeprefix("torch.") if dtype >= 0 else "another dtype"
     return f"call {number}, with {channels} channels of {kind}"
-
-
-def _named(group: Group) -> object:
-    return dist.group.WORLD if group is None else group

@@ -175,8 +175,11 @@ def _pattern(norm: Any, site: Site, modules: dict[str, nn.Module], flows: list[F
     if row_norms.installed(site.module):
         reason = _hooked(norm)
         return reason or (sum_before(site.name, flows) if takes_addition(norm) else "it has no call behind an addition")
-    found = _unfusable(norm, site) or pattern_of(site.name, modules, flows, adds=family(site.module) in _TAKE_RESIDUAL)
-    if not isinstance(found, str) or not takes_addition(norm) or _unfusable(norm, site):
+    reason = _unfusable(norm, site)
+    if reason is not None:
+        return reason
+    found = pattern_of(site.name, modules, flows, adds=family(site.module) in _TAKE_RESIDUAL)
+    if not isinstance(found, str) or not takes_addition(norm):
         return found
     before = sum_before(site.name, flows)
     return f"{found}; {before}" if isinstance(before, str) else before
