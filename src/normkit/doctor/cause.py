@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from ..statistics.layers import running_statistics
-from .exact import Exact
+from .exact import Exact, eps_of
 
 FORGOTTEN = 0.05  # of the start; less of it is left in a running statistic that has caught up
 ALL_ALIKE = 1.25  # a factor; channels whose variances are all off by less are not off together
@@ -25,7 +25,7 @@ def _difference(layer: nn.Module, mean: Tensor, var: Tensor, exact: Exact) -> st
             return f"{name} is not finite in {broken} of {value.numel()} channels"
     if below := int((var < 0).sum()):
         return f"running_var is negative in {below} of {var.numel()} channels"
-    eps = float(getattr(layer, "eps", 0.0) or 0.0)
+    eps = eps_of(layer)
     std, true_std = ((v.double() + eps).sqrt() for v in (var, exact.var))
     shift = ((mean.double() - exact.mean.double()) / true_std).abs()
     scale = (std - true_std).abs() / true_std

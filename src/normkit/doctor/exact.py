@@ -84,7 +84,7 @@ def apart(layer: nn.Module, mean: Tensor, var: Tensor, exact: Exact) -> float:
 
     In standard deviations of these, sqrt(var + eps): so much is a value off that they normalize.
     """
-    found = distance(*exact, mean, var, _eps(layer)).square().mean().sqrt()
+    found = distance(*exact, mean, var, eps_of(layer)).square().mean().sqrt()
     return float(found.nan_to_num(nan=float("inf")))
 
 
@@ -105,5 +105,6 @@ def seeing(layer: Layer, accumulator: Accumulator, forward: Forward) -> Forward:
     return seen
 
 
-def _eps(layer: nn.Module) -> float:
+def eps_of(layer: nn.Module) -> float:
+    """What the layer adds to a variance; 0 where it does not say."""
     return float(getattr(layer, "eps", 0.0) or 0.0)

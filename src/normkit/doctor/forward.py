@@ -24,7 +24,7 @@ from ..statistics.distance import distance
 from ..statistics.layers import Layer, find, running_statistics
 from . import answers
 from .blame import Felt, Trial, exceeds, most
-from .exact import empty, parallel, seeing
+from .exact import empty, eps_of, parallel, seeing
 from .flow import flow_of
 from .state import State
 from .watch import Traffic, TrafficWatch, Watched, watching
@@ -202,7 +202,7 @@ def _run_of(
         return replace(run, refusal=watched.refusal or "not reached by any batch")
     mean, var = (part.cpu().double() for part in exact[layer.module])
     own_mean, own_var = (part.detach().cpu().double() for part in running_statistics(layer.module))
-    eps = _eps(layer.module)
+    eps = eps_of(layer.module)
     unit = (own_var + eps).sqrt()
     mean_error, var_error = (part.cpu().double() for part in watched.errors())
     std = (var + eps).sqrt()
@@ -250,7 +250,3 @@ def _between_calls(watched: Watched, eps: float) -> float:
 
 def _sortable(value: float | None) -> float:
     return float("inf") if value is None or value != value else value
-
-
-def _eps(module: nn.Module) -> float:
-    return float(getattr(module, "eps", 0.0))
