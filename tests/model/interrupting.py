@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import sys
@@ -102,8 +103,10 @@ class _Child:
     def fork(self) -> Any:
         """The copy's answer, in the process that it was made of; in the copy, None at once."""
         readable, writable = os.pipe()
+        state = random.getstate()
         process = os.fork()
         if process == 0:
+            random.setstate(state)  # Python seeds its random numbers anew in a child
             os.close(readable)
             self._pipe = writable
             return None
