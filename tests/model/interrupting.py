@@ -7,6 +7,7 @@ meets the same code in the same state of mind.
 
 from __future__ import annotations
 
+import dis
 import json
 import os
 import random
@@ -15,7 +16,9 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import normkit
@@ -132,9 +135,16 @@ class _Child:
             os._exit(0)
 
 
+@cache
+def _does_nothing(code: CodeType) -> frozenset[int]:
+    """Where a line is an instruction that does nothing, as `try:` is. Nothing can be raised there but by a tracer, and
+    CPython leaves it out of the blocks that catch what is raised around it."""
+    return frozenset(i.offset for i in dis.get_instructions(code) if i.opname == "NOP")
+
+
 def _traced(run: Callable[[], Any], at: Callable[[Line], None]) -> None:
     def local(frame: Any, event: str, argument: Any) -> Any:
-        if event == "line":
+        if event == "line" and frame.f_lasti not in _does_nothing(frame.f_code):
             at((frame.f_code.co_filename[len(_HOME) + 1 :], frame.f_lineno))
         return local
 
