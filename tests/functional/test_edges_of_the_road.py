@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import normkit as nk
 from normkit.kernels import native, storages
@@ -225,6 +226,32 @@ def test_torchs_tensor_of_zeros_is_a_parameter_like_others_where_outputs_are_rec
             loss = (y * y).sum()
         found.append(torch.autograd.grad(loss, x)[0])
     assert torch.equal(*found)
+
+
+class Silent(TorchDispatchMode):
+    """A dispatch mode that changes nothing."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("path", [*BACKENDS, "aten"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_a_backward_by_operations_runs_in_inference_mode_as_torchs_does(activation: str | None, path: str) -> None:
+    """Where a mode looks at each operation, no kernel serves the backward, and operations need a graph."""
+    x, residual = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
+    found = []
+    for inside in (False, True):
+        with nk.backend(path):
+            y = nk.functional.batch_norm(
+                x, None, None, training=True, eps=3e-4, residual=residual, activation=activation
+            )
+        with torch.inference_mode() if inside else contextlib.nullcontext(), Silent():
+            y.backward(torch.ones_like(y) * y)
+        found.append((x.grad, residual.grad))
+        x.grad = residual.grad = None
+    for outside, inside_ in zip(*found, strict=True):
+        torch.testing.assert_close(inside_, outside)
 
 
 def test_a_mask_changed_in_place_before_the_backward_raises() -> None:
