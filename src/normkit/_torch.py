@@ -138,6 +138,11 @@ def is_zerotensor(tensor: Tensor) -> bool:
 MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # not in torch's stub
 
 
+def ragged_axis(tensor: Tensor) -> int:
+    """Which axis of a nested tensor of the layout torch.jagged differs between its parts (since 2.2)."""
+    return tensor._ragged_idx  # type: ignore[attr-defined]  # of NestedTensor
+
+
 def reshaped_as_no_view(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """In another shape, and no view to autograd, which lets nobody change a Function's views (since 0.4)."""
     return torch.ops.aten._unsafe_view(tensor, shape)
@@ -296,6 +301,14 @@ def has_own_forward(module: nn.Module) -> bool:
     if own is None:
         return False
     return getattr(own, "__self__", None) is not module or getattr(own, "__func__", None) is not type(module).forward
+
+
+def keywords_of_call() -> dict[str, Any]:
+    """The keyword arguments of the module's call that a global pre-hook, the caller, is run for: the very dict that its
+    forward gets. Such a hook is told the positional ones alone, in every release so far."""
+    frame = sys._getframe(2)
+    found = frame.f_locals.get("kwargs")
+    return found if frame.f_code.co_name in ("inner", "_call_impl") and isinstance(found, dict) else {}
 
 
 _GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f"_global{name}"] for name in FORWARD_HOOKS)  # filled in place
