@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit.padding import windows
-from normkit.padding.context import Padded
+from normkit.padding.block import Padded
 from normkit.padding.track import Track
 from tests.padding.models import apart, batch
 from tests.tolerances import assert_equal64
@@ -190,7 +190,13 @@ def test_a_size_that_nothing_explains_has_the_ratio_of_the_lengths() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [lambda x: x.mean(-1), lambda x: x[..., -3:], lambda x: x[..., 0], lambda x: x.sum(), lambda x: torch.cat([x, x], -1)],
+    [
+        lambda x: x.mean(-1),
+        lambda x: x[..., -3:],
+        lambda x: x[..., 0],
+        lambda x: x.sum(),
+        lambda x: torch.cat([x, x], -1),
+    ],
     ids=["mean", "last ones", "first one", "sum", "one behind the other"],
 )
 def test_what_has_no_padded_axis_any_more_is_known_as_such(function: Function) -> None:

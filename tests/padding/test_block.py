@@ -22,7 +22,9 @@ LENGTHS = [9, 4, 7]
 
 
 def net() -> nn.Module:
-    return nn.Sequential(nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 2, 3, padding=1)).double()
+    return nn.Sequential(
+        nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU(), nn.Conv1d(4, 2, 3, padding=1)
+    ).double()
 
 
 def padded(junk: float = 0.0) -> Tensor:
@@ -56,7 +58,11 @@ def test_what_is_no_length_is_refused_before_the_block(lengths: Any, error: type
     ("lengths", "dim", "words"),
     [
         ([9, 4], -1, r"lengths are for 2 samples, and the input of shape \(3, 3, 9\) has 3 along axis 0"),
-        ([10, 4, 7], -1, r"every length must lie in 0\.\.9, the size of axis 2 of the input .*, got 10; .* dim= says which"),
+        (
+            [10, 4, 7],
+            -1,
+            r"every length must lie in 0\.\.9, the size of axis 2 of the input .*, got 10; .* dim= says which",
+        ),
         (LENGTHS, 1, r"every length must lie in 0\.\.3"),
         (LENGTHS, 5, r"the input of shape \(3, 3, 9\) has no axis 5"),
     ],
@@ -76,9 +82,12 @@ def test_masks_that_are_no_boxes_or_do_not_fit_are_refused() -> None:
     holes[1, 2] = False
     with pytest.raises(ValueError, match=r"real values must come first .* norm\(x, mask=mask\)"):
         nk.mask(holes)
-    with pytest.raises(ValueError, match="dim must name one axis of the input for each of the mask's 2"):
+    with pytest.raises(ValueError, match="dim must name one axis of the input for each of the mask's 2 behind"):
         nk.mask(torch.ones(3, 4, 4, dtype=torch.bool), dim=-1)
-    with pytest.raises(ValueError, match="the mask has 8 positions where axis 2 .* has 9"), nk.mask(torch.ones(3, 8).bool()):
+    with (
+        pytest.raises(ValueError, match=r"the mask has 8 positions where axis 2 .* has 9"),
+        nk.mask(torch.ones(3, 8).bool()),
+    ):
         net()(padded())
 
 
@@ -126,13 +135,15 @@ class Loses(nn.Module):
         self.first, self.last = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(9).double()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.einsum("nct,ndt->ncd", self.first(x), torch.ones(3, 5, 9, dtype=x.dtype)).repeat(1, 3, 1))
+        return self.last(
+            torch.einsum("nct,ndt->ncd", self.first(x), torch.ones(3, 5, 9, dtype=x.dtype)).repeat(1, 3, 1)
+        )
 
 
 def test_a_norm_behind_a_lost_axis_is_named() -> None:
-    with pytest.warns(UserWarning, match=r"1 calls of norms took no mask.*lost at torch's einsum\); 1 took one"):
-        with nk.lengths(LENGTHS):
-            Loses()(padded())
+    words = r"1 calls of norms took no mask.*lost at torch's einsum\); 1 took one"
+    with pytest.warns(UserWarning, match=words), nk.lengths(LENGTHS):
+        Loses()(padded())
 
 
 def test_losses_and_norms_behind_a_pool_are_no_reason_to_warn() -> None:

@@ -50,7 +50,9 @@ def test_in_evaluation_each_sample_is_as_alone(name: str, norm: str) -> None:
 
 @each_norm
 @each_model
-def test_in_training_each_sample_is_as_alone_and_batch_norm_has_the_moments_of_real_values(name: str, norm: str) -> None:
+def test_in_training_each_sample_is_as_alone_and_batch_norm_has_the_moments_of_real_values(
+    name: str, norm: str
+) -> None:
     model, x, dim = made(name, norm)
     ours, truth = twins(model)
     inputs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -106,7 +108,8 @@ def test_a_mask_of_boxes_pads_two_axes() -> None:
     net = randomized(
         nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(3, 2, 1),
-            nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.InstanceNorm2d(4), nn.AdaptiveAvgPool2d((2, None)), nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.InstanceNorm2d(4), nn.AdaptiveAvgPool2d((2, None)),
+            nn.BatchNorm2d(4),
         )
     ).eval()  # fmt: skip
     sizes = [(16, 9), (11, 16), (13, 12)]

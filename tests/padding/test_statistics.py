@@ -33,7 +33,9 @@ def test_recalibrate_counts_real_values_alone(ours: bool) -> None:
     truth = nk.convert(model, "torch") if ours else randomized(tcn(NORMS["batch"])).eval()
     for norm in (layer for layer in truth.modules() if isinstance(layer, nn.BatchNorm1d)):
         norm.momentum = 1.0
-    together(truth.train(), [x[n : n + 1, :, :length] for n, length in enumerate(lengths)], lambda model, one: model(one))
+    together(
+        truth.train(), [x[n : n + 1, :, :length] for n, length in enumerate(lengths)], lambda model, one: model(one)
+    )
     with nk.lengths(lengths):
         report = nk.recalibrate(model, [x], progress=False)
     for (name, buffer), other in zip(model.named_buffers(), truth.buffers(), strict=True):

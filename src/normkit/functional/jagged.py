@@ -1,8 +1,7 @@
 """Nested tensors of the layout torch.jagged: sequences of different lengths without padding.
 
-Layer and RMS norm normalize each position for itself, so the values of all sequences, one behind the other as they lie in
-memory, go through the kernels as rows, and the output has the offsets of the input.
-"""
+Layer and RMS norm normalize each position for itself, so the values of all sequences, one behind the other as they lie
+in memory, go through the kernels as rows, and the output has the offsets of the input."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Padded batches through models that know of no padding: `normkit.lengths` and `normkit.mask`.
 
-    context.py     the block: what comes in, what is put back, what is said at the end
+    context.py     the two functions that make a block
+    block.py       who follows the calls inside of it, and what is said at its end
+    padding.py     the lengths it was given, and which inputs of a model they fit
     follow.py      each call of torch inside of the block: which positions of its result are real
     axes.py        where calls that move, cut and join axes leave a padded axis
     windows.py     convolutions and pools: formulas of lengths, and what they read beyond a sample's end

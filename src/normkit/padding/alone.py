@@ -1,9 +1,8 @@
 """Calls that are made for each sample alone, where one call for the padded batch would give something else.
 
-Adaptive pools divide a sample's own length, upsampling and mirrored borders look at its own end. Where the padded size is
-written into the call (upsampling to the size of a skip connection), a sample gets what it would have written itself: the
-length of the tensors of this padded size, else the ratio.
-"""
+Adaptive pools divide a sample's own length, upsampling and mirrored borders look at its own end. Where the padded size
+is written into the call (upsampling to the size of a skip connection), a sample gets what it would have written itself:
+the length of the tensors of this padded size, else the ratio."""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from torch import Tensor
 from .call import Call
 from .track import LOST, Lengths, Span, Track, agreed
 
-Rule = Callable[[Call, "tuple[int, ...]", list[Tensor]], "list[Track] | None"]  # the operand's shape before, the results
+Rule = Callable[
+    [Call, "tuple[int, ...]", list[Tensor]], "list[Track] | None"
+]  # the operand's shape before, the results
 
 
 def moved(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
@@ -72,7 +74,7 @@ def _regrouped(track: Track, old: tuple[int, ...], new: tuple[int, ...]) -> Trac
             where[before[0]] = after[0]
         elif track.batch in tracked and len(tracked) > 1 and len(after) == 1:
             rows, batch = _flat(track, old, before), after[0]
-            where.update({axis: after[0] for axis in tracked})
+            where.update(dict.fromkeys(tracked, after[0]))
         elif tracked == [track.batch] and rows is None and len(after) == 1:
             inner = math.prod(old[axis] for axis in before if axis > track.batch)
             outer = math.prod(old[axis] for axis in before if axis < track.batch)

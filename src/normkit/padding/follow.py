@@ -1,10 +1,9 @@
 """What each call of torch inside of the block leaves of the padded axes.
 
 A call is known by its function's name, which torch's functions, methods and properties share. Who is not in the tables
-below is taken for what most are: elementwise, or of one position each. Its result is laid beside its operands, and where
-no padded operand fits it, the axis at the same place has the lengths of the other tensors of its size, or the same share
-of them.
-"""
+below is taken for what most are: elementwise, or of one position each. Its result is laid beside its operands, and
+where no padded operand fits it, the axis at the same place has the lengths of the other tensors of its size, or the
+same share of them."""
 
 from __future__ import annotations
 
@@ -25,33 +24,25 @@ _RUN: dict[str, Callable[[Call], tuple[Any, Track] | None]] = {  # calls that ar
     **{f"max_pool{rank}d{end}": windows.max_pool for rank in (1, 2, 3) for end in ("", "_with_indices")},
     **{f"avg_pool{rank}d": windows.avg_pool for rank in (1, 2, 3)},
     **{f"adaptive_avg_pool{rank}d": alone.adaptive_pool for rank in (1, 2, 3)},
-    **{
-        f"adaptive_max_pool{rank}d{end}": alone.adaptive_pool
-        for rank in (1, 2, 3)
-        for end in ("", "_with_indices")
-    },
+    **{f"adaptive_max_pool{rank}d{end}": alone.adaptive_pool for rank in (1, 2, 3) for end in ("", "_with_indices")},
     **dict.fromkeys(("interpolate", "upsample"), alone.interpolate),
     **dict.fromkeys(("pad", "constant_pad_nd"), alone.pad),
 }
+_MOVED = "transpose swapaxes swapdims permute movedim moveaxis t adjoint unsqueeze select unbind T mT H mH"
+_REDUCED = (
+    "mean sum nanmean nansum amax amin max min prod std var std_mean var_mean median argmax argmin any all logsumexp "
+    "count_nonzero"
+)
+_RESHAPED = "reshape view flatten unflatten ravel view_as reshape_as"
+_CUT = "split chunk tensor_split split_with_sizes hsplit vsplit dsplit unsafe_split unsafe_chunk"
 _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
-    **dict.fromkeys(
-        "transpose swapaxes swapdims permute movedim moveaxis t adjoint unsqueeze select unbind T mT H mH".split(),
-        axes.moved,
-    ),
-    **dict.fromkeys(
-        "mean sum nanmean nansum amax amin max min prod std var std_mean var_mean median argmax argmin any all "
-        "logsumexp count_nonzero".split(),
-        axes.reduced,
-    ),
-    **dict.fromkeys(
-        "reshape view flatten unflatten ravel view_as reshape_as unsafe_view".split(), axes.reshaped
-    ),
+    **dict.fromkeys(_MOVED.split(), axes.moved),
+    **dict.fromkeys(_REDUCED.split(), axes.reduced),
+    **dict.fromkeys(_RESHAPED.split(), axes.reshaped),
+    **dict.fromkeys(_CUT.split(), axes.pieces),
     "squeeze": axes.squeezed,
     "__getitem__": axes.indexed,
     "narrow": axes.narrowed,
-    **dict.fromkeys(
-        "split chunk tensor_split split_with_sizes hsplit vsplit dsplit unsafe_split unsafe_chunk".split(), axes.pieces
-    ),
     "unfold": axes.unfolded,
 }
 _JOINING = {**dict.fromkeys(("cat", "concat", "concatenate"), axes.joined), "stack": axes.stacked}

@@ -26,7 +26,10 @@ NORMS: dict[Any, tuple[Callable[..., Tensor], Sequence[str]]] = {
     F.layer_norm: (nkf.layer_norm, _LAYER),
     F.rms_norm: (nkf.rms_norm, _RMS),
     torch.batch_norm: (nkf.batch_norm, ("input", "weight", "bias", "running_mean", "running_var", *_BATCH[5:])),
-    torch.instance_norm: (nkf.instance_norm, ("input", "weight", "bias", "running_mean", "running_var", *_INSTANCE[5:])),
+    torch.instance_norm: (
+        nkf.instance_norm,
+        ("input", "weight", "bias", "running_mean", "running_var", *_INSTANCE[5:]),
+    ),
     torch.group_norm: (nkf.group_norm, _GROUP),
     torch.layer_norm: (nkf.layer_norm, _LAYER),
     torch.rms_norm: (nkf.rms_norm, _RMS),

@@ -1,4 +1,4 @@
-"""What is known of one tensor of a padded batch: which axis counts samples, which are padded, how much of them is real."""
+"""What is known of one tensor of a padded batch: which axis counts samples, which are padded, and how far."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
 
 Lengths = Callable[[int, int], "Tensor | None"]  # (origin, padded size) -> the lengths first seen at it
 
@@ -104,8 +103,8 @@ LOST = Track(-1, {})
 def agreed(tracks: Sequence[Track], shape: Sequence[int], known: Lengths) -> Track:
     """One track for what is made of several padded tensors, in a shape that all of them have along their axes.
 
-    Lengths differ where a sample alone would have been cropped or padded to a skip connection and the batch was not: then
-    those that were first seen at this padded size count, else the smallest.
+    Lengths differ where a sample alone would have been cropped or padded to a skip connection and the batch was not:
+    then those that were first seen at this padded size count, else the smallest.
     """
     first = tracks[0]
     others = [track for track in tracks[1:] if track.axes == first.axes and track.rows is None is first.rows]
