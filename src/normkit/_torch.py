@@ -229,9 +229,20 @@ def saved_tensors_hooks_top() -> Any:
 
 def run_compiled_eagerly() -> AbstractContextManager[Any]:
     """Compiled parts run as they are written, from the call on until the exit. By set_stance since 2.6."""
+    if torch.compiler.is_compiling():
+        raise RuntimeError("a stance is not set in a program that is compiled")  # Dynamo then leaves this frame alone
     if hasattr(torch.compiler, "set_stance"):
         return torch.compiler.set_stance("force_eager")
     return _WithoutDynamo()
+
+
+def _no_callback() -> None:
+    return None
+
+
+# What compiles the next frames: callable where this runs eagerly between graphs of a compiled function. Since 2.6;
+# before, that is not known.
+frame_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _no_callback)
 
 
 class _WithoutDynamo(AbstractContextManager[None]):

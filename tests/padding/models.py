@@ -63,7 +63,9 @@ class UNet(nn.Module):
         self.pool = pool or nn.MaxPool1d(2)
         self.down = nn.ModuleList([self._block(3, 8, norm), self._block(8, 8, norm)])
         self.middle = self._block(8, 8, norm)
-        self.widen = nn.ModuleList([nn.ConvTranspose1d(8, 8, 4 if up == "transposed" else 2, 2) for _ in range(2)])
+        kernel = {"transposed": 4, "pad": 2}.get(up)
+        self.widen = [nn.ConvTranspose1d(8, 8, kernel, 2) if kernel else nn.Identity() for _ in range(2)]
+        self.widen = nn.ModuleList(self.widen)
         self.out = nn.ModuleList([self._block(16, 8, norm) for _ in range(2)])
         self.head = nn.Conv1d(8, 2, 1)
 

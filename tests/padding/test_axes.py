@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from normkit.padding.track import Track
 from tests.padding.models import apart, batch
 from tests.tolerances import assert_equal64
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 LENGTHS = [12, 5, 9]
 SHAPE = (3, 4, 12)
 FILTERS = torch.randn(4, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -38,10 +40,10 @@ class Calls(nn.Module):
         return y
 
 
-@pytest.mark.filterwarnings("ignore:normkit.lengths. no norm")
 def followed(function: Function, x: Tensor, dim: int = -1, exact: bool = True) -> tuple[Any, Track | None]:
     block = nk.lengths(LENGTHS, dim, zero_convolutions=exact)
-    with block:
+    with warnings.catch_warnings(), block:
+        warnings.filterwarnings("ignore", "normkit.lengths: no norm")  # there is none
         model = Calls(function, block)
         return model(x), model.track
 

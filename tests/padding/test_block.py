@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 import normkit as nk
 from normkit._torch import count_function_modes
@@ -96,18 +97,21 @@ def test_compiled_programs_and_data_parallel_are_refused_or_run_eagerly() -> Non
     with nk.lengths(LENGTHS):
         expected = model(padded(junk=5.0))
     compiled = torch.compile(model, backend="eager")
+    filters = list(warnings.filters)
     compiled(padded())
     with nk.lengths(LENGTHS):
         assert torch.equal(compiled(padded(junk=5.0)), expected)
     compiled(padded())
+    assert warnings.filters == filters
     assert_nothing_is_left()
 
     def inside(x: Tensor) -> Tensor:
         with nk.lengths(LENGTHS):
             return model(x)
 
-    with pytest.raises(Exception, match="follows a run in eager mode"):
-        torch.compile(inside, backend="eager", fullgraph=True)(padded())
+    for fullgraph in (True, False):
+        with pytest.raises(Exception, match="follows a run in eager mode"):
+            torch.compile(inside, backend="eager", fullgraph=fullgraph)(padded())
     with pytest.raises(Exception, match="follows a run in eager mode"), nk.lengths(LENGTHS):
         torch.export.export(model, (padded(),))
     assert_nothing_is_left()
@@ -201,8 +205,10 @@ def test_blocks_nest_and_may_be_entered_again() -> None:
                 assert torch.equal(model(other), inner)
             assert torch.equal(model(x), first)
             assert torch.equal(first, expected)
-    with block, pytest.raises(RuntimeError, match="already entered"), block:
-        pass  # pragma: no cover
+    with block:
+        with pytest.raises(RuntimeError, match="already entered"), block:
+            pass  # pragma: no cover
+        assert torch.equal(model(x), expected)
     assert_nothing_is_left()
 
 
@@ -276,17 +282,30 @@ def test_positions_first_and_positions_as_rows() -> None:
     assert_equal64(model.norm.running_var, other.norm.running_var)
 
 
-def test_checkpoints_work_where_the_backward_is_in_the_block() -> None:
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_block_inside_of_a_checkpointed_function_works(reentrant: bool) -> None:
+    def run(model: nn.Module, x: Tensor) -> Tensor:
+        with nk.lengths(LENGTHS):
+            return model(x)
+
     results = []
     for recomputes in (False, True):
         torch.manual_seed(0)
-        model, x = net(), padded(junk=3.0).requires_grad_()
-        with nk.lengths(LENGTHS):
-            y = checkpoint(model, x, use_reentrant=False) if recomputes else model(x)
-            y.square().sum().backward()
+        model, x = nk.convert(net(), "batch"), padded(junk=3.0).requires_grad_()
+        y = checkpoint(run, model, x, use_reentrant=reentrant) if recomputes else run(model, x)
+        y.square().sum().backward()
         results.append([x.grad, *(p.grad for p in model.parameters()), *model.buffers()])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
+    assert_nothing_is_left()
+
+
+def test_a_block_around_a_checkpoint_is_an_error_in_the_backward() -> None:
+    model = net()
+    with nk.lengths(LENGTHS):
+        y = checkpoint(model, padded(junk=3.0).requires_grad_(), use_reentrant=False)
+    with pytest.raises(CheckpointError):
+        y.square().sum().backward()
 
 
 def test_norms_called_as_functions_of_torch_take_masks() -> None:
@@ -328,15 +347,15 @@ def test_added_norms_and_layers_with_a_residual_take_masks() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.bn, self.ln = nk.BatchNorm1d(4, activation="relu").double(), nk.LayerNorm2d(4).double()
+            self.bn, self.ln = nk.BatchNorm1d(4, activation="relu").double(), nk.LayerNorm(4).double()
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            y = self.ln(self.bn(x, residual=2 * x)).mT
+            y = self.ln(self.bn(x, residual=2 * x).mT)
             return nk.functional.add_rms_norm(y, y, (4,))
 
     x, model, mask = batch((3, 4, 9), LENGTHS, -1, junk=7.0), Block(), nk.mask_from_lengths(LENGTHS, 9)
     with nk.lengths(LENGTHS):
         y, total = model(x)
-    expected = nk.LayerNorm2d(4).double()(nk.BatchNorm1d(4, activation="relu").double()(x, 2 * x, mask), mask).mT
+    expected = nk.LayerNorm(4).double()(nk.BatchNorm1d(4, activation="relu").double()(x, 2 * x, mask).mT, mask)
     assert_equal64(total, 2 * expected)
     assert_equal64(y, nk.functional.rms_norm(2 * expected, (4,), mask=mask))

@@ -66,7 +66,7 @@ def test_in_training_each_sample_is_as_alone_and_batch_norm_has_the_moments_of_r
     for (key, mine), other in zip(ours.named_parameters(), truth.parameters(), strict=True):
         assert mine.grad is not None
         assert other.grad is not None
-        assert_equal64(mine.grad, other.grad, key)
+        assert_equal64(mine.grad, other.grad, key, factor=1e5)  # sums of some thousand terms; a bias may cancel to 0
     for (key, buffer), other in zip(ours.named_buffers(), truth.buffers(), strict=True):
         if "num_batches" not in key:
             assert_equal64(buffer, other, key)

@@ -93,8 +93,9 @@ def compare(  # what two kinds of models are asked alike
         y = padded(ours, x)
     for n, one in enumerate(expected):
         assert_equal64(y[n : n + 1, : one.shape[1]], one, f"sample {n}")
-    plain = padded(twins(model)[1], x)
-    assert any(not torch.allclose(plain[n : n + 1, : one.shape[1]], one) for n, one in enumerate(expected))
+    if not all(isinstance(norm, nn.LayerNorm) for norm in model.modules() if "Norm" in type(norm).__name__):
+        plain = padded(twins(model)[1], x)
+        assert any(not torch.allclose(plain[n : n + 1, : one.shape[1]], one) for n, one in enumerate(expected))
     if not model.training:
         return
     sum(one.pow(3).sum() for one in expected).backward()

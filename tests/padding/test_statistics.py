@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import normkit as nk
-from tests.padding.models import NORMS, batch, randomized, tcn, together
+from tests.padding.models import NORMS, batch, randomized, tcn, together, twins
 from tests.tolerances import assert_equal64
 
 LENGTHS = [[20, 11, 15, 7], [13, 20, 9, 16]]
@@ -27,10 +27,9 @@ def by_lengths(model: nn.Module, given: Any) -> Tensor:
 
 @pytest.mark.parametrize("ours", [False, True], ids=["torch", "normkit"])
 def test_recalibrate_counts_real_values_alone(ours: bool) -> None:
-    model = randomized(tcn(NORMS["batch"])).eval()
+    model, truth = twins(randomized(tcn(NORMS["batch"])).eval())
     model = nk.convert(model, "batch") if ours else model
     (x, lengths), _ = batches()
-    truth = nk.convert(model, "torch") if ours else randomized(tcn(NORMS["batch"])).eval()
     for norm in (layer for layer in truth.modules() if isinstance(layer, nn.BatchNorm1d)):
         norm.momentum = 1.0
     together(

@@ -27,10 +27,10 @@ def moved(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Tra
     sizes = [max(shape, default=0) + 2 + axis for axis in range(len(shape))]
     told = call.on(torch.empty(sizes, device="meta"), call.args, call.kwargs)
     told = [told] if isinstance(told, Tensor) else list(told)
-    if len(told) != len(results) or not all(isinstance(one, Tensor) for one in told):
+    if len(told) < len(results) or not all(isinstance(one, Tensor) for one in told):
         return None
     tracks = []
-    for one in told:
+    for one in told[: len(results)]:  # unbind gives more, all alike
         where = {axis: one.shape.index(size) for axis, size in enumerate(sizes) if size in one.shape}
         tracks.append(call.track.moved(where))
     return tracks
@@ -245,6 +245,12 @@ def pieces(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Tr
         tracks.append(track)
         begin = end
     return tracks
+
+
+def contracted(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+    """Products that sum over the operand's last axis."""
+    last = len(shape) - 1
+    return [call.track.without([last])] if last in call.track.spans else None
 
 
 def unfolded(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:

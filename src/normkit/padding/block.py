@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._operands import Operands
-from .._torch import count_function_modes, keywords_of_call, pop_function_mode, run_compiled_eagerly
+from .._torch import count_function_modes, frame_compiler, keywords_of_call, pop_function_mode, run_compiled_eagerly
 from ..functional import ambient
 from ..functional.road import run
 from ..functional.spec import NormSpec
@@ -47,8 +47,6 @@ class Padded(UserBlock):
 
     def __init__(self, padding: Padding, zero_input: bool, zero_convolutions: bool) -> None:
         super().__init__()
-        if torch.compiler.is_compiling():
-            raise RuntimeError(_COMPILING)
         self.padding, self.zero_input, self.zero_convolutions = padding, zero_input, zero_convolutions
         self._inside = False
 
@@ -66,15 +64,20 @@ class Padded(UserBlock):
 
     def begin(self) -> None:
         """Begin to follow this thread's calls."""
+        refuse_compiled()
         self._tracks = WeakTensorKeyDictionary()
         self._sizes: dict[tuple[int, int], Tensor] = {}
         self._depth, self._taken, self._missed, self._lost_at = 0, 0, 0, ""
         self._outer, self._modes = _local.block, count_function_modes()
         self._hooks: list[RemovableHandle] = []
         self._eager: AbstractContextManager[Any] | None = None
+        self._quiet: Any = None
         self._inside = True
         _entered.append(self)
         ambient.follow, ambient.find = _norm_of_ours, _find
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet
+            self._eager = run_compiled_eagerly()
+            self._quiet = _without_warning()
         self._hooks.append(register_module_forward_pre_hook(self._before_module))
         self._hooks.append(register_module_forward_hook(self._after_module, always_call=True))
         _Mode(self).__enter__()
@@ -91,6 +94,9 @@ class Padded(UserBlock):
             hook.remove()
         if self._eager is not None:
             self._eager.__exit__(None, None, None)
+            self._eager = None
+        if self._quiet in warnings.filters:
+            warnings.filters.remove(self._quiet)  # type: ignore[attr-defined]  # a list
         if self in _entered:
             _entered.remove(self)
         if not _entered:
@@ -110,8 +116,6 @@ class Padded(UserBlock):
         self._depth += 1
         if self._depth > 1:
             return None
-        if self._eager is None and "torch._dynamo" in sys.modules:
-            self._eager = run_compiled_eagerly()
         return self._arrive(module, args, keywords_of_call())
 
     def _after_module(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -136,8 +140,7 @@ class Padded(UserBlock):
     # -- what is followed ---------------------------------------------------------------------------------------------
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A function of torch."""
-        if torch.compiler.is_compiling():
-            raise RuntimeError(_COMPILING)
+        refuse_compiled()
         if function in norms.NORMS:
             x = args[0] if args else kwargs.get("input")
             track = self._tracks.get(x) if isinstance(x, Tensor) else None
@@ -200,10 +203,20 @@ class Padded(UserBlock):
             )
 
 
-_COMPILING = (
-    "normkit.lengths follows a run in eager mode, and this is torch.compile or torch.export: enter the block around "
-    "the call of a compiled model, which then runs eagerly, or give the norms their mask: norm(x, mask=mask)"
-)
+def refuse_compiled() -> None:
+    """RuntimeError inside of a program that is captured, or of what is left of it between graphs."""
+    if torch.compiler.is_compiling() or callable(frame_compiler()):
+        raise RuntimeError(
+            "normkit.lengths follows a run in eager mode, and this is torch.compile or torch.export: enter the block "
+            "around the call of a compiled model, which then runs eagerly, or give the norms their mask: "
+            "norm(x, mask=mask)"
+        )
+
+
+def _without_warning() -> Any:
+    """A filter that keeps torch from warning that compiled modules and global hooks, here ours, may not go together."""
+    warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+    return warnings.filters[0]
 
 
 class _Mode(TorchFunctionMode):

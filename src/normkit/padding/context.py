@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .block import Padded
+from .block import Padded, refuse_compiled
 from .padding import Padding
 
 
@@ -44,8 +44,8 @@ def lengths(
 
     The model is not touched; blocks nest (the inner one counts), each thread has its own. Modules compiled by
     torch.compile run eagerly inside. DistributedDataParallel works (each rank has its own lengths). Under an activation
-    checkpoint enter the block inside of the checkpointed function, not around it, unless the backward runs inside the
-    block too.
+    checkpoint enter the block inside of the checkpointed function, not around it: the recomputation has to take the
+    same masks, and is not followed (torch's CheckpointError; with use_reentrant=True nothing notices).
 
     Raises:
         TypeError: lengths are not integers.
@@ -61,6 +61,7 @@ def lengths(
         >>> with normkit.lengths(lengths, dim=1):
         ...     frames, frame_lengths = conformer(features, lengths)
     """
+    refuse_compiled()
     return Padded(Padding.of_lengths(lengths, dim), zero_input, zero_convolutions)
 
 
@@ -81,4 +82,5 @@ def mask(
         ValueError: real values that are no such box; and as `lengths`. A mask of another form belongs into the norms:
             ``norm(x, mask=mask)``.
     """
+    refuse_compiled()
     return Padded(Padding.of_mask(mask, dim), zero_input, zero_convolutions)

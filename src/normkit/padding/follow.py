@@ -44,7 +44,9 @@ _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
     "__getitem__": axes.indexed,
     "narrow": axes.narrowed,
     "unfold": axes.unfolded,
+    **dict.fromkeys(("linear", "matmul", "__matmul__", "bmm", "mv"), axes.contracted),
 }
+_MIXING = frozenset(("linear", "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "tensordot", "bilinear"))
 _JOINING = {**dict.fromkeys(("cat", "concat", "concatenate"), axes.joined), "stack": axes.stacked}
 
 
@@ -87,14 +89,18 @@ def follow(
         dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
         after = [_JOINING[name](x, [tracks(part) or LOST for part in x], dim, known)]
     if after is None:
-        after = [_beside(tuple(one.shape), shapes, [t for _, t in found], known) for one in results]
+        own = [one_track for _, one_track in found]
+        scales = name not in _MIXING  # an axis of another size is another axis there
+        after = [_beside(tuple(one.shape), shapes, own, known, scales) for one in results]
     checked = [t if t.fits(one.shape) else LOST for one, t in zip(results, after, strict=True)]
     return result, list(zip(results, checked, strict=True))
 
 
-def _beside(shape: tuple[int, ...], shapes: list[tuple[int, ...]], tracks: list[Track], known: Lengths) -> Track:
+def _beside(
+    shape: tuple[int, ...], shapes: list[tuple[int, ...]], tracks: list[Track], known: Lengths, scales: bool
+) -> Track:
     """The track of a result of this shape, from operands of these shapes: those that fit it from the right, as
-    broadcasting lays them, or from the left, as an embedding adds axes."""
+    broadcasting lays them, or from the left, as an embedding adds axes. scales: whether an axis may change its size."""
     padded = [(own, track) for own, track in zip(shapes, tracks, strict=True) if not track.lost]
     fitting = []
     for own, track in padded:
@@ -105,7 +111,7 @@ def _beside(shape: tuple[int, ...], shapes: list[tuple[int, ...]], tracks: list[
                 break
     if fitting:
         return agreed(fitting, shape, known)
-    for own, track in padded:
+    for own, track in padded if scales else ():
         if len(own) == len(shape) and own[track.batch] == shape[track.batch] and track.rows is None:
             return _scaled(shape, own, track, known)
     return LOST
