@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointError, checkpoint
 
 import normkit as nk
 from normkit._torch import count_function_modes
-from normkit.functional import ambient
+from normkit.functional import mask as masks
 from tests.padding.models import batch
 from tests.tolerances import assert_equal64
 
@@ -34,8 +34,8 @@ def padded(junk: float = 0.0) -> Tensor:
 
 def assert_nothing_is_left() -> None:
     assert count_function_modes() == 0
-    assert ambient.follow is None
-    assert ambient.find is None
+    assert masks.follow is None
+    assert masks.find is None
     assert not torch_module._global_forward_pre_hooks
     assert not torch_module._global_forward_hooks
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from .._activation import NONE, Activation
 from .._operands import Operands
 from ..kernels import aten, composed, native
-from . import _autograd, _layout, _storage, ambient, jagged
+from . import _autograd, _layout, _storage
+from . import mask as masks
 from .choose import choose, is_eager
 from .spec import NormSpec
 
@@ -40,8 +41,8 @@ def run(
     Raises:
         ValueError, RuntimeError, TypeError, NotImplementedError: what the norm's function documents.
     """
-    if ambient.follow is not None and not torch.compiler.is_compiling():
-        y = ambient.follow(norm, Operands(input, weight, bias, residual, mask))
+    if masks.follow is not None and not torch.compiler.is_compiling():
+        y = masks.follow(norm, Operands(input, weight, bias, residual, mask))
         if y is not None:
             return y
     if mask is None and _autograd.output_listener is None and is_eager():
@@ -49,8 +50,11 @@ def run(
         if y is not None:
             return y
     operands = Operands(input, weight, bias, residual, mask)
-    if input.is_nested and jagged.serves(norm, operands):
-        return jagged.rebuilt(run(norm, jagged.values(input), *operands[1:]), input)
+    if input.is_nested:
+        from . import jagged
+
+        if jagged.serves(norm, operands):
+            return jagged.rebuilt(run(norm, jagged.values(input), *operands[1:]), input)
     _layout.verify(norm, operands)
     _storage.verify((*operands, *norm.buffers()))  # first: what comes next may cast
     norm, operands = norm.verified(operands)

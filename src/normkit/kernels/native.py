@@ -159,7 +159,13 @@ def batch_norm_backward(
 def group_norm_forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved | None]:
-    """activation(group_norm(input) + residual); stats (3, N * num_groups). Instance norm: C groups."""
+    """activation(group_norm(input) + residual), zero under the mask; stats (3, N * num_groups), with a mask (3, N * C).
+    Instance norm: C groups."""
+    if operands.mask is not None:
+        from . import native_masked_groups
+
+        kernels = _channel_statistics, _channel_forward
+        return native_masked_groups.forward(*kernels, operands, num_groups, activation, eps, save)
     input, weight, bias, residual, _ = operands
     y, stats, bits = _channel_forward(
         input, residual, weight, bias, None, None, num_groups, eps, activation.code, activation.param, save, ()
@@ -171,6 +177,11 @@ def group_norm_backward(
     dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
 ) -> Gradients:
     """The first derivative of group norm."""
+    if operands.mask is not None:
+        from . import native_masked_groups
+
+        kernels = _channel_backward, _channel_forward
+        return native_masked_groups.backward(*kernels, dy, operands, saved, num_groups, activation, needs)
     input, weight, bias, residual, _ = operands
     found = _channel_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, num_groups, True, activation.code, activation.param,

@@ -24,14 +24,6 @@ from .native_masked import clear, zeroed
 Kernel = Callable[..., Any]
 
 
-def why_not(operands: Operands) -> str | None:
-    """Why these operands cannot be seen as one large sample, or None."""
-    input, residual = operands.input, operands.residual
-    if not input.is_contiguous() or not (residual is None or residual.is_contiguous()):
-        return "a mask is given, and the input is not contiguous"
-    return "a mask is given, and the input is empty" if input.numel() == 0 else None
-
-
 def forward(  # the two kernels, and what the norm says
     statistics: Kernel,
     kernel: Kernel,

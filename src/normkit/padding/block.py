@@ -23,7 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._operands import Operands
 from .._torch import count_function_modes, frame_compiler, keywords_of_call, pop_function_mode, run_compiled_eagerly
-from ..functional import ambient
+from ..functional import mask as masks
 from ..functional.road import run
 from ..functional.spec import NormSpec
 from ..kernels.composed import cleared
@@ -74,7 +74,7 @@ class Padded(UserBlock):
         self._quiet: Any = None
         self._inside = True
         _entered.append(self)
-        ambient.follow, ambient.find = _norm_of_ours, _find
+        masks.follow, masks.find = _norm_of_ours, _find
         if "torch._dynamo" in sys.modules:  # else nothing is compiled yet
             self._eager = run_compiled_eagerly()
             self._quiet = _without_warning()
@@ -100,7 +100,7 @@ class Padded(UserBlock):
         if self in _entered:
             _entered.remove(self)
         if not _entered:
-            ambient.follow = ambient.find = None
+            masks.follow = masks.find = None
         self._tracks.clear()
         self._inside = False
 
@@ -142,7 +142,7 @@ class Padded(UserBlock):
         """A function of torch."""
         refuse_compiled()
         if function in norms.NORMS:
-            x = args[0] if args else kwargs.get("input")
+            x: Any = args[0] if args else kwargs.get("input")
             track = self._tracks.get(x) if isinstance(x, Tensor) else None
             if track is not None:
                 y = norms.masked(function, args, kwargs, track)
@@ -246,7 +246,7 @@ class _aside:
 
 
 def _norm_of_ours(norm: NormSpec, operands: Operands) -> Tensor | None:
-    """`ambient.follow`."""
+    """`masks.follow`."""
     block = _local.block
     if block is None:
         return None
@@ -255,7 +255,7 @@ def _norm_of_ours(norm: NormSpec, operands: Operands) -> Tensor | None:
 
 
 def _find(x: Tensor) -> Tensor | None:
-    """`ambient.find`."""
+    """`masks.find`."""
     block = _local.block
     if block is None:
         return None

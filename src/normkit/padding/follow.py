@@ -74,8 +74,8 @@ def follow(
     if isinstance(x, Tensor) and track is not None and not track.lost and track.fits(x.shape):
         call = Call(name, function, args, kwargs, x, track, exact, known)
         if name in _RUN and (made := _RUN[name](call)) is not None:
-            result, after = made
-            return result, [(one, after) for one in _tensors((result,))]
+            result, common = made
+            return result, [(one, common) for one in _tensors((result,))]
     before = tuple(x.shape) if isinstance(x, Tensor) else ()
     result = function(*args, **kwargs)
     results = list(_tensors((result,)))

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._torch import InstanceNormBase
-from ..functional.ambient import mask_of
+from ..functional.mask import known_mask
 from ..nn.base import TrackedNorm
 from .accumulator import Accumulator
 from .axis import AxisCheck
@@ -111,4 +111,4 @@ def arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         mask = args[2] if len(args) > 2 else kwargs.get("mask")
     if isinstance(layer, InstanceNormBase) and input.dim() == getattr(layer, "_get_no_batch_dim", lambda: 0)():
         return input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
-    return input, mask_of(input) if mask is None else mask
+    return input, known_mask(input) if mask is None else mask
