@@ -17,17 +17,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 """
 MOST = 64  # each module costs half a millisecond and more: a new one has to be worth it
 ON_DEMAND = (
-    "surgery",
-    "statistics",
-    "doctor",
-    "model",
-    "padding",
-    "studies",
-    "bench",
-    "learn",
-    "paths",
-    "info",
-    "testing",
+    *("surgery", "statistics", "doctor", "model", "padding", "studies", "bench", "learn", "paths", "info", "testing"),
     "cli",
 )
 

@@ -25,31 +25,14 @@ Kernel = Callable[..., Any]
 
 
 def forward(  # the two kernels, and what the norm says
-    statistics: Kernel,
-    kernel: Kernel,
-    operands: Operands,
-    num_groups: int,
-    activation: Activation,
-    eps: float,
+    statistics: Kernel, kernel: Kernel, operands: Operands, num_groups: int, activation: Activation, eps: float,
     save: bool,
-) -> tuple[Tensor, Saved | None]:
+) -> tuple[Tensor, Saved | None]:  # fmt: skip
     """activation(group_norm(input) + residual), zero under the mask; stats (3, N * C): of each channel, its group's."""
     seen, counts, value = _large(operands)
     mean, var = _moments(statistics(seen.input), counts, value, num_groups, math.prod(operands.input.shape[2:]))
-    y, stats, bits = kernel(
-        seen.input,
-        seen.residual,
-        seen.weight,
-        seen.bias,
-        mean,
-        var,
-        0,
-        eps,
-        activation.code,
-        activation.param,
-        save,
-        (),
-    )
+    after = activation.code, activation.param
+    y, stats, bits = kernel(seen.input, seen.residual, seen.weight, seen.bias, mean, var, 0, eps, *after, save, ())
     assert operands.mask is not None
     y = y.view(operands.input.shape).masked_fill_(~operands.mask, 0)
     return y, Saved(stats, bits) if save else None
@@ -63,12 +46,12 @@ def backward(  # the two kernels, and what the norm says
     mask, (n, c) = operands.mask, operands.input.shape[:2]
     assert mask is not None
     seen, counts, _ = _large(operands)
-    weight = torch.ones(n * c, dtype=saved.stats.dtype) if seen.weight is None else seen.weight
-    narrow = weight.to(operands.input.dtype) if seen.weight is None else weight
+    # in float64, which the sums over positions then have too: those of a group's channels may cancel
+    weight = torch.ones(n * c, dtype=torch.float64) if seen.weight is None else seen.weight.double()
+    bias = torch.zeros_like(weight) if seen.bias is None else seen.bias.double()
     dx, dweight, dbias, dresidual = kernel(
-        zeroed(dy, mask).reshape(seen.input.shape), seen.input, seen.residual, saved.bits, narrow,
-        torch.zeros_like(narrow) if seen.bias is None else seen.bias, saved.stats, 0, False, activation.code,
-        activation.param, needs.input, True, True, needs.residual, (), 0,
+        zeroed(dy, mask).reshape(seen.input.shape), seen.input, seen.residual, saved.bits, weight, bias, saved.stats, 0,
+        False, activation.code, activation.param, needs.input, True, True, needs.residual, (), 0,
     )  # fmt: skip
     if needs.input:
         mean, var, rstd = saved.stats
@@ -76,7 +59,7 @@ def backward(  # the two kernels, and what the norm says
 
         def shared(gradient: Tensor) -> Tensor:
             """What each channel loses to its group: (N * C,)."""
-            total = (gradient.double() * weight.double()).view(n, num_groups, -1).sum(2, keepdim=True)
+            total = (gradient * weight).view(n, num_groups, -1).sum(2, keepdim=True)
             return (-total / values.view(n, 1, 1)).expand(n, num_groups, c // num_groups).reshape(-1) * rstd
 
         eps = (rstd**-2 - var).clamp(min=0)
@@ -84,8 +67,8 @@ def backward(  # the two kernels, and what the norm says
         dx = dx.view(operands.input.shape)
     found = (
         dx,
-        dweight.view(n, c).sum(0) if needs.weight else None,
-        dbias.view(n, c).sum(0) if needs.bias else None,
+        dweight.view(n, c).sum(0).to(operands.weight.dtype) if operands.weight is not None and needs.weight else None,
+        dbias.view(n, c).sum(0).to(operands.bias.dtype) if operands.bias is not None and needs.bias else None,
         None if dresidual is None else dresidual.view(operands.input.shape),
     )
     return clear(found, mask, IDENTITY if dresidual is None else activation.code)
@@ -95,8 +78,7 @@ def _evaluated(
     forward: Kernel, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor
 ) -> Tensor:
     """weight * (x - mean) / sqrt(var) + bias + residual."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y, _, _ = forward(x, residual, weight.to(wide), bias.to(wide), mean, var, 0, 0.0, IDENTITY, 0.0, False, ())
+    y, _, _ = forward(x, residual, weight, bias, mean, var, 0, 0.0, IDENTITY, 0.0, False, ())
     return y
 
 
