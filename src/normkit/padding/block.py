@@ -185,7 +185,9 @@ class Padded(UserBlock):
 
     def _mask_of(self, x: Tensor) -> Tensor | None:
         track = self._tracks.get(x)
-        return None if track is None else norms.of_channels(track, x)
+        mask = None if track is None else norms.of_channels(track, x)
+        self._taken += mask is not None
+        return mask
 
     def _report(self) -> None:
         where = f" (it was lost at torch's {self._lost_at})" if self._lost_at else ""
