@@ -17,6 +17,7 @@ import normkit as nk
 from normkit._torch import count_function_modes
 from normkit.functional import mask as masks
 from tests.padding.models import batch
+from tests.padding.test_layers import Doubled
 from tests.tolerances import assert_equal64
 
 LENGTHS = [9, 4, 7]
@@ -148,6 +149,49 @@ def test_a_norm_behind_a_lost_axis_is_named() -> None:
     words = r"1 calls of norms took no mask.*lost at torch's einsum\); 1 took one"
     with pytest.warns(UserWarning, match=words), nk.lengths(LENGTHS):
         Loses()(padded())
+
+
+class Hides(nn.Module):
+    """An operation that no function mode sees in front of a norm, in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(Doubled.apply(self.first(x)))
+
+
+def test_a_norm_of_an_input_that_is_not_known_is_counted() -> None:
+    with pytest.warns(UserWarning, match="1 calls of norms took no mask"), nk.lengths(LENGTHS):
+        Hides()(padded())
+
+
+def test_lengths_behind_layers_can_be_asked_for() -> None:
+    model = nn.Sequential(net(), nn.MaxPool1d(2))
+    with nk.lengths(LENGTHS) as block:
+        y = model(padded())
+        assert block.lengths_of(y).tolist() == [4, 2, 3]
+        with pytest.raises(ValueError, match=r"padding along axis 1 of a tensor of shape \(3, 2, 4\)"):
+            block.lengths_of(y, 1)
+    with pytest.raises(ValueError, match="nothing is known of padding"):
+        block.lengths_of(y)
+
+
+def test_what_comes_later_and_does_not_fit_is_something_else() -> None:
+    """As the steps of a decoder, a token at a time; a norm of channels in it is told of."""
+    step = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)).double()
+    with nk.lengths(LENGTHS):
+        net()(padded())
+        step(torch.zeros(3, 1, 3).double())
+
+    def run() -> None:
+        with nk.lengths(LENGTHS):
+            net()(padded())
+            nn.BatchNorm1d(3).double()(padded()[:2])
+
+    with pytest.warns(UserWarning, match="1 calls of norms took no mask"):
+        run()
 
 
 def test_losses_and_norms_behind_a_pool_are_no_reason_to_warn() -> None:

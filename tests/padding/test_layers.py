@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import normkit as nk
 from tests.padding.models import NORMS, apart, batch, randomized, tcn, twins
@@ -76,6 +77,54 @@ def test_a_spectrogram_through_convolutions_and_a_recurrent_layer() -> None:
     for n, one in enumerate(apart(x, LENGTHS, 3)):
         alone = model(one)
         assert_equal64(y[n : n + 1, : alone.shape[1]], alone)
+
+
+class Packed(nn.Module):
+    """Packed sequences through a recurrent layer, as DeepSpeech 2 has it, and batch norm of channels behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.norm = nn.LSTM(4, 3, bidirectional=True), nn.GroupNorm(2, 6)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x.permute(2, 0, 1), lengths, enforce_sorted=False)
+        y, _ = pad_packed_sequence(self.rnn(packed)[0])
+        return self.norm(y.permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("lengths", [[12, 5, 9], [5, 9, 12]], ids=str)
+def test_packed_sequences_through_a_recurrent_layer(lengths: list[int]) -> None:
+    model, x = randomized(Packed()), batch((3, 4, 12), lengths, -1, junk=3.0)
+    with nk.lengths(lengths) as padded:
+        y = model(x, torch.tensor(lengths))
+        assert padded.lengths_of(y).tolist() == lengths
+    for n, one in enumerate(apart(x, lengths, 2)):
+        assert_equal64(y[n : n + 1, :, : lengths[n]], model(one, torch.tensor([lengths[n]])))
+
+
+class Doubled(torch.autograd.Function):
+    """An operation of somebody's own, computed where no function mode sees it."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return torch.from_numpy(2 * x.detach().numpy())
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return 2 * gradients[0]
+
+
+class Double(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Doubled.apply(x)
+
+
+def test_modules_of_somebodys_own_operations_are_laid_beside_their_inputs() -> None:
+    model, x = nn.Sequential(Double(), nn.GroupNorm(2, 4)).double(), batch((3, 4, 12), LENGTHS, -1, junk=3.0)
+    with nk.lengths(LENGTHS):
+        y = model(x)
+    for n, one in enumerate(apart(x, LENGTHS, 2)):
+        assert_equal64(y[n : n + 1, :, : LENGTHS[n]], model(one))
 
 
 class Transformer(nn.Module):

@@ -70,6 +70,20 @@ def pad(call: Call) -> tuple[Any, Track] | None:
     return (y if value == 0.0 else cleared(y, after.mask(y))), after
 
 
+def turned(call: Call) -> tuple[Any, Track] | None:
+    """flip and roll along a padded axis: a sample's own positions change places."""
+    dims = call.argument(1 if call.name == "flip" else 2, "dims", ())
+    dims = (
+        call.args[1:] if call.name == "flip" and isinstance(dims, int) else (dims,) if isinstance(dims, int) else dims
+    )
+    along = {dim % call.x.dim() for dim in dims} & set(call.track.spans)
+    if not along:
+        return None
+    if not call.exact:
+        return call.run(), call.track.without(along)
+    return _each_alone(call, call.x.dim() - call.track.batch - 1, lambda sample: (call.args, call.kwargs))
+
+
 def _target(call: Call, axis: int, size: int) -> Tensor:
     """The size that each sample alone would ask for where the batch asks for `size`."""
     span = call.track.spans[axis]

@@ -247,6 +247,21 @@ def pieces(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Tr
     return tracks
 
 
+def selected(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+    """index_select(x, dim, index): samples in another order, as packed sequences have them."""
+    dim, index = int(call.argument(1, "dim")) % len(shape), call.argument(2, "index")
+    if dim == call.track.batch:
+        return [_chosen(call.track, index.cpu())]
+    return [call.track.without([dim])]
+
+
+def padded_again(results: list[Tensor], args: Sequence[Any]) -> list[Track]:
+    """What torch.nn.utils.rnn.pad_packed_sequence calls: (sequences, their lengths)."""
+    batch_first = bool(args[2]) if len(args) > 2 else False
+    batch, positions = (0, 1) if batch_first else (1, 0)
+    return [Track(batch, {positions: Span(0, results[1].cpu().long())}), *[LOST] * (len(results) - 1)]
+
+
 def contracted(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """Products that sum over the operand's last axis."""
     last = len(shape) - 1

@@ -29,9 +29,9 @@ from ..functional.spec import NormSpec
 from ..kernels.composed import cleared
 from ..model.interrupts import UserBlock
 from . import norms
-from .follow import follow, name_of
+from .follow import beside, follow, name_of, tensors_in
 from .padding import Padding
-from .track import Track
+from .track import LOST, Track
 
 
 class _Local(threading.local):
@@ -40,6 +40,7 @@ class _Local(threading.local):
 
 _local = _Local()
 _entered: list[Padded] = []  # of all threads
+_lock = threading.RLock()  # a signal's handler may leave a block in the midst of this thread's
 
 
 class Padded(UserBlock):
@@ -67,14 +68,16 @@ class Padded(UserBlock):
         refuse_compiled()
         self._tracks = WeakTensorKeyDictionary()
         self._sizes: dict[tuple[int, int], Tensor] = {}
-        self._depth, self._taken, self._missed, self._lost_at = 0, 0, 0, ""
+        self._depth, self._arrived = 0, False
+        self._taken, self._missed, self._lost_at = 0, 0, ""
         self._outer, self._modes = _local.block, count_function_modes()
         self._hooks: list[RemovableHandle] = []
         self._eager: AbstractContextManager[Any] | None = None
         self._quiet: Any = None
         self._inside = True
-        _entered.append(self)
-        masks.follow, masks.find = _norm_of_ours, _find
+        with _lock:
+            _entered.append(self)
+            masks.follow, masks.find = _norm_of_ours, _find
         if "torch._dynamo" in sys.modules:  # else nothing is compiled yet
             self._eager = run_compiled_eagerly()
             self._quiet = _without_warning()
@@ -97,30 +100,50 @@ class Padded(UserBlock):
             self._eager = None
         if self._quiet in warnings.filters:
             warnings.filters.remove(self._quiet)  # type: ignore[attr-defined]  # a list
-        if self in _entered:
-            _entered.remove(self)
-        if not _entered:
-            masks.follow = masks.find = None
+        with _lock:
+            if self in _entered:
+                _entered.remove(self)
+            if not _entered:
+                masks.follow = masks.find = None
         self._tracks.clear()
         self._inside = False
+
+    def lengths_of(self, tensor: Tensor, dim: int = -1) -> Tensor:
+        """How many positions of each sample of a tensor are real along its axis `dim`, inside of the block: int64 (N,),
+        as a loss over the outputs needs them.
+
+        Raises ValueError where that is not known: the tensor has no such padded axis, or the block is over.
+        """
+        track = self._tracks.get(tensor, LOST) if self._inside else LOST
+        span = track.spans.get(dim % max(1, tensor.dim()))
+        if span is None:
+            raise ValueError(f"nothing is known of padding along axis {dim} of a tensor of shape {tuple(tensor.shape)}")
+        return span.real.clone()
 
     # -- what comes in ------------------------------------------------------------------------------------------------
     def _before_module(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         if _local.block is not self:
             return None
+        self._depth += 1
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             raise RuntimeError(
                 "nn.DataParallel runs its replicas in threads of its own, which this block does not reach: use "
                 "DistributedDataParallel, or enter the block inside of the module that is replicated"
             )
-        self._depth += 1
         if self._depth > 1:
             return None
         return self._arrive(module, args, keywords_of_call())
 
     def _after_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        if _local.block is self and self._depth > 0:
-            self._depth -= 1
+        if _local.block is not self:
+            return
+        self._depth = max(0, self._depth - 1)
+        made = [one for one in tensors_in((output,)) if one not in self._tracks]
+        if made:  # by an autograd Function or a scripted module, whose calls are no functions of torch
+            found = [(one, track) for one in tensors_in(args) if (track := self._tracks.get(one)) is not None]
+            with _aside():
+                for one in made if found else ():
+                    self._note(one, beside(one, found, self._known))
 
     def _arrive(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
         """Know the inputs of an outermost module. kwargs: those of its call, which are changed in place."""
@@ -128,7 +151,8 @@ class Padded(UserBlock):
         if any(value in self._tracks for value in given):
             return None
         with _aside():
-            tracks = self.padding.found(module, given)
+            tracks = self.padding.found(module, given, self._arrived)
+            self._arrived |= bool(tracks)
             zeroed = {}
             for value, track in tracks:
                 if self.zero_input and value.is_floating_point():
@@ -143,14 +167,13 @@ class Padded(UserBlock):
         refuse_compiled()
         if function in norms.NORMS:
             x: Any = args[0] if args else kwargs.get("input")
-            track = self._tracks.get(x) if isinstance(x, Tensor) else None
-            if track is not None:
-                y = norms.masked(function, args, kwargs, track)
-                rows = "normalized_shape" in norms.NORMS[function][1]
-                self._count(y is not None, x, rows and track.lost)
-                y = function(*args, **kwargs) if y is None else y
+            track = self._tracks.get(x, LOST)
+            y = norms.masked(function, args, kwargs, track)
+            self._count(y is not None, x, "normalized_shape" in norms.NORMS[function][1])
+            y = function(*args, **kwargs) if y is None else y
+            if x in self._tracks:
                 self._note(y, track)
-                return y
+            return y
         result, found = follow(function, args, kwargs, self._tracks.get, self.zero_convolutions, self._known)
         for tensor, track in found:
             self._note(tensor, track)
@@ -160,13 +183,12 @@ class Padded(UserBlock):
 
     def _norm(self, norm: NormSpec, operands: Operands) -> Tensor | None:
         """A norm of normkit."""
-        track = self._tracks.get(operands.input)
-        if track is None:
-            return None
+        track = self._tracks.get(operands.input, LOST)
         mask = operands.mask if operands.mask is not None else norms.mask_for(norm, operands.input, track)
-        self._count(mask is not None, operands.input, track.lost and hasattr(norm, "normalized_shape"))
+        self._count(mask is not None, operands.input, hasattr(norm, "normalized_shape"))
         y = run(norm, *operands[:4], mask)
-        self._note(y, track)
+        if operands.input in self._tracks:
+            self._note(y, track)
         return y
 
     def _note(self, tensor: Tensor, track: Track) -> None:
@@ -178,10 +200,11 @@ class Padded(UserBlock):
         """The lengths of the first tensor whose padded axis had this size."""
         return self._sizes.get((origin, size))
 
-    def _count(self, masked: bool, x: Tensor, needless: bool) -> None:
-        """Note whether a norm took a mask. needless: it normalizes each position for itself."""
+    def _count(self, masked: bool, x: Tensor, rows: bool) -> None:
+        """Note whether a norm took a mask. rows: it normalizes each position for itself, and is right without; so is
+        one without positions, and one over a single sample, such as of weights."""
         self._taken += masked
-        self._missed += not masked and not needless and x.dim() > 2
+        self._missed += not masked and not rows and x.dim() > 2 and x.shape[0] > 1
 
     def _mask_of(self, x: Tensor) -> Tensor | None:
         track = self._tracks.get(x)

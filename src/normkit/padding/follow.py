@@ -27,6 +27,7 @@ _RUN: dict[str, Callable[[Call], tuple[Any, Track] | None]] = {  # calls that ar
     **{f"adaptive_max_pool{rank}d{end}": alone.adaptive_pool for rank in (1, 2, 3) for end in ("", "_with_indices")},
     **dict.fromkeys(("interpolate", "upsample"), alone.interpolate),
     **dict.fromkeys(("pad", "constant_pad_nd"), alone.pad),
+    **dict.fromkeys(("flip", "roll"), alone.turned),
 }
 _MOVED = "transpose swapaxes swapdims permute movedim moveaxis t adjoint unsqueeze select unbind T mT H mH"
 _REDUCED = (
@@ -44,6 +45,7 @@ _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
     "__getitem__": axes.indexed,
     "narrow": axes.narrowed,
     "unfold": axes.unfolded,
+    "index_select": axes.selected,
     **dict.fromkeys(("linear", "matmul", "__matmul__", "bmm", "mv"), axes.contracted),
 }
 _MIXING = frozenset(("linear", "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "tensordot", "bilinear"))
@@ -62,7 +64,7 @@ def follow(
     function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], tracks: Tracks, exact: bool, known: Lengths
 ) -> tuple[Any, list[tuple[Tensor, Track]]]:
     """Make a call: (its result, the track of each tensor in it). No operand is padded: no track."""
-    operands = list(_tensors((*args, *kwargs.values())))
+    operands = list(tensors_in((*args, *kwargs.values())))
     found = [(one, track) for one in operands if (track := tracks(one)) is not None]
     if not found:
         return function(*args, **kwargs), []
@@ -75,15 +77,17 @@ def follow(
         call = Call(name, function, args, kwargs, x, track, exact, known)
         if name in _RUN and (made := _RUN[name](call)) is not None:
             result, common = made
-            return result, [(one, common) for one in _tensors((result,))]
+            return result, [(one, common) for one in tensors_in((result,))]
     before = tuple(x.shape) if isinstance(x, Tensor) else ()
     result = function(*args, **kwargs)
-    results = list(_tensors((result,)))
+    results = list(tensors_in((result,)))
     if not results:
         return result, []
     after: list[Track] | None = None
     in_place = any(one is x for one in results) and tuple(results[0].shape) == before
-    if call is not None and name in _RULES and not in_place:
+    if name == "_pad_packed_sequence":
+        after = axes.padded_again(results, args)
+    elif call is not None and name in _RULES and not in_place:
         after = _RULES[name](call, before, results)
     elif name in _JOINING and isinstance(x, (list, tuple)):
         dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
@@ -94,6 +98,13 @@ def follow(
         after = [_beside(tuple(one.shape), shapes, own, known, scales) for one in results]
     checked = [t if t.fits(one.shape) else LOST for one, t in zip(results, after, strict=True)]
     return result, list(zip(results, checked, strict=True))
+
+
+def beside(made: Tensor, operands: Sequence[tuple[Tensor, Track]], known: Lengths) -> Track:
+    """The track of what an unknown call has made of these operands."""
+    own = [track for _, track in operands]
+    found = _beside(tuple(made.shape), [tuple(one.shape) for one, _ in operands], own, known, True)
+    return found if found.fits(made.shape) else LOST
 
 
 def _beside(
@@ -134,14 +145,14 @@ def _scaled(shape: tuple[int, ...], own: tuple[int, ...], track: Track, known: L
     return track.with_spans(spans).without(gone)
 
 
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
+def tensors_in(values: Sequence[Any]) -> list[Tensor]:
     """The tensors among some values, and in lists, tuples and mappings of them."""
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
+            found += tensors_in(value)
         elif isinstance(value, dict):
-            found += _tensors(list(value.values()))
+            found += tensors_in(list(value.values()))
     return found

@@ -62,10 +62,11 @@ class Padding:
             )
         return Padding(dims, real, tuple(mask.shape[1:]))
 
-    def found(self, module: nn.Module, given: Sequence[Any]) -> list[tuple[Tensor, Track]]:
+    def found(self, module: nn.Module, given: Sequence[Any], later: bool) -> list[tuple[Tensor, Track]]:
         """The padded tensors among a module's inputs: the first that may be one, and others of its samples and sizes.
 
-        Raises ValueError where that does not fit and the module holds a norm: others are losses or metrics.
+        later: whether a module has been called before; then what does not fit is something else, as the steps of a
+        decoder are. Raises ValueError where the first does not fit and holds a norm: others are losses or metrics.
         """
         several = [value for value in given if value.dim() > 1]
         several = [value for value in several if value.is_floating_point()] or several  # or tokens
@@ -75,7 +76,7 @@ class Padding:
         try:
             batch, axes = self._axes(first)
         except ValueError:
-            if any(family(part) is not None for part in module.modules()):
+            if not later and any(family(part) is not None for part in module.modules()):
                 raise
             return []
         counted = [batch, *axes]
