@@ -326,6 +326,20 @@ def test_positions_first_and_positions_as_rows() -> None:
     assert_equal64(model.norm.running_var, other.norm.running_var)
 
 
+def test_a_default_device_changes_nothing() -> None:
+    """Lengths are counted on the CPU, where the model is."""
+    model = nn.Sequential(net(), nn.AvgPool1d(3, 2, 1), nn.AdaptiveMaxPool1d(2))
+    with nk.lengths(LENGTHS):
+        expected = model.eval()(padded())
+    with torch.device("meta"), nk.lengths(torch.tensor(LENGTHS, device="cpu")):
+        assert torch.equal(model(x := padded_on_cpu()), expected), x.device
+
+
+def padded_on_cpu() -> Tensor:
+    with torch.device("cpu"):
+        return padded()
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_block_inside_of_a_checkpointed_function_works(reentrant: bool) -> None:
     def run(model: nn.Module, x: Tensor) -> Tensor:

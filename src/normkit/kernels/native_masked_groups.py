@@ -47,7 +47,7 @@ def backward(  # the two kernels, and what the norm says
     assert mask is not None
     seen, counts, _ = _large(operands)
     # in float64, which the sums over positions then have too: those of a group's channels may cancel
-    weight = torch.ones(n * c, dtype=torch.float64) if seen.weight is None else seen.weight.double()
+    weight = saved.stats.new_ones(n * c) if seen.weight is None else seen.weight.double()
     bias = torch.zeros_like(weight) if seen.bias is None else seen.bias.double()
     dx, dweight, dbias, dresidual = kernel(
         zeroed(dy, mask).reshape(seen.input.shape), seen.input, seen.residual, saved.bits, weight, bias, saved.stats, 0,

@@ -6,7 +6,6 @@ then the result is laid beside the operand (`follow.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,99 +51,6 @@ def reduced(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[T
     return [LOST] * len(results) if dim is None else moved(call, shape, results)
 
 
-def reshaped(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
-    """The same values in another shape: axes are told from the sizes."""
-    return [_regrouped(call.track, shape, tuple(results[0].shape))]
-
-
-def _regrouped(track: Track, old: tuple[int, ...], new: tuple[int, ...]) -> Track:
-    if track.lost or math.prod(old) != math.prod(new) or math.prod(old) == 0:
-        return LOST
-    where: dict[int, int] = {}
-    spans: dict[int, Span] = {}
-    rows, batch, real = track.rows, None, None
-    for before, after in _groups(old, new):
-        tracked = [axis for axis in before if axis in track.axes]
-        if len(tracked) == 1 and len(before) > 1:  # axes of size 1 beside it say nothing
-            before = [axis for axis in before if old[axis] != 1 or axis in tracked]
-            after = [axis for axis in after if new[axis] != 1] or after[:1]
-        if not tracked:
-            continue
-        if len(before) == len(after) == 1:
-            where[before[0]] = after[0]
-        elif track.batch in tracked and len(tracked) > 1 and len(after) == 1:
-            rows, batch = _flat(track, old, before), after[0]
-            where.update(dict.fromkeys(tracked, after[0]))
-        elif tracked == [track.batch] and rows is None and len(after) == 1:
-            inner = math.prod(old[axis] for axis in before if axis > track.batch)
-            outer = math.prod(old[axis] for axis in before if axis < track.batch)
-            batch, real = after[0], _repeated(inner, outer)
-        elif tracked == [track.batch] and rows is None and before == [track.batch]:
-            count = math.prod(new[axis] for axis in after[1:])
-            if any(not _alike(span.real.view(-1, count)) for span in track.spans.values()):
-                return LOST
-            batch, real = after[0], _every(count)
-        elif tracked == [track.batch] and before == [track.batch] and len(after) == 2 and rows is not None:
-            lengths = rows.view(new[after[0]], new[after[1]]).sum(1)
-            again = torch.arange(new[after[1]]) < lengths.unsqueeze(1)
-            if not torch.equal(again.flatten(), rows):
-                return LOST
-            return Track(after[0], {after[1]: Span(0, lengths)})
-        elif len(tracked) == 1 and tracked[0] == before[0] and tracked[0] in track.spans:
-            # positions first, so that those of a sample stay together in front
-            inner = math.prod(old[axis] for axis in before[1:])
-            per = math.prod(new[axis] for axis in after[1:])
-            span = track.spans[tracked[0]]
-            spans[after[0]] = span.of(-(-(span.real * inner)).div(per, rounding_mode="floor"))
-    if batch is None:
-        batch = where.get(track.batch)
-    if batch is None:
-        return LOST
-    if rows is not None and track.rows is None:
-        return Track(batch, {}, rows)
-    spans |= {where[axis]: span for axis, span in track.spans.items() if axis in where}
-    if real is not None:
-        spans = {axis: span.of(real(span.real)) for axis, span in spans.items()}
-    return Track(batch, spans, rows) if spans or rows is not None else LOST
-
-
-def _alike(lengths: Tensor) -> bool:
-    return bool((lengths == lengths[:, :1]).all())
-
-
-def _repeated(inner: int, outer: int) -> Callable[[Tensor], Tensor]:
-    return lambda lengths: lengths.repeat_interleave(inner).repeat(outer)
-
-
-def _every(count: int) -> Callable[[Tensor], Tensor]:
-    return lambda lengths: lengths[::count]
-
-
-def _flat(track: Track, old: tuple[int, ...], before: list[int]) -> Tensor | None:
-    """Which entries of one axis made of these are real."""
-    if set(track.spans) - set(before):
-        return None
-    return track.real(old).expand([size if axis in before else 1 for axis, size in enumerate(old)]).reshape(-1)
-
-
-def _groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Runs of axes of both shapes that hold as many values, the shortest from the left."""
-    groups, i, j = [], 0, 0
-    while i < len(old) and j < len(new):
-        before, after = [i], [j]
-        a, b = old[i], new[j]
-        i, j = i + 1, j + 1
-        while a != b:
-            if a < b:
-                a, i = a * old[i], i + 1
-                before.append(i - 1)
-            else:
-                b, j = b * new[j], j + 1
-                after.append(j - 1)
-        groups.append((before, after))
-    return groups
-
-
 def indexed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """x[...]: slices, numbers, None and ...; a slice of a padded axis cuts each sample as it would cut it alone."""
     index = call.args[1]
@@ -187,7 +93,7 @@ def _by_tensor(call: Call, index: Sequence[Any], results: list[Tensor]) -> list[
     track, chosen = call.track, index[call.track.batch] if len(index) > call.track.batch else None
     others = [part for place, part in enumerate(index) if place != track.batch]
     if isinstance(chosen, (Tensor, list)) and all(isinstance(part, slice) and part == slice(None) for part in others):
-        chosen = torch.as_tensor(chosen).cpu()
+        chosen = (chosen if isinstance(chosen, Tensor) else torch.as_tensor(chosen, device="cpu")).cpu()
         if chosen.dim() == 1 and results[0].dim() == call.x.dim():
             return [_chosen(track, chosen)]
     return [LOST]
@@ -216,8 +122,9 @@ def _cut(call: Call, span: Span, size: int, part: slice) -> Span | None:
 
 def _ending(call: Call, span: Span, stop: int) -> Tensor:
     known = call.known(span.origin, stop)
-    limit = known if known is not None and len(known) == len(span.real) else torch.tensor(stop)
-    return torch.minimum(span.real, limit)
+    if known is not None and len(known) == len(span.real):
+        return torch.minimum(span.real, known)
+    return span.real.clamp(max=stop)
 
 
 def narrowed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:

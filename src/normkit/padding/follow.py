@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from . import alone, axes, windows
+from .._torch import PAD_PACKED
+from . import alone, axes, reshape, windows
 from .call import Call
 from .track import LOST, Lengths, Track, agreed
 
@@ -39,7 +40,7 @@ _CUT = "split chunk tensor_split split_with_sizes hsplit vsplit dsplit unsafe_sp
 _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
     **dict.fromkeys(_MOVED.split(), axes.moved),
     **dict.fromkeys(_REDUCED.split(), axes.reduced),
-    **dict.fromkeys(_RESHAPED.split(), axes.reshaped),
+    **dict.fromkeys(_RESHAPED.split(), reshape.reshaped),
     **dict.fromkeys(_CUT.split(), axes.pieces),
     "squeeze": axes.squeezed,
     "__getitem__": axes.indexed,
@@ -85,7 +86,7 @@ def follow(
         return result, []
     after: list[Track] | None = None
     in_place = any(one is x for one in results) and tuple(results[0].shape) == before
-    if name == "_pad_packed_sequence":
+    if name == PAD_PACKED:
         after = axes.padded_again(results, args)
     elif call is not None and name in _RULES and not in_place:
         after = _RULES[name](call, before, results)

@@ -25,7 +25,8 @@ class Padding:
     @staticmethod
     def of_lengths(lengths: Tensor | Sequence[int], dim: int) -> Padding:
         """One padded axis. Raises what `normkit.lengths` documents."""
-        given = torch.as_tensor(lengths)
+        # not as_tensor of a tensor: it would move to the default device, which may hold no values
+        given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
         if given.numel() == 0:
             given = given.long()  # an empty list has torch's default dtype
         if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:

@@ -115,8 +115,8 @@ def avg_pool(call: Call) -> tuple[Any, Track] | None:
         place = axis - (x.dim() - rank)
         if place >= 0:
             k, s, p = kernel[place], stride[place], padding[place]
-            starts = torch.arange(y.shape[axis]) * s - p
-            of_batch = _counted(starts, k, torch.tensor([x.shape[axis]]), p, inside)
+            starts = torch.arange(y.shape[axis], device="cpu") * s - p
+            of_batch = _counted(starts, k, torch.full((1,), x.shape[axis], device="cpu"), p, inside)
             of_sample = _counted(starts, k, span.real, p, inside)
             factor = (of_batch / of_sample.clamp(min=1)).to(y)
             if bool((factor != 1).any()):
