@@ -2,7 +2,8 @@
 
 Adaptive pools divide a sample's own length, upsampling and mirrored borders look at its own end. Where the padded size
 is written into the call (upsampling to the size of a skip connection), a sample gets what it would have written itself:
-the length of the tensors of this padded size, else the ratio."""
+the length of the tensors of this padded size, else the ratio.
+"""
 
 from __future__ import annotations
 

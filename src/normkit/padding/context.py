@@ -28,7 +28,8 @@ def lengths(
 
     In evaluation every sample's result is that of the sample alone, in training too with group, instance and layer
     norm; batch norm in training uses the moments of all real values of the batch, and moves its running statistics by
-    them. Behind a sample's end norms, convolutions and pools give zeros.
+    them. Behind a sample's end norms, convolutions and pools give zeros. ``with nk.lengths(lengths) as padded: ...``
+    tells by ``padded.lengths_of(y)`` how much of a tensor is real.
 
     Args:
         lengths: (N,), integers of 0 or more: how many positions of each sample are real, from the first on.
