@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import types
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 import normkit as nk
 from tests.padding.models import apart, batch, randomized, together, twins
-from tests.surgery.transformers_models import model_of
+from tests.surgery.foreign import library
+from tests.surgery.transformers_models import _SPEECH, model_of
 from tests.tolerances import assert_equal64
 
 FRAMES = [24, 13, 19]
@@ -107,3 +109,40 @@ def compare(  # what two kinds of models are asked alike
     for (key, buffer), other in zip(ours.named_buffers(), truth.buffers(), strict=True):
         if "num_batches" not in key:
             assert_equal64(buffer, other, key)
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # class -> (folder, changes to the configuration's defaults)
+    "HubertModel": ("hubert", _SPEECH),
+    "WavLMModel": ("wavlm", _SPEECH | {"num_buckets": 32, "max_bucket_distance": 80}),
+    "SEWModel": ("sew", _SPEECH | {"squeeze_factor": 2}),
+    "UniSpeechModel": ("unispeech", _SPEECH),
+    "Speech2TextEncoder": (
+        "speech_to_text",
+        {
+            "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
+            "conv_channels": 32, "input_feat_per_channel": 16, "max_source_positions": 100,
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM about itself
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_speech_models_in_evaluation(kind: str) -> None:
+    library("transformers")
+    folder, changes = OTHERS[kind]
+    modeling = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
+    torch.manual_seed(0)
+    model = randomized(getattr(modeling, kind)(getattr(modeling, kind).config_class(**changes))).eval()
+    sound = kind != "Speech2TextEncoder"
+    lengths, name = (SOUND, "input_values") if sound else (FRAMES, "input_features")
+    x = batch((3, 600) if sound else (3, 24, 16), lengths, 1, junk=0.5)
+
+    def padded(model: nn.Module, x: Tensor) -> Tensor:
+        keep = nk.mask_from_lengths(lengths, x.shape[1]).long()
+        return model(**{name: x}, attention_mask=keep).last_hidden_state
+
+    def alone(model: nn.Module, one: Tensor) -> Tensor:
+        return model(**{name: one}, attention_mask=torch.ones(one.shape[:2], dtype=torch.int64)).last_hidden_state
+
+    compare(model, x, apart(x, lengths, 1), lengths, 1, padded, alone)
