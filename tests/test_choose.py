@@ -51,7 +51,7 @@ def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
         (lambda: pick(X.as_subclass(Marked)), "Marked is a tensor subclass"),
         (lambda: pick(torch.ones(4, 3, device="meta")), "the tensor is on meta"),
         (lambda: pick(X.to(torch.float8_e5m2)), "no native kernel for torch.float8_e5m2"),
-        (lambda: pick(IMAGES, GROUPS, mask=MASK), "a mask is given, and the input is not contiguous"),
+        (lambda: pick(IMAGES, GROUPS, mask=MASK, residual=IMAGES), "a mask and a residual are given, and they are not"),
         (lambda: pick(X.to_sparse()), "the layout is torch.sparse_coo"),
         (
             lambda: pick(weight=torch.ones(3).as_subclass(Marked)),
@@ -128,14 +128,14 @@ def test_tracing_needs_no_normkit_in_the_result() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        pytest.param("native", "a mask is given", marks=needs_native),
+        pytest.param("native", "a mask and a residual are given", marks=needs_native),
         ("aten", "PyTorch's norms take no mask"),
         ("triton", "normkit has no Triton kernels yet"),
     ],
 )
 def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> None:
     with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
-        nk.functional.group_norm(IMAGES, 1, mask=MASK)
+        nk.functional.group_norm(IMAGES, 1, mask=MASK, residual=IMAGES)
 
 
 def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:

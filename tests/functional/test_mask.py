@@ -388,12 +388,29 @@ def test_masked_norms_of_samples_keep_half_precision_and_choose_what_serves_them
     assert y.dtype == torch.bfloat16
     expected = CASES["group"].ours(x.bfloat16().double(), torch.ones(4).double(), torch.zeros(4).double(), mask)
     assert (y.double() - expected).abs().max() <= 8 * 2**-9  # one rounding of a value below 8
-    words = "a mask is given, and the input is (not contiguous|empty)"
-    for given in (x.to(memory_format=torch.channels_last), x[:, :, ::2], x[:0]):
+    words = "a mask (is given, and the input is empty|and a residual are given, and they are not contiguous)"
+    for given, residual in ((x.to(memory_format=torch.channels_last), x), (x[:, :, ::2], x[:, :, ::2]), (x[:0], x[:0])):
         part = mask[: len(given), : given.shape[2]]
         with pytest.raises(RuntimeError, match=words), nk.backend("native"):
-            nk.functional.group_norm(given, 2, mask=part)
-        assert nk.functional.group_norm(given, 2, mask=part).shape == given.shape
+            nk.functional.group_norm(given, 2, mask=part, residual=residual)
+        y = nk.functional.group_norm(given, 2, mask=part, residual=residual)
+        assert_equal64(y, nk.functional.group_norm(given.contiguous(), 2, mask=part, residual=residual.contiguous()))
+
+
+@needs_native
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+def test_native_masked_groups_of_other_layouts(layout: str) -> None:
+    g = generator(19)
+    x, dy = LAYOUTS[layout](gaussian((3, 6, 5, 4), g, mean=2.0)).requires_grad_(), gaussian((3, 6, 5, 4), g)
+    mask, layer = random_mask(x.shape, g), nk.GroupNorm(3, 6, EPS, activation="relu", dtype=torch.float64)
+    found = {}
+    for path in ("native", "composed"):
+        with nk.backend(path):
+            y = layer(x, mask=mask)
+        found[path] = [y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+    for native_result, composed_result in zip(*found.values(), strict=True):
+        assert_equal64(native_result, composed_result)
+    assert found["native"][0].stride() == x.stride() or layout != "channels_last"
 
 
 @needs_native

@@ -122,13 +122,16 @@ class GroupNormSpec(NormSpec):
 
 
 def why_not_masked(operands: Operands) -> str | None:
-    """Why the native kernels cannot serve a mask, if there is one: they read the channels of all samples as one's."""
+    """Why the native kernels cannot serve a mask, if there is one: they read the channels of all samples as one's, an
+    input that is not contiguous as a copy; bits of an activation behind a residual would be those of the copy."""
     if operands.mask is None:
         return None
     if operands.input.numel() == 0:
         return "a mask is given, and the input is empty"
-    dense = all(tensor is None or tensor.is_contiguous() for tensor in (operands.input, operands.residual))
-    return None if dense else "a mask is given, and the input is not contiguous"
+    input, residual = operands.input, operands.residual
+    if residual is None or (input.is_contiguous() and residual.is_contiguous()):
+        return None
+    return "a mask and a residual are given, and they are not contiguous"
 
 
 def _verify(operands: Operands, num_groups: int) -> None:

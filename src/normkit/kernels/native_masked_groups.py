@@ -34,7 +34,7 @@ def forward(  # the two kernels, and what the norm says
     after = activation.code, activation.param
     y, stats, bits = kernel(seen.input, seen.residual, seen.weight, seen.bias, mean, var, 0, eps, *after, save, ())
     assert operands.mask is not None
-    y = y.view(operands.input.shape).masked_fill_(~operands.mask, 0)
+    y = _like(y.view(operands.input.shape).masked_fill_(~operands.mask, 0), operands.input)
     return y, Saved(stats, bits) if save else None
 
 
@@ -64,7 +64,7 @@ def backward(  # the two kernels, and what the norm says
 
         eps = (rstd**-2 - var).clamp(min=0)
         dx = _evaluated(forward, seen.input, dx, shared(dweight), shared(dbias), mean, var + eps)
-        dx = dx.view(operands.input.shape)
+        dx = _like(dx.view(operands.input.shape), operands.input)
     found = (
         dx,
         dweight.view(n, c).sum(0).to(operands.weight.dtype) if operands.weight is not None and needs.weight else None,
@@ -72,6 +72,11 @@ def backward(  # the two kernels, and what the norm says
         None if dresidual is None else dresidual.view(operands.input.shape),
     )
     return clear(found, mask, IDENTITY if dresidual is None else activation.code)
+
+
+def _like(made: Tensor, input: Tensor) -> Tensor:
+    """In the input's memory format."""
+    return made if input.is_contiguous() else torch.empty_like(input).copy_(made)
 
 
 def _evaluated(
@@ -87,6 +92,7 @@ def _large(operands: Operands) -> tuple[Operands, Tensor, Tensor]:
     each sample has, (N,); and what stands for the others, (N, C)."""
     input, weight, bias, residual, mask = operands
     assert mask is not None
+    input = input.contiguous()
     n, c, *positions = input.shape
     real = mask.expand(n, 1, *positions).reshape(n, -1)
     counts = real.sum(1)
