@@ -47,7 +47,7 @@ class Fused(torch.autograd.Function):
         assert saved is not None
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
-        ctx.save_for_backward(*operands._replace(residual=kept), stats, saved.bits)
+        ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, saved.bits)
         ctx.norm, ctx.kernel = norm, kernel
         ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
         if output_listener is not None:
@@ -111,7 +111,7 @@ _apply_added = super(torch.autograd.Function, Added).apply
 def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
     """The norm on a kernel, under autograd where a gradient is wanted."""
     if _is_grad_enabled() and _needs_graph(*operands[:4]):
-        return _apply(*operands, norm, kernel)
+        return _apply(*operands[:5], norm, kernel)
     return norm.forward(kernel, operands, False)[0]
 
 

@@ -1,11 +1,12 @@
 """The one road of a norm's call: from the layer or function to a kernel.
 
     plain eager call    ->  norm.in_core: one call of the native core, if it takes the tensors as they are
-    else    norm.verified   torch's errors, operands made ready
+    else    norm.verified   torch's errors, operands made ready; modulate.lay: scale and shift beside the input
             choose          (path, reason)
             composed -> norm.composed | exported -> norm.exported | native, aten -> the kernel under autograd
 
-What a kernel does not fuse follows as operations of its own.
+What a kernel does not fuse follows as operations of its own. A modulation that is the same at all of a
+sample's positions, or in all of its rows, is the weight and bias of a kernel (`planes.py`, `row_blocks.py`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor
 
 from .._activation import NONE, Activation
-from .._operands import Operands
+from .._operands import Modulate, Operands, is_modulated
 from ..kernels import aten, composed, native
 from . import _autograd, _layout, _storage
 from .choose import choose, is_eager
+from .modulate import lay, pair
 from .spec import NormSpec
 
 _KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
@@ -33,26 +35,38 @@ def run(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
-    """The norm's output: ``activation(norm(input) + residual)``, zero under the mask.
+    """The norm's output: ``activation(scale * norm(input) + shift + residual)``, zero under the mask.
 
     Raises:
         ValueError, RuntimeError, TypeError, NotImplementedError: what the norm's function documents.
     """
-    if mask is None and _autograd.output_listener is None and is_eager():
+    if mask is None and modulate is None and _autograd.output_listener is None and is_eager():
         y = norm.in_core(input, weight, bias, residual)
         if y is not None:
             return y
-    operands = Operands(input, weight, bias, residual, mask)
+    operands = Operands(input, weight, bias, residual, mask, *pair(modulate))
     _layout.verify(norm, operands)
     _storage.verify((*operands, *norm.buffers()))  # first: what comes next may cast
     norm, operands = norm.verified(operands)
+    modulated = is_modulated(operands)
+    if modulated:
+        operands = lay(operands, norm.normalized_axes())
     path, _ = choose(norm, operands)
     if path == "composed":
         return norm.composed(operands)
     if path == "exported":
         return norm.exported(operands)
     kernel = _KERNELS[path]
+    if modulated and path == "native" and norm.why_not_affine(operands) is None:
+        norm, operands = norm.as_affine(operands)
+        return _served(norm, kernel, operands).reshape(input.shape)
+    return _served(norm, kernel, operands)
+
+
+def _served(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+    """By a kernel, and by operations of their own what it does not fuse."""
     if norm.is_fused(kernel, operands):
         return _on_kernel(norm, kernel, operands, norm.activation)
     bare = Operands(operands.input, operands.weight, operands.bias, None, operands.mask)

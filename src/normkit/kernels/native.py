@@ -106,7 +106,7 @@ def batch_norm_forward(
 
     sizes: how many samples each slice has, where slices have statistics of their own: stats is (3 * slices, C) then.
     """
-    input, weight, bias, residual, mask = operands
+    input, weight, bias, residual, mask = operands[:5]
     if mask is not None and input.numel():
         filled, value = native_masked.fill(operands, training=True)
         count = native_masked.count_values(operands)
@@ -131,7 +131,7 @@ def batch_norm_inference(
     mask = operands.mask
     if mask is not None:
         operands, _ = native_masked.fill(operands, training=False)
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     y, stats, bits = _channel_forward(
         input, residual, weight, bias, mean, var, 0, eps, activation.code, activation.param, save, ()
     )
@@ -148,7 +148,7 @@ def batch_norm_backward(
         count = native_masked.count_values(operands) if training else 0
         operands, _ = native_masked.fill(operands, training)
         dy = native_masked.select(mask, dy, torch.zeros((), dtype=dy.dtype, device=dy.device))
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     found = _channel_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, 0, training, activation.code, activation.param,
         *needs, sizes, count,
@@ -160,7 +160,7 @@ def group_norm_forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved | None]:
     """activation(group_norm(input) + residual); stats (3, N * num_groups). Instance norm: C groups."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     y, stats, bits = _channel_forward(
         input, residual, weight, bias, None, None, num_groups, eps, activation.code, activation.param, save, ()
     )
@@ -171,7 +171,7 @@ def group_norm_backward(
     dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
 ) -> Gradients:
     """The first derivative of group norm."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     found = _channel_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, num_groups, True, activation.code, activation.param,
         *needs, (), 0,
@@ -180,7 +180,11 @@ def group_norm_backward(
 
 
 def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
-    """Layer norm over rows of `size` elements; stats (3, rows)."""
+    """Layer norm over rows of `size` elements; stats (3, rows).
+
+    weight, bias: `size` elements, or (sets, ..., size): one for each of as many blocks of consecutive rows; stats holds
+    one block's (3, rows) after the other then.
+    """
     y, stats, _ = _layer_forward(operands.input, None, size, False, operands.weight, operands.bias, eps, save)
     return y, Saved(stats) if save else None
 
@@ -192,20 +196,20 @@ def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int,
 
 
 def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
-    """RMS norm over rows of `size` elements; stats (3, rows): 0, mean square, rstd."""
-    y, stats, _ = _layer_forward(operands.input, None, size, True, operands.weight, None, eps, save)
+    """RMS norm over rows of `size` elements; stats (3, rows): 0, mean square, rstd. A bias is a modulation's."""
+    y, stats, _ = _layer_forward(operands.input, None, size, True, operands.weight, operands.bias, eps, save)
     return y, Saved(stats) if save else None
 
 
 def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
     """The first derivative of RMS norm."""
-    input, weight, *_ = operands
-    return Gradients(*_layer_backward(dy, None, input, size, True, weight, None, saved.stats, *needs[:2], False))
+    input, weight, bias, *_ = operands
+    return Gradients(*_layer_backward(dy, None, input, size, True, weight, bias, saved.stats, *needs[:3]))
 
 
 def added_forward(operands: Operands, size: int, rms: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(norm(input + residual), stats (3, rows), the sum): layer or RMS norm over rows of `size` elements."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     y, stats, total = _layer_forward(input, residual, size, rms, weight, bias, eps, True)
     return y, stats, total
 

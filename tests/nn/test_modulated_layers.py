@@ -1,0 +1,77 @@
+"""Every layer takes `modulate` in its call: scale * layer(x) + shift, whatever the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import normkit as nk
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "batch": lambda: nk.BatchNorm2d(4),
+    "small": lambda: nk.BatchNorm2d(4, affine=False, track_running_stats=False),
+    "domain": lambda: nk.DomainBatchNorm2d(4, domains=2),
+    "frozen": lambda: nk.FrozenBatchNorm2d(4),
+    "ghost": lambda: nk.GhostBatchNorm2d(4, virtual_batch_size=3),
+    "renorm": lambda: nk.BatchRenorm2d(4, warm_up=(0, 0, 0)),
+    "sync": lambda: nk.SyncBatchNorm(4),
+    "group": lambda: nk.GroupNorm(2, 4),
+    "instance": lambda: nk.InstanceNorm2d(4, affine=True),
+    "tracking": lambda: nk.InstanceNorm2d(4, track_running_stats=True),
+    "layer2d": lambda: nk.LayerNorm2d(4),
+    "frn": lambda: nk.FilterResponseNorm(4, threshold=False),
+    "grn": lambda: nk.GlobalResponseNorm(4),
+    "lazy": lambda: nk.LazyBatchNorm2d(),
+    "layer": lambda: nk.LayerNorm(5),
+    "rms": lambda: nk.RMSNorm(5),
+}
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", LAYERS)
+def test_scale_and_shift_follow_the_layer(name: str, layout: torch.memory_format, trains: bool) -> None:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(6, 4, 5, 5, generator=g).contiguous(memory_format=layout)
+    sizes = (6, 5) if name in ("layer", "rms") else (6, 4)
+    scale, shift = torch.randn(sizes, generator=g), torch.randn(sizes, generator=g)
+    layer = LAYERS[name]()
+    layer(x, 0) if name == "domain" else layer(x)  # running statistics that are not the first ones
+    layer.train(trains)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, generator=g)
+    beside = [t.reshape(6, 1, 1, 5) if len(sizes) and sizes[1] == 5 else t.reshape(6, 4, 1, 1) for t in (scale, shift)]
+    with nk.domain(1):
+        state = {key: value.clone() for key, value in layer.state_dict().items()}
+        plain = layer(x)
+        layer.load_state_dict(state)
+        found = layer(x, modulate=(scale, shift))
+    torch.testing.assert_close(found, plain * beside[0] + beside[1], rtol=1e-5, atol=2e-5)
+    assert found.stride() == plain.stride()
+
+
+@pytest.mark.parametrize("kind", [nk.InstanceNorm1d, nk.InstanceNorm2d])
+def test_an_instance_norm_without_a_batch_axis_takes_one_of_channels(kind: type[nn.Module]) -> None:
+    x = torch.randn(4, 6) if kind is nk.InstanceNorm1d else torch.randn(4, 6, 6)
+    scale, shift = torch.randn(4), torch.randn(4, *[1] * (x.dim() - 1))
+    layer = kind(4)
+    torch.testing.assert_close(layer(x, modulate=(scale, shift)), layer(x) * scale.reshape(shift.shape) + shift)
+    torch.testing.assert_close(layer(x, modulate=(None, shift)), layer(x) + shift)
+
+
+def test_a_transformer_block_of_dit_trains() -> None:
+    """adaLN-Zero: shift, scale and gate of a condition, 1 + scale given."""
+    torch.manual_seed(0)
+    norm, condition = nk.LayerNorm(16, elementwise_affine=False, eps=1e-6), nn.Linear(8, 48)
+    x, c = torch.randn(2, 5, 16, requires_grad=True), torch.randn(2, 8)
+    shift, scale, gate = condition(c).chunk(3, dim=1)
+    y = x + gate.unsqueeze(1) * norm(x, modulate=(1 + scale, shift))
+    plain = nn.functional.layer_norm(x, (16,), eps=1e-6)
+    expected = x + gate.unsqueeze(1) * (plain * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1))
+    torch.testing.assert_close(y, expected)
+    found = torch.autograd.grad(y.square().sum(), [x, condition.weight], retain_graph=True)
+    for a, e in zip(found, torch.autograd.grad(expected.square().sum(), [x, condition.weight]), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
