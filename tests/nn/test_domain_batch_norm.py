@@ -258,7 +258,7 @@ def test_recalibrate_sets_the_domain_of_the_block_alone() -> None:
     net, batches = Net(), [input(seed=seed) for seed in range(3)]
     with nk.domain(1):
         report = nk.recalibrate(net, batches, progress=False)
-    done = {entry.name: entry.status for entry in report.layers}
+    done = {entry.name: entry.action for entry in report.layers}
     assert done == {"norm.norms.0": "left alone", "norm.norms.1": "recalibrated"}
     features = torch.cat([net.conv(batch) for batch in batches])
     assert_close(net.norm.norms[1].running_mean, features.mean((0, 2, 3)))

@@ -75,3 +75,27 @@ def test_a_transformer_block_of_dit_trains() -> None:
     found = torch.autograd.grad(y.square().sum(), [x, condition.weight], retain_graph=True)
     for a, e in zip(found, torch.autograd.grad(expected.square().sum(), [x, condition.weight]), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
+
+
+class Conditional(nn.Module):
+    def __init__(self, **options: bool) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.norm, self.condition = nk.BatchNorm2d(4, activation="relu", **options), nn.Linear(3, 8)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.condition(c).chunk(2, dim=1)
+        y: torch.Tensor = self.norm(x, modulate=(1 + scale, shift))
+        return y
+
+
+def test_statistics_of_a_modulated_layer_are_set_and_adapted() -> None:
+    net = Conditional()
+    batches = [{"x": torch.randn(5, 4, 3, 3) + i, "c": torch.randn(5, 3)} for i in range(3)]
+    nk.recalibrate(net, batches, progress=False)
+    values = torch.cat([batch["x"] for batch in batches])
+    torch.testing.assert_close(net.norm.running_mean, values.mean((0, 2, 3)))
+    torch.testing.assert_close(net.norm.running_var, values.var((0, 2, 3)))
+    alike = Conditional(track_running_stats=False)
+    with nk.adapt(net, prior=0):
+        torch.testing.assert_close(net(**batches[0]), alike.eval()(**batches[0]))

@@ -31,7 +31,7 @@ def test_modulation(sizes: tuple[int, ...]) -> None:
 
 def test_a_modulation_of_another_rank_is_told() -> None:
     with pytest.raises(ValueError, match="expected a tensor of 4 axes"):
-        reference.modulate_backward(torch.ones(SHAPE), torch.ones(SHAPE), torch.ones(4, 3), torch.ones(4, 3, 1, 1))
+        reference.modulate_backward(torch.ones(SHAPE), torch.ones(SHAPE), torch.ones(5, 1), torch.ones(4, 3, 1, 1))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])

@@ -132,8 +132,9 @@ class _Recipe:
         return output
 
     def _make(self) -> Tensor:
-        operands = Operands(*(None if source is None else source() for source in self.sources))
-        return self.make(operands)  # all detached: no graph is made
+        input, *others = (None if source is None else source() for source in self.sources)
+        assert input is not None
+        return self.make(Operands(input, *others))  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
         """The statistics as autograd keeps them: their bytes."""

@@ -69,8 +69,7 @@ def _served(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
     """By a kernel, and by operations of their own what it does not fuse."""
     if norm.is_fused(kernel, operands):
         return _on_kernel(norm, kernel, operands, norm.activation)
-    bare = Operands(operands.input, operands.weight, operands.bias, None, operands.mask)
-    y = _on_kernel(norm, kernel, bare, NONE)
+    y = _on_kernel(norm, kernel, composed.bare(operands), NONE)
     return composed.add_and_activate(y, operands, norm.activation)
 
 

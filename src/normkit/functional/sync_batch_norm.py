@@ -155,8 +155,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         if stats is None and not torch.compiler.is_compiling():
             if not is_modulated(operands):
                 return _autograd.apply(self, composed, operands)
-            bare = Operands(operands.input, operands.weight, operands.bias, None, operands.mask)
-            y = _autograd.apply(replace(self, activation=NONE), composed, bare)
+            y = _autograd.apply(replace(self, activation=NONE), composed, composed.bare(operands))
             return composed.add_and_activate(y, operands, self.activation)
         wide, own = self._own(operands)
         if stats is None:

@@ -137,12 +137,29 @@ def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
     return cleared(y, mask)
 
 
+def bare(operands: Operands) -> Operands:
+    """The operands of a norm that `add_and_activate` follows.
+
+    A modulated norm of 16-bit values is computed in float32: its own rounding, and that of scale * dy on the way back,
+    would stand beside the one rounding of the result.
+    """
+    input, weight, bias, _, mask = operands[:5]
+    if is_modulated(operands) and input.dtype in (torch.float16, torch.bfloat16):
+        weight, bias = (None if p is None else p.float() for p in (weight, bias))
+        input = input.float()
+    return Operands(input, weight, bias, None, mask)
+
+
 def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> Tensor:
     """Modulation, residual, activation and mask as operations of their own, after a norm that lacks them."""
     if is_modulated(operands):
         y = _modulated_at_once(y, operands)
     if operands.residual is not None:
         y = y + cleared(operands.residual, operands.mask).to(y.dtype)
+    if is_modulated(operands):  # in float32 so far where the input has 16 bits
+        dtype = operands.input.dtype
+        y = activation.function(y.to(dtype)) if activation.code == AFTER else activation.function(y).to(dtype)
+        return cleared(y, operands.mask)
     return cleared(activation.function(y), operands.mask)
 
 
@@ -157,10 +174,8 @@ def modulated(y: Tensor, operands: Operands) -> Tensor:
 def _modulated_at_once(y: Tensor, operands: Operands) -> Tensor:
     """The same of a norm's output: in one pass over memory, in the dtype and the memory format of `y`."""
     scale, shift = _modulation(operands)
-    if scale is not None and shift is not None:
-        found = torch.addcmul(shift, y, scale)  # its order in memory may be the shift's
-    else:
-        found = y + shift if scale is None else y * scale
+    # the order in memory of addcmul may be the shift's
+    found = torch.addcmul(shift, y, scale) if scale is not None and shift is not None else modulated(y, operands)
     found = found.to(y.dtype)
     return found if found.stride() == y.stride() else torch.empty_like(y).copy_(found)
 

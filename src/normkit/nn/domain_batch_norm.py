@@ -113,14 +113,14 @@ class _DomainBatchNorm(nn.Module):
             copied(norm, own)
         return layer.train(norm.training)
 
-    def to_norm(self, domain: int | None = None) -> _BatchNorm:
+    def to_norm(self, domain: int | None = None) -> Any:
         """One batch norm: a copy of this domain's; None: all domains' statistics as those of one set.
 
         A domain counts by its batches, in mean and variance (what lies between the means included).
 
         Raises IndexError for a domain that is not there; with None ValueError where weights or biases differ.
         """
-        one = merged(list(self.norms)) if domain is None else copy.deepcopy(self.norms[self._number(domain)])
+        one: Any = merged(list(self.norms)) if domain is None else copy.deepcopy(self.norms[self._number(domain)])
         one.activation = self.activation
         return one
 

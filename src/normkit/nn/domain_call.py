@@ -75,8 +75,8 @@ def by_parts(norms: Iterable[nn.Module], call: Call, which: Tensor, *, everywher
             parts.append(call.of(samples).by(norm))
     if not parts:
         return torch.empty_like(input)  # a batch without a sample
-    # not torch.cat, whose order in memory would be the parts'
-    return torch.empty_like(input, dtype=parts[0].dtype).index_copy(0, torch.cat(places), torch.cat(parts))
+    y = torch.empty_like(input, dtype=parts[0].dtype)  # in the input's memory format
+    return y.index_copy_(0, torch.cat(places), torch.cat(parts))
 
 
 def by_masks(norms: Iterable[nn.Module], call: Call, which: Tensor) -> Tensor:

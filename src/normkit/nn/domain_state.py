@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._torch import BatchNormBase
 
@@ -58,8 +58,8 @@ def merged(norms: list[Any]) -> Any:
     """
     one = copy.deepcopy(norms[0])
     for name in ("weight", "bias"):
-        values = [getattr(norm, name) for norm in norms]
-        if any((a is None) != (b is None) or (a is not None and not torch.equal(a, b)) for a, b in _pairs(values)):
+        first, *others = (getattr(norm, name) for norm in norms)
+        if any((first is None) != (b is None) or (b is not None and not torch.equal(first, b)) for b in others):
             raise ValueError(
                 f"the domains differ in {name}, which no single batch norm can have: name one, to_norm(domain), or "
                 "make the layer with shared_affine=True"
@@ -74,7 +74,3 @@ def merged(norms: list[Any]) -> Any:
     one.running_var.copy_((share.unsqueeze(1) * (variances + (means - mean).square())).sum(0))
     one.num_batches_tracked.copy_(batches.sum())
     return one
-
-
-def _pairs(values: list[Tensor | None]) -> list[tuple[Tensor | None, Tensor | None]]:
-    return [(values[0], other) for other in values[1:]]
