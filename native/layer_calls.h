@@ -93,6 +93,7 @@ struct LayerOperands {
     }
     template <class Call> void first_rows(Call& one, int64_t i) const {
         one.rows = rows / blocks;
+        one.rows_of_all = rows;
         one.x = moved(one.x, i * one.rows * width * x.element_bytes());
         one.weight.data = moved(one.weight.data, i * width * weight.element_bytes());
     }

@@ -131,6 +131,18 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
     return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
 
 
+def apply_by_blocks(
+    input: Tensor, weight: Tensor, bias: Tensor, norm: NormSpec, kind: int, size: int, eps: float
+) -> Maybe:
+    """Rows with a weight and a bias for each block of them, (blocks, ..., size), plain ones: as `apply_in_core`."""
+    if not native.ready(input, None, None, None, None, kind, size, True):
+        return None
+    given = (input, weight, bias, None, norm, None, kind, size, True, eps, NONE.code, 0.0)
+    if _is_grad_enabled() and _needs_graph(input, weight, bias, None):
+        return _apply_in_core(*given)
+    return native.fused_forward(None, *given)
+
+
 def apply_added(
     input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe, norm: NormSpec, kind: int, size: int, eps: float
 ) -> tuple[Tensor, Tensor] | None:

@@ -83,6 +83,19 @@ class GroupNormSpec(NormSpec):
             activation.param,
         )  # fmt: skip
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By planes, as of one sample."""
+        if self.num_groups < 1 or input.dim() < 2 or input.shape[1] % self.num_groups:
+            return None
+        found = planes.quick(input, weight, bias, residual, modulate)
+        if found is None:
+            return None
+        norm = GroupNormSpec(self.activation, input.shape[0] * self.num_groups, self.eps)
+        y = norm.in_core(*found[:4])
+        return y if y is None else y.view(input.shape)
+
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
         _shapes.verify_number("group_norm", "eps", self.eps)

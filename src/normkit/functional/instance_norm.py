@@ -101,6 +101,19 @@ class InstanceNormSpec(BatchNormSpec):
             activation.param,
         )  # fmt: skip
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By planes, as of one sample."""
+        if not self.training or self.running is not None or input.dim() < 2:
+            return None
+        found = planes.quick(input, weight, bias, residual, modulate)
+        if found is None:
+            return None
+        norm = GroupNormSpec(self.activation, input.shape[0] * input.shape[1], self.eps)
+        y = norm.in_core(*found[:4])
+        return y if y is None else y.view(input.shape)
+
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
         _shapes.verify_number("instance_norm", "eps", self.eps)

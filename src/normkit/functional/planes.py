@@ -8,9 +8,11 @@ and bias are the modulation: the kernels fuse it forward and backward as they ar
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from .._activation import AFTER, Activation
-from .._operands import Maybe, Operands
+from .._operands import Maybe, Modulate, Operands
+from . import quick_affine
 
 
 def why_not(operands: Operands, activation: Activation) -> str | None:
@@ -38,6 +40,21 @@ def seen(operands: Operands) -> Operands:
     return Operands(input.reshape(sizes), weight, bias, None if residual is None else residual.reshape(sizes))
 
 
+def quick(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate) -> Operands | None:
+    """The same for a common eager call that is not verified; None for any other."""
+    sizes = tuple(input.shape)
+    if len(sizes) < 2 or (residual is not None and not (residual.shape == sizes and residual.is_contiguous())):
+        return None
+    n, c, *positions = sizes
+    found = quick_affine.affine(input, weight, bias, modulate, (c,), ((n, c), (n, c, *[1] * len(positions))))
+    if found is None:
+        return None
+    scale, shift = found
+    flat = (1, n * c, *positions)
+    operands = Operands(input.view(flat), scale.reshape(-1), shift.reshape(-1))
+    return operands if residual is None else operands._replace(residual=residual.view(flat))
+
+
 def with_affine(operands: Operands) -> Operands:
     """The operands with weight and bias (N * C,) in the modulation's place."""
     n, c = operands.input.shape[:2]
@@ -54,10 +71,14 @@ def _affine(operands: Operands) -> tuple[Maybe, Maybe]:
 
 
 def combined(weight: Maybe, bias: Maybe, scale: Maybe, shift: Maybe) -> tuple[Maybe, Maybe]:
-    """scale * weight and scale * bias + shift; None: 1 and 0."""
-    moved = bias if bias is None or scale is None else scale * bias
-    if moved is not None and shift is not None:
-        shift = moved + shift
-    if scale is not None and weight is not None:
-        scale = scale * weight
-    return weight if scale is None else scale, moved if shift is None else shift
+    """scale * weight and scale * bias + shift, with the roundings of `quick_affine`; None: 1 and 0."""
+    if bias is None:
+        moved = shift
+    elif scale is None or shift is None:
+        moved = bias if scale is None else scale * bias
+        moved = moved if shift is None else moved + shift
+    else:
+        moved = torch.addcmul(shift, scale, bias)
+    if scale is None or weight is None:
+        return weight if scale is None else scale, moved
+    return scale * weight, moved

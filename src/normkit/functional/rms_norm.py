@@ -20,7 +20,7 @@ from .._torch import traces_for_onnx
 from ..kernels import composed
 from . import _dtypes, row_blocks
 from ._autocast import widen
-from ._autograd import RMS, apply_added, apply_in_core
+from ._autograd import RMS, apply_added, apply_by_blocks, apply_in_core
 from ._operator import Operator
 from .add_norm import AddedOperator, run_added
 from .road import run
@@ -136,6 +136,19 @@ class RMSNormSpec(NormSpec):
             return None
         made = apply_added(input, residual, weight, None, self, RMS, self.normalized_shape[0], self.eps_of(input))
         return made if made is None else (self.activation.function(made[0]), made[1])
+
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By rows, a weight and a bias for each block of them."""
+        if len(self.normalized_shape) != 1:
+            return None
+        width = self.normalized_shape[0]
+        found = row_blocks.quick(input, weight, bias, modulate, width)
+        if found is None:
+            return None
+        y = apply_by_blocks(input, *found, self, RMS, width, self.eps_of(input))
+        return y if y is None else self.activation.function(y)
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""

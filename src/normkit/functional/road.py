@@ -42,8 +42,11 @@ def run(
     Raises:
         ValueError, RuntimeError, TypeError, NotImplementedError: what the norm's function documents.
     """
-    if mask is None and modulate is None and _autograd.output_listener is None and is_eager():
-        y = norm.in_core(input, weight, bias, residual)
+    if mask is None and _autograd.output_listener is None and is_eager():
+        if modulate is None:
+            y = norm.in_core(input, weight, bias, residual)
+        else:
+            y = norm.modulated_in_core(input, weight, bias, residual, modulate)
         if y is not None:
             return y
     operands = Operands(input, weight, bias, residual, mask, *pair(modulate))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._operands import Operands
+from .._operands import Modulate, Operands
+from . import quick_affine
 from .planes import combined
 
 
@@ -41,6 +42,18 @@ def of(operands: Operands, axes: int) -> Operands:
     weight, bias = combined(wide(weight), wide(bias), wide(scale), wide(shift))
     weight, bias = (None if p is None else p.expand(sizes).contiguous() for p in (weight, bias))
     return Operands(input, weight, bias)
+
+
+def quick(
+    input: Tensor, weight: Tensor | None, bias: Tensor | None, modulate: Modulate, width: int
+) -> tuple[Tensor, Tensor] | None:
+    """Weight and bias (N, 1, width) of a common eager call (N, L, width) that is not verified; None for any other."""
+    if input.dim() != 3 or input.shape[2] != width:
+        return None
+    n, length = input.shape[:2]
+    if length == 1:
+        return None
+    return quick_affine.affine(input, weight, bias, modulate, (width,), ((n, 1, width), (n, width)))
 
 
 def _sizes(operands: Operands) -> torch.Size:

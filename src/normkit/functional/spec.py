@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .._activation import IDENTITY, Activation
-from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved, is_modulated
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +43,12 @@ class NormSpec(ABC):
         self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
     ) -> tuple[Tensor, Tensor] | None:
         """The same behind an addition, for norms of rows: (output, input + residual), or None."""
+        return None
+
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """The same with a modulation that is a weight and a bias there, or None."""
         return None
 
     @abstractmethod

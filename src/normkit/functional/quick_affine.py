@@ -1,0 +1,47 @@
+"""The common eager call with a modulation, to weight and bias by as few operations as will do.
+
+Anything out of the common is None here, and looked at closely by the road: what is wrong with it is said there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._operands import Maybe, Modulate
+from .choose import is_plain
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def affine(
+    input: Tensor, weight: Maybe, bias: Maybe, modulate: Modulate, own: Sequence[int], forms: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor] | None:
+    """(scale * weight, scale * bias + shift), of the first of `forms`, the shapes that scale and shift may have.
+
+    own: the shape of weight and bias, to which that broadcasts.
+    """
+    if type(modulate) is not tuple or len(modulate) != 2 or type(input) is not Tensor:
+        return None
+    dtype = input.dtype
+    wide = torch.float32 if dtype in _HALF else dtype
+    if not input.is_contiguous() or not input.is_cpu or not dtype.is_floating_point:
+        return None
+    for tensor in modulate:
+        if type(tensor) is not Tensor or not tensor.dtype.is_floating_point or tuple(tensor.shape) not in forms:
+            return None
+    for parameter in (weight, bias):
+        if parameter is None:
+            continue
+        if not is_plain(parameter) or parameter.shape != own or parameter.dtype not in (dtype, torch.float32):
+            return None
+    scale, shift = (t.to(wide) for t in modulate if t is not None)
+    if scale.shape != forms[0]:
+        scale = scale.reshape(forms[0])
+    if shift.shape != forms[0]:
+        shift = shift.reshape(forms[0])
+    if bias is not None:
+        shift = torch.addcmul(shift, scale, bias.to(wide))
+    return (scale if weight is None else scale * weight.to(wide)), shift
