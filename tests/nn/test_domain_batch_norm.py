@@ -323,15 +323,20 @@ def test_a_symbolic_trace_and_a_copy_hold_it() -> None:
 def test_ranks_with_different_domains_synchronise_each() -> None:
     x, results = input(), {}
     split = {0: slice(0, 3), 1: slice(3, 7)}
+    made = [nk.convert(layer(), "sync") for _ in split]  # here: threads share the generator of random numbers
 
     @spawn_threads_and_init_comms(world_size=2)
     def two_ranks(_: None) -> None:
         rank = dist.get_rank()
-        made = nk.convert(layer(), "sync")
         own = split[rank]
-        results[rank] = made(x[own], DOMAIN[own]), made.state_dict()
-        made(x[own], rank)  # each rank a domain of its own
+        results[rank] = made[rank](x[own], DOMAIN[own])
+        made[rank](x[own], rank)  # each rank at a domain of its own
 
     two_ranks(None)
     whole = layer()
-    assert_close(torch.cat([results[0][0], results[1][0]]), whole(x, DOMAIN))
+    assert_close(torch.cat([results[0], results[1]]), whole(x, DOMAIN))
+    for rank, own in split.items():
+        whole(x[own], rank)
+    for rank in split:
+        for key, value in made[rank].state_dict().items():
+            assert_close(value, whole.state_dict()[key], msg=key)
