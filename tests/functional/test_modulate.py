@@ -259,6 +259,62 @@ def test_running_statistics_move_as_without_one() -> None:
             assert torch.equal(plain, other)
 
 
+@pytest.mark.parametrize("sizes", [(4, 6), (4, 6, 5), (4, 6, 2, 3, 2), (1, 6, 4), (0, 6, 4)], ids=str)
+@pytest.mark.parametrize("name", ["batch", "evaluation", "group"])
+def test_inputs_of_other_ranks_and_sizes(name: str, sizes: tuple[int, ...]) -> None:
+    g = generator(20)
+    x, (w, b) = gaussian(sizes, g), affine(C, g)
+    both = gaussian((sizes[0], 2 * C), g)
+    scale, shift = both.chunk(2, dim=1)  # views, as models have them
+    leaves = [t.requires_grad_() for t in (x, w, b)]
+    z = NORMS[name](*leaves, modulate=(scale, shift))
+    beside = [t.reshape(sizes[0], C, *[1] * (len(sizes) - 2)) for t in (scale, shift)]
+    expected = NORMS[name](*leaves) * beside[0] + beside[1]
+    torch.testing.assert_close(z, expected)
+    dz = gaussian(sizes, g)
+    for a, e in zip(torch.autograd.grad(z, leaves, dz), torch.autograd.grad(expected, leaves, dz), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 4, W), (5, W), (W,), (3, 1, W), (0, 3, W), (2, 0, W)], ids=str)
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_other_ranks_and_sizes(name: str, sizes: tuple[int, ...]) -> None:
+    g = generator(21)
+    x, (w, b) = gaussian(sizes, g), affine(W, g)
+    blocks = (*sizes[:-2], 1, W) if len(sizes) > 1 else (W,)
+    scale, shift = gaussian(blocks, g), gaussian(blocks, g)
+    leaves = [t.requires_grad_() for t in (x, w, scale, shift)]
+    z = NORMS[name](x, w, b, modulate=(scale, shift))
+    expected = NORMS[name](x, w, b) * scale + shift
+    torch.testing.assert_close(z, expected)
+    dz = gaussian(sizes, g)
+    for a, e in zip(torch.autograd.grad(z, leaves, dz), torch.autograd.grad(expected, leaves, dz), strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_rows_over_two_axes() -> None:
+    g = generator(22)
+    x, w, b = gaussian(SHAPE, g), gaussian((H, W), g), gaussian((H, W), g)
+    scale, shift = gaussian((N, H, W), g), gaussian((N, 1, 1, W), g)
+    z = f.layer_norm(x, (H, W), w, b, EPS, modulate=(scale, shift))
+    torch.testing.assert_close(z, f.layer_norm(x, (H, W), w, b, EPS) * scale.unsqueeze(1) + shift)
+    torch.testing.assert_close(
+        f.layer_norm(x, (H, W), w, b, EPS, modulate=(w, None)), f.layer_norm(x, (H, W), w, b, EPS) * w
+    )
+
+
+@pytest.mark.parametrize("which", range(4), ids=["weight", "bias", "scale", "shift"])
+@pytest.mark.parametrize("name", ["group", "layer"])
+def test_a_tensor_whose_memory_was_freed_is_told(name: str, which: int) -> None:
+    g = generator(23)
+    x, w, b = problem(name, g, torch.float32)
+    x = x[:, 0] if name == "layer" else x
+    tensors = [w, b, *drawn(name, "short", g, torch.float32)]
+    tensors[which].untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match="its data is not allocated yet"):
+        NORMS[name](x, *tensors[:2], modulate=(tensors[2], tensors[3]))
+
+
 # --- masks
 @each_norm
 @pytest.mark.parametrize("which", ["sample_and_channel", "element"])

@@ -14,6 +14,8 @@ from .._operands import Maybe, Modulate
 from .choose import is_plain
 
 _HALF = (torch.float16, torch.bfloat16)
+# A tensor whose storage was freed has its offset as address, and torch's operations would read there (`_storage.py`).
+_DOUBTFUL = 1 << 32
 
 
 def affine(
@@ -32,10 +34,14 @@ def affine(
     for tensor in modulate:
         if type(tensor) is not Tensor or not tensor.dtype.is_floating_point or tuple(tensor.shape) not in forms:
             return None
+        if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.data_ptr() < _DOUBTFUL:
+            return None
     for parameter in (weight, bias):
         if parameter is None:
             continue
         if not is_plain(parameter) or parameter.shape != own or parameter.dtype not in (dtype, torch.float32):
+            return None
+        if not parameter.is_cpu or parameter.layout is not torch.strided or parameter.data_ptr() < _DOUBTFUL:
             return None
     scale, shift = (t.to(wide) for t in modulate if t is not None)
     if scale.shape != forms[0]:
