@@ -237,6 +237,15 @@ def test_shared_parameters_stay_one() -> None:
     assert_close(late.norms[2].weight, made.norms[0].weight)
 
 
+def test_shared_parameters_go_through_freezing_and_back() -> None:
+    net = nn.Sequential(layer(shared=True))
+    frozen = nk.freeze(net).double()
+    assert_close(frozen[0](input().double(), 1).float(), net[0].eval()(input(), 1))
+    thawed = nk.unfreeze(frozen)
+    assert len(list(thawed.parameters())) == 2
+    assert_close(thawed[0].float().eval()(input(), 1), net[0].eval()(input(), 1))
+
+
 def test_statistics_stay_float32_in_half_modules() -> None:
     made = layer().bfloat16()
     assert all(norm.running_var.dtype == torch.float32 for norm in made.norms)

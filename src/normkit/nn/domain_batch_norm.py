@@ -164,10 +164,10 @@ class _DomainBatchNorm(nn.Module):
         return self.training and any(isinstance(norm, SyncBatchNorm) for norm in self.norms)
 
     def _share(self) -> None:
-        """Let all norms have the first one's weight and bias."""
-        first, *others = self.norms
-        for norm in others:
-            norm._parameters.update({name: first._parameters[name] for name in ("weight", "bias")})
+        """Let all norms have the first one's weight and bias; a frozen norm has none among its parameters."""
+        first, *others = (norm._parameters for norm in self.norms)
+        for own in others:
+            own.update({name: first[name] for name in ("weight", "bias") if name in first and name in own})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
