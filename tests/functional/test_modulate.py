@@ -509,6 +509,17 @@ def test_what_does_not_fit_is_told(name: str, modulate: Any, kind: type[Exceptio
         NORMS[name](x, w, b, modulate=modulate)
 
 
+@pytest.mark.parametrize("name", ["group", "layer"])
+def test_a_dtype_that_does_not_fit_is_told_as_without_a_modulation(name: str) -> None:
+    x, w, b = problem(name, generator(24), torch.float32)
+    modulate = drawn(name, "short", generator(25))
+    for one in (None, modulate):
+        with pytest.raises(RuntimeError, match="mixed dtype"):
+            NORMS[name](x.double(), w, b, modulate=one)
+        with pytest.raises(RuntimeError, match="mixed dtype"):
+            NORMS[name](x, w.double(), b.double(), modulate=one)
+
+
 def test_what_does_not_fit_rows_is_told() -> None:
     x = torch.randn(2, 3, W)
     with pytest.raises(ValueError, match=r"scale of shape \(3, 8\) .*: expected \(2, 8\) \(a vector per sample\)"):

@@ -13,7 +13,12 @@ from torch import Tensor
 from .._operands import Maybe, Modulate
 from .choose import is_plain
 
-_HALF = (torch.float16, torch.bfloat16)
+_WIDE = {
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+}
 # A tensor whose storage was freed has its offset as address, and torch's operations would read there (`_storage.py`).
 _DOUBTFUL = 1 << 32
 
@@ -27,19 +32,18 @@ def affine(
     """
     if type(modulate) is not tuple or len(modulate) != 2 or type(input) is not Tensor:
         return None
-    dtype = input.dtype
-    wide = torch.float32 if dtype in _HALF else dtype
-    if not input.is_contiguous() or not input.is_cpu or not dtype.is_floating_point:
+    dtype, wide = input.dtype, _WIDE.get(input.dtype)
+    if wide is None or not input.is_contiguous() or not input.is_cpu:
         return None
     for tensor in modulate:
-        if type(tensor) is not Tensor or not tensor.dtype.is_floating_point or tuple(tensor.shape) not in forms:
+        if type(tensor) is not Tensor or tensor.dtype not in _WIDE or tuple(tensor.shape) not in forms:
             return None
         if not tensor.is_cpu or tensor.layout is not torch.strided or tensor.data_ptr() < _DOUBTFUL:
             return None
     for parameter in (weight, bias):
         if parameter is None:
             continue
-        if not is_plain(parameter) or parameter.shape != own or parameter.dtype not in (dtype, torch.float32):
+        if not is_plain(parameter) or parameter.shape != own or parameter.dtype not in (dtype, wide):
             return None
         if not parameter.is_cpu or parameter.layout is not torch.strided or parameter.data_ptr() < _DOUBTFUL:
             return None
