@@ -18,6 +18,7 @@ pytestmark = needs_native
 SHAPES = [(2, 3, 5), (5, 70, 33), (40, 3, 17), (64, 1, 8), (3, 2, 20001)]
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("rms", [False, True], ids=["layer", "rms"])

@@ -89,6 +89,24 @@ class Conditional(nn.Module):
         return y
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["named", "positional"])
+def test_fold_keeps_a_modulated_norm(named: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 1), nk.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.conv(x)
+            return self.norm(y, modulate=(scale, None)) if named else self.norm(y, None, None, None, (scale, None))
+
+    net, given = Net().eval(), (torch.randn(2, 3, 5, 5), torch.randn(2, 4))
+    folded = nk.fold(net, given, verify=False)
+    (change,) = nk.changes(folded).entries
+    assert (change.action, change.reason) == ("kept", "it is called with a modulation, which changes from call to call")
+    assert torch.equal(folded(*given), net(*given))
+
+
 def test_statistics_of_a_modulated_layer_are_set_and_adapted() -> None:
     net = Conditional()
     batches = [{"x": torch.randn(5, 4, 3, 3) + i, "c": torch.randn(5, 3)} for i in range(3)]

@@ -245,6 +245,8 @@ def _calls_refusal(calls: list[RecordedCall]) -> str | None:
     for call in calls:
         if len(call.outputs) != 1 or any(label == "mask" for label in call.labels[1:]):
             return "it is called with a mask, or gives something else than one tensor"
+        if any(label in ("modulate", "4") for label in call.labels[1:]):  # by name, or as the argument of its place
+            return "it is called with a modulation, which changes from call to call"
         if len(call.inputs) > 2:
             return f"it is called with {len(call.inputs)} tensors"
     return None
