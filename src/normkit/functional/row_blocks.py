@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from .._operands import Modulate, Operands
-from . import quick_affine
-from .planes import combined
+from .planes import combined, quick_affine
 
 
 def why_not(operands: Operands, axes: int) -> str | None:
@@ -53,7 +52,7 @@ def quick(
     n, length = input.shape[:2]
     if length == 1:
         return None
-    return quick_affine.affine(input, weight, bias, modulate, (width,), ((n, 1, width), (n, width)))
+    return quick_affine(input, weight, bias, modulate, (width,), ((n, 1, width), (n, width)))
 
 
 def _sizes(operands: Operands) -> torch.Size:

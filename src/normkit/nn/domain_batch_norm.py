@@ -19,9 +19,7 @@ from .._operands import Maybe, Modulate
 from ..functional.choose import may_look
 from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
-from .domain_block import Domain, current, verify
-from .domain_call import Call, by_masks, by_parts
-from .domain_state import arguments_of, copied, merged, spread
+from .domain_call import Call, Domain, by_masks, by_parts, current, verify
 from .sync_batch_norm import SyncBatchNorm
 
 _MISSING = (
@@ -108,6 +106,8 @@ class _DomainBatchNorm(nn.Module):
 
         Raises TypeError for any other layer.
         """
+        from .domain_state import arguments_of, copied  # when it is used: each module costs time at the import
+
         layer = cls(**arguments_of(norm, cls._torchs), domains=domains, shared_affine=shared_affine)
         for own in layer.norms:
             copied(norm, own)
@@ -120,6 +120,8 @@ class _DomainBatchNorm(nn.Module):
 
         Raises IndexError for a domain that is not there; with None ValueError where weights or biases differ.
         """
+        from .domain_state import merged
+
         one: Any = merged(list(self.norms)) if domain is None else copy.deepcopy(self.norms[self._number(domain)])
         one.activation = self.activation
         return one
@@ -177,6 +179,8 @@ class _DomainBatchNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         """As torch's; the state of one batch norm is every domain's."""
+        from .domain_state import spread
+
         spread(state_dict, prefix, self.domains)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
