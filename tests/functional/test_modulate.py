@@ -520,6 +520,18 @@ def test_a_dtype_that_does_not_fit_is_told_as_without_a_modulation(name: str) ->
             NORMS[name](x, w.double(), b.double(), modulate=one)
 
 
+def test_inputs_whose_values_lie_in_no_strides_are_told() -> None:
+    vector = torch.ones(W)
+    nested = torch.nested.nested_tensor([torch.randn(2, W), torch.randn(3, W)], layout=torch.jagged)
+    with pytest.raises(NotImplementedError, match="modulate: a nested input has no shape"):
+        f.layer_norm(nested, (W,), modulate=(vector, vector))
+    x, scale = torch.randn(SHAPE), torch.ones(N, C)
+    with pytest.raises(NotImplementedError, match=r"pass input.to_dense\(\)"):
+        f.group_norm(x.to_sparse(), 3, modulate=(scale, scale))
+    with pytest.raises(NotImplementedError, match=r"pass scale.to_dense\(\)"):
+        f.group_norm(x, 3, modulate=(scale.to_sparse(), scale))
+
+
 def test_what_does_not_fit_rows_is_told() -> None:
     x = torch.randn(2, 3, W)
     with pytest.raises(ValueError, match=r"scale of shape \(3, 8\) .*: expected \(2, 8\) \(a vector per sample\)"):

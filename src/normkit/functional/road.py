@@ -45,6 +45,8 @@ def run(
     if mask is None and _autograd.output_listener is None and is_eager():
         if modulate is None:
             y = norm.in_core(input, weight, bias, residual)
+        elif input.is_nested or input.layout is not torch.strided:
+            y = None
         else:
             y = norm.modulated_in_core(input, weight, bias, residual, modulate)
         if y is not None:
