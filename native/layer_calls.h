@@ -65,7 +65,7 @@ struct LayerOperands {
     }
 
   private:
-    static constexpr int64_t kBlocksApart = 32;
+    static constexpr int64_t kBlocksApart = 32;  // a few for each thread of most pools; below, threads share each block
 
     // The call for block i alone.
     LayerForward block(const LayerForward& call, int64_t i) const {
@@ -134,7 +134,7 @@ inline LayerOutput layer_forward(const LayerOperands& of, double eps, bool save,
         a.stats = stats.data<double>();
         a.eps = eps;
         without_gil(of.x.bytes(), [&] {
-            of.each_block(a, [](const LayerForward& one, const Parallel& threads) { kernels->layer_forward(one, threads); });
+            of.each_block(a, [](const LayerForward& one, const Parallel& by) { kernels->layer_forward(one, by); });
         });
     }
     y = of.in_layout(y);
@@ -163,7 +163,7 @@ inline LayerGradients layer_backward(const LayerOperands& of, const Tensor& dy, 
         a.dweight = dweight.mutable_param();
         a.dbias = dbias.mutable_param();
         without_gil(2 * of.x.bytes(), [&] {
-            of.each_block(a, [](const LayerBackward& one, const Parallel& threads) { kernels->layer_backward(one, threads); });
+            of.each_block(a, [](const LayerBackward& one, const Parallel& by) { kernels->layer_backward(one, by); });
         });
     }
     if (need_input) dx = constant ? of.no_gradient(dy, dsum) : of.in_layout(dx);
