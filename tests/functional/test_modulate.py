@@ -537,3 +537,13 @@ def test_what_does_not_fit_rows_is_told() -> None:
     with pytest.raises(ValueError, match=r"scale of shape \(3, 8\) .*: expected \(2, 8\) \(a vector per sample\)"):
         f.layer_norm(x, (W,), modulate=(torch.ones(3, W), None))
     f.rms_norm(x, (W,), modulate=(torch.ones(W), None))
+
+
+def test_inside_of_lengths_a_modulation_goes_along_with_the_mask() -> None:
+    g = generator(26)
+    x, lengths = gaussian((3, C, 7), g).float(), torch.tensor([7, 4, 5])
+    scale, shift = gaussian((3, C), g).float(), gaussian((3, C), g).float()
+    layer = nk.GroupNorm(3, C)
+    with nk.lengths(lengths):
+        z = layer(x, modulate=(scale, shift))
+    torch.testing.assert_close(z, layer(x, mask=nk.mask_from_lengths(lengths, 7), modulate=(scale, shift)))

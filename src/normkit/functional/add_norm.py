@@ -16,6 +16,7 @@ from .. import _shapes
 from .._operands import Maybe, Modulate, Needs, Operands
 from ..kernels import native
 from . import _autograd
+from . import mask as masks
 from ._operator import define, fake_gradients, gradients, like
 from .choose import choose, is_eager
 from .road import run
@@ -34,7 +35,7 @@ def run_added(
     """
     _shapes.verify_residual(residual, input)
     plain = mask is None and modulate is None
-    if plain and _autograd.output_listener is None and is_eager():
+    if plain and masks.follow is None and _autograd.output_listener is None and is_eager():
         made = norm.added_in_core(input, residual, weight, bias)
         if made is not None:
             return made

@@ -159,9 +159,13 @@ class LayerNormSpec(NormSpec):
         """As many as `normalized_shape` has."""
         return len(self.normalized_shape)
 
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps > 0 else "a mask is given, and eps is 0"
+
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
 
     def why_not_affine(self, operands: Operands) -> str | None:
         """A row's statistics are its own."""

@@ -166,9 +166,13 @@ class RMSNormSpec(NormSpec):
         """As many as `normalized_shape` has."""
         return len(self.normalized_shape)
 
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
+
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
 
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
