@@ -66,6 +66,9 @@ CASES = {
         names=("residual",), norm="instance_norm", layer=True, plan="grad", wanted=("residual",), shape=(1, 2),
         around=("FakeTensorMode(allow_non_fake_inputs=True)",),
     ),
+    "a_residual_beyond_the_inputs_dtype": case_of(
+        {"residual": "mean1e6"}, shape=(2, 1), activation="'silu'"
+    ).tensor("x", dtype="float16"),
     # dz is 0 where z is, and may be dy; xhat is a rounding of x
     "off_in_both_factors": case_of(
         names=("weight",), shape=(3, 1), activation="'relu'", wanted=("x", "weight")

@@ -90,6 +90,8 @@ def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
         return True
     if case.norm == "normalize" and _is_above_half(f.dtype, dxhat * s.scale):  # its gradient comes in two halves
         return True
+    if "residual" in f.leaves and _is_above_half(f.dtype, f.leaves["residual"]):  # it is rounded to the dtype of x
+        return True
     if _is_operation(case) and _is_above_half(f.dtype, f.z):  # it takes z rounded to the dtype
         return True
     if _is_operation(case) and f.activation is smooth.gelu_tanh and _is_above_half(computed, f.z**3):  # torch cubes it
