@@ -228,6 +228,17 @@ def test_torchs_tensor_of_zeros_is_a_parameter_like_others_where_outputs_are_rec
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("name", ["group_norm", "instance_norm", "batch_norm"])
+def test_a_masked_norms_output_may_be_changed_in_place(name: str) -> None:
+    x = torch.randn(4, 6, 5, requires_grad=True)
+    mask = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    arguments = {"group_norm": (3,), "instance_norm": (), "batch_norm": (None, None)}[name]
+    training = {"training": True} if name == "batch_norm" else {}
+    y = getattr(nk.functional, name)(x, *arguments, **training, eps=3e-4, mask=mask)
+    y.mul_(2).sum().backward()
+    assert x.grad is not None
+
+
 class Silent(TorchDispatchMode):
     """A dispatch mode that changes nothing."""
 
