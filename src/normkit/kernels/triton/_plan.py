@@ -95,8 +95,8 @@ def _channels_last(c: int, s: int, unit: int, size: int) -> Plan:
     if columns * least <= ON_CHIP:
         channels = least
     else:
-        channels = min(_power(c), TILE // RUN) if c > least else least
-        columns = min(columns, TILE // channels)
+        channels = max(least, min(_power(c), TILE // RUN))
+        columns = min(columns, max(1, TILE // channels))
     return _cut(1, c, s, True, unit, 1, 1, channels, columns)
 
 
@@ -108,7 +108,7 @@ def _planar(n: int, c: int, s: int, unit: int, size: int) -> Plan:
         if columns > 128:  # the least that is left empty at the end of a row; of equals the longest
             columns = min((1 << k for k in range(12, 6, -1)), key=lambda b: -(-s // b) * b)
         rows = min(_power(n), TILE // columns)
-    channels = max(1, min(_power(c), TILE // (rows * columns), RUN // (min(s, columns) * size)))
+    channels = max(1, min(_power(c), TILE // (rows * columns), _power(RUN // (min(s, columns) * size))))
     return _cut(n, c, s, False, 1, unit, rows, channels, columns)
 
 
