@@ -30,8 +30,9 @@ from .spec import NormSpec
 
 BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
 
-# Told of every output and of what made it while some thread is in normkit.recompute_outputs(); only `Fused` tells.
-output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
+# Told of every output and of what made it (statistics as numbers and as the bytes that autograd keeps) while some
+# thread is in normkit.recompute_outputs(); only `Fused` tells.
+output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Tensor, Operands], None] | None = None
 
 _is_grad_enabled = torch.is_grad_enabled
 
@@ -48,16 +49,16 @@ class Fused(torch.autograd.Function):
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
         ctx.save_for_backward(*operands._replace(residual=kept), stats, saved.bits)
-        ctx.norm, ctx.kernel = norm, kernel
+        ctx.norm, ctx.kernel, ctx.precision = norm, kernel, saved.stats.dtype
         ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
         if output_listener is not None:
-            output_listener(norm, kernel, y, stats, operands)
+            output_listener(norm, kernel, y, saved.stats, stats, operands)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
-        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last)
+        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.precision)
         if _takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
@@ -153,7 +154,9 @@ def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> 
     )
 
 
-def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tuple[Operands, Saved]:
+def _unpacked(
+    tensors: tuple[Any, ...], dy: Tensor, channels_last: bool, precision: torch.dtype = torch.float64
+) -> tuple[Operands, Saved]:
     """The operands as the forward saw them, and what was saved beside them, whatever hooks made of them meanwhile.
 
     The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
@@ -164,20 +167,20 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
     if bits is not None and is_channels_last(input) != channels_last:
         input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     bits = None if bits is None else _bytes(bits)
-    return Operands(input, weight, bias, residual, mask), Saved(_doubles(_bytes(stats)), bits)
+    return Operands(input, weight, bias, residual, mask), Saved(_numbers(_bytes(stats), precision), bits)
 
 
-def _doubles(stats: Tensor) -> Tensor:
-    """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
-    if stats.dim() != 2 or stats.shape[1] % 8:
+def _numbers(stats: Tensor, precision: torch.dtype) -> Tensor:
+    """Statistics from their bytes, (rows, 8 * sets) of float64; without a set, a hook may have left any strides."""
+    if stats.dim() != 2 or stats.shape[1] % precision.itemsize:
         raise RuntimeError(
             f"a hook on saved tensors gave a norm's statistics back in the shape {tuple(stats.shape)}: unpack has to "
             "give back what was packed"
         )
     rows, count = stats.shape
     if not stats.numel():
-        return torch.empty(rows, count // 8, dtype=torch.float64, device=stats.device)
-    return stats.contiguous().view(torch.float64)
+        return torch.empty(rows, count // precision.itemsize, dtype=precision, device=stats.device)
+    return stats.contiguous().view(precision)
 
 
 def _bytes(saved: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from .. import _shapes
 from .._fx import traceable
 from .._operands import Operands
 from ..kernels import composed
+from ..moments import spread
 from . import _dtypes, _storage
 
 
@@ -37,7 +38,7 @@ def filter_response_norm(
             elsewhere are zero.
 
     Returns:
-        The input's shape and dtype, computed in float64 (float32 on MPS), differentiable through all tensors.
+        The input's shape and dtype, computed in the moments' dtype, differentiable through all tensors.
 
     Raises:
         RuntimeError: an input of fewer than 2 axes; parameters without one value a channel.
@@ -56,7 +57,7 @@ def filter_response_norm(
     y = x * torch.rsqrt(_mean_square(x, operands.mask) + least)
     for parameter, apply in ((weight, torch.mul), (bias, torch.add), (threshold, torch.maximum)):
         if parameter is not None:
-            y = apply(y, parameter.to(x.dtype).reshape(beside))
+            y = apply(y, spread(parameter.to(x.dtype).reshape(beside), x))
     return composed.cleared(y.to(input.dtype), operands.mask)
 
 
