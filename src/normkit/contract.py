@@ -38,16 +38,6 @@ SUMS_RELATIVE = 2.0**-10
 # float64 has no wider type to add in, nor has the truth that it is measured against: 64 of its roundings at least.
 SUMS_LEAST = 2.0**-47
 
-# Where a device has no float64 or is slow at it, the composed operations compute in float32. All bounds are then twice
-# as wide, those of statistics four times: twice as many operations are rounded (two subtractions for one, count, eps,
-# root), and a variance is a sum of rounded squares.
-FLOAT32_FACTOR, FLOAT32_STATISTICS = 2, 4
-# What a float32 sum of PyTorch loses, as a share of its terms' magnitudes, in u of float32. A term goes through d
-# additions, about 100 for 10^6 terms in a tree of blocks; their roundings are independent, so sqrt(d) u is to be
-# expected (Higham & Mary 2019), shared by thousands of partial sums that err to both sides: 1 u and less is measured.
-FLOAT32_SUM_ROUNDINGS = 8
-U_FLOAT32 = 2.0**-24
-
 
 def unit_roundoff(dtype: torch.dtype) -> float:
     """u: half the distance from 1 to the next number of the dtype."""
@@ -114,29 +104,6 @@ def parameter_gradient_bound(terms: Tensor, axes: Sequence[int], u: float) -> Te
     return GRADIENT_ROUNDINGS * u * terms.abs().sum(tuple(axes))
 
 
-def float32_output_bound(
-    xhat: Tensor, weight: Tensor | float, bias: Tensor | float, u: float, residual: Tensor | float = 0.0
-) -> Tensor:
-    """2 output_bound + 16*2^-24*|weight|, for kappa <= 1e6: of y computed without float64.
-
-    The mean is a float32 sum of deviations, off by 8 roundings of the average one.
-    """
-    of_mean = FLOAT32_SUM_ROUNDINGS * U_FLOAT32 * torch.as_tensor(weight).abs()
-    return FLOAT32_FACTOR * (output_bound(xhat, weight, bias, u, residual) + of_mean)
-
-
-def float32_input_gradient_bound(
-    dxhat: Tensor, xhat: Tensor, rstd: Tensor, mean: Callable[[Tensor], Tensor], u: float
-) -> Tensor:
-    """2 input_gradient_bound + 32*2^-24*rstd*(mean|dxhat| + |xhat|*mean|dxhat*xhat|): of dx without float64.
-
-    The terms of the two averages are rounded (8, as xhat is), and so are their sums (8).
-    """
-    sums = mean(dxhat.abs()) + xhat.abs() * mean((dxhat * xhat).abs())
-    lost = GRADIENT_ROUNDINGS * U_FLOAT32 * rstd * sums
-    return FLOAT32_FACTOR * (input_gradient_bound(dxhat, xhat, rstd, mean, u) + lost)
-
-
 def mean_over(axes: Sequence[int]) -> Callable[[Tensor], Tensor]:
     """The average over `axes`, which stay with size 1."""
     return lambda tensor: tensor.mean(tuple(axes), keepdim=True)
@@ -149,3 +116,28 @@ def roundings_bound(function: Callable[[Tensor], Tensor], z: Tensor, u: float) -
     """
     step = OUTPUT_ROUNDINGS * u * z
     return OUTPUT_ROUNDINGS * u * function(z).abs() + (function(z + step) - function(z - step)).abs()
+
+
+# Statistics in float32, as Triton's kernels keep them: the tree over a tile's 2^13 values and what merging the parts
+# adds lose 16 roundings of float32, in units of the standard deviation; the mean itself is two floats, so nothing grows
+# with kappa. The same holds of the sums behind a gradient, in units of the terms' magnitudes.
+FLOAT32_STATISTICS = 2.0**-20
+
+
+def float32_output_bound(xhat: Tensor, weight: Tensor | float) -> Tensor:
+    """2^-20 |weight| (1 + |xhat|): what statistics in float32 add to `output_bound`."""
+    return FLOAT32_STATISTICS * torch.as_tensor(weight).abs() * (1 + xhat.abs())
+
+
+def float32_gradient_bound(
+    dxhat: Tensor, xhat: Tensor, rstd: Tensor, mean: Callable[[Tensor], Tensor]
+) -> Tensor:  # fmt: skip
+    """2^-20*rstd*(|dxhat| + mean|dxhat| + (1 + |xhat|)*mean|dxhat*(1 + |xhat|)|): what they add to
+    `input_gradient_bound`."""
+    apart = 1 + xhat.abs()
+    return FLOAT32_STATISTICS * rstd * (dxhat.abs() + mean(dxhat.abs()) + apart * mean(dxhat.abs() * apart))
+
+
+def float32_parameter_bound(dz: Tensor, xhat: Tensor, axes: Sequence[int]) -> Tensor:
+    """2^-20*sum(|dz|*(1 + |xhat|)): what they add to `parameter_gradient_bound`."""
+    return FLOAT32_STATISTICS * (dz.abs() * (1 + xhat.abs())).sum(tuple(axes))

@@ -24,6 +24,14 @@ from ._precision import accumulator_dtype
 from ._shapes import expand_mask
 
 
+def doubles(stats: Tensor) -> Tensor:
+    """A kernel's statistics in float64, (3, sets): mean, variance, rstd. In float32 the mean is two floats."""
+    if stats.dtype != torch.float32:
+        return stats
+    wide = stats.double()
+    return torch.stack([wide[0] + wide[3], wide[1], wide[2]])
+
+
 @dataclass(frozen=True, eq=False)
 class Moments:
     r"""Count, mean and summed squared deviations of a set of values: :math:`(n, \bar x, \sum (x - \bar x)^2)`.

@@ -41,13 +41,10 @@ CALLS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "output_bound": lambda v: contract.output_bound(v["xhat"], v["weight"], v["bias"], U, v["residual"]),
     "input_gradient_bound": lambda v: contract.input_gradient_bound(v["dxhat"], v["xhat"], v["rstd"], MEAN, U),
     "residual_gradient_bound": lambda v: contract.residual_gradient_bound(v["dz"], U),
-    "float32_output_bound": lambda v: contract.float32_output_bound(
-        v["xhat"], v["weight"], v["bias"], U, v["residual"]
-    ),
-    "float32_input_gradient_bound": lambda v: contract.float32_input_gradient_bound(
-        v["dxhat"], v["xhat"], v["rstd"], MEAN, U
-    ),
     "parameter_gradient_bound": lambda v: contract.parameter_gradient_bound(v["terms"], AXES, U),
+    "float32_output_bound": lambda v: contract.float32_output_bound(v["xhat"], v["weight"]),
+    "float32_gradient_bound": lambda v: contract.float32_gradient_bound(v["dxhat"], v["xhat"], v["rstd"], MEAN),
+    "float32_parameter_bound": lambda v: contract.float32_parameter_bound(v["dz"], v["xhat"], AXES),
 }
 
 

@@ -31,6 +31,7 @@ __all__ = [
 
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({0})
 FUSES_RESIDUAL = False
+MOVES_RUNNING = False
 
 
 def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:

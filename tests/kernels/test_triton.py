@@ -1,0 +1,81 @@
+"""Triton's kernels without a GPU: interpreted against float64, and really compiled for the GPUs that docs/gpu.md names.
+
+Each in a process of its own: TRITON_INTERPRET counts when a kernel is defined.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normkit.kernels import triton
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_triton = pytest.mark.skipif(not triton.INSTALLED, reason=str(triton.why_not("cuda")))
+
+
+def in_process(*command: str, interpreted: bool) -> str:
+    """What another Python prints; AssertionError where it fails."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1" if interpreted else "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+CASES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests/kernels/interpreted").glob("*_cases.py"))
+
+
+@needs_triton
+@pytest.mark.parametrize("cases", CASES)
+def test_every_kernel_is_right_under_the_interpreter(cases: str) -> None:
+    shown = in_process("-m", "pytest", cases, "-q", "-x", "-p", "no:cacheprovider", interpreted=True)
+    assert " passed" in shown.splitlines()[-1], shown
+    assert "skipped" not in shown.splitlines()[-1], shown
+
+
+@needs_triton
+def test_the_check_for_a_gpu_verifies_by_interpretation() -> None:
+    assert "verified on cpu" in in_process("-m", "tools.gpu_check", interpreted=True)
+
+
+@needs_triton
+@pytest.mark.parametrize("arch", ["80", "90", "100"])
+def test_every_kernel_compiles_without_spills_scalar_loads_and_float64(arch: str) -> None:
+    """The exit status says so; what it would say is in the next test."""
+    assert in_process("-m", "tools.gpu_compile", "--arch", arch, interpreted=False).count(f"sm_{arch}") > 20
+
+
+@needs_triton
+def test_a_broken_promise_is_a_fault() -> None:
+    """Without the hints of a launch loads are scalar; a float64 constant; a tile too large for the registers."""
+    in_process("-c", _BROKEN, interpreted=False)
+
+
+_BROKEN = """
+from dataclasses import replace
+import triton, triton.language as tl
+from tools import gpu_compile
+
+launch = gpu_compile.launches()[0]
+assert launch.name == "batch_norm_forward.partial"
+assert gpu_compile.compile_for(launch, 90).faults() == []
+(fault,) = gpu_compile.compile_for(launch, 90, hints=False).faults()
+assert "of 16 bytes were promised" in fault, fault
+
+large = replace(launch, options={**launch.options, "BS": 1 << 15, "num_warps": 4})
+assert any("spilled" in fault for fault in gpu_compile.compile_for(large, 90).faults())
+
+assert gpu_compile.is_double("%1 = arith.extf %0 : f32 to f64") and gpu_compile.is_double("add.f64 %fd1, %fd2, %fd3;")
+assert not gpu_compile.is_double("add.f32 %f1, %f2, %f3;")
+"""
+
+
+def test_importing_normkit_imports_no_triton() -> None:
+    program = "import sys, normkit; sys.exit('triton' in sys.modules)"
+    in_process("-c", program, interpreted=False)
