@@ -95,8 +95,8 @@ def _channels_last(c: int, s: int, unit: int, size: int) -> Plan:
     if columns * least <= ON_CHIP:
         channels = least
     else:
-        channels = min(_power(c), TILE // RUN) if c > least else least
-        columns = min(columns, TILE // channels)
+        channels = max(least, min(_power(c), TILE // RUN))
+        columns = min(columns, max(1, TILE // channels))
     return _cut(1, c, s, True, unit, 1, 1, channels, columns)
 
 

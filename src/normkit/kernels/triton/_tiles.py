@@ -106,6 +106,8 @@ def two_sum(a, b):
 def merge_moments(n, hi, lo, m2, n2, hi2, lo2, m22):
     """Of two sets of values, of which the second is not empty, the moments of both."""
     whole = n + n2
+    hi = tl.where(n == 0, hi2, hi)  # all of the second's mean, both floats of it
+    lo = tl.where(n == 0, lo2, lo)
     delta = (hi2 - hi) + (lo2 - lo)
     step = delta * (n2 / whole)
     mean, lost = two_sum(hi, step)
