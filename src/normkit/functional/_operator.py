@@ -10,7 +10,6 @@ The schemas below are the operators' signatures; the functions behind them take 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -76,17 +75,21 @@ def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
     return Operator(define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, keeps_bits=True)
 
 
-@cache
-def _triton_operator(norm: str) -> Operator:
-    return Operator(*triton.operators(norm))
+_TRITON: dict[str, Operator] = {}
+
+
+def _make_triton_operator(norm: str) -> None:
+    if norm not in _TRITON:
+        _TRITON[norm] = Operator(*triton.operators(norm))
+
+
+_make_triton_operator._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
 
 
 def triton_operator(norm: str) -> Operator:
     """A norm's operators by Triton's kernels, which the compiler sees into; made with the first graph that asks."""
-    return _triton_operator(norm)
-
-
-triton_operator._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
+    _make_triton_operator(norm)
+    return _TRITON[norm]  # a global, which Dynamo can guard
 
 
 class _Native:

@@ -146,10 +146,10 @@ def is_open(z, code: tl.constexpr):
 def through_gate(dy, opened, param, code: tl.constexpr):
     """dy behind a piecewise linear activation. A zero slope selects: an infinite dy stays out."""
     if code == LEAKY_RELU:
-        closed = dy * param
+        gradient = tl.where(opened, dy, dy * param)
     else:
-        closed = tl.zeros_like(dy)
-    return tl.where(opened, dy, closed)
+        gradient = tl.where(opened, dy, 0.0)
+    return gradient
 
 
 @triton.jit
