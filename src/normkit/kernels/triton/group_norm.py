@@ -14,6 +14,12 @@ from . import _group_norm_backward, _group_norm_forward
 from ._group_plan import GroupPlan, plan
 from ._launch import beside, dense, has_memory, is_traced, on_device, vector
 
+_whole, _partial = _group_norm_forward.whole, _group_norm_forward.partial
+_merge, _apply = _group_norm_forward.merge, _group_norm_forward.apply
+_whole_backward, _sums = _group_norm_backward.whole, _group_norm_backward.sums
+_merge_sums, _gradients = _group_norm_backward.merge, _group_norm_backward.gradients
+_parameters = _group_norm_backward.parameters
+
 
 def forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, save: bool
@@ -38,15 +44,15 @@ def run_forward(operands: Operands, num_groups: int, eps: float, code: int, para
     flags = _flags(weight, bias, residual, code)
     with on_device(x):
         if cut.whole:
-            _launch(_group_norm_forward.whole, cut, *given, *cut.sizes, *cut.group_sizes, eps, param, **flags)
+            _launch(_whole, cut, *given, *cut.sizes, *cut.group_sizes, eps, param, **flags)
             return y, stats
         parts = x.new_empty((4, cut.parts, cut.n, cut.c), dtype=torch.float32)
-        _launch(_group_norm_forward.partial, cut, x, parts, *cut.sizes)
-        merge = _wrapped(_group_norm_forward.merge)
+        _launch(_partial, cut, x, parts, *cut.sizes)
+        merge = _wrapped(_merge)
         merge[(cut.n * cut.g,)](
             parts, stats, cut.n, cut.c, *cut.group_sizes, cut.parts, eps, **cut.merge_constants, num_warps=4
         )
-        _launch(_group_norm_forward.apply, cut, *given, *cut.sizes, *cut.group_sizes, param, **flags)
+        _launch(_apply, cut, *given, *cut.sizes, *cut.group_sizes, param, **flags)
     return y, stats
 
 
@@ -81,26 +87,26 @@ def run_backward(
     with on_device(x):
         if cut.whole:
             _launch(
-                _group_norm_backward.whole, cut, *given, found, *out, *cut.sizes, *cut.group_sizes, param, **flags,
+                _whole_backward, cut, *given, found, *out, *cut.sizes, *cut.group_sizes, param, **flags,
                 **wants, WANTS_PARAMETERS=of_parameters,
             )  # fmt: skip
         else:
             if of_parameters or dx is not None:
-                _launch(_group_norm_backward.sums, cut, *given, found, *cut.sizes, *cut.group_sizes, param, **flags)
+                _launch(_sums, cut, *given, found, *cut.sizes, *cut.group_sizes, param, **flags)
             totals = x.new_empty((2, cut.n * cut.g), dtype=torch.float32)
             if dx is not None:
-                merge = _wrapped(_group_norm_backward.merge)
+                merge = _wrapped(_merge_sums)
                 merge[(cut.n * cut.g,)](
                     found, given[3], totals, cut.n, cut.c, *cut.group_sizes, cut.parts, **cut.merge_constants,
                     HAS_WEIGHT=weight is not None, num_warps=4,
                 )  # fmt: skip
             if dx is not None or dresidual is not None:
                 _launch(
-                    _group_norm_backward.gradients, cut, *given, totals, *out, *cut.sizes, *cut.group_sizes, param,
+                    _gradients, cut, *given, totals, *out, *cut.sizes, *cut.group_sizes, param,
                     **flags, **wants,
                 )  # fmt: skip
         if of_parameters:
-            parameters = _wrapped(_group_norm_backward.parameters)
+            parameters = _wrapped(_parameters)
             parameters[(-(-cut.c // cut.parameter_constants["BC"]),)](
                 found, x if dweight is None else dweight, x if dbias is None else dbias, cut.parts * cut.n, cut.c,
                 **cut.parameter_constants, HAS_LOST=not cut.whole, WANTS_WEIGHT=dweight is not None,
