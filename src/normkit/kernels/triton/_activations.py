@@ -58,7 +58,7 @@ def _logistic(z):
 @triton.jit
 def _bent(z):
     """What gelu's tanh form takes the logistic function of."""
-    return BENT * (z + CUBIC * z * z * z)
+    return (z + z * z * z * CUBIC) * BENT
 
 
 @triton.jit
@@ -112,11 +112,11 @@ def _slope(z, param, code: tl.constexpr):
         value, rest = _logistic(z)
         return value * (1.0 + z * rest)
     elif code == GELU:
-        return 0.5 + 0.5 * tl.erf(z * ROOT_HALF) + z * (ROOT_2_PI * tl.exp(-0.5 * z * z))
+        return 0.5 + 0.5 * tl.erf(z * ROOT_HALF) + z * (tl.exp(-0.5 * z * z) * ROOT_2_PI)
     elif code == GELU_TANH:
         near = tl.where(z < -10.8, -10.8, z)  # there it has fallen to 0
         value, rest = _logistic(_bent(near))
-        return value * (1.0 + near * BENT * (1.0 + 3.0 * CUBIC * near * near) * rest)
+        return value * (1.0 + near * BENT * (1.0 + near * near * (3.0 * CUBIC)) * rest)
     elif code == SIGMOID:
         value, rest = _logistic(z)
         return value * rest
