@@ -107,7 +107,7 @@ def _planar(n: int, c: int, s: int, unit: int, size: int) -> Plan:
     else:
         if columns > 128:  # the least that is left empty at the end of a row; of equals the longest
             columns = min((1 << k for k in range(12, 6, -1)), key=lambda b: -(-s // b) * b)
-        rows = min(_power(n), TILE // columns)
+        rows = max(1, min(_power(n), TILE // columns))
     channels = max(1, min(_power(c), TILE // (rows * columns), _power(RUN // (min(s, columns) * size))))
     return _cut(n, c, s, False, 1, unit, rows, channels, columns)
 

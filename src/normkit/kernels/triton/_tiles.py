@@ -18,14 +18,15 @@ def place(tile, channel, N, C, S, BN: tl.constexpr, BC: tl.constexpr, BS: tl.con
     """Of one tile: the offset of each element, whether it is inside, and how many elements each channel has there."""
     across = tl.cdiv(S, BS)
     n0, s0 = (tile // across) * BN, (tile % across) * BS
-    n = n0 + tl.arange(0, BN)[:, None, None]
     c = channel + tl.arange(0, BC)[None, :, None]
     s = s0 + tl.arange(0, BS)[None, None, :]
-    inside = (n < N) & (c < C) & (s < S)
-    if LAST:
-        offset = s.to(tl.int64) * C + c + n  # n is 0
+    inside = (c < C) & (s < S)
+    if LAST:  # without n, which is 0: an index of unknown divisibility would part the loads
+        offset = s.to(tl.int64) * C + c
     else:
+        n = n0 + tl.arange(0, BN)[:, None, None]
         offset = (n.to(tl.int64) * C + c) * S + s
+        inside = inside & (n < N)
     count = tl.minimum(N - n0, BN) * tl.minimum(S - s0, BS)
     return offset, inside, count.to(tl.float32)
 
@@ -34,14 +35,14 @@ def place(tile, channel, N, C, S, BN: tl.constexpr, BC: tl.constexpr, BS: tl.con
 def place_bits(tile, channel, N, C, S, BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr):
     """The bytes of a tile's bits: each row of memory starts a new byte."""
     across = tl.cdiv(S, BS)
-    n = (tile // across) * BN + tl.arange(0, BN)[:, None, None]
     if LAST:
         c = channel // 8 + tl.arange(0, BC // 8)[None, :, None]
         s = (tile % across) * BS + tl.arange(0, BS)[None, None, :]
         width = tl.cdiv(C, 8)
-        offset = s.to(tl.int64) * width + c + n
-        inside = (n < N) & (c < width) & (s < S)
+        offset = s.to(tl.int64) * width + c
+        inside = (c < width) & (s < S)
     else:
+        n = (tile // across) * BN + tl.arange(0, BN)[:, None, None]
         c = channel + tl.arange(0, BC)[None, :, None]
         s = (tile % across) * (BS // 8) + tl.arange(0, BS // 8)[None, None, :]
         width = tl.cdiv(S, 8)
