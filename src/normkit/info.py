@@ -72,7 +72,7 @@ def _paths() -> dict[str, str]:
     if triton.why_not("cpu") is None:
         of_triton = "available on the CPU by interpretation (TRITON_INTERPRET=1): slow, for tests"
     elif triton.why_not("cuda") is None and cuda is None:
-        of_triton = "available for CUDA tensors: batch norm"
+        of_triton = "available for CUDA tensors: batch, group and instance norm"
     else:
         of_triton = f"not available: {triton.why_not('cuda') or cuda}"
     own = "native, " if here else ""
@@ -82,7 +82,7 @@ def _paths() -> dict[str, str]:
         "aten path": "available",
         "triton path": of_triton,
         "on cpu": f"{own}aten, composed",
-        "on cuda": cuda or f"{'' if triton.why_not('cuda') else 'triton (batch norm), '}aten, composed",
+        "on cuda": cuda or f"{'' if triton.why_not('cuda') else 'triton (batch, group and instance norm), '}aten, composed",
         "on mps": "composed" if torch.backends.mps.is_available() else "torch finds no MPS device",
     }
 
