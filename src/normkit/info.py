@@ -76,13 +76,15 @@ def _paths() -> dict[str, str]:
     else:
         of_triton = f"not available: {triton.why_not('cuda') or cuda}"
     own = "native, " if here else ""
+    of_cuda = "" if triton.why_not("cuda") else "triton (batch, group and instance norm), "
     return {
         "native path": f"available, instruction set {native.isa()}" if here else f"not available: {native.why_not()}",
         "composed path": "available",
         "aten path": "available",
         "triton path": of_triton,
         "on cpu": f"{own}aten, composed",
-        "on cuda": cuda or f"{'' if triton.why_not('cuda') else 'triton (batch, group and instance norm), '}aten, composed",
+        "on cuda": cuda
+        or f"{'' if triton.why_not('cuda') else 'triton (batch, group and instance norm), '}aten, composed",
         "on mps": "composed" if torch.backends.mps.is_available() else "torch finds no MPS device",
     }
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import normkit as nk
 from normkit import Moments, _precision, contract, reference
+from normkit._activation import NONE
+from normkit.functional.road import run
+from normkit.functional.sync_batch_norm import SyncBatchNormSpec
 from tests.cases import EPS, LAYOUTS, MOMENTUM, VALUES, Shape, affine, gaussian, generator, random_mask
 from tests.tolerances import assert_same, assert_within
 
@@ -205,6 +210,18 @@ def test_sums_of_many_values_lose_no_more_than_is_allowed(name: str, shape: Shap
     if name == "instance" and shape[2:] == (1, 3):
         shape = (4, 2, 1, 90_000)
     assert_bounds(CASES[name], shape, "kappa_1e6", torch.float32, "contiguous", None)
+
+
+@pytest.mark.parametrize("values", ["kappa_1e2", "kappa_1e6"])
+def test_a_synchronised_norm_saves_both_parts_of_its_mean(values: str, tmp_path: Path) -> None:
+    """Its backward starts from saved statistics, in their own dtype."""
+    spec = SyncBatchNormSpec(NONE, None, True, EPS)
+    sync = Case(lambda x, w, b, m: run(spec, x, w, b, mask=m), CASES["batch"].truth, BATCH)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert_bounds(sync, SHAPE, values, torch.float32, "contiguous", None)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_the_mode_sees_float64() -> None:
