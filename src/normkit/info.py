@@ -83,8 +83,7 @@ def _paths() -> dict[str, str]:
         "aten path": "available",
         "triton path": of_triton,
         "on cpu": f"{own}aten, composed",
-        "on cuda": cuda
-        or f"{'' if triton.why_not('cuda') else 'triton (batch, group and instance norm), '}aten, composed",
+        "on cuda": cuda or f"{of_cuda}aten, composed",
         "on mps": "composed" if torch.backends.mps.is_available() else "torch finds no MPS device",
     }
 
