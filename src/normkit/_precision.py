@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ._torch import asked_while_traced
+
 # (major, minor) of NVIDIA's chips that compute float64 at half of float32's rate; all others at a 32nd or a 64th.
 _FAST = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 _FAST_ON_AMD = 9  # major: the Instinct line; the others, 10 and more, are made for graphics
@@ -24,8 +26,7 @@ def float64_on(device: torch.device) -> Literal["fast", "slow", "none"]:
     return _on_cuda(device) if device.type == "cuda" else "fast"
 
 
-# Compiled graphs take the answers below as constants: Dynamo cannot look into a driver.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch has no types for it
+@asked_while_traced
 def _on_cuda(device: torch.device) -> Literal["fast", "slow"]:
     if not torch.cuda.is_available():
         return "fast"  # a fake tensor: nothing is computed
@@ -34,7 +35,7 @@ def _on_cuda(device: torch.device) -> Literal["fast", "slow"]:
     return "fast" if fast else "slow"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch has no types for it
+@asked_while_traced
 def _on_xpu(device: torch.device) -> Literal["fast", "none"]:
     if not torch.xpu.is_available():
         return "fast"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation, by_code
 from .._operands import Maybe, Needs, Operands, Saved
+from .._torch import asked_while_traced
 from ..kernels import native, triton
 from ..moments import doubles
 from .spec import NormSpec
@@ -78,12 +79,10 @@ def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
 _TRITON: dict[str, Operator] = {}
 
 
+@asked_while_traced
 def _make_triton_operator(norm: str) -> None:
     if norm not in _TRITON:
         _TRITON[norm] = Operator(*triton.operators(norm))
-
-
-_make_triton_operator._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
 
 
 def triton_operator(norm: str) -> Operator:

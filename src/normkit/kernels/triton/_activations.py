@@ -58,7 +58,7 @@ def _logistic(z):
 @triton.jit
 def _bent(z):
     """What gelu's tanh form takes the logistic function of."""
-    return (z + z * z * z * CUBIC) * BENT
+    return (z + z * z * z * CUBIC) * BENT  # a constant on the left is no tensor to the interpreter
 
 
 @triton.jit
@@ -116,7 +116,7 @@ def _slope(z, param, code: tl.constexpr):
     elif code == GELU_TANH:
         near = tl.where(z < -10.8, -10.8, z)  # there it has fallen to 0
         value, rest = _logistic(_bent(near))
-        return value * (1.0 + near * BENT * (1.0 + near * near * (3.0 * CUBIC)) * rest)
+        return value * (1.0 + near * BENT * (1.0 + near * near * CUBIC * 3.0) * rest)
     elif code == SIGMOID:
         value, rest = _logistic(z)
         return value * rest
