@@ -57,6 +57,38 @@ def test_a_broken_promise_is_a_fault() -> None:
     in_process("-c", _BROKEN, interpreted=False)
 
 
+@needs_triton
+def test_compilers_see_the_kernels_in_the_operators() -> None:
+    """One node a launch, no host code between them; and a cache of graphs knows whose code it depends on."""
+    in_process("-c", _GRAPH, interpreted=False)
+
+
+_GRAPH = """
+import torch
+from torch._library.triton import get_triton_kernels_for_op
+from torch._subclasses.functional_tensor import dispatch_functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from normkit.kernels.triton import batch_norm_operator as operators
+
+def launches(function, *tensors):
+    graph = make_fx(dispatch_functionalize(function), tracing_mode="fake")(*tensors).graph
+    return sum("triton_kernel_wrapper" in str(node.target) for node in graph.nodes)
+
+x, w, bits = torch.randn(64, 16, 28, 28), torch.randn(16), torch.zeros(64 * 16 * 98, dtype=torch.uint8)
+facts = (0, 1e-5, 1, 0.0)
+assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x, w) == 3
+assert launches(
+    lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(4, 16), bits
+) == 3
+assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x[:4], w) == 1  # a channel fits on chip
+for name, kernels in (
+    ("triton_batch_norm", {"whole", "partial", "merge", "apply"}),
+    ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients"}),
+):
+    assert {kernel.fn.__name__ for kernel in get_triton_kernels_for_op(f"normkit::{name}")} == kernels
+"""
+
+
 _BROKEN = """
 from dataclasses import replace
 import triton, triton.language as tl
