@@ -182,6 +182,7 @@ GROUP_CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
     ("channels last 64x64, 32 groups", (2, 320, 64, 64), True),
     ("planar 8x8, 32 groups, one pass", (2, 1280, 8, 8), False),
     ("channels last 8x8, 32 groups, one pass", (2, 1280, 8, 8), True),
+    ("channels last 16x16, 32 groups, one pass", (2, 1024, 16, 16), True),
 )
 
 

@@ -69,9 +69,9 @@ class GroupPlan(NamedTuple):
 
     @property
     def warps(self) -> int:
-        """16 elements a thread, and up to 32 where a group stays in registers."""
+        """16 elements a thread, as `_plan` has it."""
         elements = (self.members * self.groups if self.whole else self.channels) * self.columns
-        return min(8, max(1, elements // (16 * THREADS)))
+        return min(16, max(1, elements // (16 * THREADS)))
 
     @property
     def sizes(self) -> tuple[int, ...]:
