@@ -11,7 +11,7 @@ from torch.library import wrap_triton
 from ..._activation import IDENTITY, Activation
 from ..._operands import Gradients, Maybe, Needs, Operands, Saved
 from . import _group_norm_backward, _group_norm_forward
-from ._group_plan import GroupPlan, plan
+from ._group_plan import plan
 from ._launch import beside, dense, has_memory, is_traced, on_device, vector
 
 _whole, _partial = _group_norm_forward.whole, _group_norm_forward.partial
@@ -44,15 +44,20 @@ def run_forward(operands: Operands, num_groups: int, eps: float, code: int, para
     flags = _flags(weight, bias, residual, code)
     with on_device(x):
         if cut.whole:
-            _launch(_whole, cut, *given, *cut.sizes, *cut.group_sizes, eps, param, **flags)
+            whole = wrap_triton(_whole) if is_traced() else _whole
+            whole[cut.grid](
+                *given, *cut.sizes, *cut.group_sizes, eps, param, **cut.constants, **flags, num_warps=cut.warps
+            )
             return y, stats
         parts = x.new_empty((4, cut.parts, cut.n, cut.c), dtype=torch.float32)
-        _launch(_partial, cut, x, parts, *cut.sizes)
-        merge = _wrapped(_merge)
+        partial = wrap_triton(_partial) if is_traced() else _partial
+        partial[cut.grid](x, parts, *cut.sizes, **cut.constants, num_warps=cut.warps)
+        merge = wrap_triton(_merge) if is_traced() else _merge
         merge[(cut.n * cut.g,)](
             parts, stats, cut.n, cut.c, *cut.group_sizes, cut.parts, eps, **cut.merge_constants, num_warps=4
         )
-        _launch(_apply, cut, *given, *cut.sizes, *cut.group_sizes, param, **flags)
+        apply = wrap_triton(_apply) if is_traced() else _apply
+        apply[cut.grid](*given, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, num_warps=cut.warps)
     return y, stats
 
 
@@ -86,41 +91,38 @@ def run_backward(
     found = x.new_empty((2 if cut.whole else 4, cut.parts, cut.n, cut.c), dtype=torch.float32)
     with on_device(x):
         if cut.whole:
-            _launch(
-                _whole_backward, cut, *given, found, *out, *cut.sizes, *cut.group_sizes, param, **flags,
-                **wants, WANTS_PARAMETERS=of_parameters,
+            whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
+            whole[cut.grid](
+                *given, found, *out, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, **wants,
+                WANTS_PARAMETERS=of_parameters, num_warps=cut.warps,
             )  # fmt: skip
         else:
             if of_parameters or dx is not None:
-                _launch(_sums, cut, *given, found, *cut.sizes, *cut.group_sizes, param, **flags)
+                sums = wrap_triton(_sums) if is_traced() else _sums
+                sums[cut.grid](
+                    *given, found, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, num_warps=cut.warps
+                )
             totals = x.new_empty((2, cut.n * cut.g), dtype=torch.float32)
             if dx is not None:
-                merge = _wrapped(_merge_sums)
+                merge = wrap_triton(_merge_sums) if is_traced() else _merge_sums
                 merge[(cut.n * cut.g,)](
-                    found, given[3], totals, cut.n, cut.c, *cut.group_sizes, cut.parts, **cut.merge_constants,
+                    found, vector(weight, x), totals, cut.n, cut.c, *cut.group_sizes, cut.parts, **cut.merge_constants,
                     HAS_WEIGHT=weight is not None, num_warps=4,
                 )  # fmt: skip
             if dx is not None or dresidual is not None:
-                _launch(
-                    _gradients, cut, *given, totals, *out, *cut.sizes, *cut.group_sizes, param,
-                    **flags, **wants,
+                apply = wrap_triton(_gradients) if is_traced() else _gradients
+                apply[cut.grid](
+                    *given, totals, *out, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, **wants,
+                    num_warps=cut.warps,
                 )  # fmt: skip
         if of_parameters:
-            parameters = _wrapped(_parameters)
+            parameters = wrap_triton(_parameters) if is_traced() else _parameters
             parameters[(-(-cut.c // cut.parameter_constants["BC"]),)](
                 found, x if dweight is None else dweight, x if dbias is None else dbias, cut.parts * cut.n, cut.c,
                 **cut.parameter_constants, HAS_LOST=not cut.whole, WANTS_WEIGHT=dweight is not None,
                 WANTS_BIAS=dbias is not None, num_warps=4,
             )  # fmt: skip
     return gradients
-
-
-def _launch(kernel: Any, cut: GroupPlan, *arguments: Any, **flags: Any) -> None:
-    _wrapped(kernel)[cut.grid](*arguments, **cut.constants, **flags, num_warps=cut.warps)
-
-
-def _wrapped(kernel: Any) -> Any:
-    return wrap_triton(kernel) if is_traced() else kernel
 
 
 def _flags(weight: Maybe, bias: Maybe, residual: Maybe, code: int) -> dict[str, Any]:
