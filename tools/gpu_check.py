@@ -63,13 +63,13 @@ def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
     """Seeded, so that two machines see the same numbers."""
     generator = torch.Generator().manual_seed(0)
 
-    def big() -> Tensor:
+    def big(mean: float = 0.0) -> Tensor:
         values = torch.randn(case.shape, generator=generator).add_(mean).to(device, case.dtype)
         return values.movedim(1, -1).contiguous().movedim(-1, 1) if case.last else values
 
     channels = case.shape[1]
     vectors = [torch.rand(channels, generator=generator).add_(0.5).to(device) for _ in range(4)]
-    x, residual, dy = big(), big() if case.residual else None, big()
+    x, residual, dy = big(mean), big() if case.residual else None, big()
     given = (None, None) if case.training else (vectors[2], vectors[3])
     return Tensors(x.requires_grad_(), vectors[0].requires_grad_(), vectors[1].requires_grad_(), residual, dy, *given)
 
@@ -116,9 +116,9 @@ def verified(case: Case, device: str, mean: float) -> str:
 
 def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
     """(case, mean): layouts, dtypes, extras; one pass and tiles."""
-    shapes: list[tuple[int, ...]] = [(4, 16, 5, 7), (33, 9), (3, 24, 40)]
+    shapes: list[tuple[int, ...]] = [(4, 16, 5, 7), (33, 9)]
     if not small:
-        shapes += [(64, 64, 56, 56), (32, 512, 7, 7), (8, 3, 300, 301), (4096, 257), (256, 2048, 7, 7)]
+        shapes += [(3, 24, 40), (64, 64, 56, 56), (32, 512, 7, 7), (8, 3, 300, 301), (4096, 257), (256, 2048, 7, 7)]
     for shape in shapes:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             for last in (False, True) if len(shape) > 2 else (False,):
@@ -220,7 +220,7 @@ def main() -> int:
         return 2
     name = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
     print(f"{name}, torch {torch.__version__}", flush=True)
-    wrong = verify(device, start + given.seconds * (1 if given.verify else 0.4))
+    wrong = verify(device, start + given.seconds * (1 if given.verify or device == "cpu" else 0.4))
     if device == "cuda" and not given.verify and not wrong:
         time_all(start + given.seconds)
     return bool(wrong)

@@ -120,8 +120,8 @@ def recorded(module: Any) -> Iterator[list[tuple[Any, ...]]]:
             setattr(module, name, kernel)
 
 
-# In words, shape, channels last. Two that are cut into tiles, and two whose channels just fit on chip; there a batch of
-# 0 stands for as many samples as do.
+# In words, shape, channels last. Two that are cut into tiles, and two whose channels just fit on chip: a batch of 0
+# stands for as many samples as do.
 CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
     ("planar 56x56", (64, 64, 56, 56), False),
     ("channels last 56x56", (64, 64, 56, 56), True),

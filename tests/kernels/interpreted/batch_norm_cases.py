@@ -274,7 +274,7 @@ def test_a_recomputation_and_a_deferred_update_move_nothing_twice(cut: str) -> N
 
 
 def test_two_runs_give_the_same_bits(cut: str) -> None:
-    case, dy = make((7, 5, 9, 11), activation="relu", residual=True)
+    case, dy = make((5, 3, 5, 7), activation="relu", residual=True)
     (y, first), (again, second) = run(case, dy), run(case, dy)
     assert torch.equal(y, again)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -307,9 +307,14 @@ def test_hooks_on_saved_tensors_get_the_statistics_whole(cut: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, packed, strict=True))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("activation", ["relu", "silu"])
+@pytest.mark.parametrize(
+    ("dtype", "layout", "activation"),
+    [
+        (torch.float32, "contiguous", "relu"), (torch.bfloat16, "channels_last", "relu"),
+        (torch.float32, "channels_last", "silu"),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_bytes_moved_are_those_of_the_model(dtype: torch.dtype, layout: str, activation: str, cut: str) -> None:
     """The input is read twice in tiles and once in one pass, the output written once; nothing of that size besides.
 
