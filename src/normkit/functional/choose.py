@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .. import _torch
-from .._operands import Operands
+from .._operands import Operands, is_modulated
 from .._torch import are_transforms_active, count_dispatch_modes, forward_level, peek_transform, tracing_state
 from ..kernels import native, triton
 from .spec import NormSpec
@@ -85,7 +85,8 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
         return ("exported", reason) if why_not is None else ("composed", why_not)
     why_not = why_not_native(norm, operands)
     if why_not is None:
-        return "native", "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
+        how = "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
+        return "native", f"{how}, {_modulated(norm, operands)}" if is_modulated(operands) else how
     if operands.input.device.type != "cuda":
         return "composed", why_not
     if torch.version.hip is None and why_not_triton(norm, operands) is None:  # nobody has tried them on ROCm
@@ -96,6 +97,14 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
         if not torch.compiler.is_compiling():
             return "aten", "PyTorch's own kernels serve CUDA"
     return "composed", why_not
+
+
+def _modulated(norm: NormSpec, operands: Operands) -> str:
+    """What becomes of a modulation on the native kernels."""
+    why_not = norm.why_not_affine(operands)
+    if why_not is None:
+        return "the modulation as weight and bias"
+    return f"the modulation as an operation of its own: {why_not}"
 
 
 def is_exporting() -> bool:

@@ -34,7 +34,7 @@ def run_forward(
     operands: Operands, eps: float, code: int, param: float, save: bool, running: Any = None
 ) -> tuple[Tensor, Tensor, Maybe]:
     """(y, stats (4, C), bits or None)."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual, *_ = operands
     x = dense(input)
     y, stats = torch.empty_like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
     bits = _new_bits(x, residual, code, save)
@@ -80,7 +80,7 @@ def inference(
     operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, save: bool
 ) -> tuple[Tensor, Saved | None]:
     """By given statistics (C,): one launch."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual, *_ = operands
     x, code = dense(input), activation.code
     y, stats = torch.empty_like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
     bits = _new_bits(x, residual, code, save)
@@ -110,7 +110,7 @@ def run_backward(
     dy: Tensor, operands: Operands, saved: Saved, code: int, param: float, needs: Needs, training: bool = True
 ) -> Gradients:
     """The gradients that are wanted; without the residual's where there is no activation."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual, *_ = operands
     x = dense(input)
     dx = torch.empty_like(x) if needs.input else None
     dresidual = torch.empty_like(x) if needs.residual and code != IDENTITY else None

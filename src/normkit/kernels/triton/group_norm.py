@@ -31,7 +31,7 @@ def forward(
 
 def run_forward(operands: Operands, num_groups: int, eps: float, code: int, param: float) -> tuple[Tensor, Tensor]:
     """(y, stats)."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual, *_ = operands
     x = dense(input)
     y, stats = torch.empty_like(x), x.new_empty((4, x.shape[0] * num_groups), dtype=torch.float32)
     if not x.numel():
@@ -73,7 +73,7 @@ def run_backward(
     dy: Tensor, operands: Operands, stats: Tensor, num_groups: int, code: int, param: float, needs: Needs
 ) -> Gradients:
     """The gradients that are wanted; without the residual's where there is no activation."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual, *_ = operands
     x = dense(input)
     dx = torch.empty_like(x) if needs.input else None
     dresidual = torch.empty_like(x) if needs.residual and code != IDENTITY else None
