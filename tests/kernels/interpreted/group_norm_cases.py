@@ -339,3 +339,13 @@ def test_masks_are_refused_with_the_reason() -> None:
     ):
         with nk.backend("triton"), pytest.raises(RuntimeError, match="the Triton kernels take no mask"):
             norm(torch.ones(4, 5, dtype=torch.bool))
+
+
+def test_a_modulation_follows_the_kernel(cut: str) -> None:
+    case, _ = make((2, 6, 5, 7), 3, activation="silu", residual=True)
+    options = {"residual": case.residual, "activation": "silu", "modulate": (torch.rand(2, 6), torch.rand(2, 6))}
+    found = []
+    for backend in ("triton", "composed"):
+        with nk.backend(backend):
+            found.append(nk.functional.group_norm(case.x, 3, case.weight, case.bias, EPS, **options))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
