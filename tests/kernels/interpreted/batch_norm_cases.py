@@ -19,7 +19,7 @@ from normkit._activation import FUSED, resolve
 from normkit._operands import Needs, Operands
 from normkit.contract import FLOAT32_STATISTICS
 from normkit.functional import choose as _choose
-from normkit.kernels import triton
+from normkit.kernels import native, triton
 from normkit.kernels.triton import _plan
 from tests.cases import EPS, LAYOUTS, MOMENTUM, gaussian, generator
 from tests.kernels.interpreted.traffic import counted
@@ -66,10 +66,10 @@ def test_every_layout(shape: tuple[int, ...], layout: str) -> None:
     """In and out: the output has the strides that the native kernels give it."""
     case, dy = make(shape, layout=layout, activation="relu", residual=True)
     y, gradients = check(case, dy)
-    with nk.backend("native"):
-        twin = nk.functional.batch_norm(case.x, None, None, training=True)
-    assert y.stride() == twin.stride()
     assert gradients[0].shape == case.x.shape
+    if native.available():
+        with nk.backend("native"):
+            assert y.stride() == nk.functional.batch_norm(case.x, None, None, training=True).stride()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
