@@ -104,7 +104,7 @@ RUNTIMES = $(shell for l in asan ubsan stdc++; do c++ -print-file-name=lib$$l.so
 fuzz-sanitized: $(VENV)/.dev  ## the fuzzer on a core built under the address and undefined sanitizers (GCC)
 	$(MAKE) -C native/test core PYTHON=$(abspath $(BIN)/python)
 	NORMKIT_FUZZ_CORE=$$(ls $(CURDIR)/build/native-test/address/_native*.so) LD_PRELOAD=$(RUNTIMES) \
-	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 \
+	    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:alloc_dealloc_mismatch=0:new_delete_type_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	    $(BIN)/python -m tools.fuzz --limit 120 --seconds $(SECONDS) --seed $(SEED) --out $(OUT)/fuzz $(ARGS)
 
 browser:  ## headless Chromium for the report's test, where this user may install it

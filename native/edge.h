@@ -1,7 +1,7 @@
 // The one place where tensors of others enter the core: arguments, gradients, and the saved tensors that come back.
 //
-// Past it a tensor is plain (no subclass), on the CPU, has its values in memory (not freed, not negated or zero by a
-// flag only) and the dtype and number of elements that the kernels read, so a null pointer means "absent" and nothing
+// Past it a tensor is plain (no subclass), on the CPU, has its values in memory (not freed or cut short, not negated or
+// zero by a flag only) and the dtype and number of elements that the kernels read, so a null pointer means "absent" and nothing
 // else. What does not fit raises, with torch's class and words where torch has them.
 #pragma once
 #include "arguments.h"
@@ -28,6 +28,7 @@ class Edge {
         if (!tensor) refuse_unseen(given, name);
         if (!tensor.on_cpu()) refuse(PyExc_RuntimeError, name, " is not on the CPU, where the native core computes");
         if (is_doubtful(tensor)) tensor = with_memory(tensor, name);
+        verify_storage(tensor, name);
         // only torch knows of a negation that it has put off; parts of complex numbers have one
         if (tensor.dtype() >= 0 && call(torch()->is_neg, tensor.handle()).ptr() != Py_False)
             tensor = Tensor::made(tensor.object().attr("resolve_neg")());
@@ -120,6 +121,17 @@ class Edge {
     static bool is_doubtful(const Tensor& tensor) {
         return (tensor.address() >> 40 == 0 && tensor.elements() > 0) ||
                tensor.address() & (tensor.element_bytes() - 1);
+    }
+
+    // A storage that was cut short keeps an address, and what lies behind it would be read.
+    void verify_storage(const Tensor& tensor, const char* name) const {
+        int64_t held = 0, needed = 0;
+        if (torch()->storages.is_short(tensor.handle(), tensor.span(), tensor.element_bytes(), held, needed))
+            refuse(PyExc_RuntimeError, "setStorage: ",
+                   std::string(name) + " of sizes " + sizes_text(tensor) + " and strides " +
+                       text_of(tensor.object().attr("stride")()) + " require a storage size of " +
+                       std::to_string(needed) + " bytes, but its storage was resized to " + std::to_string(held) +
+                       "; it has to be made as large again before it is read");
     }
 
     Tensor with_memory(const Tensor& tensor, const char* name) const {

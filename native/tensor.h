@@ -65,6 +65,11 @@ class Tensor {
         for (int64_t i = 0; i < rank(); ++i) n *= size(i);
         return n;
     }
+    int64_t span() const {  // elements of memory from the first to the last
+        int64_t last = 0;
+        for (int64_t i = 0; i < rank(); ++i) last += (size(i) - 1) * view_.strides[i];
+        return elements() ? last + 1 : 0;
+    }
     int64_t element_bytes() const { return std::max(1, view_.dtype.bits / 8); }
     int64_t bytes() const { return elements() * element_bytes(); }
     const dlpack::Tensor& view() const { return view_; }

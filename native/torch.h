@@ -22,11 +22,40 @@ inline nb::object owned(PyObject* object) {
 
 inline const char* class_name(nb::handle object) { return Py_TYPE(object.ptr())->tp_name; }
 
+// What stands in `functions` under a name: an address.
+template <class Function> void address(Function& function, nb::handle functions, const char* name) {
+    function = reinterpret_cast<Function>(nb::cast<uintptr_t>(functions[name]));
+}
+
+// libtorch's C shim of storages (kernels/storages.py), which takes the at::Tensor inside of a Python tensor.
+struct Storages {
+    int32_t (*size)(void* tensor, int64_t* bytes) = nullptr;  // null where torch does not show it
+    int32_t (*offset)(void* tensor, int64_t* elements) = nullptr;
+    Py_ssize_t at = 0;
+
+    Storages() = default;
+    explicit Storages(nb::handle functions) {
+        if (functions.is_none()) return;
+        address(size, functions, "aoti_torch_get_storage_size");
+        address(offset, functions, "aoti_torch_get_storage_offset");
+        at = nb::cast<Py_ssize_t>(functions["at"]);
+    }
+
+    // Whether a storage is known to hold less than `span` elements behind where its tensor begins. held, needed: bytes.
+    bool is_short(nb::handle tensor, int64_t span, int64_t element_bytes, int64_t& held, int64_t& needed) const {
+        void* given = reinterpret_cast<char*>(tensor.ptr()) + at;
+        if (size == nullptr || size(given, &held) != 0 || offset(given, &needed) != 0) return false;
+        needed = (needed + span) * element_bytes;
+        return held < needed;
+    }
+};
+
 struct Torch {
     const dlpack::Exchange* exchange = nullptr;
     nb::object tensor, parameter, empty_like, uint8, float64;
     nb::object contiguous, copy, is_neg, zero;       // methods of torch.Tensor, as functions
     nb::object increment_versions, is_recomputation, is_zerotensor, count_modes;  // of kernels/core.py
+    Storages storages;
 
     // names: an object whose attributes are those above, and `exchange`, the capsule of torch's table.
     explicit Torch(nb::handle names) {
@@ -48,6 +77,7 @@ struct Torch {
         is_recomputation = names.attr("is_recomputation");
         is_zerotensor = names.attr("is_zerotensor");
         count_modes = names.attr("count_modes");
+        storages = Storages(names.attr("storages"));
         contiguous = tensor.attr("contiguous");
         copy = tensor.attr("copy_");
         is_neg = tensor.attr("is_neg");

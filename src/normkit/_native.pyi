@@ -13,7 +13,8 @@ from torch import Tensor
 INTERFACE: int
 
 def set_torch(names: SimpleNamespace, /) -> None:
-    """names: what native/torch.h asks for; `exchange` is torch's table of DLPack functions, or `older_table`'s."""
+    """names: what native/torch.h asks for; `exchange` is torch's table of DLPack functions, or `older_table`'s;
+    `storages` what `kernels/storages.py` finds, or None."""
 
 def older_table(
     functions: dict[str, int],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import normkit as nk
-from normkit.kernels import native
+from normkit.kernels import native, storages
 
 BACKENDS = ["native", "composed"] if native.available() else ["composed"]
 
@@ -131,17 +133,52 @@ def test_freed_storage_gets_words_on_every_path(which: str, path: str) -> None:
         nk.functional.batch_norm(**tensors, eps=3e-4)
 
 
-@pytest.mark.parametrize("path", ["composed", "aten"])
+def cut_short(tensor: Tensor) -> None:
+    """By one element: its memory has the last of them no more."""
+    tensor.untyped_storage().resize_(tensor.untyped_storage().nbytes() - tensor.element_size())
+
+
+sees_storages = pytest.mark.skipif(storages.shim() is None, reason="this torch does not tell the sizes of storages")
+TOO_SHORT = r"sizes .* require a storage size of \d+ bytes, but its storage was"
+
+
+@sees_storages
+@pytest.mark.parametrize("path", [*BACKENDS, "aten", None])
 @pytest.mark.parametrize("which", ["input", "residual", "weight", "running_var"])
-def test_storage_that_was_cut_short_gets_words_too(which: str, path: str) -> None:
-    """torch's own operations read what lies behind it."""
+def test_storage_that_was_cut_short_gets_words_too(which: str, path: str | None) -> None:
+    """torch's own operations read what lies behind it. None: the fast road, one call of the core."""
     whole = {"input": torch.randn(2, 4, 3, 5)[1], "running_mean": torch.zeros(3), "running_var": torch.ones(3),
              "weight": torch.ones(3), "residual": torch.randn(4, 5, 3).mT}  # fmt: skip
-    with nk.backend(path):
+    with contextlib.nullcontext() if path is None else nk.backend(path):
         nk.functional.batch_norm(**whole, eps=3e-4)
-        whole[which].untyped_storage().resize_(whole[which].untyped_storage().nbytes() - 4)
-        with pytest.raises(RuntimeError, match=r"sizes .* require a storage size of \d+ bytes, but its storage was"):
+        cut_short(whole[which])
+        with pytest.raises(RuntimeError, match=TOO_SHORT):
             nk.functional.batch_norm(**whole, eps=3e-4)
+
+
+@sees_storages
+@pytest.mark.parametrize("which", ["running_mean", "running_var"])
+def test_a_buffer_that_was_cut_short_is_not_moved(which: str) -> None:
+    running = {"running_mean": torch.zeros(3), "running_var": torch.ones(3)}
+    cut_short(running[which])
+    with pytest.raises(RuntimeError, match=TOO_SHORT):
+        nk.functional.batch_norm(torch.randn(4, 3, 5), **running, training=True, eps=3e-4)
+
+
+@sees_storages
+@pytest.mark.parametrize("which", ["input", "weight", "grad"])
+@pytest.mark.parametrize("name", ["batch_norm", "rms_norm"])
+def test_storage_cut_short_between_forward_and_backward_gets_words(name: str, which: str) -> None:
+    x, dy = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 3, 5)
+    if name == "batch_norm":
+        weight = torch.ones(3)
+        y = nk.functional.batch_norm(x, None, None, weight, training=True, eps=3e-4)
+    else:
+        weight = torch.ones(5)
+        y = nk.functional.rms_norm(x, (5,), weight, eps=3e-4)
+    cut_short({"input": x, "weight": weight, "grad": dy}[which])
+    with pytest.raises(RuntimeError, match=TOO_SHORT):
+        y.backward(dy)
 
 
 @pytest.mark.parametrize("which", ["weight", "bias"])
@@ -189,6 +226,43 @@ def test_torchs_tensor_of_zeros_is_a_parameter_like_others_where_outputs_are_rec
             loss = (y * y).sum()
         found.append(torch.autograd.grad(loss, x)[0])
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["group_norm", "instance_norm", "batch_norm"])
+def test_a_masked_norms_output_may_be_changed_in_place(name: str) -> None:
+    x = torch.randn(4, 6, 5, requires_grad=True)
+    mask = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    arguments = {"group_norm": (3,), "instance_norm": (), "batch_norm": (None, None)}[name]
+    training = {"training": True} if name == "batch_norm" else {}
+    y = getattr(nk.functional, name)(x, *arguments, **training, eps=3e-4, mask=mask)
+    y.mul_(2).sum().backward()
+    assert x.grad is not None
+
+
+class Silent(TorchDispatchMode):
+    """A dispatch mode that changes nothing."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("path", [*BACKENDS, "aten"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_a_backward_by_operations_runs_in_inference_mode_as_torchs_does(activation: str | None, path: str) -> None:
+    """Where a mode looks at each operation, no kernel serves the backward, and operations need a graph."""
+    x, residual = torch.randn(4, 3, 5, requires_grad=True), torch.randn(4, 3, 5, requires_grad=True)
+    found = []
+    for inside in (False, True):
+        with nk.backend(path):
+            y = nk.functional.batch_norm(
+                x, None, None, training=True, eps=3e-4, residual=residual, activation=activation
+            )
+        with torch.inference_mode() if inside else contextlib.nullcontext(), Silent():
+            y.backward(torch.ones_like(y) * y)
+        found.append((x.grad, residual.grad))
+        x.grad = residual.grad = None
+    for outside, inside_ in zip(*found, strict=True):
+        torch.testing.assert_close(inside_, outside)
 
 
 def test_a_mask_changed_in_place_before_the_backward_raises() -> None:

@@ -82,6 +82,17 @@ def aborts() -> Runs:
     return _with(fault)
 
 
+def torch_dies_too() -> Runs:
+    def dies(stage: str) -> Callable[..., Any]:
+        def run(case: Case, tell: Callable[[str], None]) -> None:
+            tell(stage)
+            os.abort()
+
+        return run
+
+    return dies("normkit"), dies("torch")
+
+
 def sleeps() -> Runs:
     def fault(real: Callable[..., Tensor], a: dict[str, Any]) -> Tensor:
         if a.get("activation") is not None:

@@ -66,6 +66,17 @@ CASES = {
         names=("residual",), norm="instance_norm", layer=True, plan="grad", wanted=("residual",), shape=(1, 2),
         around=("FakeTensorMode(allow_non_fake_inputs=True)",),
     ),
+    "a_residual_beyond_the_inputs_dtype": case_of(
+        {"residual": "mean1e6"}, shape=(2, 1), activation="'silu'"
+    ).tensor("x", dtype="float16"),
+    # dz is 0 where z is, and may be dy; xhat is a rounding of x
+    "off_in_both_factors": case_of(
+        names=("weight",), shape=(3, 1), activation="'relu'", wanted=("x", "weight")
+    ).tensor("x", values="constant", dtype="float64", trick="wrapper").tensor("weight", dtype="float64"),
+    "a_step_of_the_least_number": case_of(
+        {"x": "scale1e-40", "dy": "mean1e3"}, ("weight",), norm="layer_norm", shape=(3,), eps="0.001",
+        wanted=("x", "weight"),
+    ),
 }  # fmt: skip
 
 

@@ -89,6 +89,13 @@ def test_a_parameter_without_its_gradient_is_missed() -> None:
 def test_what_fails_after_other_cases_only_is_said_to() -> None:
     found = first(planted.fails_the_second_time, cases=3)
     assert not found.alone
+    assert len(found.after) == 1  # and of how many, however many there were
+
+
+def test_a_crash_that_torch_shares_is_counted_as_torchs_and_is_no_finding() -> None:
+    found = campaign(planted.torch_dies_too, cases=3)
+    assert found.findings.kinds == []
+    assert (found.ran, found.findings.total, found.torch_crashes) == (3, 0, 3)
 
 
 def test_one_fault_is_few_kinds_however_often_it_is_met() -> None:

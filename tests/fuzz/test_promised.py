@@ -37,6 +37,10 @@ PROMISED = {
         contexts=("torch.autograd.set_detect_anomaly(True)",)
     ),
     "Please convert all Tensors to FakeTensors first": Case(hook="fake"),
+    "Expected all tensors to be on the same device, but found at least two devices, meta and cpu!": Case(
+        around=("FakeTensorMode(allow_non_fake_inputs=True)",),
+        tensors={"x": X, "weight": Array(trick="zerotensor"), "dy": DY},
+    ),
     "Cannot set version_counter for inference tensor": Case(
         plan="under_inference", tensors={"x": Array(trick="wrapper"), "dy": DY}
     ),

@@ -16,6 +16,9 @@ def add(y: Tensor, residual: Tensor) -> Tensor:
 
 
 def activate(y: Tensor, activation: Any) -> Tensor:
+    """Never in place, as normkit: torch would refuse a tensor that it must not write to."""
+    if getattr(activation, "inplace", False):
+        activation.inplace = False
     return getattr(F, activation)(y) if isinstance(activation, str) else activation(y)
 
 

@@ -15,6 +15,7 @@ from .child import Child, Work
 from .finding import Finding
 from .findings import Findings, Kind
 from .generate import draw
+from .replay import fewest
 from .script import script
 from .shrink import shrink
 
@@ -55,15 +56,16 @@ class Campaign:
                 print(f"{self.seconds:6.0f} s {self.ran:8} cases, {kinds} kinds of findings", flush=True)
 
     def _serve(self, numbers: Iterator[int], until: float) -> None:
-        child = Child(self.limit, self._work)
+        child, ran = Child(self.limit, self._work), list[int]()
         try:
             while time.monotonic() < until and len(self.failures) < 5:
                 with self._lock:
                     number = next(numbers, None)
                 if number is None:
                     return
+                ran.append(number)
                 try:
-                    self._run(child, number)
+                    self._run(child, ran)
                 except Exception as error:
                     self.failures.append(f"case {number}: {type(error).__name__}: {error}")
                     child.close()
@@ -72,7 +74,9 @@ class Campaign:
                 self.torch_crashes += child.torch_crashes
             child.close()
 
-    def _run(self, child: Child, number: int) -> None:
+    def _run(self, child: Child, ran: list[int]) -> None:
+        """Run the last of the cases that this child is given."""
+        number = ran[-1]
         case = self._draw(self.seed, number)
         finding = child.run(case)
         with self._lock:
@@ -80,26 +84,23 @@ class Campaign:
             self.norms[case.norm] += 1
         if finding is None or finding.severity < self.least or self.findings.known(case, finding):
             return
-        kind = self._examine(number, case, finding)
+        kind = self._examine(number, case, finding, ran[-child.ran : -1])
         if kind is not None:
             self.findings.add(kind)
             print(f"    case {number}: {kind.finding.kind}: {kind.finding.what}", flush=True)
 
-    def _examine(self, number: int, case: Case, found: Finding) -> Kind | None:
-        """The finding in a process of its own, as simple as can be; None for a crash that torch shares."""
+    def _examine(self, number: int, case: Case, found: Finding, earlier: list[int]) -> Kind | None:
+        """The finding in a process of its own, as simple as can be; None for a crash that torch shares. earlier: what
+        ran before it."""
         alone = Child(self.limit, self._work)
-
-        def run(case: Case) -> Finding | None:
-            finding = alone.run(case)
-            return None if finding is not None and finding.kind == "crash" and alone.kills_torch(case) else finding
-
         try:
-            again = alone.run(case)
-            if again is None:
-                return Kind(found, number, case, found, alone=False)
-            if again.kind == "crash" and alone.kills_torch(case):
+            again = alone.find(case)
+            if again is not None:
+                return Kind(found, number, *shrink(case, again, alone.find))
+            if alone.torch_crashes:
                 return None
-            return Kind(found, number, *shrink(case, again, run))
+            needed = fewest(alone, earlier, lambda n: self._draw(self.seed, n), case, found) or []
+            return Kind(found, number, case, found, alone=False, after=tuple(needed))
         finally:
             with self._lock:
                 self.torch_crashes += alone.torch_crashes
@@ -114,7 +115,7 @@ class Campaign:
             path.write_text(script(kind.number, self.seed, kind.case, kind.finding))
             finding, times = kind.finding, f"{kind.seen} times, first in case {kind.number}"
             print(f"\n[{finding.severity}] {finding.kind}: {finding.what} ({times})")
-            print(f"    {finding.detail}\n    {path}{'' if kind.alone else ' (only after other cases)'}")
+            print(f"    {finding.detail}\n    {path}{'' if kind.alone else _needs(kind)}")
         for failure in self.failures:
             print(f"\nthe fuzzer failed: {failure}")
         print("\ncases by norm: " + ", ".join(f"{name} {count}" for name, count in self.norms.most_common()))
@@ -126,6 +127,11 @@ class Campaign:
             f"{len(kinds)} kinds of findings, {total} in all"
         )
         return 1 if kinds or self.failures else 0
+
+
+def _needs(kind: Kind) -> str:
+    options = f": --case {kind.number} --after {' '.join(map(str, kind.after))}" if kind.after else ""
+    return f" (only after other cases{options})"
 
 
 def _name(kind: Kind) -> str:

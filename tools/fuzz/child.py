@@ -31,25 +31,32 @@ _context.set_forkserver_preload(["tools.fuzz.work"])
 
 
 class Child:
-    """One process at a time. limit: seconds for a case. work: as `work.prepare`, which it replaces."""
+    """One process at a time. limit: seconds for a case. work: as `work.prepare`, which it replaces.
+
+    ran: how many cases the process has run, the one that it died of among them.
+    """
 
     def __init__(self, limit: float, work: Work | None = None) -> None:
         self._limit, self._work = limit, work
         self._process: Any = None
-        self._ran = 0
+        self.ran = 0
         self.torch_crashes = 0
 
-    def kills_torch(self, case: Case) -> bool:
-        """Whether torch's own program of the case dies."""
+    def find(self, case: Case) -> Finding | None:
+        """As `run`, but a crash or a hang of which torch's own program of the case dies too is torch's: counted, and
+        no finding."""
+        finding = self.run(case)
+        if finding is None or finding.kind not in ("crash", "hang"):
+            return finding
         before = self.torch_crashes
         self.run(case, torch_alone=True)
-        return self.torch_crashes > before
+        return finding if self.torch_crashes == before else None
 
     def run(self, case: Case, torch_alone: bool = False) -> Finding | None:
         """What running the case in the child finds; its death or its silence is a finding too."""
-        if self._process is None or not self._process.is_alive() or self._ran >= RENEW:
+        if self._process is None or not self._process.is_alive() or self.ran >= RENEW:
             self._start()
-        self._ran += 1
+        self.ran += 1
         try:
             self._pipe.send((case, torch_alone))
             if not self._pipe.poll(self._limit):
@@ -81,7 +88,7 @@ class Child:
         self.close()
         handle, name = tempfile.mkstemp(prefix="fuzz-", suffix=".log")
         os.close(handle)
-        self._log, self._ran = Path(name), 0
+        self._log, self.ran = Path(name), 0
         self._stage = _context.RawValue("i", 0)
         self._pipe, theirs = _context.Pipe()
         self._process = _context.Process(target=_serve, args=(theirs, self._stage, name, self._work), daemon=True)

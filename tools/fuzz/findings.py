@@ -28,6 +28,7 @@ class Kind:
     case: Case
     finding: Finding
     alone: bool = True  # whether it fails in a process of its own
+    after: tuple[int, ...] = ()  # the numbers of the cases that have to run before it there, where they are known
     seen: int = 1
 
     def explains(self, case: Case) -> bool:
@@ -44,19 +45,20 @@ class Findings:
         self._lock = threading.Lock()
 
     def known(self, case: Case, finding: Finding) -> bool:
-        """Count a finding; whether it is of a kind that is known."""
+        """Whether a finding is of a kind that is known, which counts it."""
         with self._lock:
-            self.total += 1
             alike = [kind for kind in self.kinds if key(kind.found) == key(finding)]
             for kind in alike:
                 if kind.explains(case) or len(alike) >= MOST:
                     kind.seen += 1
+                    self.total += 1
                     return True
             return False
 
     def add(self, kind: Kind) -> None:
         """Keep a kind, unless its shrunk case is one that is there."""
         with self._lock:
+            self.total += 1
             for other in self.kinds:
                 if key(other.finding) == key(kind.finding) and features(other.case) == features(kind.case):
                     other.seen += 1

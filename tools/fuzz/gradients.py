@@ -57,9 +57,13 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     elif "residual" in d:
         u = max(f.u, c.unit_roundoff(tensors["residual"].dtype))
         truth.results["dresidual"] = torch.where(slopes.isnan(), slopes, d["residual"]), 8 * u * dz.abs() + unsure
+    # Where x is near the least number, x - mean is a whole number of these: xhat is off by one of them, scaled.
+    lost = lost + c.underflow(_computed(f.dtype)) * (1 + s.scale)
+    most = dz.abs() + unsure  # of a term dz * xhat both factors are off, also where the truth of dz is 0
     for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
         if name in d:
-            off = unsure * factor + (dz.abs() * lost if name == "weight" else 0)
+            off = unsure * factor + (most * lost if name == "weight" else 0)
+            off = off + (8 * f.u * most if f.dtype == torch.float64 else 0)  # xhat is off by roundings of x
             truth.results[f"d{name}"] = d[name], _parameter_bound(f, tensors[name], name, dz, off, factor, k > 0)
             truth.scale[f"d{name}"] = largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
     _higher(case, truth, f, d["x"], y)
@@ -80,11 +84,13 @@ def rounding(case: Case, f: Forward) -> float:
 def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
     """Whether a term is above half of the largest number that is computed with, where the contract ends."""
     s, dxhat, x = f.standard, dz * f.weight, f.leaves["x"]
-    computed = torch.float64 if f.dtype == torch.float64 else torch.float32
+    computed = _computed(f.dtype)
     terms = (x, s.scale, s.scale * f.weight, f.z, dz, dxhat, dxhat * s.scale, dz * s.size, dxhat * s.size)
     if _is_above_half(computed, *terms):
         return True
     if case.norm == "normalize" and _is_above_half(f.dtype, dxhat * s.scale):  # its gradient comes in two halves
+        return True
+    if "residual" in f.leaves and _is_above_half(f.dtype, f.leaves["residual"]):  # it is rounded to the dtype of x
         return True
     if _is_operation(case) and _is_above_half(f.dtype, f.z):  # it takes z rounded to the dtype
         return True
@@ -92,6 +98,11 @@ def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
         return True
     dtype = kept.kept_dtype(case)
     return dtype is not None and _is_above_half(dtype, x, s.scale, f.weight, f.z, s.scale * x)
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    """What kernels compute in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _is_above_half(dtype: torch.dtype, *terms: Tensor) -> bool:
@@ -122,7 +133,7 @@ def _parameter_bound(
     double = f.dtype == torch.float64
     u = max(c.unit_roundoff(dtypes[1]), f.u if double else 0, narrow if kept_narrow or not double else 0)
     bound = c.parameter_gradient_bound((dz * factor).expand(shape), axes, u) if axes else 16 * u * (dz * factor).abs()
-    bound = bound + total(off + (8 * f.u * dz.abs() if double else 0))  # xhat is off by roundings of x
+    bound = bound + total(off)
     terms = max(1, math.prod(shape) // max(1, bound.numel()))
     tiny = max(c.underflow(d) for d in dtypes) * 4 * (1 + largest(s.scale) + largest(factor) * terms)
     return (bound + tiny).reshape(f.leaves[name].shape)

@@ -83,6 +83,8 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     # -- What torch's operations do, of which normkit calls others than torch's norm does.
     ("returned nan values in its", _has("detect_anomaly")),  # it looks at every step
     ("convert all Tensors to FakeTensors first", is_fake),
+    # a product with torch's tensor of zeros is one on "meta"
+    ("found at least two devices, meta and cpu", lambda case: is_fake(case) and _is_trick("zerotensor")(case)),
     (  # in the backward of an operation that keeps its result, such as rsqrt
         "Cannot set version_counter for inference tensor",
         lambda case: case.plan == "under_inference" and _is_trick("wrapper")(case),

@@ -60,8 +60,10 @@ def run(case: Case, stage: Stage = lambda name: None) -> Finding | None:
 
 
 def run_torch(case: Case, stage: Stage) -> None:
-    """Run torch's program alone, to learn whether it dies of the case."""
+    """Run torch's program alone, or its nearest norm's, to learn whether it dies of the case."""
     make, with_torch = program(case, "torch")
+    if with_torch is None:
+        make, with_torch = program(nearest(case), "torch")
     stage("torch")
     _outcome(with_torch, make)
 

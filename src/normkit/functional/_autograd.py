@@ -233,7 +233,7 @@ def composed_backward(
         norm = replace(norm, activation=NONE)
     if norm.activation.code == IDENTITY:
         dresidual = dy
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():  # a backward may run where no graph is made
         # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
         # weight of a layer called twice), the way between them is no part of this derivative.
         operands = Operands._make(None if tensor is None else tensor.view_as(tensor) for tensor in operands)

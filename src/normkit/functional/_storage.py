@@ -1,8 +1,7 @@
 """Whether a tensor's values are in memory: torch's operations read freed storage and end the process.
 
 FSDP and offloading free the storage of a tensor (`untyped_storage().resize_(0)`) that is not in use; a tensor that is
-read all the same is a mistake of whoever freed it, and gets words. The native core looks for itself (native/edge.h),
-but sees no sizes of storages: one that was cut short and not freed is found here, where other paths compute.
+read all the same is a mistake of whoever freed it, and gets words. The native core looks for itself (native/edge.h).
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import _environment, _torch
-from . import memory, older_torch
+from . import memory, older_torch, storages
 
 __all__ = ["core", "is_recomputation", "load", "parallel_loop", "problem"]
 
-_INTERFACE = 10  # native/bind.cpp holds the same number
+_INTERFACE = 11  # native/bind.cpp holds the same number
 _NOT_WANTED = "NORMKIT_NO_NATIVE"
 
 
@@ -91,6 +91,7 @@ def _names(core: ModuleType) -> SimpleNamespace:
         is_recomputation=is_recomputation,
         is_zerotensor=_torch.is_zerotensor,
         count_modes=_torch.count_dispatch_modes,
+        storages=storages.shim(),
     )
 
 

@@ -34,7 +34,8 @@ def forward(  # the two kernels, and what the norm says
     after = activation.code, activation.param
     y, stats, bits = kernel(seen.input, seen.residual, seen.weight, seen.bias, mean, var, 0, eps, *after, save, ())
     assert operands.mask is not None
-    y = _like(y.view(operands.input.shape).masked_fill_(~operands.mask, 0), operands.input)
+    y.resize_(operands.input.shape)  # no view, which autograd lets nobody change in place
+    y = _like(y.masked_fill_(~operands.mask, 0), operands.input)
     return y, Saved(stats, bits) if save else None
 
 
