@@ -269,7 +269,7 @@ BUGS: dict[str, Bug] = {
         "a model that works in place changes the batches", "doctor/answers.py", "in map(cloned, batches)", "in batches",
         "tests/doctor/test_models.py"),
     "doctor_runs_pickles": Bug(
-        "a checkpoint's code is run", "doctor/checkpoint.py", "weights_only=True)", "weights_only=False)",
+        "a checkpoint's code is run", "_checkpoint.py", "weights_only=True)", "weights_only=False)",
         "tests/doctor/test_files.py"),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import parametrizations, testing
     from .doctor.compare import compare
     from .doctor.diagnose import diagnose
+    from .frameworks.load import load_norm_state
     from .model.norm_keys import norm_keys
     from .statistics.adapt import adapt
     from .statistics.deferred import deferred_statistics
@@ -42,6 +43,7 @@ _ON_DEMAND = {
     ),
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
+    "load_norm_state": "frameworks.load",
     "norm_keys": "model.norm_keys",
 }
 _MODULES = ("parametrizations", "testing")  # that are imported when they are first named
@@ -60,6 +62,7 @@ __all__ = [
     "freeze",
     "functional",
     "hub_mapping",
+    "load_norm_state",
     "mask_from_lengths",
     "merge_statistics",
     "nn",

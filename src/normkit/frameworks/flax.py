@@ -1,0 +1,29 @@
+"""States of Flax: the variables of linen ("params" and "batch_stats"), and the state of an nnx module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .foreign_norm import ForeignNorm, tensor_of
+from .nested import natural, scopes
+
+EXPECTED = 'the variables of Flax ({"params": ..., "batch_stats": ...}), or nnx.state(module)'
+_NAMES = {"scale": "weight", "bias": "bias", "mean": "mean", "var": "var"}
+
+
+def read(state: Any) -> list[ForeignNorm]:
+    """The scopes that hold a scale and nothing that a norm has not, or a mean and a variance.
+
+    They come in the order of their numbers: a jitted training sorts its dicts, BatchNorm_10 before BatchNorm_2.
+    """
+    parts = [state.get(name) for name in ("params", "batch_stats")] if isinstance(state, Mapping) else []
+    found: dict[str, dict[str, Any]] = {}
+    for part in [part for part in parts if part] or [state]:
+        for layer, own in scopes(part, EXPECTED).items():
+            found.setdefault(layer, {}).update(own)
+    return [
+        ForeignNorm(layer, **{_NAMES[name]: tensor_of(array, f"{layer}/{name}") for name, array in own.items()})
+        for layer, own in sorted(found.items(), key=lambda item: natural(item[0]))
+        if set(own) <= _NAMES.keys() and ("scale" in own or {"mean", "var"} <= own.keys())
+    ]
