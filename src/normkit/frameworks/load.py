@@ -35,9 +35,10 @@ def load_norm_state(
 
     gamma and beta become weight and bias, the moving statistics running_mean and running_var; eps and momentum are
     set on the layer, :math:`\mathrm{momentum} = 1 - \text{what the framework keeps of the old value}`. Caffe's
-    statistics are divided by their factor, Haiku's are its averages, MXNet's fixed gamma is 1; what has no gamma or beta there
-    gets 1 or 0, and takes no gradient. Gamma over several axes ends in the channels in Keras, TensorFlow, Flax and
-    Haiku; they come first here. The evaluation output stays that of the source. docs/frameworks.md has the facts.
+    statistics are divided by their factor, Haiku's are its averages, MXNet's fixed gamma is 1; what has no gamma or
+    beta there gets 1 or 0, and takes no gradient. Gamma over several axes ends in the channels in Keras, TensorFlow,
+    Flax and Haiku; they come first here. The evaluation output stays that of the source. docs/frameworks.md has the
+    facts.
 
     Args:
         model: with norms of torch.nn or normkit; its layers, parameters and buffers stay the same objects.

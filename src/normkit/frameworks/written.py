@@ -160,8 +160,8 @@ class _Plan:
                 return moved
             if len(shape) > 2 and not torch.equal(moved, value):
                 raise self.error(
-                    f"has {name} of shape {shape}, and {self.norm.name} too: with axes of one size nothing tells whether "
-                    "the channels come first or last; leave it out and copy that one by hand"
+                    f"has {name} of shape {shape}, and {self.norm.name} too: where all axes have one size nothing "
+                    "tells whether the channels come first or last; leave it out and copy that one by hand"
                 )
         if tuple(value.shape) != shape:
             raise self.error(f"has {name} of shape {shape}, and {self.norm.name} has {tuple(value.shape)}")
