@@ -5,9 +5,9 @@
     python -m tools.mutation --list     their names
     python -m tools.mutation --jobs 4   so many at a time; each has a copy of its own
 
-Each bug replaces one piece of text in one file of a temporary copy of src/normkit; the real tree is never touched. The tests
-named beside it run against that copy, in a process bounded in time. Exit code 1 when a text is no longer there (then
-the code has moved on, and the bug must be planted anew), or when fewer than LEAST of the bugs are caught.
+Each bug replaces one piece of text in one file of a temporary copy of src/normkit; the real tree is never touched.
+The tests named beside it run against that copy, in a process bounded in time. Exit code 1 when a text is no longer
+there (then the code has moved on, and the bug must be planted anew), or when fewer than LEAST of the bugs are caught.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .. import _checkpoint
 from ..errors import UsageError
@@ -54,6 +55,6 @@ def _differences(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
     shapes = [
         f"{key} has shape {tuple(tensors[key].shape)}, the model's has {tuple(value.shape)}"
         for key, value in own.items()
-        if key in tensors and tensors[key].shape != value.shape
+        if key in tensors and not is_lazy(value) and tensors[key].shape != value.shape
     ]
     return missing + beyond + shapes
