@@ -44,7 +44,7 @@ def written(tensors: Mapping[str, Tensor]) -> bytes:
         if tensor.dtype not in _NAMES:
             raise ValueError(f"safetensors has no {tensor.dtype}, which {name} is: write a .pt file")
         flat = tensor.detach().to("cpu").contiguous().flatten()
-        part = bytes(flat.view(torch.uint8).untyped_storage()) if flat.numel() == 0 else _bytes(flat)
+        part = _bytes(flat)
         begin, end = end, end + len(part)
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         parts.append(part)
@@ -54,7 +54,11 @@ def written(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _bytes(flat: Tensor) -> bytes:
-    return bytes(memoryview(flat.view(torch.uint8).numpy()))
+    """Its memory; without NumPy, which PyTorch does not need."""
+    held = bytearray(flat.numel() * flat.element_size())
+    if held:
+        torch.frombuffer(held, dtype=torch.uint8).copy_(flat.view(torch.uint8))
+    return bytes(held)
 
 
 def _tensor(name: str, entry: Any, data: bytes) -> Tensor:

@@ -84,7 +84,7 @@ def test_a_model_evaluates_as_keras_does() -> None:
     assert report.missing == report.unused == ()
     with torch.no_grad():
         torch.testing.assert_close(twin.eval()(x), output(theirs, x), rtol=1e-4, atol=1e-4)
-    assert (twin.bn.eps, twin.bn.momentum) == (2e-3, pytest.approx(0.1))
+    assert (report["bn"].eps, report["bn"].momentum) == (2e-3, pytest.approx(0.1))
     assert (twin.plain.eps, twin.plain.momentum) == (1e-3, pytest.approx(0.01))
     assert not twin.plain.weight.requires_grad
     assert "eps as the state says" in report["bn"].converted

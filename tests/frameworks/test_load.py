@@ -52,6 +52,15 @@ def test_slashes_are_dots() -> None:
     assert report["block.bn"].origin == "block/bn"
 
 
+def test_what_all_names_of_the_state_begin_with_may_be_the_models_name() -> None:
+    state = {**keras_of("sequential_3/bn1", 1), **keras_of("sequential_3/bn2", 2)}
+    report = nk.load_norm_state(Net(), state, "keras")
+    assert {layer.name: layer.origin for layer in report} == {"bn1": "sequential_3/bn1", "bn2": "sequential_3/bn2"}
+    other = {**keras_of("a/bn1", 1), **keras_of("b/bn2", 2)}  # nothing that they share
+    with pytest.raises(ValueError, match="no norm of the state is called as one of the model"):
+        nk.load_norm_state(Net(), other, "keras")
+
+
 def test_one_norm_on_each_side_needs_no_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
     assert nk.load_norm_state(model, keras_of("anything", 1), "keras")["1"].origin == "anything"

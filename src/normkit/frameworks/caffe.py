@@ -47,7 +47,8 @@ def _of_file(path: Path, scales: Scales) -> list[ForeignNorm]:
             if layer.type == "BatchNorm" and layer.blobs:
                 scale = by_name.get(scales[layer.name]) if layer.name in scales else _next_scale(layer, layers[place:])
                 blobs = [] if scale is None else scale.arrays()
-                norms.append(_norm(layer.name, layer.arrays(), scale and scale.name, blobs, layer.eps, layer.fraction))
+                after = None if scale is None else scale.name
+                norms.append(_norm(layer.name, layer.arrays(), after, blobs, layer.eps, layer.fraction))
         return norms
     except ValueError as error:
         raise ValueError(f"{path} is no .caffemodel that can be read: {error}") from None

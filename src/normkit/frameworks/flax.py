@@ -23,7 +23,11 @@ def read(state: Any) -> list[ForeignNorm]:
         for layer, own in scopes(part, EXPECTED).items():
             found.setdefault(layer, {}).update(own)
     return [
-        ForeignNorm(layer, **{_NAMES[name]: tensor_of(array, f"{layer}/{name}") for name, array in own.items()})
+        ForeignNorm(layer, **_arrays(layer, own))
         for layer, own in sorted(found.items(), key=lambda item: natural(item[0]))
         if set(own) <= _NAMES.keys() and ("scale" in own or {"mean", "var"} <= own.keys())
     ]
+
+
+def _arrays(layer: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    return {_NAMES[name]: tensor_of(array, f"{layer}/{name}") for name, array in own.items()}

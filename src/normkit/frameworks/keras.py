@@ -23,10 +23,14 @@ def read(state: Any) -> list[ForeignNorm]:
     if isinstance(state, Mapping):
         state = {_SUFFIX.sub("", key) if isinstance(key, str) else key: value for key, value in state.items()}
     return [
-        ForeignNorm(layer, **{_NAMES[name]: tensor_of(own[name], f"{layer}/{name}") for name in _NAMES if name in own})
+        ForeignNorm(layer, **_arrays(layer, own))
         for layer, own in scopes(state, EXPECTED).items()
         if {"gamma", "beta", "moving_mean"} & own.keys() or set(own) == {"scale"}
     ]
+
+
+def _arrays(layer: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    return {mine: tensor_of(own[name], f"{layer}/{name}") for name, mine in _NAMES.items() if name in own}
 
 
 def _of_model(model: Any) -> Iterator[ForeignNorm]:
@@ -38,15 +42,13 @@ def _of_model(model: Any) -> Iterator[ForeignNorm]:
 
 
 def _of_layer(layer: Any) -> ForeignNorm:
-    variables = {"weight": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
-    found = {mine: getattr(layer, theirs, None) for mine, theirs in variables.items()}
-    if found["weight"] is None and hasattr(getattr(layer, "scale", None), "shape"):
-        found["weight"] = layer.scale  # RMSNormalization; in the others a flag has this name
-    there = {mine: value for mine, value in found.items() if value is not None}
+    found = {name: getattr(layer, name, None) for name in _NAMES}
+    there = {name: value for name, value in found.items() if hasattr(value, "shape")}  # scale is a flag in most
     name = _place(next(iter(there.values()))) or layer.name
-    arrays = {mine: tensor_of(value, f"{name}/{variables[mine]}") for mine, value in there.items()}
     keeps = getattr(layer, "momentum", None)
-    return ForeignNorm(name, **arrays, eps=float(layer.epsilon), keeps=None if keeps is None else float(keeps))
+    return ForeignNorm(
+        name, **_arrays(name, there), eps=float(layer.epsilon), keeps=None if keeps is None else float(keeps)
+    )
 
 
 def _place(variable: Any) -> str:

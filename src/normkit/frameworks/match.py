@@ -1,12 +1,13 @@
 """Which norm of a state belongs to which layer of the model.
 
-Rules: by the names that are given, else by equal names (separators apart); where each side has one norm, they belong
-together; by order only on request, for two layers of one size could change places unseen.
+Rules: by the names that are given, else by equal names, separators apart and but for what all of the state's names
+begin with (the model's own name); where each side has one norm, they belong together; by order only on request, for two
+layers of one size could change places unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from ..model.select import Site
@@ -34,7 +35,7 @@ def second_names(names: Names) -> dict[str, str]:
     for pair in pairs:
         if len(pair) != 2:
             raise ValueError(f"names takes a name, or a pair (norm, its scale), got {pair!r}")
-    return dict(pairs)
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def matched(sites: Sequence[Site], norms: Sequence[ForeignNorm], names: Names) -> dict[Site, ForeignNorm]:
@@ -44,11 +45,12 @@ def matched(sites: Sequence[Site], norms: Sequence[ForeignNorm], names: Names) -
     given = first_names(names)
     pairs = _named(sites, norms, given)
     taken = set(map(id, pairs.values()))
-    by_name = {canonical(norm.name): norm for norm in norms if id(norm) not in taken}
-    for site in sites:
-        found = next((by_name[c] for c in map(canonical, site.names) if c in by_name), None)
-        if site not in pairs and found is not None:
-            pairs[site] = found
+    left = [site for site in sites if site not in pairs]
+    for by_name in _called([norm for norm in norms if id(norm) not in taken]):
+        equal = {site: by_name[name] for site in left for name in map(canonical, site.names) if name in by_name}
+        if equal:
+            pairs |= equal
+            break
     if not pairs and not given and len(sites) == len(norms) == 1:
         pairs = {sites[0]: norms[0]}
     if not pairs:
@@ -60,7 +62,7 @@ def _named(sites: Sequence[Site], norms: Sequence[ForeignNorm], given: Mapping[s
     mine = {name: site for site in sites for name in site.names}
     theirs = {norm.name: norm for norm in norms}
     loosely = {canonical(norm.name): norm for norm in norms}
-    pairs = {}
+    pairs: dict[Site, ForeignNorm] = {}
     for name, other in given.items():
         if name not in mine:
             raise ValueError(f"names: the model has no norm {name!r}; it has {_listed(mine)}")
@@ -71,6 +73,16 @@ def _named(sites: Sequence[Site], norms: Sequence[ForeignNorm], given: Mapping[s
             raise ValueError(f"names: {other!r} is given to two layers of the model")
         pairs[mine[name]] = norm
     return pairs
+
+
+def _called(norms: Sequence[ForeignNorm]) -> Iterator[dict[str, ForeignNorm]]:
+    """The norms by their names; then with one more of the leading parts gone that all of them share."""
+    split = [canonical(norm.name).split(".") for norm in norms]
+    shared = 0
+    while split and all(len(parts) > shared + 1 and parts[shared] == split[0][shared] for parts in split):
+        shared += 1
+    for gone in range(shared + 1):
+        yield {".".join(parts[gone:]): norm for parts, norm in zip(split, norms, strict=True)}
 
 
 def _in_order(sites: Sequence[Site], norms: Sequence[ForeignNorm]) -> dict[Site, ForeignNorm]:

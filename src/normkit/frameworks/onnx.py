@@ -41,7 +41,7 @@ def _norm(node: Any, held: dict[str, Any]) -> ForeignNorm | None:
     if not inputs or any(name and name not in held for name in names.values()):
         return None  # computed from others
     name = inputs[0].rpartition(".")[0] or node.name or inputs[0]
-    arrays = {mine: _array(held[theirs], theirs) for mine, theirs in names.items() if theirs}
+    arrays: dict[str, Any] = {mine: _array(held[theirs], theirs) for mine, theirs in names.items() if theirs}
     settings = {attribute.name: attribute for attribute in node.attribute}
     eps = settings["epsilon"].f if "epsilon" in settings else None
     keeps = settings["momentum"].f if "momentum" in settings else None

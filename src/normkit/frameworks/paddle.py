@@ -19,7 +19,9 @@ def read(state: Any) -> list[ForeignNorm]:
     found = []
     for layer, own in _layers(state).items():
         names = _STATIC if {"w_1", "w_2"} <= own.keys() else _NAMES
-        arrays = {names[name]: tensor_of(array, f"{layer}.{name}") for name, array in own.items() if name in names}
+        arrays: dict[str, Any] = {
+            names[name]: tensor_of(array, f"{layer}.{name}") for name, array in own.items() if name in names
+        }
         vectors = "weight" in arrays and all(t.dim() == 1 for t in arrays.values())
         if {"mean", "var"} <= arrays.keys() or (_LIKE_NORM.search(layer) and vectors):
             found.append(ForeignNorm(layer, **arrays))
