@@ -56,6 +56,10 @@ class Named(nn.Module):
     def forward(self, image):
         return self.net(image)
 
+class Branch(Net):
+    def forward(self, x):
+        return super().forward(x) if float(x.sum()) < 1e9 else x
+
 def batches():
     g = torch.Generator().manual_seed(0)
     return [(torch.randn(8, 3, 9, 9, generator=g) * 2 + 1, 0) for _ in range(4)]
@@ -263,14 +267,15 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "fold_blind": (["fold", "theirs:net", "--dry-run"], "fold needs an example to run: --input 1x3x224x224"),
     "onnx_blind": (["freeze", "theirs:net", "--out", "out.onnx"], "a file like out.onnx needs an example to run"),
     "no_data": (["recalibrate", "theirs:net", "--dry-run"], "recalibrate needs the data"),
-    "empty": (["recalibrate", "theirs:net", "--data", "theirs:empty", "--dry-run"], "no batch"),
+    "empty": (["recalibrate", "theirs:net", "--data", "theirs:empty", "--dry-run"], "at least one batch"),
     "empty_fold": (["fold", "theirs:net", "--data", "theirs:empty", "--dry-run"], "theirs:empty gave no batch"),
     "breaks": (["recalibrate", "theirs:net", "--data", "theirs:breaks", "--dry-run"], "raised OSError: disk gone"),
     "wrong": (["recalibrate", "theirs:net", "--data", "theirs:wrong", "--dry-run"], "to have 3 channels"),
     "sizes": (["fold", "theirs:net", "--input", "1,3,9,9", "--dry-run"], "sizes with x between, as 1x3x224x224"),
     "huge": (["fold", "theirs:net", "--input", "99999x99999x99", "--dry-run"], "--input takes at most 268,435,456"),
     "steps": (["recalibrate", "theirs:net", "--data", "theirs:batches", "--steps", "0", "--dry-run"], "at least 1"),
-    "export": (["freeze", "theirs:net", "--input", "1x5x9x9", "--out", "out.pt2"], "torch.export cannot export"),
+    "shape_of_input": (["freeze", "theirs:net", "--input", "1x5x9x9", "--out", "out.pt2"], "to have 3 channels"),
+    "export": (["freeze", "theirs:Branch", "--input", "1x3x9x9", "--out", "out.pt2"], "torch.export cannot export"),
 }  # fmt: skip
 
 

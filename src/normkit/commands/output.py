@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +66,8 @@ def _program(model: nn.Module, example: Any) -> bytes:
     args, kwargs = arguments(example)
     buffer = io.BytesIO()
     try:
-        torch.export.save(torch.export.export(model, args, kwargs), buffer)
+        with _quiet():
+            torch.export.save(torch.export.export(model, args, kwargs), buffer)
     except Exception as error:
         raise UsageError(f"torch.export cannot export the model: {line(error)}") from error
     return buffer.getvalue()
@@ -72,8 +76,7 @@ def _program(model: nn.Module, example: Any) -> bytes:
 def _onnx(model: nn.Module, example: Any) -> bytes:
     args, kwargs = arguments(example)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's, about itself
+        with _quiet():
             program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
     except ImportError as error:
         raise UsageError(f"a .onnx file needs more packages (pip install onnx onnxscript): {line(error)}") from None
@@ -81,3 +84,16 @@ def _onnx(model: nn.Module, example: Any) -> bytes:
         raise UsageError(f"torch.onnx cannot export the model: {line(error)}") from error
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters print, log and warn about themselves, a page of it where they fail: the error has a line of its own."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
