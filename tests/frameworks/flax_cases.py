@@ -1,8 +1,7 @@
-"""Flax and Haiku: modules of the real libraries, trained a little, on the CPU."""
+"""Flax: modules of the real library, trained a little, on the CPU. `test_real_libraries` runs this file."""
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from normkit.frameworks.facts import FACTS
 from tests.frameworks.nets import images
 
 jax = pytest.importorskip("jax")
+flax = pytest.importorskip("flax.linen")
+nnx = pytest.importorskip("flax.nnx")
 pytestmark = pytest.mark.filterwarnings("ignore")  # what JAX warns of itself
 
 
@@ -48,8 +49,6 @@ def drawn(tree: Any) -> Any:
 
 
 def linen() -> Any:
-    flax = pytest.importorskip("flax.linen")
-
     class Net(flax.Module):
         @flax.compact
         def __call__(self, x: Any, train: bool) -> Any:
@@ -108,8 +107,6 @@ def test_the_order_is_that_of_the_numbers() -> None:
 
 
 def test_the_state_of_an_nnx_module() -> None:
-    nnx = pytest.importorskip("flax.nnx")
-
     class Net(nnx.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             self.bn = nnx.BatchNorm(6, momentum=0.9, rngs=nnx.Rngs(0))
@@ -133,30 +130,7 @@ def test_the_state_of_an_nnx_module() -> None:
 
 @pytest.mark.parametrize("kind", ["BatchNorm", "LayerNorm", "GroupNorm", "InstanceNorm", "RMSNorm"])
 def test_the_defaults_of_the_table_are_linens(kind: str) -> None:
-    flax = pytest.importorskip("flax.linen")
     family = kind.removesuffix("Norm").lower()
     assert getattr(flax, kind).epsilon == FACTS["flax"].eps[family]
     if family == "batch":
         assert flax.BatchNorm.momentum == FACTS["flax"].keeps
-
-
-def test_haikus_real_transform_evaluates_as_there() -> None:
-    hk = pytest.importorskip("haiku")
-
-    def forward(x: Any, train: bool) -> Any:
-        x = hk.BatchNorm(True, True, 0.9, name="bn")(x, is_training=train)
-        return hk.LayerNorm(-1, True, True, name="ln")(x)
-
-    net = hk.transform_with_state(forward)
-    params, state = net.init(jax.random.PRNGKey(0), last(images()), True)
-    params = drawn(params)
-    for seed in range(3):
-        _, state = net.apply(params, state, None, last(images(seed)), True)
-    mine, x = nn.ModuleDict({"bn": nn.BatchNorm2d(6), "ln": nk.LayerNorm2d(6)}), images(9)
-    report = nk.load_norm_state(mine, (params, state), "haiku")
-    assert report.missing == report.unused == ()
-    with torch.no_grad():
-        y = mine.eval().ln(mine.bn(x))
-    torch.testing.assert_close(y, first(net.apply(params, state, None, last(x), False)[0]), rtol=1e-4, atol=1e-4)
-    assert int(mine.bn.num_batches_tracked) == 3
-    assert inspect.signature(hk.BatchNorm).parameters["eps"].default == FACTS["haiku"].eps["batch"]

@@ -1,9 +1,8 @@
-"""Keras: models of the real library, trained a little, on PyTorch as its backend."""
+"""Keras: models of the real library, a little trained, on PyTorch as backend. `test_real_libraries` runs this file."""
 
 from __future__ import annotations
 
 import inspect
-import os
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import normkit as nk
 from normkit.frameworks.facts import FACTS
 from tests.frameworks.nets import images
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what Keras warns of itself
