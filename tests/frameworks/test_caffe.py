@@ -78,6 +78,13 @@ def test_names_may_say_which_scale_belongs_to_which_norm(tmp_path: Path) -> None
         nk.load_norm_state(model, str(path), "caffe", names={"bn2": ("bn2", "a", "b")})
 
 
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_a_scale_that_is_not_there_is_said(tmp_path: Path, in_a_file: bool) -> None:
+    state = two_norms(tmp_path / "net.caffemodel") if in_a_file else in_memory(1)
+    with pytest.raises(ValueError, match="there is no layer 'scale9', which is said to be the Scale of 'bn1'"):
+        nk.load_norm_state(Net(), state, "caffe", names={"bn1": ("bn1", "scale9")})
+
+
 def test_a_norm_that_saw_no_batch_has_the_factor_0_and_zeros(tmp_path: Path) -> None:
     blobs = [cf.blob(np.zeros(6)), cf.blob(np.zeros(6)), cf.blob(np.zeros(1))]
     path = cf.write(tmp_path / "net.caffemodel", [cf.layer("bn1", "BatchNorm", ["x"], ["y"], blobs)])

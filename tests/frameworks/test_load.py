@@ -239,6 +239,12 @@ LOST: dict[str, tuple[Any, dict[str, Any], str]] = {
     "negative": ({**keras_of("bn1", 1), "bn1/moving_variance": -np.ones(6)}, {}, "the negative variance of bn1"),
     "untracked": ({"bn1/gamma": np.ones(6)}, {}, "keeps running statistics, and bn1 has none"),
     "statistics_for_a_group_norm": (keras_of("gn", 1), {}, "gn .* keeps no running statistics, and gn does"),
+    "eps_of_nobody": (keras_of("bn1", 1), {"eps": {"bn2": 1e-3}}, "eps= names bn2, which nothing is loaded into"),
+    "eps_below_0": (keras_of("bn1", 1), {"eps": -1e-3}, "eps must be 0 or more, got -0.001"),
+    "eps_nan": (keras_of("bn1", 1), {"eps": float("nan")}, "eps must be 0 or more, got nan"),
+    "momentum_above_1": (keras_of("bn1", 1), {"momentum": {"bn1": 1.5}}, "momentum must be from 0 to 1, got 1.5"),
+    "values_half": (keras_of("bn1", 1), {"values": 2.5}, "values must be a whole number, 2 or more, got 2.5"),
+    "pair": (keras_of("a", 1), {"names": {"bn1": ("a", "b")}}, "a pair \\(norm, its scale\\) is for Caffe"),
     "fix_gamma": (keras_of("bn1", 1), {"fix_gamma": True}, "fix_gamma= is for MXNet"),
 }
 
@@ -251,6 +257,16 @@ def test_what_does_not_fit_is_said_and_changes_nothing(name: str) -> None:
     with pytest.raises(ValueError, match=text):
         nk.load_norm_state(model, state, **{"source": "keras", **options})
     assert_same(before, portrait(model))
+
+
+def test_a_shared_weight_takes_one_value_only() -> None:
+    model = nn.ModuleDict({"a": nn.BatchNorm2d(6), "b": nn.BatchNorm2d(6)})
+    model.b.weight = model.a.weight
+    before = portrait(model)
+    with pytest.raises(ValueError, match="b and a share weight, and b and a have different values for it; nothing was"):
+        nk.load_norm_state(model, {**keras_of("a", 1), **keras_of("b", 2)}, "keras")
+    assert_same(before, portrait(model))
+    nk.load_norm_state(model, {**keras_of("a", 1), **keras_of("b", 1)}, "keras")
 
 
 @pytest.mark.parametrize("source", FACTS)

@@ -27,6 +27,7 @@ def read(state: Any, scales: Scales) -> list[ForeignNorm]:
     if not isinstance(state, Mapping):
         raise TypeError(f"expected {EXPECTED}, got a {type(state).__name__}")
     blobs = {str(name): _blobs(name, given) for name, given in state.items()}
+    _verify_scales(scales, blobs)
     layers = list(blobs)
     norms = []
     for place, name in enumerate(layers):
@@ -42,6 +43,7 @@ def _of_file(path: Path, scales: Scales) -> list[ForeignNorm]:
     try:
         layers = layers_of(path)
         by_name = {layer.name: layer for layer in layers}
+        _verify_scales(scales, by_name)
         norms = []
         for place, layer in enumerate(layers):
             if layer.type == "BatchNorm" and layer.blobs:
@@ -52,6 +54,12 @@ def _of_file(path: Path, scales: Scales) -> list[ForeignNorm]:
         return norms
     except ValueError as error:
         raise ValueError(f"{path} is no .caffemodel that can be read: {error}") from None
+
+
+def _verify_scales(scales: Scales, layers: Mapping[str, Any]) -> None:
+    for norm, scale in scales.items():
+        if scale not in layers:
+            raise ValueError(f"names: there is no layer {scale!r}, which is said to be the Scale of {norm!r}")
 
 
 def _next_scale(norm: Layer, layers: Sequence[Layer]) -> Layer | None:

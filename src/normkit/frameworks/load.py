@@ -17,7 +17,7 @@ from .facts import FACTS
 from .foreign_norm import ForeignNorm
 from .match import Names, matched, second_names
 from .report import LoadedState
-from .written import Given, Planned, plan
+from .written import Given, Planned, plan, verify_shared
 
 
 def load_norm_state(
@@ -63,7 +63,8 @@ def load_norm_state(
 
     Raises:
         ValueError: an unknown source, no norm on a side, names that do not fit, shapes that differ, a gamma for a layer
-            without weight, statistics on one side only, NaN, an eps that nobody says; an unreadable file.
+            without weight, statistics on one side only, NaN, an eps that nobody says, other values for a shared tensor;
+            an unreadable file.
         TypeError: a state of another kind.
         OSError: a file that is not there.
 
@@ -83,7 +84,9 @@ def load_norm_state(
         raise ValueError(f"the state of {facts.title} has no norm that is known; see docs/frameworks.md for its names")
     pairs = matched(sites, norms, names)
     given = Given(eps, momentum, values)
+    given.verify(pairs)
     plans = [plan(site, norm, facts, given) for site, norm in pairs.items()]
+    verify_shared(plans)
     _write(model, plans)
     used = set(map(id, pairs.values()))
     return LoadedState(
@@ -95,8 +98,11 @@ def load_norm_state(
 
 
 def _read(state: Any, source: str, names: Names, fix_gamma: bool | None) -> list[ForeignNorm]:
+    scales = second_names(names)
     if source == "caffe":
-        return caffe.read(state, second_names(names))
+        return caffe.read(state, scales)
+    if scales:
+        raise ValueError(f"names: a pair (norm, its scale) is for Caffe, and the source is {source!r}")
     if source == "mxnet":
         return mxnet.read(state, fix_gamma)
     readers = {"keras": keras, "tensorflow": keras, "flax": flax, "haiku": haiku, "paddle": paddle, "onnx": onnx}

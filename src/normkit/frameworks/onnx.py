@@ -32,7 +32,7 @@ def read(state: Any) -> list[ForeignNorm]:
         raise TypeError(f"expected {EXPECTED}, got a {type(state).__name__}")
     held = _constants(state.graph)
     found = [_norm(node, held) for node in state.graph.node if node.op_type in _INPUTS]
-    return [norm for norm in found if norm is not None]
+    return list({norm.name: norm for norm in found if norm is not None}.values())  # a shared one has several nodes
 
 
 def _norm(node: Any, held: dict[str, Any]) -> ForeignNorm | None:

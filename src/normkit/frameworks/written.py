@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,22 @@ class Given:
     eps: float | Mapping[str, float] | None
     keeps: float | Mapping[str, float] | None
     values: int | Mapping[str, int] | None
+
+    def verify(self, sites: Iterable[Site]) -> None:
+        """ValueError for a layer that nothing is loaded into, and for a number that none of them can be."""
+        names = {name for site in sites for name in site.names}
+        for argument, given, fits, range_ in (
+            ("eps", self.eps, lambda n: 0 <= n < math.inf, "0 or more"),
+            ("momentum", self.keeps, lambda n: 0 <= n <= 1, "from 0 to 1"),
+            ("values", self.values, lambda n: isinstance(n, int) and n > 1, "a whole number, 2 or more"),
+        ):
+            numbers = given if isinstance(given, Mapping) else {} if given is None else {"": given}
+            if isinstance(given, Mapping) and not given.keys() <= names:
+                unknown = ", ".join(sorted(given.keys() - names))
+                raise ValueError(f"{argument}= names {unknown}, which nothing is loaded into")
+            for number in numbers.values():
+                if isinstance(number, bool) or not isinstance(number, (int, float)) or not fits(number):
+                    raise ValueError(f"{argument} must be {range_}, got {number!r}")
 
     def of(self, what: str, site: Site) -> Any:
         found = getattr(self, what)
@@ -61,6 +78,20 @@ class Planned:
 def plan(site: Site, norm: ForeignNorm, facts: Facts, given: Given) -> Planned:
     """Everything computed and checked, nothing written. ValueError, which names both, for what does not fit."""
     return _Plan(site, norm, facts, given).made()
+
+
+def verify_shared(plans: Iterable[Planned]) -> None:
+    """ValueError where two layers share a tensor and would get different values for it."""
+    taken: dict[int, tuple[str, str, Tensor]] = {}
+    for planned in plans:
+        for name, target in planned.targets.items():
+            key, (layer, origin) = id(target), (planned.report.name, planned.report.origin)
+            other, other_origin, value = taken.setdefault(key, (layer, origin, planned.new[name]))
+            if not torch.equal(value, planned.new[name]):
+                raise ValueError(
+                    f"{layer} and {other} share {name}, and {origin} and {other_origin} have different values for it; "
+                    "nothing was loaded"
+                )
 
 
 class _Plan:
@@ -130,8 +161,6 @@ class _Plan:
         if variance == "unbiased" or values is None:
             self.notes += [] if variance == "unknown" else [f"running_var {variance}, as it was"]
             return 1.0
-        if not isinstance(values, int) or isinstance(values, bool) or values < 2:
-            raise ValueError(f"values must be the number of values of a channel in a batch, 2 or more, got {values!r}")
         self.notes.append(f"running_var unbiased: times {values} / {values - 1}")
         return values / (values - 1)
 
