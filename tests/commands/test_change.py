@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import stat
 import subprocess
@@ -326,6 +325,8 @@ def _run(here: Path, columns: int, terminal: bool, **environment: str) -> str:
     options = {"cwd": here, "env": {**clean, "COLUMNS": str(columns), "TERM": "xterm", **environment}}
     if not terminal:
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120, **options).stdout  # type: ignore[call-overload]  # its overloads know no such dict
+    import pty  # POSIX alone has it
+
     parent, child = pty.openpty()
     with subprocess.Popen(command, stdout=child, stderr=child, stdin=child, **options) as process:  # type: ignore[call-overload]  # likewise
         os.close(child)
