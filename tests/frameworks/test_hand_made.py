@@ -57,6 +57,24 @@ def test_haikus_layer_norm_has_no_state() -> None:
     assert report["ln"].what == ("weight", "bias")
 
 
+# --- Flax's flat names
+
+
+@pytest.mark.parametrize("separator", ["/", None])
+def test_flax_variables_that_were_flattened(separator: str | None) -> None:
+    a, model = arrays(1), Net()
+    keys = {("params", "scale"): "gamma", ("params", "bias"): "beta", ("batch_stats", "mean"): "mean"}
+    state = {
+        (collection, "bn1", name): a[mine]
+        for (collection, name), mine in {**keys, ("batch_stats", "var"): "var"}.items()
+    }
+    state[("opt_state", "bn1", "scale")] = a["mean"]  # an optimizer's, which is no norm
+    flat: Any = state if separator is None else {separator.join(key): value for key, value in state.items()}
+    report = nk.load_norm_state(model, flat, "flax")
+    assert_evaluates(model, "bn1", a, 1e-5)
+    assert report.unused == ()
+
+
 # --- Paddle
 
 

@@ -127,6 +127,13 @@ def test_an_eps_of_the_layers_own_that_is_not_the_frameworks_has_to_be_said() ->
     assert model.bn1.eps == 1.001e-5
 
 
+def test_numbers_beside_a_layers_arrays_are_its_eps_and_momentum() -> None:
+    a, model = arrays(1), Net()
+    own = {"gamma": a["gamma"], "beta": a["beta"], "moving_mean": a["mean"], "moving_variance": a["var"]}
+    nk.load_norm_state(model, {"bn1": {**own, "epsilon": 5e-4, "momentum": 0.8}}, "keras")
+    assert (model.bn1.eps, model.bn1.momentum) == (5e-4, pytest.approx(0.2))
+
+
 def test_momentum_none_is_kept() -> None:
     model = Net(momentum=None)
     layer = nk.load_norm_state(model, keras_of("bn1", 1), "keras")["bn1"]

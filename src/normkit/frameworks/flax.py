@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from .foreign_norm import ForeignNorm, tensor_of
-from .nested import natural, scopes
+from .nested import natural, scopes, settings
 
 EXPECTED = 'the variables of Flax ({"params": ..., "batch_stats": ...}), or nnx.state(module)'
+_COLLECTIONS = ("params", "batch_stats")
 _NAMES = {"scale": "weight", "bias": "bias", "mean": "mean", "var": "var"}
 
 
@@ -17,13 +18,16 @@ def read(state: Any) -> list[ForeignNorm]:
 
     They come in the order of their numbers: a jitted training sorts its dicts, BatchNorm_10 before BatchNorm_2.
     """
-    parts = [state.get(name) for name in ("params", "batch_stats")] if isinstance(state, Mapping) else []
+    given = scopes(state, EXPECTED)
+    collected = any(layer.partition("/")[0] in _COLLECTIONS for layer in given)
     found: dict[str, dict[str, Any]] = {}
-    for part in [part for part in parts if part] or [state]:
-        for layer, own in scopes(part, EXPECTED).items():
-            found.setdefault(layer, {}).update(own)
+    for path, own in given.items():
+        collection, _, layer = path.partition("/")
+        if not collected or collection in _COLLECTIONS:
+            found.setdefault(layer if collected else path, {}).update(own)
+    said = {layer: settings(own) for layer, own in found.items()}
     return [
-        ForeignNorm(layer, **_arrays(layer, own))
+        ForeignNorm(layer, **_arrays(layer, own), **said[layer])
         for layer, own in sorted(found.items(), key=lambda item: natural(item[0]))
         if set(own) <= _NAMES.keys() and ("scale" in own or {"mean", "var"} <= own.keys())
     ]

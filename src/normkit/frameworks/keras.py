@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .foreign_norm import ForeignNorm, tensor_of
-from .nested import scopes
+from .nested import scopes, settings
 
 EXPECTED = 'a Keras model, or its variables by name ("bn/gamma"), as {w.path: w.numpy() for w in model.weights}'
 _NAMES = {
@@ -22,9 +22,11 @@ def read(state: Any) -> list[ForeignNorm]:
         return list(_of_model(state))
     if isinstance(state, Mapping):
         state = {_SUFFIX.sub("", key) if isinstance(key, str) else key: value for key, value in state.items()}
+    given = scopes(state, EXPECTED)
+    said = {layer: settings(own) for layer, own in given.items()}
     return [
-        ForeignNorm(layer, **_arrays(layer, own))
-        for layer, own in scopes(state, EXPECTED).items()
+        ForeignNorm(layer, **_arrays(layer, own), **said[layer])
+        for layer, own in given.items()
         if {"gamma", "beta", "moving_mean"} & own.keys() or set(own) == {"scale"}
     ]
 

@@ -1,4 +1,4 @@
-"""States as frameworks keep them: dicts inside of dicts, and flat names with slashes or dots between their parts."""
+"""States as frameworks keep them: dicts inside of dicts, and flat names: tuples, or with slashes between the parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from .foreign_norm import is_array
 
 Scopes = dict[str, dict[str, Any]]  # the name of a layer -> the name of each of its arrays -> the array
+_SETTINGS = {"epsilon": "eps", "eps": "eps", "momentum": "keeps", "decay_rate": "keeps"}
 DEEPEST = 64  # levels of dicts
 
 
 def scopes(state: Any, expected: str) -> Scopes:
-    """The arrays of each layer, in the state's order. A layer's name is the path to it, slashes between.
+    """The arrays and numbers of each layer, in the state's order. A layer's name is the path to it, slashes between.
 
     TypeError for what is no mapping, ValueError for one without an array.
     """
@@ -28,6 +29,12 @@ def scopes(state: Any, expected: str) -> Scopes:
     return found
 
 
+def settings(own: dict[str, Any]) -> dict[str, float]:
+    """eps and how much of the old statistic is kept, where a layer's dict holds these numbers: taken out of it."""
+    said = {name: own.pop(name) for name in list(own) if isinstance(own[name], (int, float))}
+    return {_SETTINGS[name]: float(value) for name, value in said.items() if name in _SETTINGS}
+
+
 def canonical(name: str) -> str:
     """What two names have in common where only their separators differ: "a.b" of "a/b" and of "a/~/b"."""
     return ".".join(part for part in re.split(r"[/.]", name) if part not in ("", "~"))
@@ -40,10 +47,10 @@ def natural(name: str) -> list[Any]:
 
 def _leaves(state: Mapping[Any, Any], path: tuple[str, ...], levels: int) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in state.items():
-        here = (*path, str(key))
+        here = (*path, *map(str, key if isinstance(key, tuple) else (key,)))
         if isinstance(value, Mapping):
             if levels == 0:
                 raise ValueError(f"expected at most {DEEPEST} levels of mappings, found more")
             yield from _leaves(value, here, levels - 1)
-        elif is_array(value) or is_array(getattr(value, "value", None)):
+        elif is_array(value) or is_array(getattr(value, "value", None)) or type(value) in (int, float):
             yield here, value

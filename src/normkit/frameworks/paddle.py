@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from .foreign_norm import ForeignNorm, tensor_of
-from .nested import scopes
+from .nested import scopes, settings
 
 EXPECTED = "a state_dict of Paddle"
 _NAMES = {"weight": "weight", "bias": "bias", "_mean": "mean", "_variance": "var"}
@@ -18,13 +18,14 @@ def read(state: Any) -> list[ForeignNorm]:
     """Layers with _mean and _variance (w_1 and w_2 in a static program), and what is called a norm and has a vector."""
     found = []
     for layer, own in _layers(state).items():
+        said = settings(own)
         names = _STATIC if {"w_1", "w_2"} <= own.keys() else _NAMES
         arrays: dict[str, Any] = {
             names[name]: tensor_of(array, f"{layer}.{name}") for name, array in own.items() if name in names
         }
         vectors = "weight" in arrays and all(t.dim() == 1 for t in arrays.values())
         if {"mean", "var"} <= arrays.keys() or (_LIKE_NORM.search(layer) and vectors):
-            found.append(ForeignNorm(layer, **arrays))
+            found.append(ForeignNorm(layer, **arrays, **said))
     return found
 
 
