@@ -29,7 +29,7 @@ def scopes(state: Any, expected: str) -> Scopes:
     return found
 
 
-def settings(own: dict[str, Any]) -> dict[str, float]:
+def settings(own: dict[str, Any]) -> dict[str, Any]:
     """eps and how much of the old statistic is kept, where a layer's dict holds these numbers: taken out of it."""
     said = {name: own.pop(name) for name in list(own) if isinstance(own[name], (int, float))}
     return {_SETTINGS[name]: float(value) for name, value in said.items() if name in _SETTINGS}
