@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-LIMIT = 240  # seconds; importing a library and a dozen small trainings take twenty on a busy core
+LIMIT = 600  # seconds; importing a library and a dozen small trainings take twenty, on a crowded machine far more
 
 
 @pytest.mark.parametrize(
