@@ -26,6 +26,7 @@ FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("doctor", "commands"),
     ("surgery", "statistics", "frameworks"),
     ("paths",),
+    ("padding",),
     ("model",),
     ("info",),
     ("nn", "parametrizations"),

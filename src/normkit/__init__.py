@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .doctor.diagnose import diagnose
     from .frameworks.load import load_norm_state
     from .model.norm_keys import norm_keys
+    from .padding.context import lengths, mask
     from .statistics.adapt import adapt
     from .statistics.deferred import deferred_statistics
     from .statistics.merge import merge_statistics
@@ -43,7 +44,9 @@ _ON_DEMAND = {
     ),
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
+    "lengths": "padding.context",
     "load_norm_state": "frameworks.load",
+    "mask": "padding.context",
     "norm_keys": "model.norm_keys",
 }
 _MODULES = ("parametrizations", "testing")  # that are imported when they are first named
@@ -62,7 +65,9 @@ __all__ = [
     "freeze",
     "functional",
     "hub_mapping",
+    "lengths",
     "load_norm_state",
+    "mask",
     "mask_from_lengths",
     "merge_statistics",
     "nn",
