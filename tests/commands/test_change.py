@@ -324,11 +324,13 @@ def _run(here: Path, columns: int, terminal: bool, **environment: str) -> str:
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     options = {"cwd": here, "env": {**clean, "COLUMNS": str(columns), "TERM": "xterm", **environment}}
     if not terminal:
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120, **options).stdout  # type: ignore[call-overload]  # its overloads know no such dict
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True, timeout=120, **options
+        ).stdout  # type: ignore[call-overload]  # its overloads know no such dict
     import pty  # POSIX alone has it
 
     parent, child = pty.openpty()
-    with subprocess.Popen(command, stdout=child, stderr=child, stdin=child, **options) as process:  # type: ignore[call-overload]  # likewise
+    with subprocess.Popen(command, stdout=child, stderr=subprocess.DEVNULL, stdin=child, **options) as process:  # type: ignore[call-overload]  # likewise
         os.close(child)
         chunks = []
         while True:
