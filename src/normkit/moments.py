@@ -21,6 +21,14 @@ from torch import Tensor
 from ._shapes import expand_mask
 
 
+def doubles(stats: Tensor) -> Tensor:
+    """A kernel's statistics in float64, (3, sets): mean, variance, rstd. In float32 the mean is two floats."""
+    if stats.dtype != torch.float32:
+        return stats
+    wide = stats.double()
+    return torch.stack([wide[0] + wide[3], wide[1], wide[2]])
+
+
 def accumulator_dtype(x: Tensor) -> torch.dtype:
     """The dtype statistics of `x` are kept in: float64, or float32 on devices without float64 (MPS)."""
     return torch.float32 if x.device.type == "mps" else torch.float64

@@ -163,6 +163,7 @@ class BatchRenormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "batch_renorm"
     has_aten: ClassVar[bool] = False
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no correction."""

@@ -92,6 +92,7 @@ class GhostBatchNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "ghost_batch_norm"
     has_aten: ClassVar[bool] = False
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no slices."""

@@ -17,7 +17,7 @@ from ..kernels import composed, native
 from . import _dtypes, planes
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
-from ._operator import Operator
+from ._operator import native_operator
 from .road import run
 from .spec import NormSpec
 
@@ -141,7 +141,7 @@ class GroupNormSpec(NormSpec):
             F.group_norm(input, self.num_groups, weight, bias, self.eps), operands, self.activation
         )
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         return OPERATOR(self.num_groups, self.eps, activation, operands)[0]
 
@@ -183,7 +183,7 @@ def _verify(operands: Operands, num_groups: int) -> None:
         F.group_norm(input, num_groups)
 
 
-OPERATOR = Operator(
+OPERATOR = native_operator(
     "group_norm",
     lambda size, eps, activation: GroupNormSpec(activation, size, eps),
     lambda input, size: input.shape[0] * size,

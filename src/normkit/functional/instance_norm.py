@@ -90,6 +90,7 @@ class InstanceNormSpec(BatchNormSpec):
     """One instance norm. training: by each sample's own statistics; else batch norm by the running ones."""
 
     name: ClassVar[str] = "instance_norm"
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By groups of one channel each."""
@@ -185,7 +186,7 @@ class InstanceNormSpec(BatchNormSpec):
         y = F.instance_norm(input, mean, var, weight, bias, True, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By the one opaque operator of group norm."""
         y, stats = OPERATOR(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:

@@ -171,7 +171,7 @@ class _Recorder:
 
     def record(self, norm: NormSpec, kernel: ModuleType, output: Tensor, stats: Tensor, operands: Operands) -> None:
         """Make the recipe of a norm's output, unless it would save nothing. stats: their bytes, as they are kept."""
-        again = norm.for_recompute(kernel, operands, stats.view(torch.float64))
+        again = norm.for_recompute(kernel, operands, stats.view(kernel.STATISTICS))
         if again is None:
             return
         input, residual = operands.input, operands.residual

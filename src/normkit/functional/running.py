@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _shapes
-from ..kernels import core, native
+from ..kernels import core, native, triton
 from ..moments import Moments
 from . import _storage
 from .choose import has_memory, is_transformed, may_look
@@ -104,6 +104,18 @@ def is_finite(update: Update, dtype: torch.dtype) -> bool:
         count = torch.as_tensor(update.count, device=update.m2.device)
         var = update.m2 / (count - 1).clamp(min=1)
     return bool((update.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
+
+
+def for_kernel(running: Running, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None, float | None] | None:
+    """(mean, var, batches, momentum) for a kernel that moves them itself by the batch `input`, or None: it may not."""
+    mean, var, batches, momentum, deferred = running
+    plain = all(t.is_contiguous() and t.dtype in triton.DTYPES and t.device == input.device for t in (mean, var))
+    known = isinstance(momentum, (int, float)) or (momentum is None and batches is not None)
+    counted = batches is None or (batches.dtype == torch.int64 and batches.device == input.device)
+    several = _shapes.values_per_channel(input.shape) > 1
+    if plain and known and counted and several and mean.numel() and deferred is None and not is_recomputation():
+        return mean, var, batches, momentum
+    return None
 
 
 def move_by_stats(running: Running, stats: Tensor, count: int) -> None:

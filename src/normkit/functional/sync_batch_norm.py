@@ -53,6 +53,7 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no other ranks."""

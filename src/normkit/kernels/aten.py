@@ -30,6 +30,8 @@ __all__ = [
 
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({0})
 FUSES_RESIDUAL = False
+MOVES_RUNNING = False
+STATISTICS = torch.float64
 
 
 def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:

@@ -20,6 +20,7 @@ from ..moments import Moments, accumulator_dtype
 
 FUSED_ACTIVATIONS = range(AFTER + 1, 1 << 8)  # every code: an activation without one may have parameters of its own
 FUSES_RESIDUAL = True
+STATISTICS = torch.float64
 
 
 def batch_norm(operands: Operands, activation: Activation, eps: float) -> tuple[Tensor, Moments]:
