@@ -30,7 +30,7 @@ ROUNDINGS = 16
 
 
 class Case(NamedTuple):
-    """One call: shape, dtype, channels last, residual, activation, training."""
+    """One call: shape, dtype, channels last, residual, activation, training; groups: 0 is batch norm."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -38,11 +38,18 @@ class Case(NamedTuple):
     residual: bool
     activation: str | None
     training: bool = True
+    groups: int = 0
 
     def __str__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
         layout = "channels last" if self.last else "planar"
-        extras = " + ".join(["batch norm", *["add"] * self.residual, *filter(None, [self.activation])])
+        extras = " + ".join(
+            [
+                f"group norm of {self.groups}" if self.groups else "batch norm",
+                *["add"] * self.residual,
+                *filter(None, [self.activation]),
+            ]
+        )
         mode = "" if self.training else ", evaluation"
         return f"{extras}{mode}, {'x'.join(map(str, self.shape))}, {kind}, {layout}"
 
@@ -76,6 +83,10 @@ def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
 
 def by_triton(case: Case, given: Tensors) -> Tensor:
     with nk.backend("triton"):
+        if case.groups:
+            return nk.functional.group_norm(
+                given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual, activation=case.activation
+            )
         return nk.functional.batch_norm(
             given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS, residual=given.residual,
             activation=case.activation,
@@ -83,7 +94,10 @@ def by_triton(case: Case, given: Tensors) -> Tensor:
 
 
 def by_torch(case: Case, given: Tensors) -> Tensor:
-    y = F.batch_norm(given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS)
+    if case.groups:
+        y = F.group_norm(given.x, case.groups, given.weight, given.bias, EPS)
+    else:
+        y = F.batch_norm(given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS)
     y = y if given.residual is None else y + given.residual
     return y if case.activation is None else getattr(F, case.activation)(y)
 
@@ -126,6 +140,14 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
                     yield Case(shape, dtype, last, residual, activation), 1.0
         yield Case(shape, torch.float32, False, True, "gelu", training=False), 1.0
         yield Case(shape, torch.float32, False, False, None), 1e4
+    grouped = [((2, 6, 5, 7), 3)] + (
+        [] if small else [((2, 320, 64, 64), 32), ((2, 1280, 8, 8), 32), ((8, 30, 301), 5)]
+    )
+    for shape, groups in grouped:
+        for dtype in (torch.float32, torch.bfloat16):
+            for last in (False, True):
+                yield Case(shape, dtype, last, True, "silu", groups=groups), 1.0
+        yield Case(shape, torch.float32, False, False, None, groups=groups), 1e4
 
 
 def verify(device: str, deadline: float) -> int:
@@ -150,6 +172,8 @@ TO_TIME = [
     ((64, 1024, 14, 14), "relu", True), ((64, 2048, 7, 7), "relu", True), ((64, 256, 56, 56), None, False),
     ((256, 64, 112, 112), None, False), ((65536, 512), None, False),
 ]  # fmt: skip
+# What a U-Net of a diffusion model has: group norm of 32 groups with SiLU.
+GROUPED_TO_TIME = [(8, 320, 64, 64), (8, 640, 32, 32), (8, 1280, 16, 16), (8, 1280, 8, 8)]
 
 
 def median(run: Callable[[], object], flush: Tensor, runs: int = 15) -> float:
@@ -187,16 +211,18 @@ def time_all(deadline: float) -> None:
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     ratios: dict[str, list[float]] = {}
     print("ms forward / backward: triton, torch eager, torch.compile, a copy", flush=True)
-    for shape, activation, residual in TO_TIME:
+    grouped = [(shape, "silu", False, 32) for shape in GROUPED_TO_TIME]
+    for shape, activation, residual, groups in [*((*case, 0) for case in TO_TIME), *grouped]:
         for dtype in (torch.float32, torch.bfloat16):
             for last in (False, True) if len(shape) > 2 else (False,):
                 if time.monotonic() > deadline:
                     print("  stopped by the clock", flush=True)
                     break
-                case = Case(shape, dtype, last, residual, activation)
+                case = Case(shape, dtype, last, residual, activation, groups=groups)
                 found = timed(case, flush)
                 print(f"  {case}: " + ", ".join(f"{a:.3f} / {b:.3f}" for a, b in found.values()), flush=True)
                 kind = "with extras" if residual or activation else "plain"
+                kind = "group norm" if groups else kind
                 for rival in ("eager", "compile"):
                     for i, half in enumerate(("forward", "backward")):
                         ratios.setdefault(f"{kind}, {half}, over torch {rival}", []).append(

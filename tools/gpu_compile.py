@@ -9,6 +9,7 @@ arguments. The table goes to docs/gpu.md. A fault is a spill, a tensor that is r
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from triton.runtime.jit import JITFunction
 
 from normkit import _activation
 from normkit._operands import Needs, Operands, Saved
-from normkit.kernels.triton import batch_norm
+from normkit.kernels.triton import batch_norm, group_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "gpu.md"
@@ -139,6 +140,7 @@ def launches() -> list[Launch]:
                 name = "relu" if code == _activation.RELU else "silu"
                 tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, {name}"
                 found += _of_batch_norm(tensors, _empty(shape, dtype, last), code)
+    found += _group_launches()
     unique = {}
     for launch in found:  # what has neither residual nor activation is the same for both
         unique.setdefault((launch.kernel, _key(launch)), launch)
@@ -174,6 +176,35 @@ def _of_batch_norm(tensors: str, x: Tensor, code: int) -> list[Launch]:
     ]
 
 
+# Of group norm: a group in tiles, and on chip.
+GROUP_CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
+    ("planar 64x64, 32 groups", (2, 320, 64, 64), False),
+    ("channels last 64x64, 32 groups", (2, 320, 64, 64), True),
+    ("planar 8x8, 32 groups, one pass", (2, 1280, 8, 8), False),
+    ("channels last 8x8, 32 groups, one pass", (2, 1280, 8, 8), True),
+    ("channels last 16x16, 32 groups, one pass", (2, 1024, 16, 16), True),
+)
+
+
+def _group_launches() -> list[Launch]:
+    """Group norm's kernels, behind a residual, with SiLU."""
+    found = []
+    for words, shape, last in GROUP_CASES:
+        for dtype in (torch.float32, torch.bfloat16):
+            x = _empty(shape, dtype, last)
+            weight = torch.empty(x.shape[1], device="meta")
+            operands, code = Operands(x, weight, weight, x), _activation.SILU
+            with recorded(group_norm) as seen:
+                _, stats = group_norm.run_forward(operands, 32, 1e-5, code, 0.0)
+                group_norm.run_backward(x, operands, stats, 32, code, 0.0, Needs(True, True, True, True))
+            tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, silu"
+            found += [
+                Launch(_name(kernel, options), tensors, kernel, arguments, options, x)
+                for _, kernel, arguments, options in seen
+            ]
+    return found
+
+
 def _name(kernel: JITFunction, options: dict[str, Any]) -> str:
     module = kernel.fn.__module__.rpartition("._")[2]
     given = " by given statistics" if options.get("GIVEN") else ""
@@ -183,9 +214,13 @@ def _name(kernel: JITFunction, options: dict[str, Any]) -> str:
 def promised(launch: Launch) -> tuple[int, int]:
     """How many loads and stores of 16 bytes a thread makes for the tensors of the input's size."""
     constants, x = launch.constants, launch.input
-    if "BN" not in constants or max(constants["VC"], constants["VS"]) * x.element_size() < 16:
+    if "VC" not in constants:
         return 0, 0
-    a_tensor = constants["BN"] * constants["BC"] * constants["BS"] * x.element_size() // 16 // 32
+    of_channels = min(constants["VC"], constants.get("VP", constants["VC"]))
+    if (of_channels if constants["LAST"] else constants["VS"]) * x.element_size() < 16:
+        return 0, 0
+    tile = [constants.get(axis, 1) for axis in ("BN", "BI", "BG", "BC", "BS")]
+    a_tensor = math.prod(tile) * x.element_size() // 16 // 32
     a_tensor //= launch.options["num_warps"]
     reads = 1 + ("dy" in launch.kernel.arg_names) + bool(constants.get("HAS_RESIDUAL"))
     writes = ("y" in launch.kernel.arg_names) + bool(constants.get("WANTS_INPUT"))

@@ -46,11 +46,16 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
     if not is_distributed(group):
         return [list(tensors)]
     home = _bucket_device(group)
-    bucket = torch.cat([tensor.detach().to(device=home, dtype=torch.float64).reshape(-1) for tensor in tensors])
+    # first to `home`: the tensors' own device may have no float64
+    bucket = torch.cat([tensor.detach().to(home).to(torch.float64).reshape(-1) for tensor in tensors])
     parts = _gathered(bucket, group)
     sizes = [tensor.numel() for tensor in tensors]
     return [
-        [piece.view(own.shape).to(own) for piece, own in zip(part.split(sizes), tensors, strict=True)] for part in parts
+        [
+            piece.view(own.shape).to(own.dtype).to(own.device)
+            for piece, own in zip(part.split(sizes), tensors, strict=True)
+        ]
+        for part in parts
     ]
 
 

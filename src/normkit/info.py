@@ -72,17 +72,18 @@ def _paths() -> dict[str, str]:
     if triton.why_not("cpu") is None:
         of_triton = "available on the CPU by interpretation (TRITON_INTERPRET=1): slow, for tests"
     elif triton.why_not("cuda") is None and cuda is None:
-        of_triton = "available for CUDA tensors: batch norm"
+        of_triton = "available for CUDA tensors: batch, group and instance norm"
     else:
         of_triton = f"not available: {triton.why_not('cuda') or cuda}"
     own = "native, " if here else ""
+    of_cuda = "" if triton.why_not("cuda") else "triton (batch, group and instance norm), "
     return {
         "native path": f"available, instruction set {native.isa()}" if here else f"not available: {native.why_not()}",
         "composed path": "available",
         "aten path": "available",
         "triton path": of_triton,
         "on cpu": f"{own}aten, composed",
-        "on cuda": cuda or f"{'' if triton.why_not('cuda') else 'triton (batch norm), '}aten, composed",
+        "on cuda": cuda or f"{of_cuda}aten, composed",
         "on mps": "composed" if torch.backends.mps.is_available() else "torch finds no MPS device",
     }
 

@@ -73,6 +73,7 @@ from torch._library.triton import get_triton_kernels_for_op
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from normkit.kernels.triton import batch_norm_operator as operators
+from normkit.kernels.triton import group_norm_operator as groups
 
 def launches(function, *tensors):
     graph = make_fx(dispatch_functionalize(function), tracing_mode="fake")(*tensors).graph
@@ -85,9 +86,16 @@ assert launches(
     lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(4, 16), bits
 ) == 3
 assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x[:4], w) == 1  # a channel fits on chip
+for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
+    facts = (size, 1e-5, 4, 0.0)
+    s = torch.randn(4, 64 * size)
+    assert launches(lambda x, w: groups.forward(x, w, w, x, *facts), x, w) == forward
+    assert launches(lambda x, w, s: groups.backward(x, x, w, w, x, s, None, *facts, [True] * 4), x, w, s) == backward
 for name, kernels in (
     ("triton_batch_norm", {"whole", "partial", "merge", "apply"}),
     ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients"}),
+    ("triton_group_norm", {"whole", "partial", "merge", "apply"}),
+    ("triton_group_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),
 ):
     assert {kernel.fn.__name__ for kernel in get_triton_kernels_for_op(f"normkit::{name}")} == kernels
 """

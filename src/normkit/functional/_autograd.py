@@ -23,7 +23,7 @@ from torch import Tensor
 from .._activation import IDENTITY, NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import forward_level, peek_transform
-from ..kernels import native
+from ..kernels import composed, native
 from ..moments import doubles
 from . import _storage
 from .running import Running
@@ -31,8 +31,9 @@ from .spec import NormSpec
 
 BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
 
-# Told of every output and of what made it while some thread is in normkit.recompute_outputs(); only `Fused` tells.
-output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
+# Told of every output and of what made it (statistics as numbers and as the bytes that autograd keeps) while some
+# thread is in normkit.recompute_outputs(); only `Fused` tells.
+output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Tensor, Operands], None] | None = None
 
 _is_grad_enabled = torch.is_grad_enabled
 
@@ -49,16 +50,16 @@ class Fused(torch.autograd.Function):
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
         ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, saved.bits)
-        ctx.norm, ctx.kernel = norm, kernel
+        ctx.norm, ctx.kernel, ctx.statistics = norm, kernel, saved.stats.dtype
         ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
         if output_listener is not None:
-            output_listener(norm, kernel, y, stats, operands)
+            output_listener(norm, kernel, y, saved.stats, stats, operands)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
-        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.kernel.STATISTICS)
+        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.statistics)
         if _takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
@@ -241,7 +242,7 @@ def composed_backward(
             tensor = operands[i]
             if tensor is not None and not tensor.requires_grad:  # a hook on saved tensors has cut it off
                 tensor.requires_grad_()
-        y = norm.composed(operands, doubles(saved.stats))
+        y = norm.composed(operands, saved.stats if kernel is composed else doubles(saved.stats))
         found = torch.autograd.grad(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip

@@ -38,14 +38,22 @@ _BACKWARD = (
 class Operator:
     """The two operators of one norm, and the derivative that they make."""
 
-    def __init__(self, forward: Any, backward: Any) -> None:
-        self._forward, self._backward = forward, backward
-        self._forward.register_autograd(self._differentiate, setup_context=_save)
+    def __init__(self, forward: Any, backward: Any, keeps_bits: bool) -> None:
+        self._forward, self._backward, self._keeps_bits = forward, backward, keeps_bits
+        self._forward.register_autograd(self._differentiate, setup_context=self._save)
 
     def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
         """(output like the input, stats (3, sets) float64)."""
         output, stats, _ = self._forward(*operands[:4], size, eps, activation.code, float(activation.param))
         return output, doubles(stats)
+
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        input, weight, bias, residual, size, eps, activation, param = inputs
+        _, stats, bits = output
+        has_bits = self._keeps_bits and native.keeps_bits(activation)
+        needs_residual = residual is not None and activation != IDENTITY and not has_bits
+        ctx.save_for_backward(input, weight, bias, residual if needs_residual else None, stats, bits)
+        ctx.settings = (size, eps, activation, param, residual is not None)
 
     def _differentiate(self, ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
         *operands, stats, bits = ctx.saved_tensors
@@ -65,7 +73,7 @@ def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
     """A norm's operators by the native kernels, opaque to the compiler."""
     bodies = _Native(make, sets)
     backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
-    return Operator(define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward)
+    return Operator(define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, keeps_bits=True)
 
 
 _TRITON: dict[str, Operator] = {}
@@ -119,14 +127,6 @@ def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., 
     operator = torch.library.custom_op(f"normkit::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
     operator.register_fake(fake)
     return operator
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    input, weight, bias, residual, size, eps, activation, param = inputs
-    _, stats, bits = output
-    needs_residual = residual is not None and activation != IDENTITY and not native.keeps_bits(activation)
-    ctx.save_for_backward(input, weight, bias, residual if needs_residual else None, stats, bits)
-    ctx.settings = (size, eps, activation, param, residual is not None)
 
 
 def _none(input: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
     new mean = the batch's mean, new var = m2 / (count - 1)     (unbiased)
 
 Rules, each a defect of others that users met:
-- buffers are written in place, in their own dtype; the new value is computed in float64;
+- buffers are written in place, in their own dtype; the new value is computed in float64, or as wide as the device can;
 - a batch that is empty, of one value, or not finite (in the buffer's dtype) moves nothing and is not counted;
 - an activation checkpoint's recomputation moves nothing: it runs inside backward;
 - under torch.func the update is an autograd.Function, so that grad, jvp and vmap may run over it;
@@ -186,7 +186,8 @@ def _written(
     else:
         raise ValueError("momentum=None (the cumulative average) needs num_batches_tracked to count the batches")
     for buffer, new in ((running_mean, mean), (running_var, var)):
-        moved = buffer.to(new.dtype) * (1 - factor) + new * factor  # not by the difference: Inf - Inf is NaN
+        wide = buffer.to(torch.promote_types(buffer.dtype, new.dtype))
+        moved = wide * (1 - factor) + new * factor  # not by the difference: Inf - Inf is NaN
         buffer.copy_(torch.where(ok.unsqueeze(-1), moved.to(buffer.dtype), buffer))
     return finite | ~enough
 

@@ -2,7 +2,7 @@
 
     operands  input (N, C, *) contiguous or channels last, or (N, C); other strides are made dense first
     saved     stats float32 (4, sets): mean, biased variance, rstd, and the rest of the mean (`moments.doubles` reads
-              them); bits as the native kernels write them
+              them); bits as the native kernels write them, and none of group norm, which reads the residual again
 
 Statistics and arithmetic are float32, none is float64: a mean is two floats. Partial results merge in a fixed order, so
 two runs give the same bits. Triton is an extra, `normkit[triton]`: this module imports it with the first kernel.
@@ -83,10 +83,25 @@ def batch_norm_backward(
     return _kernels("batch_norm").backward(dy, operands, saved, activation, needs, training)
 
 
-def operators(norm: str) -> tuple[Any, Any]:
-    """(forward, backward) of a norm as operators of a compiled graph, which the compiler sees the kernels of."""
+def group_norm_forward(
+    operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved | None]:
+    """activation(group_norm(input) + residual); stats (4, N * num_groups). Instance norm: C groups."""
+    return _kernels("group_norm").forward(operands, num_groups, activation, eps, save)
+
+
+def group_norm_backward(
+    dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
+) -> Gradients:
+    """The first derivative of group norm."""
+    return _kernels("group_norm").backward(dy, operands, saved, num_groups, activation, needs)
+
+
+def operators(norm: str) -> tuple[Any, Any, bool]:
+    """(forward, backward, whether they keep bits) of a norm as operators of a compiled graph, which the compiler sees
+    the kernels of."""
     module = _kernels(f"{norm}_operator")
-    return module.forward, module.backward
+    return module.forward, module.backward, module.KEEPS_BITS
 
 
 def _kernels(norm: str) -> ModuleType:

@@ -10,6 +10,8 @@ from ..._operands import Needs, Operands, Saved
 from ._operators import like, none, operator
 from .batch_norm import run_backward, run_forward
 
+KEEPS_BITS = True
+
 
 @operator("normkit::triton_batch_norm")
 def forward(
