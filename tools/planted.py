@@ -46,8 +46,8 @@ BUGS: dict[str, Bug] = {
         "input.numel() // max(1, input.shape[1])", "input.numel()", DEFERRED),
     "momentum_turned_round": Bug(
         "momentum weighs the old value", "functional/running.py",
-        "moved = buffer.to(new.dtype) * (1 - factor) + new * factor",
-        "moved = buffer.to(new.dtype) * factor + new * (1 - factor)", RUNNING),
+        "moved = wide * (1 - factor) + new * factor",
+        "moved = wide * factor + new * (1 - factor)", RUNNING),
     "cumulative_average_off_by_one": Bug(
         "momentum=None divides by the batches before this one", "functional/running.py",
         "factor = 1.0 / batches.to(mean.dtype).clamp(min=1).unsqueeze(-1)",
@@ -64,13 +64,15 @@ BUGS: dict[str, Bug] = {
         "beside = moments.beside(wide)", "beside = moments.detach().beside(wide)", BATCH),
     "bias_before_scale": Bug(
         "y = (xhat + bias) * weight", "kernels/composed.py",
-        "    if weight is not None:\n        y = y * weight\n    if bias is not None:\n        y = y + bias\n",
-        "    if bias is not None:\n        y = y + bias\n    if weight is not None:\n        y = y * weight\n", BATCH),
+        "    if weight is not None:\n        y = y * spread(weight, xhat)\n"
+        "    if bias is not None:\n        y = y + spread(bias, xhat)\n",
+        "    if bias is not None:\n        y = y + spread(bias, xhat)\n"
+        "    if weight is not None:\n        y = y * spread(weight, xhat)\n", BATCH),
     "sums_in_the_input_dtype": Bug(
         "statistics are summed in float32", "moments.py", "wide = x.to(accumulator_dtype(x))", "wide = x", MOMENTS),
     "square_of_the_mean": Bug(
-        "m2 = sum(x^2) - n*mean^2", "moments.py", "        m2 = deviation.square().sum(dims)",
-        "        m2 = (wide * wide).sum(dims) - (0 * mean if mask is not None else mean * mean * count).sum(dims)",
+        "m2 = sum(x^2) - n*mean^2", "moments.py", "m2 = _squeeze(total_over(deviation.square(), dims), dims)",
+        "m2 = (wide * wide).sum(dims) - (0 * mean if mask is not None else mean * mean * count).sum(dims)",
         MOMENTS),
     "merge_without_the_between_term": Bug(
         "merged m2 forgets the distance of the means", "moments.py",
@@ -83,7 +85,7 @@ BUGS: dict[str, Bug] = {
         "    return cleared(y, mask)\n\n", "    return cleared(y.contiguous(), mask)\n\n", BATCH),
     "mask_that_multiplies": Bug(
         "values under the mask are multiplied by 0, so NaN leaks", "moments.py",
-        "mean = torch.where(full, wide, 0).sum(dims, keepdim=True)", "mean = (wide * full).sum(dims, keepdim=True)",
+        "return x if full is None else torch.where(full, x, 0)", "return x if full is None else x * full",
         MASK),
     "mask_before_the_activation": Bug(
         "padding is not zeroed at the end", "kernels/composed.py",
@@ -186,8 +188,8 @@ BUGS: dict[str, Bug] = {
         "the norm of all ranks has the default eps", "functional/sync_batch_norm.py", "norm.running, True, norm.eps",
         "norm.running, True, 1e-5", SYNC),
     "operator_ignores_its_eps": Bug(
-        "a compiled graph has the default eps", "functional/group_norm.py", "OPERATOR(self.num_groups, self.eps,",
-        "OPERATOR(self.num_groups, 1e-5,", COMPILE),
+        "a compiled graph has the default eps", "functional/group_norm.py", "operator(self.num_groups, self.eps,",
+        "operator(self.num_groups, 1e-5,", COMPILE),
     "exported_momentum": Bug(
         "an exported program moves by the default momentum", "functional/batch_norm.py",
         "factor = momentum if self.training", "factor = 0.1 if self.training", EXPORT),
