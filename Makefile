@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 OUT ?= out
 SECONDS ?= 600
 SEED ?= 0
+JOBS ?= 2
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check gpu-compile \
-    doctor-precision studies learn-data fuzz fuzz-sanitized sanitize browser clean
+    doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -56,8 +57,9 @@ test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some
 defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached
 	$(BIN)/python -m tools.defects
 
-nightly: $(VENV)/.dev browser  ## run the long presets too, then a selection on the oldest and the newest torch
+nightly: $(VENV)/.dev browser  ## run the long presets too, plant bugs, then a selection on the oldest and the newest torch
 	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tools.mutation --jobs $(JOBS)
 	bash tools/oldest_and_newest.sh
 
 lint: $(VENV)/.dev  ## ruff, formatting and types
@@ -92,6 +94,9 @@ studies: $(VENV)/.dev  ## run the full presets of studies, hours on one core, an
 
 learn-data: $(VENV)/.dev  ## make the trainings that `normkit learn` shows, one or two minutes
 	$(BIN)/python -m tools.learn_data
+
+mutants: $(VENV)/.dev  ## plant bugs one at a time in copies of the package: do the tests notice? NAMES="..." JOBS=2
+	$(BIN)/python -m tools.mutation --jobs $(JOBS) $(NAMES)
 
 fuzz: $(VENV)/.dev  ## attack the public functions and layers with drawn cases: SECONDS=600 SEED=0
 	$(BIN)/python -m tools.fuzz --seconds $(SECONDS) --seed $(SEED) --out $(OUT)/fuzz $(ARGS)

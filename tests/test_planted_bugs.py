@@ -1,9 +1,10 @@
-"""The list of bugs that the tests must notice (tools/mutation.py) still fits the code; planting them takes minutes."""
+"""The list of bugs that the tests must notice (tools/planted.py) still fits the code; `make mutants` plants them."""
 
 from __future__ import annotations
 
 import pytest
-from tools.mutation import BUGS, ROOT
+from tools.mutation import ROOT
+from tools.planted import BUGS
 
 
 @pytest.mark.parametrize("name", BUGS)

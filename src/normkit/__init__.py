@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from . import parametrizations, testing
     from .doctor.compare import compare
     from .doctor.diagnose import diagnose
+    from .frameworks.load import load_norm_state
     from .model.norm_keys import norm_keys
     from .padding.context import lengths, mask
     from .statistics.adapt import adapt
@@ -45,6 +46,7 @@ _ON_DEMAND = {
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
     "lengths": "padding.context",
+    "load_norm_state": "frameworks.load",
     "mask": "padding.context",
     "norm_keys": "model.norm_keys",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "functional",
     "hub_mapping",
     "lengths",
+    "load_norm_state",
     "mask",
     "mask_from_lengths",
     "merge_statistics",

@@ -40,11 +40,14 @@ def parser() -> argparse.ArgumentParser:
     from .info import version
     from .studies import STUDIES
 
-    top = argparse.ArgumentParser(prog="normkit", description="Normalization for PyTorch: doctor, studies, facts.")
+    top = argparse.ArgumentParser(
+        prog="normkit", description="Normalization for PyTorch: doctor, surgery, studies, facts."
+    )
     top.add_argument("--version", action="version", version=f"normkit {version()}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     _add_doctor(commands)
+    _add_changes(commands)
     study = commands.add_parser("study", help="test claims about normalization by training on real data")
     study.add_argument("names", nargs="*", metavar="NAME", help=f"out of {', '.join(STUDIES)} (default: all)")
     study.add_argument("--list", action="store_true", help="name the studies, what each claims and how long it takes")
@@ -143,6 +146,63 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     rules.set_defaults(call=_rules)
 
 
+def _add_changes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    helps = {
+        "convert": "turn a model's norms into another family, and write the weights",
+        "fold": "put a model's batch norms into the weights of their neighbours, and write it",
+        "recalibrate": "make a model's running statistics those of a data set, exactly, and write it",
+        "freeze": "fix a model's batch norms whatever train() says, and write it",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(
+            name, help=text, epilog="exit code: 0 changed, 1 no layer was changed, 2 what was asked cannot be done"
+        )
+        command.add_argument("target", metavar="TARGET", help="package.module:factory of the model")
+        if name == "convert":
+            command.add_argument(
+                "family", metavar="FAMILY", help="batch, sync, group, layer, instance, frozen, torch, ..."
+            )
+        command.add_argument(
+            "--weights", type=Path, metavar="F", help="weights for it (.pt, .safetensors; no code is run)"
+        )
+        command.add_argument("--part", metavar="NAME", help="which state dict of that file, where several fit")
+        command.add_argument("--out", type=Path, metavar="F", help="written by suffix: .pt, .safetensors, .pt2, .onnx")
+        command.add_argument("--dry-run", action="store_true", help="print the table of changes, write nothing")
+        command.add_argument("--only", action="append", default=[], metavar="PATTERN", help="only these layers")
+        if name != "recalibrate":
+            command.add_argument("--skip", action="append", default=[], metavar="PATTERN", help="not these layers")
+        command.add_argument(
+            "--data",
+            metavar="MODULE:LOADER",
+            help="batches: a function that returns them, or an iterable"
+            + ("" if name == "recalibrate" else "; one is used"),
+        )
+        command.add_argument("--input", metavar="SIZES", help="an example of this shape in their place, as 1x3x224x224")
+        if name == "recalibrate":
+            command.add_argument("--steps", type=int, metavar="N", help="batches at most (default: all)")
+        command.set_defaults(call=_change, operation=name)
+
+
+def _change(args: argparse.Namespace) -> int:
+    from .commands.change import Order, run
+
+    order = Order(
+        operation=args.operation,
+        target=args.target,
+        family=getattr(args, "family", None),
+        weights=args.weights,
+        part=args.part,
+        out=args.out,
+        dry_run=args.dry_run,
+        only=args.only,
+        skip=getattr(args, "skip", ()),
+        data=args.data,
+        shape=args.input,
+        steps=getattr(args, "steps", None),
+    )
+    return run(order)
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor.command import Order, doctor
 
@@ -152,7 +212,8 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from .doctor.command import compared, show
+    from .doctor.command import compared
+    from .model.terminal import show
 
     show(compared(args.before, args.after))
 

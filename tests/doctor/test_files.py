@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 import normkit as nk
+from normkit import _checkpoint as checkpoint
 from normkit.cli import main
-from normkit.doctor import checkpoint
 from normkit.doctor.examples import images, small_net
 from normkit.errors import UsageError
 

@@ -201,6 +201,16 @@ def by_assignment() -> nn.Module:
     return layer
 
 
+def by_swapping() -> nn.Module:
+    """As `by_assignment`, but past `__setattr__`: the tensors change places."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return by_assignment()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
 def by_to_empty() -> nn.Module:
     layer = nk.BatchNorm1d(3, device="meta", dtype=torch.bfloat16).to_empty(device="cpu")
     layer.reset_running_stats()
@@ -221,6 +231,7 @@ DOORS: dict[str, Callable[[], nn.Module]] = {
     "to_device_and_dtype": lambda: inside_a_model(lambda m: m.to("cpu", torch.bfloat16)),
     "to_like": lambda: inside_a_model(lambda m: m.to(torch.zeros((), dtype=torch.bfloat16))),
     "assign": by_assignment,
+    "swap": by_swapping,
     "to_empty": by_to_empty,
     "deepcopy": lambda: copy.deepcopy(nk.BatchNorm1d(3).bfloat16()),
 }

@@ -63,12 +63,15 @@ def test_a_frozen_layer_stands_still_in_training_and_comes_back_whole(norm, spat
 def test_in_place_the_same_parameter_objects_come_back_and_no_optimizer_moves_them_meanwhile():
     model = randomized(residual_net())
     parameters, before = list(model.parameters()), state(model)
-    trained = [parameter.requires_grad_(index % 3 != 0).requires_grad for index, parameter in enumerate(parameters)]
+    trained = [parameter.requires_grad_(index % 3 != 1).requires_grad for index, parameter in enumerate(parameters)]
+    of_norms = [p for name, p in model.named_parameters() if "bn" in name or name.startswith("1.")]
+    assert {p.requires_grad for p in of_norms} == {True, False}
     optimizer = torch.optim.SGD([p for p in parameters if p.requires_grad], lr=0.1, weight_decay=0.5)
     model(torch.randn(2, 3, 9, 9)).sum().backward()  # leaves gradients behind
     model.load_state_dict(before)
     frozen = freeze(model, inplace=True)
     assert frozen is model
+    assert not any(p.requires_grad for p in of_norms)
     optimizer.step()
     norms = {name: value for name, value in before.items() if "bn" in name or name.startswith("1.")}
     unfreeze(model, inplace=True)

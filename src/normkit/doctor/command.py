@@ -5,11 +5,9 @@ Rule: what the person at the keyboard can set right is a UsageError of one line.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import io
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import _files
+from .. import _checkpoint, _files, _targets
+from .._checkpoint import SUFFIXES
 from ..errors import UsageError
-from . import checkpoint
+from ..model.terminal import show
 from .catalogue import KINDS, catalogue
-from .checkpoint import SUFFIXES
 from .compare import Comparison, compare
 from .diagnose import Diagnosis, diagnose
 from .evidence import BATCHES
@@ -59,7 +57,7 @@ def doctor(order: Order) -> int:
         artifact = "normkit/doctor/patient.py"
     else:
         model, artifact = target(order.target)
-        batches = None if order.data is None else _loaded(order.data)
+        batches = None if order.data is None else list(islice(_targets.batches(order.data), BATCHES))
     if order.data is not None and not isinstance(model, nn.Module):
         raise UsageError(f"--data needs a model to run, and {order.target} is a file of tensors: name module:factory")
     if order.fix is not None and order.target is not None and _same_file(order.fix, order.target):
@@ -106,29 +104,9 @@ def target(name: str) -> tuple[nn.Module | Mapping[str, Any], str]:
     """A model from module:factory, or the content of a checkpoint; and the file that it comes from."""
     path = Path(name)
     if path.suffix in SUFFIXES or path.exists():
-        return checkpoint.read(path), name
-    made = _named(name, "package.module:factory, or a checkpoint (.pt, .safetensors)")
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise UsageError(f"{name} is a {type(made).__name__}, expected a function that returns a model, or a model")
-        artifact = _source(made, name)
-        made = _called(made, name)
-        if not isinstance(made, nn.Module):
-            raise UsageError(f"{name} returned a {type(made).__name__}, expected a model (a torch.nn.Module)")
-        return made, artifact
-    return made, _source(type(made), name)
-
-
-def show(what: Any) -> None:
-    """To a terminal by rich, where it is installed; else as text."""
-    if sys.stdout.isatty():
-        try:
-            from rich.console import Console
-        except ImportError:
-            pass
-        else:
-            return Console().print(what)
-    print(what.table().text() if isinstance(what, (Healing, Comparison)) else what)
+        return _checkpoint.read(path), name
+    model, named = _targets.model(name, f"{_targets.FACTORY}, or a checkpoint (.pt, .safetensors)")
+    return model, _source(named, name)
 
 
 def _diagnosed(model: Any, batches: Any, order: Order) -> Diagnosis:
@@ -144,48 +122,6 @@ def _ignored(text: str) -> str:
     if not equals or not why.strip():
         raise UsageError(f"--ignore needs a reason: --ignore {code}='why it does not count here'")
     return code
-
-
-def _loaded(name: str) -> list[Any]:
-    """The first batches of a loader."""
-    made = _named(name, "package.module:loader")
-    if callable(made) and not hasattr(made, "__iter__"):
-        made = _called(made, name)
-    if not hasattr(made, "__iter__") or isinstance(made, (torch.Tensor, Mapping, str)):
-        raise UsageError(f"{name} gave a {type(made).__name__}, expected batches: a DataLoader, a list, a generator")
-    try:
-        return list(islice(made, BATCHES))
-    except Exception as error:
-        raise UsageError(f"{name} raised {_line(error)}") from error
-
-
-def _named(name: str, expected: str) -> Any:
-    module, colon, path = name.partition(":")
-    if not colon or not module or not path:
-        raise UsageError(f"no file is called {name!r}, and it names no object: expected {expected}")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)  # a console script does not look where it is called
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:
-        raise UsageError(f"cannot import {module}: {_line(error)}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{module} has no {path}")
-        found = getattr(found, part)
-    return found
-
-
-def _called(function: Any, name: str) -> Any:
-    try:
-        return function()
-    except Exception as error:
-        raise UsageError(f"{name} raised {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _source(made: Any, name: str) -> str:
@@ -212,5 +148,5 @@ def _fix(found: Diagnosis, model: nn.Module | Mapping[str, Any], path: Path) -> 
         content, healing = heal_state(found.findings, model)
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    _files.update(path, buffer.getvalue, most=checkpoint.LARGEST)
+    _files.update(path, buffer.getvalue, most=_checkpoint.LARGEST)
     return healing

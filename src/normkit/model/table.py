@@ -41,11 +41,28 @@ class Table(Tabular):
     def table(self) -> Table:
         return self
 
-    def text(self) -> str:
+    def text(self, width: int | None = None) -> str:
+        """One line a row; where these are wider than `width`, one line a cell, an empty line after each row."""
         table = [self.columns, *self.rows]
         widths = [max(len(row[column]) for row in table) for column in range(len(self.columns))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-        return "\n".join([*(line.rstrip() for line in lines), *self.notes])
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        if width is not None and max(map(len, lines)) > width:
+            return self._list(width)
+        return "\n".join([*lines, *self.notes])
+
+    def _list(self, width: int) -> str:
+        from textwrap import fill
+
+        indent = max(map(len, self.columns)) + 2
+        rows = [
+            "\n".join(
+                fill(cell, max(width, indent + 8), initial_indent=column.ljust(indent), subsequent_indent=" " * indent)
+                for column, cell in zip(self.columns, row, strict=True)
+                if cell
+            )
+            for row in self.rows
+        ]
+        return "\n\n".join([*rows, "\n".join(fill(note, max(width, 20)) for note in self.notes)])
 
     def markdown(self) -> str:
         table = [self.columns, ("---",) * len(self.columns), *self.rows]
