@@ -31,9 +31,15 @@ from .running import Running
 from .spec import NormSpec
 
 
-def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None, layer: nn.Module) -> BatchNormSpec:
-    """The training batch norm of a layer under the moments of all ranks of a group."""
-    due = agreement.is_due(layer, group)
+def synchronised(
+    norm: BatchNormSpec, input: Tensor, group: dist.ProcessGroup | None, layer: nn.Module
+) -> BatchNormSpec:
+    """The training batch norm of a layer under the moments of all ranks of a group.
+
+    Raises:
+        RuntimeError: at a call that agrees first: the group has no backend for the input's device.
+    """
+    due = agreement.is_due(layer, input, group)
     return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group, due)
 
 
