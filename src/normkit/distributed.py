@@ -92,9 +92,11 @@ def _home(own: torch.device, group: Group) -> torch.device:
 
     gloo carries every device's tensors through the host: there one copy of the bucket is made here.
     """
-    served = _served(group)
     if str(dist.get_backend(group)) == "gloo":
         return torch.device("cpu")
+    if torch.compiler.is_compiling():  # a graph cannot ask; it does not leave its device either
+        return own
+    served = _served(group)
     if own.type in served or not served:
         return own
     return torch.device("cuda", torch.cuda.current_device()) if "cuda" in served else torch.device(served[0])

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
 from tests.cases import EPS, MOMENTUM
-from tests.parallel.world import RANKS, SAMPLES, State, World, batches, net, optimizer, state, train
+from tests.parallel.world import RANKS, SAMPLES, STEPS, State, World, batches, net, optimizer, state, train
 
 OPTIONS = {
     "plain": {},
@@ -45,7 +45,7 @@ def unused_parameters(world: World) -> State:
 
 def two_forwards(world: World) -> State:
     """Two calls, whose buffers move in between, before the one backward: siamese networks, GANs."""
-    model = world.parallel(net(world.norm(4)), broadcast_buffers=not world.is_parallel)
+    model = world.parallel(net(world.norm(4)))
     stepping = optimizer(model)
     for batch in batches():
         stepping.zero_grad()
@@ -80,7 +80,8 @@ class Checkpointed(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and not x.requires_grad:
             x = x.detach().requires_grad_()  # else a reentrant checkpoint gives the first layers no gradient
-        return self[3:](self.run(lambda x: self[2](self[1](self[0](x))), x))
+        x = self.run(lambda x: self[2](self[1](self[0](x))), x)
+        return self[4](self[3](x))
 
 
 def checkpointed(world: World, reentrant: bool) -> State:
@@ -117,11 +118,12 @@ def uneven(world: World) -> State:
     """The last batch has 3 samples for one rank and none for the other, which takes part with an empty one."""
     model = world.parallel(net(world.norm(4)))
     stepping = optimizer(model)
-    for batch, last in ((whole, index == 2) for index, whole in enumerate(batches())):
-        whole = batch[:3] if last else batch
-        mine = whole[: 3 if world.rank != 1 else 0] if last else world.share(whole)
+    for index, batch in enumerate(batches()):
+        mine, total = world.share(batch), len(batch)
+        if index == STEPS - 1:
+            mine, total = batch[: 0 if world.rank == 1 else 3], 3
         stepping.zero_grad()
-        world.loss(model(mine), len(whole)).backward()
+        world.loss(model(mine), total).backward()
         stepping.step()
     return state(model)
 

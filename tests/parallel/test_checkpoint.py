@@ -30,9 +30,9 @@ LIMIT = 120.0  # seconds that a rank waits for the others; six starts take half 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's file store is for POSIX here")
 
 
-def sharded(ranks: int, **options: object) -> nn.Module:
+def sharded(ranks: int, dtype: torch.dtype = torch.float64, **options: object) -> nn.Module:
     """Each layer with parameters is a unit, then the rest."""
-    model, mesh = net(nk.SyncBatchNorm(4, EPS, MOMENTUM)), init_device_mesh("cpu", (ranks,))
+    model, mesh = net(nk.SyncBatchNorm(4, EPS, MOMENTUM)).to(dtype), init_device_mesh("cpu", (ranks,))
     for layer in model:
         if list(layer.parameters()):
             fully_shard(layer, mesh=mesh, **options)
@@ -63,7 +63,7 @@ def save(folder: Path, rank: int, ranks: int) -> dict[str, State]:
     model = trained(sharded(ranks), rank, ranks, slice(0, 2))
     saved.save({"model": get_model_state_dict(model)}, checkpoint_id=folder / "saved")
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    mixed = trained(sharded(ranks, mp_policy=half).float(), rank, ranks, slice(0, 2), torch.float32)
+    mixed = trained(sharded(ranks, torch.float32, mp_policy=half), rank, ranks, slice(0, 2), torch.float32)
     return {"saved": whole(model), "mixed": whole(mixed), "buffers": {k: v.clone() for k, v in mixed.named_buffers()}}
 
 

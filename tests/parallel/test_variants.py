@@ -163,7 +163,7 @@ def fake_group() -> Iterator[None]:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.usefixtures("fake_group")
 def test_no_call_waits_for_the_device(masked: bool) -> None:
-    """Fake tensors have no values: whatever would read one on the host raises, a copy to the CPU is seen in the trace."""
+    """Fake tensors have no values: whatever would read one on the host raises; a copy to the CPU is noted."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     moved: list[str] = []

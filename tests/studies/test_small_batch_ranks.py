@@ -58,8 +58,8 @@ def test_the_rule_confirms_and_refutes() -> None:
         return 0.1 + 0.001 * seed + (0.02 if norm == "group" else 0.08 / span)
 
     made = study(4)
-    assert made.judge(runs(4, claimed)).word == "confirmed"
-    assert made.judge(runs(4, lambda norm, span, seed: 0.2 - claimed(norm, span, seed))).word == "not confirmed"
+    assert made.judge(runs(4, claimed)).word == "supported"
+    assert made.judge(runs(4, lambda norm, span, seed: 0.2 - claimed(norm, span, seed))).word == "not supported"
     assert made.plot(runs(4, claimed))[0].svg.count("<svg") == 1
 
 

@@ -1,4 +1,4 @@
-"""`python -m tools.scaling RESULTS`: take the curve of `normkit study small_batch --ranks N` out of its results.json."""
+"""`python -m tools.scaling RESULTS`: take the curve of `normkit study small_batch --ranks N` from its results.json."""
 
 from __future__ import annotations
 
