@@ -55,7 +55,7 @@ def test_a_run_gives_numbers_again_and_the_group_arm_needs_no_exact_statistics()
 
 def test_the_rule_confirms_and_refutes() -> None:
     def claimed(norm: str, span: int, seed: int) -> float:
-        return 0.1 + 0.001 * seed + (0.02 if norm == "group" else 0.08 / span)
+        return 0.1 + 0.001 * seed + (0.05 if norm == "group" else 0.08 / span)
 
     made = study(4)
     assert made.judge(runs(4, claimed)).word == "supported"
