@@ -165,7 +165,7 @@ def fake_group() -> Iterator[None]:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.usefixtures("fake_group")
 def test_no_call_waits_for_the_device(masked: bool) -> None:
-    """Tensors without values, as on a device that is still computing: to read one, or to copy it to the host, raises."""
+    """Tensors without values, as on a device that still computes: to read one, or to copy it to the host, raises."""
     layer = nk.SyncBatchNorm(3, EPS, MOMENTUM, activation="relu", device="meta")
     x = torch.empty(4, 3, 5, device="meta", requires_grad=True)
     mask = torch.empty(4, 5, dtype=torch.bool, device="meta") if masked else None

@@ -11,7 +11,7 @@ from normkit.errors import UsageError
 from normkit.studies import MORE, STUDIES, Preset, Run, conduct, data, find, small_batch_ranks
 from normkit.studies.small_batch_ranks import EACH, network, plan, spans, study
 
-PRESET = Preset(quick=True, seeds=5, data="digits")
+PRESET = Preset(quick=True, seeds=8, data="digits")
 
 
 def runs(ranks: int, error: Callable[[str, int, int], float]) -> list[Run]:

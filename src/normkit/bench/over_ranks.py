@@ -15,7 +15,7 @@ from .sync_figures import Collective, Synchronised, Way
 from .timing import Spread, milliseconds, paired
 
 MOST = 64  # ranks
-SHARES = {"quick": (2, 64), "full": (8, 224)}  # images per rank, and their height and width
+SHARES = {"quick": (2, 64), "full": (2, 224)}  # images per rank, and their height and width
 
 
 def measure(ranks: int, preset: str, threads: int | None, seconds: float) -> Document:
@@ -61,7 +61,8 @@ def _ways(found: Sequence[dict[str, Times]], given: dict[str, list[int]]) -> Ite
     for name, times in slowest.items():
         spread = paired([forward + backward for forward, backward in times], ours)
         forward, backward = (milliseconds(part) for part in zip(*times, strict=True))
-        yield name, Way(forward, backward, *given[name], spread.median, spread.low, spread.high)
+        calls, sent = given[name]
+        yield name, Way(forward, backward, calls, sent, spread.median, spread.low, spread.high)
 
 
 def _slowest(times: Sequence[tuple[float, float]]) -> tuple[float, float]:

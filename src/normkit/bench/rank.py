@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -57,8 +58,8 @@ class Rank:
         for size in SIZES:
             own = torch.zeros(size // 4)
             parts = [torch.empty_like(own) for _ in range(ranks)]
-            calls["all_gather", size] = _clocked(lambda own=own, parts=parts: dist.all_gather(parts, own))
-            calls["all_reduce", size] = _clocked(lambda own=own: dist.all_reduce(own))
+            calls["all_gather", size] = _clocked(partial(dist.all_gather, parts, own))
+            calls["all_reduce", size] = _clocked(partial(dist.all_reduce, own))
         named = {f"{kind} {size}": call for (kind, size), call in calls.items()}
         found = interleave(named, 0.0, fewest=COLLECTIVE_ROUNDS, most=COLLECTIVE_ROUNDS)
         return {key: [t.total for t in found[f"{key[0]} {key[1]}"]] for key in calls}

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from torch import nn
+
 import normkit as nk
 
 from ..errors import UsageError
@@ -62,7 +64,7 @@ def run(params: Params) -> Result:
     return result
 
 
-def network(images: data.Images, params: Params) -> nets.nn.Sequential:
+def network(images: data.Images, params: Params) -> nn.Sequential:
     """The network of one arm."""
     make = partial(nk.GhostBatchNorm2d, virtual_batch_size=EACH * params["span"])
     return nets.conv_net(images, params["norm"], params["seed"], make=make if params["norm"] == "batch" else None)
@@ -138,7 +140,7 @@ def study(ranks: int = RANKS) -> Study:
         advice="With few images per process take nk.convert(model, 'sync'), and a process_group of as many ranks as "
         "make 16 to 32 images where the network is slow; or group norm.",
         papers=("Peng et al. 2018, arXiv:1711.07240", "Wu & He 2018, arXiv:1803.08494"),
-        seconds=(0.7, 3.6),
+        seconds=(1.0, 6.0),
         plan=partial(plan, ranks=ranks),
         run=run,
         plot=plot,
