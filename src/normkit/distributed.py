@@ -60,22 +60,22 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
     """
     if not is_distributed(group):
         return [list(tensors)]
-    home = _home(tensors[0].device, group)
-    bucket = torch.cat([tensor.detach().to(device=home, dtype=torch.float64).reshape(-1) for tensor in tensors])
-    parts = _gathered(bucket, group)
     sizes = [tensor.numel() for tensor in tensors]
     return [
-        [piece.view(own.shape).to(own) for piece, own in zip(part.split(sizes), tensors, strict=True)] for part in parts
+        [piece.view(own.shape).to(own) for piece, own in zip(part.split(sizes), tensors, strict=True)]
+        for part in gather_rows(tensors, group)
     ]
 
 
-def _gathered(bucket: Tensor, group: Group) -> list[Tensor]:
-    count = dist.get_world_size(group)
+def gather_rows(tensors: Sequence[Tensor], group: Group = None) -> Tensor:
+    """The values of a rank's tensors as a row of float64, of every rank: (ranks, values), where the bucket travelled."""
+    home, count = _home(tensors[0].device, group), dist.get_world_size(group)
+    bucket = torch.cat([tensor.detach().to(device=home, dtype=torch.float64).reshape(-1) for tensor in tensors])
     if torch.compiler.is_compiling():
-        return list(_torch.all_gather_in_graph(bucket, named(group)).view(count, -1))
-    parts = [torch.empty_like(bucket) for _ in range(count)]
-    dist.all_gather(parts, bucket, group=group)
-    return parts
+        return _torch.all_gather_in_graph(bucket, named(group)).view(count, -1)
+    rows = bucket.new_empty(count, len(bucket))
+    dist.all_gather(list(rows.unbind(0)), bucket, group=group)
+    return rows
 
 
 def total(value: Tensor, group: Group = None) -> Tensor:

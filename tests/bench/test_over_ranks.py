@@ -16,7 +16,7 @@ from tests.bench.rows import MACHINE
 
 CHANNELS = 26_560  # of ResNet-50's 53 norms together
 WAY = Way(1.0, 2.0, 106, 850_000, 1.5, 1.4, 1.6)
-FIGURES = Synchronised(2, 2, 32, 1, 53, 5, {"normkit": WAY, "torch, local": WAY})
+FIGURES = Synchronised(2, 2, 32, 1, 53, 5, 0.5, {"normkit": WAY, "torch, local": WAY})
 POINT = Collective(2, "all_gather", 64, 101, 123.4, 100.0, 150.0)
 
 
@@ -64,7 +64,7 @@ def test_figures_survive_the_file_and_a_newer_one_replaces_its_namesake() -> Non
 def test_tables_say_what_was_measured() -> None:
     assert collectives_table([POINT]).cells == (("all_gather", "64", "123 (100-150)"),)
     ours, local = synchronised_table([FIGURES]).cells
-    assert ours == ("normkit", "2", "2", "32", "1", "1", "2", "106", "850", "")
+    assert ours == ("normkit", "2", "2", "32", "1", "0.5", "1", "2", "106", "850", "")
     assert local[-1] == "1.50 (1.40-1.60)"
 
 

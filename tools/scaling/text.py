@@ -16,7 +16,9 @@ processes wait for a core as well. All norms of a ResNet-50, and nothing between
 algorithm* is a stand-in: torch.nn.SyncBatchNorm refuses the CPU, so its steps stand here in their order, with its
 collectives, each by ATen's fastest kernel (`normkit.bench.torch_sync`), and held against ours before it is timed.
 *local*: each rank by its own statistics, no collective. KB: what a rank gives to all collectives of a step; times:
-paired, median and quartiles.
+paired, median and quartiles. load: the machine's load average before, which is other work: where it is above 0, read
+the ratios and leave the milliseconds. Repeat on a quiet machine: `normkit bench --ranks 2,3,4 --shapes full --json
+FILE`.
 """
 
 MODEL = """

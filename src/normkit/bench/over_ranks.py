@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ def measure(ranks: int, preset: str, threads: int | None, seconds: float) -> Doc
     """
     batch, image = SHARES[preset]
     share = threads or max(1, cores() // ranks)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         started = [
             stack.enter_context(Isolated(Rank, folder, rank, ranks, share, batch, image, seconds))
@@ -34,7 +36,7 @@ def measure(ranks: int, preset: str, threads: int | None, seconds: float) -> Doc
         ]
         alone, norms, given, _ = (_of_all(started, name) for name in ("collectives", "norms", "given", "end"))
     figures = Synchronised(
-        ranks, batch, image, share, norms=given[0]["normkit"][0] // 2, rounds=len(norms[0]["normkit"]),
+        ranks, batch, image, share, norms=given[0]["normkit"][0] // 2, rounds=len(norms[0]["normkit"]), load=load,
         ways=dict(_ways(norms, given[0])),
     )  # fmt: skip
     return Document(machine(), collectives=tuple(_collectives(ranks, alone)), synchronised=(figures,))

@@ -44,7 +44,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Synchronised:
-    """ResNet-50's norms on several ranks. batch: images per rank; image: their height and width; threads: per rank."""
+    """ResNet-50's norms on several ranks. batch: images per rank; image: their height and width; threads: per rank.
+
+    load: the machine's load average before the ranks began, what other work it had.
+    """
 
     ranks: int
     batch: int
@@ -52,6 +55,7 @@ class Synchronised:
     threads: int
     norms: int
     rounds: int
+    load: float = 0.0
     ways: dict[str, Way] = field(default_factory=dict)
 
     @property

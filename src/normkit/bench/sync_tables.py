@@ -22,13 +22,13 @@ def collectives_table(found: Sequence[Collective]) -> Table:
 def synchronised_table(found: Sequence[Synchronised]) -> Table:
     """One line per number of ranks and way."""
     headings = (
-        "ResNet-50's norms", "ranks", "batch", "image", "threads", "fwd ms", "bwd ms", "collectives", "KB",
+        "ResNet-50's norms", "ranks", "batch", "image", "threads", "load", "fwd ms", "bwd ms", "collectives", "KB",
         "times normkit's",
     )  # fmt: skip
     lines = [
         (
-            name, str(one.ranks), str(one.batch), str(one.image), str(one.threads), number(way.forward_ms),
-            number(way.backward_ms), str(way.collectives), number(way.bytes / 1e3),
+            name, str(one.ranks), str(one.batch), str(one.image), str(one.threads), number(one.load),
+            number(way.forward_ms), number(way.backward_ms), str(way.collectives), number(way.bytes / 1e3),
             "" if name == "normkit" else f"{way.ratio:.2f} ({way.low:.2f}-{way.high:.2f})",
         )
         for one in found
