@@ -68,7 +68,7 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
 
 
 def gather_rows(tensors: Sequence[Tensor], group: Group = None) -> Tensor:
-    """The values of a rank's tensors as a row of float64, of every rank: (ranks, values), where the bucket travelled."""
+    """A rank's values as a row of float64, of every rank: (ranks, values), on the device where the bucket travelled."""
     home, count = _home(tensors[0].device, group), dist.get_world_size(group)
     bucket = torch.cat([tensor.detach().to(device=home, dtype=torch.float64).reshape(-1) for tensor in tensors])
     if torch.compiler.is_compiling():

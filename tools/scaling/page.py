@@ -43,7 +43,7 @@ def render(figures: str, curve: str) -> str:
         BUCKETS.format(table=_buckets(sizes).markdown()),
         CURVE.format(table=_curve(study).markdown(), **{k: study[k] for k in ("ranks", "each", "seeds", "steps")}),
     ]
-    return "\n".join(parts)
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def _fits(fits: Sequence[Fit], document: Document) -> Table:

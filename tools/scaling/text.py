@@ -39,7 +39,8 @@ Every point (median and quartiles, of the slowest rank) and what both models say
 
 {points}
 
-The fit is of this machine's small end, and it is shown to be judged. Nothing below is extrapolated from it.
+The fit is of this machine's small end, and it is shown to be judged: the model has no word for a rank that waits for a
+core, which is what most of the time is where there are more ranks than cores. Nothing below is extrapolated from it.
 """
 
 NORMS = """
@@ -77,9 +78,9 @@ block, four pairs in ResNet-50. *all in one* is what no exact backward reaches, 
 CURVE = """
 ## How far a batch of 2 per rank has to be synchronised
 
-`normkit study small_batch --quick --ranks {ranks}`: {each} images on each of {ranks} processes, {steps} steps, {seeds}
-seeds; each arm at the rate that validation images chose. Medians over seeds; the difference to group norm is paired,
-mean with 95 % interval.
+`normkit study small_batch --quick --seeds {seeds} --ranks {ranks}`: {each} images on each of {ranks} processes, {steps}
+steps; each arm at the rate that validation images chose. Medians over seeds; the difference to group norm is paired,
+mean with 95 % interval. One process computes the step of all, which gives their numbers (`tests/parallel`).
 
 {table}
 """
