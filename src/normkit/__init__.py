@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .doctor.compare import compare
     from .doctor.diagnose import diagnose
     from .model.norm_keys import norm_keys
+    from .padding.context import lengths, mask
     from .statistics.adapt import adapt
     from .statistics.deferred import deferred_statistics
     from .statistics.merge import merge_statistics
@@ -42,6 +43,8 @@ _ON_DEMAND = {
     ),
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
+    "lengths": "padding.context",
+    "mask": "padding.context",
     "norm_keys": "model.norm_keys",
 }
 _MODULES = ("parametrizations", "testing")  # that are imported when they are first named
@@ -60,6 +63,8 @@ __all__ = [
     "freeze",
     "functional",
     "hub_mapping",
+    "lengths",
+    "mask",
     "mask_from_lengths",
     "merge_statistics",
     "nn",

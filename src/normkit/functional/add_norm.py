@@ -16,6 +16,7 @@ from .. import _shapes
 from .._operands import Maybe, Needs, Operands
 from ..kernels import native
 from . import _autograd
+from . import mask as masks
 from ._operator import define, fake_gradients, gradients, like
 from .choose import choose, is_eager
 from .road import run
@@ -32,7 +33,7 @@ def run_added(
         what the norm's function documents.
     """
     _shapes.verify_residual(residual, input)
-    if mask is None and _autograd.output_listener is None and is_eager():
+    if mask is None and masks.follow is None and _autograd.output_listener is None and is_eager():
         made = norm.added_in_core(input, residual, weight, bias)
         if made is not None:
             return made

@@ -10,6 +10,7 @@ from .._fx import traceable
 from .._operands import Operands
 from ..kernels import composed
 from . import _dtypes, _storage
+from .mask import known_mask
 
 
 @traceable
@@ -47,6 +48,7 @@ def filter_response_norm(
     """
     _verify("filter_response_norm", input, weight=weight, bias=bias, threshold=threshold)
     _storage.verify((input, weight, bias, threshold, eps if isinstance(eps, Tensor) else None, mask))
+    mask = known_mask(input) if mask is None else mask
     operands = Operands(input, None, None, None, _shapes.optional_channel_mask(mask, input))
     x = composed.cleared(composed.widened(operands), operands.mask)
     beside = _shapes.channel_shape(x.dim(), x.shape[1])

@@ -11,6 +11,7 @@ from .._operands import Operands
 from ..kernels import composed
 from . import _storage
 from .filter_response_norm import _verify
+from .mask import known_mask
 
 
 @traceable
@@ -47,6 +48,7 @@ def global_response_norm(
     """
     _verify("global_response_norm", input, weight=weight, bias=bias)
     _storage.verify((input, weight, bias, mask))
+    mask = known_mask(input) if mask is None else mask
     operands = Operands(input, None, None, None, _shapes.optional_channel_mask(mask, input))
     x = composed.cleared(composed.widened(operands), operands.mask)
     beside = _shapes.channel_shape(x.dim(), x.shape[1])

@@ -89,9 +89,13 @@ class GroupNormSpec(NormSpec):
         mask = _shapes.optional_channel_mask(mask, input)
         return self, Operands(widen("group_norm", input), weight, bias, residual, mask)
 
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask the kernels take each channel of each sample for a channel of one large sample."""
+        return why_not_masked(operands)
+
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * G)."""
@@ -115,6 +119,19 @@ class GroupNormSpec(NormSpec):
     def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         return OPERATOR(self.num_groups, self.eps, activation, operands)[0]
+
+
+def why_not_masked(operands: Operands) -> str | None:
+    """Why the native kernels cannot serve a mask, if there is one: they read the channels of all samples as one's, an
+    input that is not contiguous as a copy; bits of an activation behind a residual would be those of the copy."""
+    if operands.mask is None:
+        return None
+    if operands.input.numel() == 0:
+        return "a mask is given, and the input is empty"
+    input, residual = operands.input, operands.residual
+    if residual is None or (input.is_contiguous() and residual.is_contiguous()):
+        return None
+    return "a mask and a residual are given, and they are not contiguous"
 
 
 def _verify(operands: Operands, num_groups: int) -> None:

@@ -21,7 +21,7 @@ from . import _dtypes, running
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from .batch_norm import BatchNormSpec
-from .group_norm import OPERATOR
+from .group_norm import OPERATOR, why_not_masked
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -113,25 +113,25 @@ class InstanceNormSpec(BatchNormSpec):
         return norm, Operands(widen("instance_norm", input), weight, bias, residual, mask)
 
     def why_not_native(self, operands: Operands) -> str | None:
-        """The kernels of group norm take no mask, and a group has a channel."""
-        if operands.mask is not None:
-            return "a mask is given"
-        return "the input has no channels" if operands.input.shape[1] == 0 else None
+        """A group has a channel."""
+        return "the input has no channels" if operands.input.shape[1] == 0 else why_not_masked(operands)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * C)."""
         input, tracks = operands.input, self.running is not None
         y, saved = kernel.group_norm_forward(operands, input.shape[1], self.activation, self.eps, save=save or tracks)
         if tracks:
-            self.move(saved.stats, input)
+            self.move(saved.stats, input, operands.mask)
         if y.stride() != input.stride() and input.movedim(1, -1).is_contiguous():
             y = torch.empty_like(input).copy_(y)  # PyTorch's kernel loses channels_last on some devices
         return y, saved
 
-    def move(self, stats: Tensor, input: Tensor) -> None:
-        """Move the running statistics by those of the batch `input`. stats: (3, N * C)."""
+    def move(self, stats: Tensor, input: Tensor, mask: Tensor | None = None) -> None:
+        """Move the running statistics by those of the batch `input`. stats: (3, N * C); mask: (N, 1, *)."""
         assert self.running is not None
-        count = math.prod(input.shape[2:])
+        count: int | Tensor = math.prod(input.shape[2:])
+        if mask is not None:
+            count = mask.expand(len(input), 1, *input.shape[2:]).flatten(1).sum(1, keepdim=True).expand(input.shape[:2])
         mean, var, _ = stats.reshape(3, *input.shape[:2])
         _move(self.running, Moments.of_stats(count, mean, var))
 

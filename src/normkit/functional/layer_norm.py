@@ -129,9 +129,13 @@ class LayerNormSpec(NormSpec):
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         return self, Operands(widen("layer_norm", input), weight, bias, None, mask)
 
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps > 0 else "a mask is given, and eps is 0"
+
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, rows)."""

@@ -142,9 +142,13 @@ class RMSNormSpec(NormSpec):
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
         return norm, Operands(widen("rms_norm", input), weight, None, None, mask)
 
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
+
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
 
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""

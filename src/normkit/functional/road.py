@@ -1,5 +1,6 @@
 """The one road of a norm's call: from the layer or function to a kernel.
 
+    inside of `normkit.lengths`  ->  the mask that fits the input, then the same road
     plain eager call    ->  norm.in_core: one call of the native core, if it takes the tensors as they are
     else    norm.verified   torch's errors, operands made ready
             choose          (path, reason)
@@ -20,6 +21,7 @@ from .._activation import NONE, Activation
 from .._operands import Operands
 from ..kernels import aten, composed, native
 from . import _autograd, _layout, _storage
+from . import mask as masks
 from .choose import choose, is_eager
 from .spec import NormSpec
 
@@ -39,11 +41,20 @@ def run(
     Raises:
         ValueError, RuntimeError, TypeError, NotImplementedError: what the norm's function documents.
     """
+    if masks.follow is not None and not torch.compiler.is_compiling():
+        y = masks.follow(norm, Operands(input, weight, bias, residual, mask))
+        if y is not None:
+            return y
     if mask is None and _autograd.output_listener is None and is_eager():
         y = norm.in_core(input, weight, bias, residual)
         if y is not None:
             return y
     operands = Operands(input, weight, bias, residual, mask)
+    if input.is_nested:
+        from . import jagged
+
+        if jagged.serves(norm, operands):
+            return jagged.rebuilt(run(norm, jagged.values(input), *operands[1:]), input)
     _layout.verify(norm, operands)
     _storage.verify((*operands, *norm.buffers()))  # first: what comes next may cast
     norm, operands = norm.verified(operands)

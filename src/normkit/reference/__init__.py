@@ -19,6 +19,7 @@ from normkit.reference.batch_norm import (
     batch_norm_inference_backward,
 )
 from normkit.reference.batch_renorm import batch_renorm, batch_renorm_backward, correction, limits
+from normkit.reference.chain import chain, chain_gradient, chain_step_terms
 from normkit.reference.filter_response_norm import filter_response_norm, filter_response_norm_backward
 from normkit.reference.ghost_batch_norm import ghost_batch_norm, ghost_batch_norm_backward, slice_sizes
 from normkit.reference.global_response_norm import global_response_norm, global_response_norm_backward
@@ -44,6 +45,9 @@ __all__ = [
     "batch_norm_inference_backward",
     "batch_renorm",
     "batch_renorm_backward",
+    "chain",
+    "chain_gradient",
+    "chain_step_terms",
     "correction",
     "cumulative",
     "entropy",
