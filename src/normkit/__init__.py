@@ -14,6 +14,7 @@ from .functional import backend, mask_from_lengths, recompute_outputs
 from .moments import Moments
 from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
+from .nn.domain_call import domain
 
 if TYPE_CHECKING:
     from . import parametrizations, testing
@@ -59,6 +60,7 @@ __all__ = [
     "convert",
     "deferred_statistics",
     "diagnose",
+    "domain",
     "fold",
     "freeze",
     "functional",

@@ -35,7 +35,7 @@ def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:
 
     That is a real value of each channel beside the input, (C, 1, ...); 0 in evaluation and where none is real.
     """
-    input, weight, bias, residual, mask = operands
+    input, weight, bias, residual, mask = operands[:5]
     assert mask is not None
     value = _real_value(input, mask) if training else torch.zeros((), dtype=input.dtype, device=input.device)
     residual = None if residual is None else zeroed(residual, mask)

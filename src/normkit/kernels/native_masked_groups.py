@@ -90,7 +90,7 @@ def _evaluated(
 def _large(operands: Operands) -> tuple[Operands, Tensor, Tensor]:
     """The operands as one large sample without a mask, values that are real where others were; how many real positions
     each sample has, (N,); and what stands for the others, (N, C)."""
-    input, weight, bias, residual, mask = operands
+    input, weight, bias, residual, mask = operands[:5]
     assert mask is not None
     input = input.contiguous()
     n, c, *positions = input.shape

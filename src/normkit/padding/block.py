@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .._operands import Operands
+from .._operands import Operands, is_modulated
 from .._torch import count_function_modes, frame_compiler, keywords_of_call, pop_function_mode, run_compiled_eagerly
 from ..functional import mask as masks
 from ..functional.road import run
@@ -186,7 +186,7 @@ class Padded(UserBlock):
         track = self._tracks.get(operands.input, LOST)
         mask = operands.mask if operands.mask is not None else norms.mask_for(norm, operands.input, track)
         self._count(mask is not None, operands.input, hasattr(norm, "normalized_shape"))
-        y = run(norm, *operands[:4], mask)
+        y = run(norm, *operands[:4], mask, operands[5:] if is_modulated(operands) else None)
         if operands.input in self._tracks:
             self._note(y, track)
         return y
