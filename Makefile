@@ -9,7 +9,7 @@ SEED ?= 0
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check \
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check gpu-compile \
     doctor-precision studies learn-data fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
@@ -79,6 +79,9 @@ docs: $(VENV)/.dev browser  ## write the generated parts of the docs
 docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/python -m tools.learn_figures --check
+
+gpu-compile: $(VENV)/.dev  ## compile the Triton kernels for each GPU, no GPU needed, and write the table in docs/gpu.md
+	$(BIN)/python -m tools.gpu_compile --write
 
 doctor-precision: $(VENV)/.dev  ## how often the doctor is right: healthy nets, planted faults, torch-audit beside it
 	$(BIN)/python -m tools.precision $(ARGS)

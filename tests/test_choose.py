@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -18,8 +19,9 @@ from normkit.functional import choose as _choose
 from normkit.functional.batch_norm import BatchNormSpec
 from normkit.functional.choose import choose
 from normkit.functional.group_norm import GroupNormSpec
+from normkit.functional.layer_norm import LayerNormSpec
 from normkit.functional.spec import NormSpec
-from normkit.kernels import native
+from normkit.kernels import native, triton
 from tests.kernels.native_isa import needs_native
 
 X = torch.ones(4, 3)
@@ -130,12 +132,44 @@ def test_tracing_needs_no_normkit_in_the_result() -> None:
     [
         pytest.param("native", "a mask and a residual are given", marks=needs_native),
         ("aten", "PyTorch's norms take no mask"),
-        ("triton", "normkit has no Triton kernels yet"),
+        ("triton", "(Triton's kernels run on CUDA devices|Triton is not installed)"),
     ],
 )
 def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> None:
     with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
         nk.functional.group_norm(IMAGES, 1, mask=MASK, residual=IMAGES)
+
+
+def test_without_triton_asking_for_it_raises_with_the_line_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "INSTALLED", False)
+    line = "Triton is not installed: pip install 'normkit[triton]'"
+    with nk.backend("triton"), pytest.raises(RuntimeError, match=re.escape(line)):
+        nk.BatchNorm1d(3)(X)
+
+
+class OnCuda:
+    """The tensor as it would look on a GPU, as far as `choose` looks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.device, self.is_cpu = tensor, torch.device("cuda"), False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.tensor, name)
+
+
+def test_cuda_takes_triton_where_it_is_installed_and_pytorch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_choose, "is_plain", lambda tensor: True)
+    x, mask = OnCuda(X), torch.ones(4, 1, dtype=torch.bool)
+    monkeypatch.setattr(triton, "INSTALLED", True)
+    assert pick(x) == ("triton", "Triton's kernels serve CUDA")
+    assert pick(x, mask=mask)[0] == "composed"
+    assert pick(x, LayerNormSpec(NONE, (3,), 1e-3)) == ("aten", "PyTorch's own kernels serve CUDA")
+    assert pick(OnCuda(X.double()))[0] == "aten"
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert pick(x)[0] == "aten"
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(triton, "INSTALLED", False)
+    assert pick(x)[0] == "aten"
 
 
 def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:

@@ -8,9 +8,10 @@ import torch
 import normkit as nk
 from normkit.functional.choose import BACKENDS
 from normkit.info import collect
+from normkit.kernels import triton
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", sorted({*BACKENDS} - {"triton"}))
 def test_a_path_is_called_available_where_it_can_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a GPU alone makes no path
     try:
@@ -20,3 +21,21 @@ def test_a_path_is_called_available_where_it_can_run(name: str, monkeypatch: pyt
     except RuntimeError:
         runs = False
     assert collect()[f"{name} path"].startswith("available") == runs
+
+
+def test_the_triton_path_is_told_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not without Triton, not without a device, not on ROCm before somebody has tried it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if not triton.INTERPRETS and triton.INSTALLED:
+        assert collect()["triton path"] == "not available: torch finds no CUDA device"
+        assert collect()["on cuda"] == "torch finds no CUDA device"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(triton, "INSTALLED", True)
+    assert collect()["triton path"].startswith("available")
+    assert collect()["on cuda"] == "triton (batch, group and instance norm), aten, composed"
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "not been tried" in collect()["on cuda"]
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(triton, "INSTALLED", False)
+    assert collect()["triton path"] == "not available: Triton is not installed: pip install 'normkit[triton]'"
+    assert collect()["on cuda"] == "aten, composed"

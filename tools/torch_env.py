@@ -90,6 +90,9 @@ def layer(version: str, torch: Path) -> Path:
     venv.create(place, symlinks=True, clear=True)
     # addsitedir reads the .pth files of .venv too: the package is installed there for editing
     paths = f"{torch}\nimport site; site.addsitedir({_packages(BASE)!r})\n"
+    paths += (
+        "import sys; sys.modules['triton'] = None\n"  # each torch knows one version, and .venv's is of its own torch
+    )
     (Path(_packages(place)) / "torch.pth").write_text(paths)
     for name in ("normkit", "pytest"):
         script = (BASE / "bin" / name).read_text().split("\n", 1)[1]

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib import import_module
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +51,23 @@ forward_level: Callable[[], int] = partial(vars(forward_ad).__getitem__, "_curre
 graph_task_id: Callable[[], int] = torch._C._current_graph_task_id
 
 
+Asked = TypeVar("Asked", bound=Callable[..., Any])
+
+
+def asked_while_traced(function: Asked) -> Asked:
+    """torch.compiler.assume_constant_result: Dynamo calls the function while it traces, and takes the answer as a
+    constant. PyTorch's own imports all of Dynamo, which `import normkit` must not."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@asked_while_traced
 def are_transforms_active() -> bool:
     """Whether a transform is active. Dynamo asks it while it traces: that of 2.4 cannot see into PyTorch's function."""
     return torch._C._are_functorch_transforms_active()
 
 
-are_transforms_active._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
+@asked_while_traced
 def _export_traces() -> bool:
     """Whether the Dynamo that traces the caller does so for torch.export: it is further up this very stack."""
     frame: FrameType | None = sys._getframe()
@@ -68,9 +77,6 @@ def _export_traces() -> bool:
             return bool(translator.export)  # type: ignore[union-attr]  # Dynamo's, by its name
         frame = frame.f_back
     return False
-
-
-_export_traces._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
 
 
 _FLAG = "_is_exporting_flag" if hasattr(torch.compiler, "_is_exporting_flag") else "_is_compiling_flag"
@@ -88,6 +94,7 @@ is_exporting: Callable[[], bool] = (
 )
 
 
+@asked_while_traced
 def autocast_knows(operation: str, device: str) -> bool:
     """Whether torch.autocast has a rule for an operation on a kind of device: whether it has a kernel there (1.10).
 
@@ -98,8 +105,6 @@ def autocast_knows(operation: str, device: str) -> bool:
     except RuntimeError:  # this torch has no autocast there
         return False
 
-
-autocast_knows._dynamo_marked_constant = True  # type: ignore[attr-defined]  # Dynamo calls it while it traces
 
 # --- torch.func.functionalize (since 2.0), for which torch has no rule of autograd functions.
 FUNCTIONALIZE = torch._C._functorch.TransformType.Functionalize

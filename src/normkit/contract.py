@@ -116,3 +116,28 @@ def roundings_bound(function: Callable[[Tensor], Tensor], z: Tensor, u: float) -
     """
     step = OUTPUT_ROUNDINGS * u * z
     return OUTPUT_ROUNDINGS * u * function(z).abs() + (function(z + step) - function(z - step)).abs()
+
+
+# Statistics in float32, as Triton's kernels keep them: the tree over a tile's 2^13 values and what merging the parts
+# adds lose 16 roundings of float32, in units of the standard deviation; the mean itself is two floats, so nothing grows
+# with kappa. The same holds of the sums behind a gradient, in units of the terms' magnitudes.
+FLOAT32_STATISTICS = 2.0**-20
+
+
+def float32_output_bound(xhat: Tensor, weight: Tensor | float) -> Tensor:
+    """2^-20 |weight| (1 + |xhat|): what statistics in float32 add to `output_bound`."""
+    return FLOAT32_STATISTICS * torch.as_tensor(weight).abs() * (1 + xhat.abs())
+
+
+def float32_gradient_bound(
+    dxhat: Tensor, xhat: Tensor, rstd: Tensor, mean: Callable[[Tensor], Tensor]
+) -> Tensor:  # fmt: skip
+    """2^-20*rstd*(|dxhat| + mean|dxhat| + (1 + |xhat|)*mean|dxhat*(1 + |xhat|)|): what they add to
+    `input_gradient_bound`."""
+    apart = 1 + xhat.abs()
+    return FLOAT32_STATISTICS * rstd * (dxhat.abs() + mean(dxhat.abs()) + apart * mean(dxhat.abs() * apart))
+
+
+def float32_parameter_bound(dz: Tensor, xhat: Tensor, axes: Sequence[int]) -> Tensor:
+    """2^-20*sum(|dz|*(1 + |xhat|)): what they add to `parameter_gradient_bound`."""
+    return FLOAT32_STATISTICS * (dz.abs() * (1 + xhat.abs())).sum(tuple(axes))

@@ -62,7 +62,10 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
         return [list(tensors)]
     sizes = [tensor.numel() for tensor in tensors]
     return [
-        [piece.view(own.shape).to(own) for piece, own in zip(part.split(sizes), tensors, strict=True)]
+        [
+            piece.view(own.shape).to(own.dtype).to(own.device)
+            for piece, own in zip(part.split(sizes), tensors, strict=True)
+        ]
         for part in gather_rows(tensors, group)
     ]
 
@@ -70,7 +73,8 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
 def gather_rows(tensors: Sequence[Tensor], group: Group = None) -> Tensor:
     """A rank's values as a row of float64, of every rank: (ranks, values), on the device where the bucket travelled."""
     home, count = _home(tensors[0].device, group), dist.get_world_size(group)
-    bucket = torch.cat([tensor.detach().to(device=home, dtype=torch.float64).reshape(-1) for tensor in tensors])
+    # first to `home`: the tensors' own device may have no float64
+    bucket = torch.cat([tensor.detach().to(home).to(torch.float64).reshape(-1) for tensor in tensors])
     if torch.compiler.is_compiling():
         return _torch.all_gather_in_graph(bucket, named(group)).view(count, -1)
     rows = bucket.new_empty(count, len(bucket))

@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-EXTRAS = {"studies": ("numpy", "scipy", "matplotlib", "sklearn", "mlxtend", "jinja2", "rich")}
+EXTRAS = {"studies": ("numpy", "scipy", "matplotlib", "sklearn", "mlxtend", "jinja2", "rich"), "triton": ("triton",)}
 
 
 def version() -> str:
@@ -64,12 +64,32 @@ def _extra(modules: tuple[str, ...]) -> str:
 
 
 def _paths() -> dict[str, str]:
-    from .kernels import native
+    """Each path and why not, then each kind of device and what serves it."""
+    from .kernels import native, triton
 
     here = native.available()
+    cuda = _cuda()
+    if triton.why_not("cpu") is None:
+        of_triton = "available on the CPU by interpretation (TRITON_INTERPRET=1): slow, for tests"
+    elif triton.why_not("cuda") is None and cuda is None:
+        of_triton = "available for CUDA tensors: batch, group and instance norm"
+    else:
+        of_triton = f"not available: {triton.why_not('cuda') or cuda}"
+    own = "native, " if here else ""
+    of_cuda = "" if triton.why_not("cuda") else "triton (batch, group and instance norm), "
     return {
         "native path": f"available, instruction set {native.isa()}" if here else f"not available: {native.why_not()}",
         "composed path": "available",
         "aten path": "available",
-        "triton path": "not available: no Triton kernels yet",
+        "triton path": of_triton,
+        "on cpu": f"{own}aten, composed",
+        "on cuda": cuda or f"{of_cuda}aten, composed",
+        "on mps": "composed" if torch.backends.mps.is_available() else "torch finds no MPS device",
     }
+
+
+def _cuda() -> str | None:
+    """Why no tensor can be on CUDA here, or on one that normkit has kernels for; None if it can."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    return "aten, composed: on ROCm Triton's kernels have not been tried" if torch.version.hip else None

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .moments import accumulator_dtype
+from ._operands import Operands
+from .kernels import composed
+from .moments import Moments
 
 Module = TypeVar("Module", bound=nn.Module)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -65,11 +67,10 @@ class WeightStandardization(nn.Module):
         self.gain = None if gain is None else nn.Parameter(gain.detach())
 
     def forward(self, weight: Tensor) -> Tensor:
-        """weight: outputs at `axis` -> the same shape and dtype, computed in float64 (float32 on MPS)."""
-        wide = weight.to(accumulator_dtype(weight))
-        axes = [axis for axis in range(weight.dim()) if axis != self.axis]
-        centred = wide - wide.mean(axes, keepdim=True)
-        standard = centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + self.eps)
+        """weight: outputs at `axis` -> the same shape and dtype, computed in the accumulator's dtype."""
+        wide = composed.widened(Operands(weight))  # once: two casts would round two halves of the gradient
+        moments = Moments.of(wide, [axis for axis in range(weight.dim()) if axis != self.axis])
+        standard = composed.standardize(wide, moments, self.eps, None)
         if self.gain is not None:
             shape = [1] * weight.dim()
             shape[self.axis] = -1

@@ -42,6 +42,9 @@ CALLS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "input_gradient_bound": lambda v: contract.input_gradient_bound(v["dxhat"], v["xhat"], v["rstd"], MEAN, U),
     "residual_gradient_bound": lambda v: contract.residual_gradient_bound(v["dz"], U),
     "parameter_gradient_bound": lambda v: contract.parameter_gradient_bound(v["terms"], AXES, U),
+    "float32_output_bound": lambda v: contract.float32_output_bound(v["xhat"], v["weight"]),
+    "float32_gradient_bound": lambda v: contract.float32_gradient_bound(v["dxhat"], v["xhat"], v["rstd"], MEAN),
+    "float32_parameter_bound": lambda v: contract.float32_parameter_bound(v["dz"], v["xhat"], AXES),
 }
 
 

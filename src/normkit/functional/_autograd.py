@@ -23,15 +23,17 @@ from torch import Tensor
 from .._activation import IDENTITY, NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import forward_level, peek_transform
-from ..kernels import native
+from ..kernels import composed, native
+from ..moments import doubles
 from . import _storage
 from .running import Running
 from .spec import NormSpec
 
 BATCH, GROUPS, LAYER, RMS = range(4)  # which statistics a call of the core computes, as native/autograd.h numbers them
 
-# Told of every output and of what made it while some thread is in normkit.recompute_outputs(); only `Fused` tells.
-output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Operands], None] | None = None
+# Told of every output and of what made it (statistics as numbers and as the bytes that autograd keeps) while some
+# thread is in normkit.recompute_outputs(); only `Fused` tells.
+output_listener: Callable[[NormSpec, ModuleType, Tensor, Tensor, Tensor, Operands], None] | None = None
 
 _is_grad_enabled = torch.is_grad_enabled
 
@@ -48,16 +50,16 @@ class Fused(torch.autograd.Function):
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
         ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, saved.bits)
-        ctx.norm, ctx.kernel = norm, kernel
+        ctx.norm, ctx.kernel, ctx.statistics = norm, kernel, saved.stats.dtype
         ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
         if output_listener is not None:
-            output_listener(norm, kernel, y, stats, operands)
+            output_listener(norm, kernel, y, saved.stats, stats, operands)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
-        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last)
+        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.statistics)
         if _takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
@@ -75,7 +77,7 @@ class InCore(torch.autograd.Function):
         if not _takes_operations(dy):
             return native.fused_backward(ctx, dy)
         needs, channels_last = Needs(*ctx.needs_input_grad[:4]), ctx.plan[5]
-        operands, saved = _unpacked(ctx.saved_tensors, dy, channels_last)
+        operands, saved = _unpacked(ctx.saved_tensors, dy, channels_last, native.STATISTICS)
         return (*composed_backward(ctx.norm, native, dy, operands, saved, needs), *(None,) * 8)
 
 
@@ -95,7 +97,7 @@ class Added(torch.autograd.Function):
         if not (_takes_operations(dy) or (dsum is not None and _takes_operations(dsum))):
             return native.added_backward(ctx, dy, dsum)
         of_input, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
-        operands, saved = _unpacked(ctx.saved_tensors, dy, False)
+        operands, saved = _unpacked(ctx.saved_tensors, dy, False, native.STATISTICS)
         needs = Needs(of_input or of_residual, of_weight, of_bias, False)
         found = composed_backward(ctx.norm, native, dy, operands, saved, needs)
         addend = found.input if found.input is None or dsum is None else found.input + dsum
@@ -165,7 +167,9 @@ def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> 
     )
 
 
-def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tuple[Operands, Saved]:
+def _unpacked(
+    tensors: tuple[Any, ...], dy: Tensor, channels_last: bool, statistics: torch.dtype
+) -> tuple[Operands, Saved]:
     """The operands as the forward saw them, and what was saved beside them, whatever hooks made of them meanwhile.
 
     The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
@@ -176,20 +180,20 @@ def _unpacked(tensors: tuple[Any, ...], dy: Tensor, channels_last: bool) -> tupl
     if bits is not None and is_channels_last(input) != channels_last:
         input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     bits = None if bits is None else _bytes(bits)
-    return Operands(input, weight, bias, residual, mask), Saved(_doubles(_bytes(stats)), bits)
+    return Operands(input, weight, bias, residual, mask), Saved(_floats(_bytes(stats), statistics), bits)
 
 
-def _doubles(stats: Tensor) -> Tensor:
-    """Statistics from their bytes, (rows, 8 * sets); without a set, a hook may have left any strides."""
-    if stats.dim() != 2 or stats.shape[1] % 8:
+def _floats(stats: Tensor, dtype: torch.dtype) -> Tensor:
+    """Statistics from their bytes, (rows, their bytes); without a set, a hook may have left any strides."""
+    if stats.dim() != 2 or stats.shape[1] % dtype.itemsize:
         raise RuntimeError(
             f"a hook on saved tensors gave a norm's statistics back in the shape {tuple(stats.shape)}: unpack has to "
             "give back what was packed"
         )
     rows, count = stats.shape
     if not stats.numel():
-        return torch.empty(rows, count // 8, dtype=torch.float64, device=stats.device)
-    return stats.contiguous().view(torch.float64)
+        return torch.empty(rows, count // dtype.itemsize, dtype=dtype, device=stats.device)
+    return stats.contiguous().view(dtype)
 
 
 def _bytes(saved: Tensor) -> Tensor:
@@ -238,7 +242,7 @@ def composed_backward(
             tensor = operands[i]
             if tensor is not None and not tensor.requires_grad:  # a hook on saved tensors has cut it off
                 tensor.requires_grad_()
-        y = norm.composed(operands, saved.stats)
+        y = norm.composed(operands, saved.stats if kernel is composed else doubles(saved.stats))
         found = torch.autograd.grad(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip

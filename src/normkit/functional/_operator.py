@@ -17,7 +17,9 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation, by_code
 from .._operands import Maybe, Needs, Operands, Saved
-from ..kernels import native
+from .._torch import asked_while_traced
+from ..kernels import native, triton
+from ..moments import doubles
 from .spec import NormSpec
 
 # What makes a norm's spec from plain numbers: (size, eps, activation); `size` is the norm's own integer.
@@ -34,43 +36,24 @@ _BACKWARD = (
 
 
 class Operator:
-    """The two operators of one norm."""
+    """The two operators of one norm, and the derivative that they make."""
 
-    def __init__(self, norm: str, make: Make, sets: Sets) -> None:
-        self._make, self._sets = make, sets
-        self._backward = define(f"{norm}_backward", _BACKWARD, self._run_backward, self._fake_backward)
-        self._forward = define(norm, _FORWARD, self._run_forward, self._fake_forward)
-        self._forward.register_autograd(self._differentiate, setup_context=_save)
+    def __init__(self, forward: Any, backward: Any, keeps_bits: bool) -> None:
+        self._forward, self._backward, self._keeps_bits = forward, backward, keeps_bits
+        self._forward.register_autograd(self._differentiate, setup_context=self._save)
 
     def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
         """(output like the input, stats (3, sets) float64)."""
         output, stats, _ = self._forward(*operands[:4], size, eps, activation.code, float(activation.param))
-        return output, stats
+        return output, doubles(stats)
 
-    def _run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
-        output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
-        assert saved is not None
-        bits = _none(operands.input) if saved.bits is None else saved.bits
-        return like(output, operands.input), saved.stats, bits
-
-    def _fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        (input, _, _, residual), (size, _, activation, _) = arguments[:4], arguments[4:]
-        stats = input.new_empty((3, self._sets(input, size)), dtype=torch.float64)
-        count = native.count_bit_bytes(input) if residual is not None and native.keeps_bits(activation) else 0
-        return torch.empty_like(input), stats, input.new_empty((count,), dtype=torch.uint8)
-
-    def _run_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        operands, saved, (size, eps, activation, param, needs) = (
-            Operands(*arguments[:4]), Saved(*arguments[4:6]), arguments[6:],
-        )  # fmt: skip
-        norm = self._make(size, eps, by_code(activation, param))
-        found = norm.backward(native, dy, operands, saved, Needs(*needs))
-        return gradients(found, *operands[:3], operands.input)
-
-    def _fake_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        input, weight, bias, _ = arguments[:4]
-        return fake_gradients(arguments[-1], input, weight, bias, input)
+    def _save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        input, weight, bias, residual, size, eps, activation, param = inputs
+        _, stats, bits = output
+        has_bits = self._keeps_bits and native.keeps_bits(activation)
+        needs_residual = residual is not None and activation != IDENTITY and not has_bits
+        ctx.save_for_backward(input, weight, bias, residual if needs_residual else None, stats, bits)
+        ctx.settings = (size, eps, activation, param, residual is not None)
 
     def _differentiate(self, ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
         *operands, stats, bits = ctx.saved_tensors
@@ -86,18 +69,64 @@ class Operator:
         return (*asked_for, None, None, None, None)
 
 
+def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
+    """A norm's operators by the native kernels, opaque to the compiler."""
+    bodies = _Native(make, sets)
+    backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
+    return Operator(define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, keeps_bits=True)
+
+
+_TRITON: dict[str, Operator] = {}
+
+
+@asked_while_traced
+def _make_triton_operator(norm: str) -> None:
+    if norm not in _TRITON:
+        _TRITON[norm] = Operator(*triton.operators(norm))
+
+
+def triton_operator(norm: str) -> Operator:
+    """A norm's operators by Triton's kernels, which the compiler sees into; made with the first graph that asks."""
+    _make_triton_operator(norm)
+    return _TRITON[norm]  # a global, which Dynamo can guard
+
+
+class _Native:
+    """The bodies of a norm's two operators on the native kernels."""
+
+    def __init__(self, make: Make, sets: Sets) -> None:
+        self._make, self._sets = make, sets
+
+    def run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
+        output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
+        assert saved is not None
+        bits = _none(operands.input) if saved.bits is None else saved.bits
+        return like(output, operands.input), saved.stats, bits
+
+    def fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        (input, _, _, residual), (size, _, activation, _) = arguments[:4], arguments[4:]
+        stats = input.new_empty((3, self._sets(input, size)), dtype=torch.float64)
+        count = native.count_bit_bytes(input) if residual is not None and native.keeps_bits(activation) else 0
+        return torch.empty_like(input), stats, input.new_empty((count,), dtype=torch.uint8)
+
+    def run_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        operands, saved, (size, eps, activation, param, needs) = (
+            Operands(*arguments[:4]), Saved(*arguments[4:6]), arguments[6:],
+        )  # fmt: skip
+        norm = self._make(size, eps, by_code(activation, param))
+        found = norm.backward(native, dy, operands, saved, Needs(*needs))
+        return gradients(found, *operands[:3], operands.input)
+
+    def fake_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        input, weight, bias, _ = arguments[:4]
+        return fake_gradients(arguments[-1], input, weight, bias, input)
+
+
 def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
     operator = torch.library.custom_op(f"normkit::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
     operator.register_fake(fake)
     return operator
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    input, weight, bias, residual, size, eps, activation, param = inputs
-    _, stats, bits = output
-    needs_residual = residual is not None and activation != IDENTITY and not native.keeps_bits(activation)
-    ctx.save_for_backward(input, weight, bias, residual if needs_residual else None, stats, bits)
-    ctx.settings = (size, eps, activation, param, residual is not None)
 
 
 def _none(input: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
-from ..moments import Moments
+from ..moments import Moments, doubles
 from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import BATCH, apply_in_core
-from ._operator import Operator
+from ._operator import native_operator, triton_operator
 from .choose import may_look
 from .plane_batch_norm import PlaneBatchNormSpec
 from .road import run
@@ -112,6 +112,7 @@ class BatchNormSpec(NormSpec):
     small_batch: str = "error"
 
     name: ClassVar[str] = "batch_norm"
+    has_triton: ClassVar[bool] = True
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By the batch's channels, or with given statistics."""
@@ -175,9 +176,14 @@ class BatchNormSpec(NormSpec):
         if not self.training:
             mean, var = self.given()
             return kernel.batch_norm_inference(operands, mean, var, self.activation, self.eps, save=save)
+        moved = None
+        if self.running is not None and kernel.MOVES_RUNNING:
+            moved = running.for_kernel(self.running, operands.input)
+        if moved is not None:
+            return kernel.batch_norm_forward(operands, self.activation, self.eps, save=save, running=moved)
         y, saved = kernel.batch_norm_forward(operands, self.activation, self.eps, save=save)
         if self.running is not None:
-            running.move_by_stats(self.running, saved.stats, native_masked.count_values(operands))
+            running.move_by_stats(self.running, doubles(saved.stats), native_masked.count_values(operands))
         return y, saved
 
     def given(self) -> tuple[Tensor, Tensor]:
@@ -219,9 +225,10 @@ class BatchNormSpec(NormSpec):
         y = F.batch_norm(input, mean, var, weight, bias, self.training, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
-        """By one opaque operator; the running statistics move outside of it."""
-        y, stats = OPERATOR(0, self.eps, activation, operands)
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
+        """By one operator; the running statistics move outside of it."""
+        operator = OPERATOR if kernel is native else triton_operator("batch_norm")
+        y, stats = operator(0, self.eps, activation, operands)
         if self.running is not None:
             count = _shapes.values_per_channel(operands.input.shape)
             running.move(self.running, Moments.of_stats(count, stats[0], stats[1]))
@@ -258,7 +265,7 @@ def is_single(input: Tensor, mask: Tensor | None) -> bool:
     return int(_shapes.channel_mask(mask, input).expand(input.shape[0], 1, *input.shape[2:]).sum()) == 1
 
 
-OPERATOR = Operator(
+OPERATOR = native_operator(
     "batch_norm",
     lambda size, eps, activation: BatchNormSpec(activation, None, True, eps),
     lambda input, size: input.shape[1],

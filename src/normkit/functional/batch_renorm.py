@@ -163,6 +163,7 @@ class BatchRenormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "batch_renorm"
     has_aten: ClassVar[bool] = False
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no correction."""
@@ -254,7 +255,8 @@ def correction(
     mean = moments.mean.detach()  # not by no_grad, beside which torch 2.4 cannot export a batch norm
     sigma = (target.var.detach().to(mean.dtype) + eps).sqrt()
     r = (_var(moments).detach() + eps).sqrt() / sigma
-    d = (mean - target.mean.detach().to(mean.dtype)) / sigma
+    shift = mean - target.mean.detach().to(mean.dtype)
+    d = (shift if moments.low is None else shift + moments.low.detach()) / sigma
     r_max, d_max = (torch.as_tensor(limit, dtype=mean.dtype, device=mean.device).detach() for limit in limits)
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 

@@ -1,6 +1,7 @@
 """Which path computes a call of a norm: one function, from the call to (path, reason).
 
     native      the C++ core; one opaque operator in a compiled graph
+    triton      Triton's kernels, for CUDA tensors; operators of a compiled graph that the compiler sees into
     aten        PyTorch's own kernels, under the same autograd Function
     composed    differentiable torch operations
     exported    PyTorch's own operation: in a program that must run without normkit; nested, complex, oneDNN's tensors
@@ -21,7 +22,7 @@ from torch.nn import Parameter
 from .. import _torch
 from .._operands import Operands, is_modulated
 from .._torch import are_transforms_active, count_dispatch_modes, forward_level, peek_transform, tracing_state
-from ..kernels import native
+from ..kernels import native, triton
 from .spec import NormSpec
 
 BACKENDS = ("aten", "native", "composed", "triton")
@@ -86,7 +87,11 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
     if why_not is None:
         how = "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
         return "native", f"{how}, {_modulated(norm, operands)}" if is_modulated(operands) else how
-    if operands.input.device.type == "cuda" and why_not_aten(norm, operands) is None:
+    if operands.input.device.type != "cuda":
+        return "composed", why_not
+    if torch.version.hip is None and why_not_triton(norm, operands) is None:  # nobody has tried them on ROCm
+        return "triton", "Triton's kernels serve CUDA"
+    if why_not_aten(norm, operands) is None:
         if torch.compiler.is_compiling() and why_not_exported(norm, operands) is None:
             return "exported", "PyTorch's own operation is left to the compiler on CUDA"
         if not torch.compiler.is_compiling():
@@ -179,8 +184,9 @@ def is_plain(tensor: Tensor) -> bool:
 
 def _why_not_opaque(operands: Operands) -> str | None:
     """In a compiled graph the native kernels are opaque operators, which torch.func transforms cannot see into."""
-    if are_transforms_active():
-        return "a torch.func transform is active in the compiled function"
+    why_not = _why_not_transformable()
+    if why_not is not None:
+        return why_not
     if any(tensor is not None and not tensor.is_cpu for tensor in operands):
         return "a parameter or residual is not on the CPU"
     return None
@@ -202,10 +208,41 @@ def why_not_exported(norm: NormSpec, operands: Operands) -> str | None:
     return norm.why_not_exported() if operands.mask is None else "PyTorch's norms take no mask"
 
 
-def _why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
-    return "normkit has no Triton kernels yet"
+def why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
+    """The first condition that keeps Triton's kernels from this call, or None."""
+    input = operands.input
+    why_not = triton.why_not(input.device.type) or norm.why_not_triton(operands)
+    if why_not is not None:
+        return why_not
+    if not is_plain(input):
+        return f"{type(input).__name__} is a tensor subclass"
+    if input.layout is not torch.strided:
+        return f"the layout is {input.layout}"
+    others = [tensor for tensor in (*operands[1:], *norm.buffers()) if tensor is not None]
+    for tensor in (input, *others):
+        if tensor.dtype not in triton.DTYPES:
+            return f"no Triton kernel for {tensor.dtype}"
+    if any(tensor.device != input.device for tensor in others):
+        return "a parameter, buffer or residual is on another device"
+    if is_exporting():
+        return "an exported program must run without normkit"
+    if triton.exceeds(input):
+        return "a channel has more values than 32 bits count"
+    if torch.compiler.is_compiling():
+        return norm.why_not_operator(operands) or _why_not_transformable()
+    if not all(is_plain(tensor) for tensor in others):
+        return "a parameter, buffer or residual is a tensor subclass"
+    if count_dispatch_modes():
+        return "a torch-dispatch mode is active (fake tensors have no memory)"
+    if is_transformed():
+        return "a torch.func transform or forward-mode level is active"
+    return "the call is being traced" if tracing_state() is not None else None
+
+
+def _why_not_transformable() -> str | None:
+    return "a torch.func transform is active in the compiled function" if are_transforms_active() else None
 
 
 _WHY_NOT = {
-    "native": why_not_native, "aten": why_not_aten, "exported": why_not_exported, "triton": _why_not_triton,
+    "native": why_not_native, "aten": why_not_aten, "exported": why_not_exported, "triton": why_not_triton,
 }  # fmt: skip

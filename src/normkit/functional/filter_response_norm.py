@@ -9,6 +9,7 @@ from .. import _shapes
 from .._fx import traceable
 from .._operands import Modulate, Operands
 from ..kernels import composed
+from ..moments import spread
 from . import _dtypes, _storage
 from .mask import known_mask
 from .modulate import lay, pair
@@ -42,7 +43,7 @@ def filter_response_norm(
             input's rank that broadcasts to it, or None. docs/modulate.md.
 
     Returns:
-        The input's shape and dtype, computed in float64 (float32 on MPS), differentiable through all tensors.
+        The input's shape and dtype, computed in the moments' dtype, differentiable through all tensors.
 
     Raises:
         RuntimeError: an input of fewer than 2 axes; parameters without one value a channel.
@@ -63,10 +64,10 @@ def filter_response_norm(
     y = x * torch.rsqrt(_mean_square(x, operands.mask) + least)
     for parameter, apply in ((weight, torch.mul), (bias, torch.add)):
         if parameter is not None:
-            y = apply(y, parameter.to(x.dtype).reshape(beside))
+            y = apply(y, spread(parameter.to(x.dtype).reshape(beside), x))
     y = composed.modulated(y, operands)
     if threshold is not None:
-        y = torch.maximum(y, threshold.to(x.dtype).reshape(beside))
+        y = torch.maximum(y, spread(threshold.to(x.dtype).reshape(beside), x))
     return composed.cleared(y.to(input.dtype), operands.mask)
 
 

@@ -92,6 +92,7 @@ class GhostBatchNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "ghost_batch_norm"
     has_aten: ClassVar[bool] = False
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no slices."""
@@ -136,7 +137,7 @@ class GhostBatchNormSpec(BatchNormSpec):
         assert self.running is not None
         whole = slices.merge_along(0)
         if operands.mask is None:
-            whole = Moments(_shapes.values_per_channel(operands.input.shape), whole.mean, whole.m2)
+            whole = replace(whole, count=_shapes.values_per_channel(operands.input.shape))
         running.move(self.running, whole)
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
@@ -171,10 +172,11 @@ def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Momen
         count = part.count
         if mask is None or not isinstance(count, Tensor):
             count = torch.full((slices, 1), int(count), device=x.device)
-        parts.append(Moments(count[:, :1], part.mean, part.m2))
+        parts.append(Moments(count[:, :1], part.mean, part.m2, None, part.low))
         start = stop
     count, mean, m2 = (torch.cat([getattr(part, name) for part in parts]) for name in ("count", "mean", "m2"))
-    return Moments(count, mean, m2)
+    lows = [part.low for part in parts if part.low is not None]
+    return Moments(count, mean, m2, None, torch.cat(lows) if lows else None)
 
 
 def _per_sample(slices: Moments, sizes: Sequence[int], rank: int) -> Moments:
@@ -182,4 +184,5 @@ def _per_sample(slices: Moments, sizes: Sequence[int], rank: int) -> Moments:
     assert isinstance(slices.count, Tensor)  # slice_moments counts in a tensor
     slice_of = [number for number, size in enumerate(sizes) for _ in range(size)]
     rows = torch.tensor(slice_of, device=slices.mean.device)
-    return Moments(slices.count[rows], slices.mean[rows], slices.m2[rows], tuple(range(2, rank)))
+    low = None if slices.low is None else slices.low[rows]
+    return Moments(slices.count[rows], slices.mean[rows], slices.m2[rows], tuple(range(2, rank)), low)

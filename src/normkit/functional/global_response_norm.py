@@ -9,6 +9,7 @@ from .. import _shapes
 from .._fx import traceable
 from .._operands import Modulate, Operands
 from ..kernels import composed
+from ..moments import spread
 from . import _storage
 from .filter_response_norm import _verify
 from .mask import known_mask
@@ -41,7 +42,7 @@ def global_response_norm(
             broadcasts to it, or None. docs/modulate.md.
 
     Returns:
-        The input's shape and dtype, computed in float64 (float32 on MPS), differentiable through all tensors; a channel
+        The input's shape and dtype, computed in the moments' dtype, differentiable through all tensors; a channel
         of zeros has the gradient of its norm 0.
 
     Raises:
@@ -61,8 +62,8 @@ def global_response_norm(
     norm = torch.linalg.vector_norm(x, dim=positions, keepdim=True) if positions else x.abs()
     scaled = x * (norm / (norm.mean(1, keepdim=True) + eps))
     if weight is not None:
-        scaled = scaled * weight.to(x.dtype).reshape(beside)
+        scaled = scaled * spread(weight.to(x.dtype).reshape(beside), x)
     y = x + scaled
     if bias is not None:
-        y = y + bias.to(x.dtype).reshape(beside)
+        y = y + spread(bias.to(x.dtype).reshape(beside), x)
     return composed.cleared(composed.modulated(y, operands).to(input.dtype), operands.mask)

@@ -17,7 +17,7 @@ from ..kernels import composed, native
 from . import _dtypes, planes
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
-from ._operator import Operator
+from ._operator import native_operator, triton_operator
 from .road import run
 from .spec import NormSpec
 
@@ -72,6 +72,7 @@ class GroupNormSpec(NormSpec):
     eps: float
 
     name: ClassVar[str] = "group_norm"
+    has_triton: ClassVar[bool] = True
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By groups of channels."""
@@ -141,9 +142,10 @@ class GroupNormSpec(NormSpec):
             F.group_norm(input, self.num_groups, weight, bias, self.eps), operands, self.activation
         )
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
-        """By one opaque operator."""
-        return OPERATOR(self.num_groups, self.eps, activation, operands)[0]
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
+        """By one operator."""
+        operator = OPERATOR if kernel is native else triton_operator("group_norm")
+        return operator(self.num_groups, self.eps, activation, operands)[0]
 
 
 def why_not_masked(operands: Operands) -> str | None:
@@ -183,7 +185,7 @@ def _verify(operands: Operands, num_groups: int) -> None:
         F.group_norm(input, num_groups)
 
 
-OPERATOR = Operator(
+OPERATOR = native_operator(
     "group_norm",
     lambda size, eps, activation: GroupNormSpec(activation, size, eps),
     lambda input, size: input.shape[0] * size,

@@ -16,10 +16,11 @@ from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, native
-from ..moments import Moments
+from ..moments import Moments, doubles
 from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
+from ._operator import triton_operator
 from .batch_norm import BatchNormSpec
 from .group_norm import OPERATOR, GroupNormSpec, why_not_masked
 from .road import run
@@ -148,7 +149,7 @@ class InstanceNormSpec(BatchNormSpec):
         input, tracks = operands.input, self.running is not None
         y, saved = kernel.group_norm_forward(operands, input.shape[1], self.activation, self.eps, save=save or tracks)
         if tracks:
-            self.move(saved.stats, input, operands.mask)
+            self.move(doubles(saved.stats), input, operands.mask)
         if y.stride() != input.stride() and input.movedim(1, -1).is_contiguous():
             y = torch.empty_like(input).copy_(y)  # PyTorch's kernel loses channels_last on some devices
         return y, saved
@@ -185,9 +186,10 @@ class InstanceNormSpec(BatchNormSpec):
         y = F.instance_norm(input, mean, var, weight, bias, True, factor, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By the one opaque operator of group norm."""
-        y, stats = OPERATOR(operands.input.shape[1], self.eps, activation, operands)
+        operator = OPERATOR if kernel is native else triton_operator("group_norm")
+        y, stats = operator(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:
             self.move(stats, operands.input)
         return y

@@ -19,7 +19,7 @@ from ..kernels import composed
 from . import _dtypes, row_blocks
 from ._autocast import widen
 from ._autograd import LAYER, apply_added, apply_by_blocks, apply_in_core
-from ._operator import Operator
+from ._operator import native_operator
 from .add_norm import AddedOperator, run_added
 from .modulate import lay_one, pair
 from .road import run
@@ -194,7 +194,7 @@ class LayerNormSpec(NormSpec):
         y = F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
         return OPERATOR(math.prod(self.normalized_shape), self.eps, activation, operands)[0]
@@ -225,7 +225,7 @@ def over_channels(
     return y if after is NONE else composed.add_and_activate(y, Operands(input, weight, bias, None, mask), after)
 
 
-OPERATOR = Operator(
+OPERATOR = native_operator(
     "layer_norm",
     lambda size, eps, activation: LayerNormSpec(NONE, (size,), eps),
     lambda input, size: input.numel() // size,

@@ -29,7 +29,7 @@ def normalize(
         eps: added to the variance, inside the square root.
 
     Returns:
-        The input's shape and dtype, computed in float64 (float32 on MPS). An empty set of moments gives NaN-free
+        The input's shape and dtype, computed in the moments' dtype. An empty set of moments gives NaN-free
         output: its variance counts as 0.
 
     Raises:

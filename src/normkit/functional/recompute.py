@@ -169,9 +169,14 @@ class _Recorder:
         self.recipes: WeakValueDictionary[int, _Recipe] = outer.recipes if outer else WeakValueDictionary()
         self.kept: WeakValueDictionary[int, _Kept] = outer.kept if outer else WeakValueDictionary()
 
-    def record(self, norm: NormSpec, kernel: ModuleType, output: Tensor, stats: Tensor, operands: Operands) -> None:
-        """Make the recipe of a norm's output, unless it would save nothing. stats: their bytes, as they are kept."""
-        again = norm.for_recompute(kernel, operands, stats.view(torch.float64))
+    def record(
+        self, norm: NormSpec, kernel: ModuleType, output: Tensor, numbers: Tensor, stats: Tensor, operands: Operands
+    ) -> None:
+        """Make the recipe of a norm's output, unless it would save nothing.
+
+        numbers: the statistics. stats: their bytes, as they are kept.
+        """
+        again = norm.for_recompute(kernel, operands, numbers)
         if again is None:
             return
         input, residual = operands.input, operands.residual

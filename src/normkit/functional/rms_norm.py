@@ -21,7 +21,7 @@ from ..kernels import composed
 from . import _dtypes, row_blocks
 from ._autocast import widen
 from ._autograd import RMS, apply_added, apply_by_blocks, apply_in_core
-from ._operator import Operator
+from ._operator import native_operator
 from .add_norm import AddedOperator, run_added
 from .road import run
 from .spec import NormSpec
@@ -208,7 +208,7 @@ class RMSNormSpec(NormSpec):
         y = F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input))
         return composed.add_and_activate(y, operands, self.activation)
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         # not self.size: the Dynamo of torch 2.4 has no properties of objects that it saw made
         return OPERATOR(math.prod(self.normalized_shape), self.eps_of(operands.input), activation, operands)[0]
@@ -218,7 +218,7 @@ class RMSNormSpec(NormSpec):
         return ADDED(math.prod(self.normalized_shape), self.eps_of(operands.input), operands)
 
 
-OPERATOR = Operator(
+OPERATOR = native_operator(
     "rms_norm",
     lambda size, eps, activation: RMSNormSpec(NONE, (size,), eps),
     lambda input, size: input.numel() // size,

@@ -4,7 +4,7 @@
     plain eager call    ->  norm.in_core: one call of the native core, if it takes the tensors as they are
     else    norm.verified   torch's errors, operands made ready; modulate.lay: scale and shift beside the input
             choose          (path, reason)
-            composed -> norm.composed | exported -> norm.exported | native, aten -> the kernel under autograd
+            composed -> norm.composed | exported -> norm.exported | native, aten, triton -> the kernel under autograd
 
 What a kernel does not fuse follows as operations of its own. A modulation that is the same at all of a
 sample's positions, or in all of its rows, is the weight and bias of a kernel (`planes.py`, `row_blocks.py`).
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from .._activation import NONE, Activation
 from .._operands import Modulate, Operands, is_modulated
-from ..kernels import aten, composed, native
+from ..kernels import aten, composed, native, triton
 from . import _autograd, _layout, _storage
 from . import mask as masks
 from .choose import choose, is_eager
 from .modulate import lay, pair
 from .spec import NormSpec
 
-_KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten}
+_KERNELS: dict[str, ModuleType] = {"native": native, "aten": aten, "triton": triton}
 
 
 def run(
@@ -92,7 +92,7 @@ def _served(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
 
 def _on_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
     if torch.compiler.is_compiling():
-        return norm.operator(operands, activation)
+        return norm.operator(kernel, operands, activation)
     if activation is not norm.activation:
         norm = replace(norm, activation=activation)
     return _autograd.apply(norm, kernel, operands)

@@ -4,7 +4,7 @@
     new mean = the batch's mean, new var = m2 / (count - 1)     (unbiased)
 
 Rules, each a defect of others that users met:
-- buffers are written in place, in their own dtype; the new value is computed in float64;
+- buffers are written in place, in their own dtype; the new value is computed in float64, or as wide as the device can;
 - a batch that is empty, of one value, or not finite (in the buffer's dtype) moves nothing and is not counted;
 - an activation checkpoint's recomputation moves nothing: it runs inside backward;
 - under torch.func the update is an autograd.Function, so that grad, jvp and vmap may run over it;
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _shapes
-from ..kernels import core, native
+from ..kernels import core, native, triton
 from ..moments import Moments
 from . import _storage
 from .choose import has_memory, is_transformed, may_look
@@ -106,6 +106,18 @@ def is_finite(update: Update, dtype: torch.dtype) -> bool:
     return bool((update.mean.to(dtype).isfinite() & var.to(dtype).isfinite()).all())
 
 
+def for_kernel(running: Running, input: Tensor) -> tuple[Tensor, Tensor, Tensor | None, float | None] | None:
+    """(mean, var, batches, momentum) for a kernel that moves them itself by the batch `input`, or None: it may not."""
+    mean, var, batches, momentum, deferred = running
+    plain = all(t.is_contiguous() and t.dtype in triton.DTYPES and t.device == input.device for t in (mean, var))
+    known = isinstance(momentum, (int, float)) or (momentum is None and batches is not None)
+    counted = batches is None or (batches.dtype == torch.int64 and batches.device == input.device)
+    several = _shapes.values_per_channel(input.shape) > 1
+    if plain and known and counted and several and mean.numel() and deferred is None and not is_recomputation():
+        return mean, var, batches, momentum
+    return None
+
+
 def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
     """Move by a kernel's statistics, in one call of the core where it takes these buffers.
 
@@ -174,7 +186,8 @@ def _written(
     else:
         raise ValueError("momentum=None (the cumulative average) needs num_batches_tracked to count the batches")
     for buffer, new in ((running_mean, mean), (running_var, var)):
-        moved = buffer.to(new.dtype) * (1 - factor) + new * factor  # not by the difference: Inf - Inf is NaN
+        wide = buffer.to(torch.promote_types(buffer.dtype, new.dtype))
+        moved = wide * (1 - factor) + new * factor  # not by the difference: Inf - Inf is NaN
         buffer.copy_(torch.where(ok.unsqueeze(-1), moved.to(buffer.dtype), buffer))
     return finite | ~enough
 

@@ -32,6 +32,7 @@ class NormSpec(ABC):
 
     name: ClassVar[str]
     has_aten: ClassVar[bool] = True  # whether PyTorch has a kernel of this norm
+    has_triton: ClassVar[bool] = False  # whether normkit has Triton kernels of this norm
     fuses: ClassVar[bool] = True  # whether the kernels of this norm take a residual and an activation
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
@@ -62,6 +63,12 @@ class NormSpec(ABC):
     def why_not_native(self, operands: Operands) -> str | None:
         """Why the native kernels cannot serve these operands of the norm, or None."""
         return None if operands.mask is None else "a mask is given"
+
+    def why_not_triton(self, operands: Operands) -> str | None:
+        """Why Triton's kernels cannot serve these operands of the norm, or None."""
+        if not self.has_triton:
+            return f"normkit has no Triton kernels of {self.name}"
+        return None if operands.mask is None else "the Triton kernels take no mask"
 
     def why_not_operator(self, operands: Operands) -> str | None:
         """Why the norm is no single operator under torch.compile, or None."""
@@ -115,9 +122,10 @@ class NormSpec(ABC):
         """The output by PyTorch's own operation; asked for where `why_not_exported` has no reason."""
         raise NotImplementedError(f"{type(self).__name__} has no operation of PyTorch")
 
-    def operator(self, operands: Operands, activation: Activation) -> Tensor:
-        """The output as one opaque operator; asked for where `why_not_operator` has no reason.
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
+        """The output as one operator of a compiled graph; asked for where `why_not_operator` has no reason.
 
+        kernel: native (opaque to the compiler) or triton.
         activation: the norm's own, or none where it follows as an operation of its own.
         """
         raise NotImplementedError(f"{type(self).__name__} has no operator")

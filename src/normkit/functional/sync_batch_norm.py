@@ -59,6 +59,7 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
+    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no other ranks."""
@@ -86,7 +87,9 @@ class SyncBatchNormSpec(BatchNormSpec):
         return f"PyTorch has no {self.name}"
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (4, C) float64: mean, biased var, rstd and count of all ranks. kernel: native or composed.
+        """stats: (4, C): mean, biased var, rstd and count of all ranks, and the mean's low part where it has one.
+
+        kernel: native or composed.
 
         Raises:
             ValueError: all ranks together have one value per channel (read on the CPU alone).
@@ -107,7 +110,8 @@ class SyncBatchNormSpec(BatchNormSpec):
         if saved is None:
             return y, None
         count = torch.as_tensor(whole.count, device=saved.stats.device).to(saved.stats).expand(1, saved.stats.shape[1])
-        return y, saved._replace(stats=torch.cat([saved.stats, count]))
+        low = () if whole.low is None else (whole.low[None],)
+        return y, saved._replace(stats=torch.cat([saved.stats, count, *low]))
 
     def _own(self, operands: Operands) -> tuple[Tensor, Moments]:
         """The input in the accumulator's dtype, cast once for all that is made of it, and its moments."""
@@ -173,8 +177,8 @@ class SyncBatchNormSpec(BatchNormSpec):
         if stats is None:
             whole = self._whole(own, operands.input)
         else:
-            mean, var, _, count = stats
-            whole = Moments.of_stats(count[0].long(), mean, var)
+            mean, var, _, count, *low = stats
+            whole = replace(Moments.of_stats(count[0].long(), mean, var), low=low[0] if low else None)
         moments = _attached(own, whole, self.group)
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 
@@ -192,31 +196,36 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
     """
     mean = moments.mean
     count = torch.as_tensor(moments.count, device=mean.device).flatten()[:1]
-    rows = gather_rows([count, mean, moments.m2], group)  # in float64: counts are exact up to 2^53
-    counts, means, m2s = rows.split([1, len(mean), len(mean)], dim=1)
-    whole = Moments(counts, means, m2s).merge_along(0)
-    return Moments(counts.sum().long().to(mean.device), whole.mean.to(mean), whole.m2.to(mean), moments.dim)
+    low = [] if moments.low is None else [moments.low]
+    rows = gather_rows([count, mean, moments.m2, *low], group)  # in float64: counts are exact up to 2^53
+    counts, means, m2s, *lows = rows.split([1, *[len(mean)] * (2 + len(low))], dim=1)
+    whole = Moments(counts, means + lows[0] if lows else means, m2s).merge_along(0)
+    found = whole.mean.to(mean.dtype)
+    rest = (whole.mean - found.double()).to(mean.dtype).to(mean.device) if lows else None
+    m2 = whole.m2.to(mean.dtype).to(mean.device)
+    return Moments(counts.sum().long().to(mean.device), found.to(mean.device), m2, moments.dim, rest)
 
 
 def _attached(own: Moments, whole: Moments, group: dist.ProcessGroup | None) -> Moments:
     """`whole`, whose gradient reaches this rank's own moments and comes from all ranks."""
     count = torch.as_tensor(own.count, device=own.mean.device).flatten()[:1].to(own.mean.dtype)
-    mean, m2 = _Whole.apply(own.mean, own.m2, count, whole.mean, whole.m2, whole.count, group)
-    return Moments(whole.count, mean, m2, own.dim)
+    low = None if own.low is None or whole.low is None else (own.low - whole.low).detach()
+    mean, m2 = _Whole.apply(own.mean, own.m2, count, whole.mean, whole.m2, whole.count, low, group)
+    return Moments(whole.count, mean, m2, own.dim, whole.low)
 
 
 class _Whole(torch.autograd.Function):
     """(mean, m2) of this rank -> those of all ranks, which are known. (C,) each.
 
-    mean = S count_r mean_r / count, m2 = S m2_r + count_r (mean_r - mean)^2.
+    mean = S count_r mean_r / count, m2 = S m2_r + count_r (mean_r - mean)^2. low: what mean_r - mean lacks.
     """
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        own_mean, _, own_count, mean, m2, count, group = arguments
+        own_mean, _, own_count, mean, m2, count, low, group = arguments
         mean, m2 = mean.clone(), m2.clone()
         ctx.save_for_backward(own_mean, mean)
-        ctx.own_count, ctx.count, ctx.group = own_count, count, group
+        ctx.own_count, ctx.count, ctx.low, ctx.group = own_count, count, low, group
         return mean, m2
 
     @staticmethod
@@ -225,8 +234,9 @@ class _Whole(torch.autograd.Function):
         wanted = torch.stack(gradients)
         # a compiled graph holds the first derivative alone
         dmean, dm2 = total(wanted, ctx.group) if torch.compiler.is_compiling() else _Sum.apply(wanted, ctx.group)
-        own = ctx.own_count * (dmean / ctx.count + 2 * (own_mean - mean) * dm2)
-        return own, dm2, None, None, None, None, None
+        apart = own_mean - mean if ctx.low is None else own_mean - mean + ctx.low
+        own = ctx.own_count * (dmean / ctx.count + 2 * apart * dm2)
+        return own, dm2, *(None,) * 6
 
 
 class _Sum(torch.autograd.Function):

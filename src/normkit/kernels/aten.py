@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._activation import Activation
 from .._operands import Gradients, Needs, Operands, Saved
+from .._precision import accumulator_dtype, wide_dtype
 from .._torch import batch_norm_without_running
 from .aten_rows import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 
@@ -30,21 +31,28 @@ __all__ = [
 
 FUSED_ACTIVATIONS: frozenset[int] = frozenset({0})
 FUSES_RESIDUAL = False
+MOVES_RUNNING = False
 
 
 def batch_norm_forward(operands: Operands, activation: Activation, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
-    """Training forward; stats (3, C) float64: mean, biased var, rstd."""
+    """Training forward; stats (3, C) in the device's widest dtype: mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     if not input.numel():
         return _without_values(input, input.shape[1], eps)
     output, mean, rstd = batch_norm_without_running(input, _wide(weight, input), bias, True, 0.0, eps)
-    rstd = rstd.double()
-    return output, Saved(torch.stack([mean.double(), rstd.pow(-2) - eps, rstd]))
+    return output, Saved(_stats(mean, rstd, eps))
+
+
+def _stats(mean: Tensor, rstd: Tensor, eps: float) -> Tensor:
+    """(3, sets): mean, biased variance, rstd."""
+    kind = wide_dtype(mean.device)
+    mean, rstd = mean.flatten().to(kind), rstd.flatten().to(kind)
+    return torch.stack([mean, rstd.pow(-2) - eps, rstd])
 
 
 def _without_values(input: Tensor, sets: int, eps: float) -> tuple[Tensor, Saved]:
     """What an empty input gives, which PyTorch's kernels refuse, or answer with NaN for the weight's gradient."""
-    zeros = input.new_zeros(sets, dtype=torch.float64)
+    zeros = input.new_zeros(sets, dtype=wide_dtype(input.device))
     return torch.empty_like(input), Saved(torch.stack([zeros, zeros, (zeros + eps).rsqrt()]))
 
 
@@ -57,8 +65,8 @@ def batch_norm_inference(
     output = F.batch_norm(input, mean.to(kind), var.to(kind), weight, bias, eps=eps) if input.numel() else input.clone()
     if not save:
         return output, None
-    var = var.double()
-    return output, Saved(torch.stack([mean.double(), var, torch.rsqrt(var + eps)]))
+    mean, var = (given.to(wide_dtype(input.device)) for given in (mean, var))
+    return output, Saved(torch.stack([mean, var, torch.rsqrt(var + eps)]))
 
 
 def batch_norm_backward(
@@ -77,15 +85,16 @@ def batch_norm_backward(
 
 def _backward_by_given(dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
     input, weight, *_ = operands
-    mean, _, rstd = saved.stats
+    wide = accumulator_dtype(input)
+    mean, _, rstd = saved.stats.to(wide)
     shape = [1, -1, *[1] * (input.dim() - 2)]
     dims = [0, *range(2, input.dim())]
     scale = rstd if weight is None else rstd * weight
     dx = dy * scale.reshape(shape).to(_statistics_dtype(input)) if needs.input else None
     dweight = None
     if needs.weight:
-        dweight = (dy * ((input.double() - mean.reshape(shape)) * rstd.reshape(shape))).sum(dims)
-    return _gradients(operands, needs, dx, dweight, dy.double().sum(dims) if needs.bias else None)
+        dweight = (dy * ((input.to(wide) - mean.reshape(shape)) * rstd.reshape(shape))).sum(dims)
+    return _gradients(operands, needs, dx, dweight, dy.to(wide).sum(dims) if needs.bias else None)
 
 
 def _gradients(
@@ -119,15 +128,14 @@ def _wide(weight: Tensor | None, input: Tensor) -> Tensor | None:
 def group_norm_forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved]:
-    """stats (3, N*G) float64: mean, biased var, rstd."""
+    """stats (3, N*G): mean, biased var, rstd."""
     input, weight, bias = operands.input, _upcast(operands.weight, operands), _upcast(operands.bias, operands)
     n, c, positions = input.shape[0], input.shape[1], math.prod(input.shape[2:])
     if not input.numel():
         return _without_values(input, n * num_groups, eps)
     weight = _wide(weight, input)
     output, mean, rstd = torch.native_group_norm(_dense(input), weight, bias, n, c, positions, num_groups, eps)
-    mean, rstd = mean.flatten().double(), rstd.flatten().double()
-    return output, Saved(torch.stack([mean, rstd.pow(-2) - eps, rstd]))
+    return output, Saved(_stats(mean, rstd, eps))
 
 
 def _dense(input: Tensor) -> Tensor:
@@ -155,5 +163,5 @@ def group_norm_backward(
         dy.contiguous(), input.contiguous(), mean, rstd, weight, n, c, positions, num_groups,
         [needs.input, needs.weight, False],
     )  # fmt: skip
-    dbias = dy.double().sum([0, *range(2, dy.dim())]) if needs.bias else None
+    dbias = dy.to(accumulator_dtype(input)).sum([0, *range(2, dy.dim())]) if needs.bias else None
     return _gradients(operands, needs, dx, dweight, dbias)

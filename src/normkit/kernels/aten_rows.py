@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from .._operands import Gradients, Needs, Operands, Saved
+from .._precision import accumulator_dtype, wide_dtype
 from .._torch import fused_rms_norm, fused_rms_norm_backward, reshaped_as_no_view
 
 
 def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
-    """input: (*, D) with D = size over one or more axes; stats (3, rows) float64."""
+    """input: (*, D) with D = size over one or more axes; stats (3, rows) in the device's widest dtype."""
     input = operands.input
     x, w, b = _rows(operands, size)
     output, mean, rstd = torch.native_layer_norm(x, [size], w, b, eps)
-    mean, rstd = mean.flatten().double(), rstd.flatten().double()
+    kind = wide_dtype(x.device)
+    mean, rstd = mean.flatten().to(kind), rstd.flatten().to(kind)
     stats = torch.stack([mean, rstd.pow(-2) - eps, rstd])
     return _beside(output, input), Saved(stats)
 
@@ -40,15 +42,15 @@ def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int,
 
 
 def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved]:
-    """input: (*, D); stats (3, rows) float64: 0, mean of squares, rstd."""
+    """input: (*, D); stats (3, rows): 0, mean of squares, rstd."""
     input = operands.input
     x, w, _ = _rows(operands, size)
     if fused_rms_norm is None:
-        rstd = (x.double().square().mean(1) + eps).rsqrt()
+        rstd = (x.to(accumulator_dtype(x)).square().mean(1) + eps).rsqrt()
         output = (x * rstd.unsqueeze(1)).to(x.dtype) * (1 if w is None else w)
     else:
         output, rstd = fused_rms_norm(x, [size], w, eps)
-        rstd = rstd.flatten().double()
+        rstd = rstd.flatten().to(wide_dtype(x.device))
     stats = torch.stack([torch.zeros_like(rstd), rstd.pow(-2) - eps, rstd])
     return _beside(output, input), Saved(stats)
 

@@ -1,4 +1,4 @@
-"""Norms as differentiable torch operations, in float64 where the device has it.
+"""Norms as differentiable torch operations, in float64; in float32 where a device is slow at that or has none.
 
 This path serves what a fused kernel cannot: derivatives of every order, forward mode, torch.func transforms, tensor
 subclasses, torch.compile, masks. It widens the input once, computes everything in the accumulator's dtype and rounds
@@ -10,13 +10,16 @@ outputs nor gradients.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .._activation import AFTER, Activation
 from .._operands import Maybe, Operands, is_modulated
+from .._precision import accumulator_dtype
 from .._shapes import batch_dims, channel_shape
-from ..moments import Moments, accumulator_dtype
+from ..moments import Moments, spread, total_over
 
 FUSED_ACTIVATIONS = range(AFTER + 1, 1 << 8)  # every code: an activation without one may have parameters of its own
 FUSES_RESIDUAL = True
@@ -58,15 +61,16 @@ def layer_norm(operands: Operands, axes: int, activation: Activation, eps: float
     """Layer norm over the last `axes` axes; weight and bias have their shape; mask: the leading shape, then ones."""
     wide = cleared(widened(operands), operands.mask)
     moments = Moments.of(wide, tuple(range(wide.dim() - axes, wide.dim()))).beside(wide)
-    xhat = (wide - moments.mean) * _rstd(moments.var(correction=0), eps, operands.mask)
+    xhat = moments.deviation(wide) * spread(_rstd(moments.var(correction=0), eps, operands.mask), wide)
     return finish(xhat, operands, activation)
 
 
 def rms_norm(operands: Operands, axes: int, activation: Activation, eps: float) -> Tensor:
     """RMS norm over the last `axes` axes; weight has their shape; mask: the leading shape, then ones."""
     wide = cleared(widened(operands), operands.mask)
-    mean_square = wide.square().mean(tuple(range(wide.dim() - axes, wide.dim())), keepdim=True)
-    return finish(wide * _rstd(mean_square, eps, operands.mask), operands, activation)
+    dims = tuple(range(wide.dim() - axes, wide.dim()))
+    mean_square = total_over(wide.square(), dims) / math.prod(wide.shape[wide.dim() - axes :])
+    return finish(wide * spread(_rstd(mean_square, eps, operands.mask), wide), operands, activation)
 
 
 def normalize(operands: Operands, moments: Moments, activation: Activation, eps: float) -> Tensor:
@@ -102,7 +106,7 @@ def standardize(wide: Tensor, moments: Moments, eps: float, mask: Tensor | None)
     count = beside.count
     values: int | Tensor = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
     real = None if mask is None else torch.as_tensor(count, device=wide.device) > 0
-    return cleared(wide - beside.mean, mask) * _rstd(beside.m2 / values, eps, real)
+    return cleared(beside.deviation(wide), mask) * spread(_rstd(beside.m2 / values, eps, real), wide)
 
 
 def _rstd(var: Tensor, eps: float, real: Tensor | None) -> Tensor:
@@ -126,9 +130,9 @@ def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
     input, weight, bias, residual, mask = operands[:5]
     y = xhat
     if weight is not None:
-        y = y * weight
+        y = y * spread(weight, xhat)
     if bias is not None:
-        y = y + bias
+        y = y + spread(bias, xhat)
     y = modulated(y, operands)
     if residual is not None:
         y = y + cleared(residual, mask)

@@ -23,6 +23,8 @@ from .core import problem as _problem
 
 FUSED_ACTIVATIONS: frozenset[int] = frozenset(CODES)
 FUSES_RESIDUAL = True
+MOVES_RUNNING = False
+STATISTICS = torch.float64
 _PIECEWISE_LINEAR = frozenset({RELU, LEAKY_RELU, RELU6})
 _DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
 

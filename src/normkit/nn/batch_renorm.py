@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._precision import wide_dtype
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.batch_renorm import Limits, Recent, corrected, verify_limits
-from ..moments import accumulator_dtype
 from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
@@ -104,7 +104,7 @@ def _ramp(clock: Tensor, start: int, end: int) -> Tensor:
     """0 until `start`, 1 from `end` on, a straight line between."""
     if end == start:
         return (clock >= start).to(torch.get_default_dtype())
-    return ((clock - start).to(accumulator_dtype(clock)) / (end - start)).clamp(0, 1)
+    return ((clock - start).to(wide_dtype(clock.device)) / (end - start)).clamp(0, 1)
 
 
 class BatchRenorm1d(_BatchRenorm, BatchNorm1d):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._precision import wide_dtype
 from ..moments import Moments
 from .sample import Sample
 
@@ -38,7 +39,7 @@ class Accumulator:
     @staticmethod
     def empty(channels: int, device: torch.device, average: bool) -> Accumulator:
         """Nothing seen yet."""
-        zero = torch.zeros(channels, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        zero = torch.zeros(channels, dtype=wide_dtype(device), device=device)
         return Accumulator(Moments(0, zero, zero), zero, average)
 
     def add(self, sample: Sample) -> None:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _shapes
+from .._precision import wide_dtype
 from ..functional.running import is_recomputation
 from ..model.interrupts import UserBlock
 from ..model.kept import MODES, Kept
 from ..model.select import Selector
-from ..moments import accumulator_dtype
 from .accumulator import Accumulator
 from .axis import AxisCheck
 from .layers import IN_EVAL_MODE, Layer, find, running_statistics
@@ -160,7 +160,7 @@ class Adaptation(UserBlock):
     @torch.no_grad()
     def _mixture(self, layer: Layer, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         own = running_statistics(layer.module)
-        source_mean, source_var = (buffer.to(accumulator_dtype(buffer)) for buffer in own)
+        source_mean, source_var = (buffer.to(wide_dtype(buffer.device)) for buffer in own)
         stream = self._stream(layer)
         if not (self.running and is_recomputation()):  # a checkpoint's recomputation was counted by its forward
             stream.add(sample(x, mask, layer.per_instance), _samples(x, mask))

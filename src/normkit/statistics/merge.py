@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..moments import Moments, accumulator_dtype
+from .._precision import wide_dtype
+from ..moments import Moments
 
 State: TypeAlias = "Mapping[str, Tensor]"
 _MEAN, _VAR, _COUNTER = "running_mean", "running_var", "num_batches_tracked"
@@ -75,7 +76,7 @@ def merge_statistics(
 
 def _merged(means: list[Tensor], variances: list[Tensor], weights: list[float], like: Tensor) -> tuple[Tensor, Tensor]:
     """(mean, var) of all, (C,) each; K models."""
-    dtype = accumulator_dtype(like)
+    dtype = wide_dtype(like.device)
     count = torch.tensor(weights, dtype=torch.float64).mul(len(weights) / math.fsum(weights))  # their mean is 1
     column = count.to(device=like.device, dtype=dtype).unsqueeze(1)  # (K, 1)
     mean, var = (torch.stack([part.to(like.device, dtype) for part in parts]) for parts in (means, variances))

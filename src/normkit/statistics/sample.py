@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Operands
+from .._precision import wide_dtype
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.choose import choose
 from ..kernels import native
@@ -34,7 +35,7 @@ class Sample(NamedTuple):
     @staticmethod
     def of(moments: Moments) -> Sample:
         """A batch's moments, mean (C,), as a sample."""
-        count = moments.count
+        moments, count = moments.to(wide_dtype(moments.mean.device)), moments.count
         values = count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
         var = moments.m2 / values
         return Sample(_one(count), torch.stack([moments.mean, var, var]))
@@ -62,7 +63,7 @@ def _of_instances(x: Tensor, mask: Tensor | None = None) -> Sample:
     training.
     """
     kept = None if mask is None else _shapes.channel_mask(mask, x)
-    each = Moments.of(x, tuple(range(2, x.dim())), kept)  # (N, C)
+    each = Moments.of(x, tuple(range(2, x.dim())), kept).to(wide_dtype(x.device))  # (N, C)
     values = each.count[:, 0] if isinstance(each.count, Tensor) else torch.full(x.shape[:1], each.count)
     enough = values.to(x.device) >= 2
     means, variances = each.mean[enough], each.m2[enough] / (values.to(x.device)[enough] - 1).unsqueeze(1)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._precision import wide_dtype
 from .._torch import ConvBase, TransposedConvBase
 from ..model.families import eps
 
@@ -115,4 +116,4 @@ def _pads(layer: Any) -> bool:
 
 def wide(tensor: Tensor) -> Tensor:
     """In the precision that folding computes in."""
-    return tensor.detach().to(torch.float32 if tensor.device.type == "mps" else torch.float64)
+    return tensor.detach().to(wide_dtype(tensor.device))

@@ -1,0 +1,108 @@
+"""Triton's kernels, behind the same functions as the native ones: for CUDA, and for the CPU by interpretation.
+
+    operands  input (N, C, *) contiguous or channels last, or (N, C); other strides are made dense first
+    saved     stats float32 (4, sets): mean, biased variance, rstd, and the rest of the mean (`moments.doubles` reads
+              them); bits as the native kernels write them, and none of group norm, which reads the residual again
+
+Statistics and arithmetic are float32, none is float64: a mean is two floats. Partial results merge in a fixed order, so
+two runs give the same bits. Triton is an extra, `normkit[triton]`: this module imports it with the first kernel.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import os
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._activation import CODES, Activation
+from ..._operands import Gradients, Needs, Operands, Saved
+from ..native import keeps_bits, unpack_bits
+
+__all__ = ["keeps_bits", "unpack_bits"]
+
+FUSED_ACTIVATIONS: frozenset[int] = frozenset(CODES)
+FUSES_RESIDUAL = True
+MOVES_RUNNING = True
+STATISTICS = torch.float32
+DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+
+# Found, not imported: `import normkit` stays as fast as it is without Triton.
+INSTALLED = importlib.util.find_spec("triton") is not None
+# Triton asks when a kernel is defined, which is with the first call.
+INTERPRETS = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
+
+
+def why_not(device: str) -> str | None:
+    """Why there are no Triton kernels for tensors on this kind of device, or None."""
+    if not INSTALLED:
+        return "Triton is not installed: pip install 'normkit[triton]'"
+    if not hasattr(torch.library, "triton_op"):
+        return f"Triton's kernels need torch 2.6 or newer, this is {torch.__version__}"
+    if device == "cuda" or (device == "cpu" and INTERPRETS):
+        return None
+    if device == "cpu":
+        return (
+            "Triton's kernels run on CUDA devices, and on the CPU where TRITON_INTERPRET=1 is set (slowly, for tests)"
+        )
+    return f"Triton's kernels have not been tried on {device}"
+
+
+def exceeds(input: Tensor) -> bool:
+    """Whether a channel has more values, or a sample more channels, than the kernels count in 32 bits."""
+    n, c, *positions = input.shape
+    return n * math.prod(positions) > (1 << 31) - (1 << 14) or c > 1 << 20
+
+
+def batch_norm_forward(
+    operands: Operands, activation: Activation, eps: float, *, save: bool, running: Any = None
+) -> tuple[Tensor, Saved]:
+    """activation(batch_norm(input) + residual) by the batch's statistics.
+
+    running: (mean, var, batches or None, momentum or None) to be moved by the kernels; None: nothing moves.
+    """
+    return _kernels("batch_norm").forward(operands, activation, eps, save, running)
+
+
+def batch_norm_inference(
+    operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved | None]:
+    """activation(batch_norm(input) + residual) by given statistics (C,)."""
+    return _kernels("batch_norm").inference(operands, mean, var, activation, eps, save)
+
+
+def batch_norm_backward(
+    dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, *, training: bool
+) -> Gradients:
+    """training=False: the statistics are constants."""
+    return _kernels("batch_norm").backward(dy, operands, saved, activation, needs, training)
+
+
+def group_norm_forward(
+    operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
+) -> tuple[Tensor, Saved | None]:
+    """activation(group_norm(input) + residual); stats (4, N * num_groups). Instance norm: C groups."""
+    return _kernels("group_norm").forward(operands, num_groups, activation, eps, save)
+
+
+def group_norm_backward(
+    dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
+) -> Gradients:
+    """The first derivative of group norm."""
+    return _kernels("group_norm").backward(dy, operands, saved, num_groups, activation, needs)
+
+
+def operators(norm: str) -> tuple[Any, Any, bool]:
+    """(forward, backward, whether they keep bits) of a norm as operators of a compiled graph, which the compiler sees
+    the kernels of."""
+    module = _kernels(f"{norm}_operator")
+    return module.forward, module.backward, module.KEEPS_BITS
+
+
+def _kernels(norm: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{norm}")

@@ -1,0 +1,171 @@
+"""The kernels of batch norm's backward.
+
+    sums -> merge -> gradients   the sums behind the averages by parts of the batch, merged, and one elementwise pass
+    whole                        where a channel's values stay in registers: everything is read once
+    gradients                    the statistics are constants, and no parameter wants a gradient
+
+g is the gradient of what the activation was applied to: dx = rstd * weight * (g - mean(g) - xhat * mean(g * xhat)).
+"""
+
+import triton
+import triton.language as tl
+
+from ._activations import activation_gradient, through_gate
+from ._batch_norm_forward import affine, load_parameters, load_stats
+from ._tiles import add_compensated, channel_sum, per_channel, place, place_bits, unpack
+
+
+@triton.jit
+def gradient(
+    x, dy, residual, bits, tile, channel, offset, inside, hi, lo, rstd, w, b, param, N, C, S, BN: tl.constexpr,
+    BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    HAS_BITS: tl.constexpr,
+):  # fmt: skip
+    """g and xhat of one tile; g is zero outside."""
+    values = tl.load(x + offset, mask=inside, other=0).to(tl.float32)
+    g = tl.load(dy + offset, mask=inside, other=0).to(tl.float32)
+    if HAS_BITS:
+        at, real = place_bits(tile, channel, N, C, S, BN, BC, BS, LAST)
+        opened = unpack(tl.load(bits + at, mask=real, other=0), BN, BC, BS, LAST)
+        g = through_gate(g, opened, param, CODE)
+    elif CODE != 0:
+        z = affine(values, hi, lo, rstd * w, b)
+        if HAS_RESIDUAL:
+            z += tl.load(residual + offset, mask=inside, other=0).to(tl.float32)
+        g = activation_gradient(g, z, param, CODE)
+    xhat = ((values - per_channel(hi)) - per_channel(lo)) * per_channel(rstd)
+    return tl.where(inside, g, 0.0), tl.where(inside, xhat, 0.0)
+
+
+@triton.jit
+def store_gradients(
+    g, xhat, mean_g, mean_gx, scale, dx, dresidual, offset, inside, WANTS_INPUT: tl.constexpr,
+    WANTS_RESIDUAL: tl.constexpr, TRAINING: tl.constexpr,
+):  # fmt: skip
+    if WANTS_INPUT:
+        d = g
+        if TRAINING:
+            d = (g - per_channel(mean_g)) - xhat * per_channel(mean_gx)
+        tl.store(dx + offset, (d * per_channel(scale)).to(dx.dtype.element_ty), mask=inside)
+    if WANTS_RESIDUAL:
+        tl.store(dresidual + offset, g.to(dresidual.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def store_parameters(sum_g, sum_gx, dweight, dbias, c, real, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr):
+    if WANTS_WEIGHT:
+        tl.store(dweight + c, sum_gx.to(dweight.dtype.element_ty), mask=real)
+    if WANTS_BIAS:
+        tl.store(dbias + c, sum_g.to(dbias.dtype.element_ty), mask=real)
+
+
+@triton.jit
+def sums(
+    x, dy, residual, bits, weight, bias, stats, parts, N, CU, SU, tiles, each, param, VC: tl.constexpr,
+    VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr,
+    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, HAS_BITS: tl.constexpr,
+):  # fmt: skip
+    """The sums of g and g * xhat over one part of the batch, as two floats each. parts: (4, parts, C)."""
+    C, S = CU * VC, SU * VS
+    channel, part = tl.program_id(0) * BC, tl.program_id(1)
+    c = channel + tl.arange(0, BC)
+    hi, lo, rstd = load_stats(stats, C, c, c < C)
+    w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
+    sum_g, lost_g = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    sum_gx, lost_gx = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    for tile in range(part * each, tl.minimum(tiles, part * each + each)):
+        offset, inside, _ = place(tile, channel, N, C, S, BN, BC, BS, LAST)
+        g, xhat = gradient(
+            x, dy, residual, bits, tile, channel, offset, inside, hi, lo, rstd, w, b, param, N, C, S, BN, BC, BS, LAST,
+            CODE, HAS_RESIDUAL, HAS_BITS,
+        )  # fmt: skip
+        sum_g, lost_g = add_compensated(sum_g, lost_g, channel_sum(g))
+        sum_gx, lost_gx = add_compensated(sum_gx, lost_gx, channel_sum(g * xhat))
+    row, rows = part * C + c, tl.num_programs(1) * C
+    tl.store(parts + row, sum_g, mask=c < C)
+    tl.store(parts + rows + row, lost_g, mask=c < C)
+    tl.store(parts + 2 * rows + row, sum_gx, mask=c < C)
+    tl.store(parts + 3 * rows + row, lost_gx, mask=c < C)
+
+
+@triton.jit
+def merge(
+    parts, totals, dweight, dbias, C, count_parts, PARTS: tl.constexpr, BC: tl.constexpr, WANTS_WEIGHT: tl.constexpr,
+    WANTS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """The sums over the whole batch, (2, C), and the parameters' gradients, which they are."""
+    c, part = tl.program_id(0) * BC + tl.arange(0, BC), tl.arange(0, PARTS)
+    real = (part[:, None] < count_parts) & (c[None, :] < C)
+    row, rows = part[:, None] * C + c[None, :], count_parts * C
+    sum_g = tl.sum(tl.load(parts + row, mask=real, other=0), axis=0)
+    sum_g += tl.sum(tl.load(parts + rows + row, mask=real, other=0), axis=0)
+    sum_gx = tl.sum(tl.load(parts + 2 * rows + row, mask=real, other=0), axis=0)
+    sum_gx += tl.sum(tl.load(parts + 3 * rows + row, mask=real, other=0), axis=0)
+    tl.store(totals + c, sum_g, mask=c < C)
+    tl.store(totals + C + c, sum_gx, mask=c < C)
+    store_parameters(sum_g, sum_gx, dweight, dbias, c, c < C, WANTS_WEIGHT, WANTS_BIAS)
+
+
+@triton.jit
+def gradients(
+    x, dy, residual, bits, weight, bias, stats, totals, dx, dresidual, N, CU, SU, tiles, each, param, values,
+    VC: tl.constexpr, VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr,
+    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    HAS_BITS: tl.constexpr, WANTS_INPUT: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, TRAINING: tl.constexpr,
+):  # fmt: skip
+    """dx and the residual's gradient by the sums over the whole batch."""
+    C, S = CU * VC, SU * VS
+    channel, part = tl.program_id(0) * BC, tl.program_id(1)
+    c = channel + tl.arange(0, BC)
+    hi, lo, rstd = load_stats(stats, C, c, c < C)
+    w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
+    mean_g, mean_gx = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    if TRAINING:
+        mean_g = tl.load(totals + c, mask=c < C, other=0) / values
+        mean_gx = tl.load(totals + C + c, mask=c < C, other=0) / values
+    for tile in range(part * each, tl.minimum(tiles, part * each + each)):
+        offset, inside, _ = place(tile, channel, N, C, S, BN, BC, BS, LAST)
+        g, xhat = gradient(
+            x, dy, residual, bits, tile, channel, offset, inside, hi, lo, rstd, w, b, param, N, C, S, BN, BC, BS, LAST,
+            CODE, HAS_RESIDUAL, HAS_BITS,
+        )  # fmt: skip
+        store_gradients(
+            g, xhat, mean_g, mean_gx, rstd * w, dx, dresidual, offset, inside, WANTS_INPUT, WANTS_RESIDUAL, TRAINING
+        )
+
+
+@triton.jit
+def whole(
+    x, dy, residual, bits, weight, bias, stats, dx, dresidual, dweight, dbias, N, CU, SU, param, values,
+    VC: tl.constexpr, VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr,
+    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    HAS_BITS: tl.constexpr, WANTS_INPUT: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, TRAINING: tl.constexpr,
+    WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """All gradients of channels whose values one tile holds."""
+    C, S = CU * VC, SU * VS
+    channel = tl.program_id(0) * BC
+    c = channel + tl.arange(0, BC)
+    hi, lo, rstd = load_stats(stats, C, c, c < C)
+    w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
+    offset, inside, _ = place(0, channel, N, C, S, BN, BC, BS, LAST)
+    g, xhat = gradient(
+        x, dy, residual, bits, 0, channel, offset, inside, hi, lo, rstd, w, b, param, N, C, S, BN, BC, BS, LAST, CODE,
+        HAS_RESIDUAL, HAS_BITS,
+    )  # fmt: skip
+    sum_g, sum_gx = channel_sum(g), channel_sum(g * xhat)
+    store_parameters(sum_g, sum_gx, dweight, dbias, c, c < C, WANTS_WEIGHT, WANTS_BIAS)
+    store_gradients(
+        g,
+        xhat,
+        sum_g / values,
+        sum_gx / values,
+        rstd * w,
+        dx,
+        dresidual,
+        offset,
+        inside,
+        WANTS_INPUT,
+        WANTS_RESIDUAL,
+        TRAINING,
+    )

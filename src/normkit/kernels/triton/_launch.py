@@ -1,0 +1,47 @@
+"""What stands around a launch: dense operands, stand-ins for absent ones, the device, and graphs that are captured."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ..._torch import count_dispatch_modes
+from . import INTERPRETS
+
+
+def dense(input: Tensor) -> Tensor:
+    """The input as kernels read it: contiguous, or channels last."""
+    if input.is_contiguous() or (input.dim() > 2 and input.movedim(1, -1).is_contiguous()):
+        return input
+    return input.contiguous()
+
+
+def beside(tensor: Tensor | None, input: Tensor) -> Tensor:
+    """A tensor of the input's shape in its order of memory; for None the input itself, which nobody reads as such."""
+    if tensor is None:
+        return input
+    if input.is_contiguous():
+        return tensor.contiguous()
+    return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def vector(parameter: Tensor | None, input: Tensor) -> Tensor:
+    """A parameter (C,), contiguous; for None the input, which nobody reads as such."""
+    return input if parameter is None else parameter.contiguous()
+
+
+def is_traced() -> bool:
+    """Whether kernels become nodes of a graph: then they are wrapped, which costs too much in every eager call."""
+    return count_dispatch_modes() > 0
+
+
+def has_memory() -> bool:
+    """Whether there is something to compute: the interpreter cannot be traced, and needs only shapes there."""
+    return not (INTERPRETS and is_traced())
+
+
+def on_device(input: Tensor) -> AbstractContextManager[object]:
+    """Launches go to the current device, which need not be the tensors'."""
+    return torch.cuda.device(input.device) if input.is_cuda and not is_traced() else nullcontext()

@@ -1,0 +1,36 @@
+"""How a function that launches kernels becomes an operator: what every norm's operators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import custom_op, triton_op
+
+from . import INTERPRETS
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """An operator that compilers see into. Interpreted kernels are no part of a graph: there it is opaque."""
+
+    def define(function: Callable[..., Any]) -> Any:
+        if not INTERPRETS:
+            return triton_op(name, function, mutates_args=())
+        opaque = custom_op(name, function, mutates_args=())
+        opaque.register_fake(function)
+        return opaque
+
+    return define
+
+
+def none(input: Tensor) -> Tensor:
+    """An operator cannot return None; an empty tensor stands for it."""
+    return input.new_empty((0,), dtype=torch.uint8)
+
+
+def like(tensor: Tensor, input: Tensor) -> Tensor:
+    """The tensor in the strides that torch.empty_like(input) has."""
+    wanted = torch.empty_like(input)
+    return tensor if tensor.stride() == wanted.stride() else wanted.copy_(tensor)

@@ -1,0 +1,132 @@
+"""Group norm by Triton's kernels: what is launched on which tensors. Instance norm has C groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import wrap_triton
+
+from ..._activation import IDENTITY, Activation
+from ..._operands import Gradients, Maybe, Needs, Operands, Saved
+from . import _group_norm_backward, _group_norm_forward
+from ._group_plan import plan
+from ._launch import beside, dense, has_memory, is_traced, on_device, vector
+
+_whole, _partial = _group_norm_forward.whole, _group_norm_forward.partial
+_merge, _apply = _group_norm_forward.merge, _group_norm_forward.apply
+_whole_backward, _sums = _group_norm_backward.whole, _group_norm_backward.sums
+_merge_sums, _gradients = _group_norm_backward.merge, _group_norm_backward.gradients
+_parameters = _group_norm_backward.parameters
+
+
+def forward(
+    operands: Operands, num_groups: int, activation: Activation, eps: float, save: bool
+) -> tuple[Tensor, Saved | None]:
+    """activation(group_norm(input) + residual); stats (4, N * G). The residual is kept, not its bits."""
+    y, stats = run_forward(operands, num_groups, eps, activation.code, activation.param)
+    return y, Saved(stats) if save else None
+
+
+def run_forward(operands: Operands, num_groups: int, eps: float, code: int, param: float) -> tuple[Tensor, Tensor]:
+    """(y, stats)."""
+    input, weight, bias, residual, *_ = operands
+    x = dense(input)
+    y, stats = torch.empty_like(x), x.new_empty((4, x.shape[0] * num_groups), dtype=torch.float32)
+    if not x.numel():
+        stats.zero_()[2].fill_(float("inf") if eps <= 0 else eps**-0.5)
+        return y, stats
+    if not has_memory():
+        return y, stats
+    cut = plan(x, num_groups)
+    given = (x, beside(residual, x), vector(weight, x), vector(bias, x), stats, y)
+    flags = _flags(weight, bias, residual, code)
+    with on_device(x):
+        if cut.whole:
+            whole = wrap_triton(_whole) if is_traced() else _whole
+            whole[cut.grid](
+                *given, *cut.sizes, *cut.group_sizes, eps, param, **cut.constants, **flags, num_warps=cut.warps
+            )
+            return y, stats
+        parts = x.new_empty((4, cut.parts, cut.n, cut.c), dtype=torch.float32)
+        partial = wrap_triton(_partial) if is_traced() else _partial
+        partial[cut.grid](x, parts, *cut.sizes, **cut.constants, num_warps=cut.warps)
+        merge = wrap_triton(_merge) if is_traced() else _merge
+        merge[(cut.n * cut.g,)](
+            parts, stats, cut.n, cut.c, *cut.group_sizes, cut.parts, eps, **cut.merge_constants, num_warps=4
+        )
+        apply = wrap_triton(_apply) if is_traced() else _apply
+        apply[cut.grid](*given, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, num_warps=cut.warps)
+    return y, stats
+
+
+def backward(
+    dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
+) -> Gradients:
+    """The first derivative; the residual's is dy itself behind no activation."""
+    found = run_backward(dy, operands, saved.stats, num_groups, activation.code, activation.param, needs)
+    return found._replace(residual=dy) if needs.residual and activation.code == IDENTITY else found
+
+
+def run_backward(
+    dy: Tensor, operands: Operands, stats: Tensor, num_groups: int, code: int, param: float, needs: Needs
+) -> Gradients:
+    """The gradients that are wanted; without the residual's where there is no activation."""
+    input, weight, bias, residual, *_ = operands
+    x = dense(input)
+    dx = torch.empty_like(x) if needs.input else None
+    dresidual = torch.empty_like(x) if needs.residual and code != IDENTITY else None
+    dweight = torch.zeros_like(weight) if needs.weight and weight is not None else None
+    dbias = torch.zeros_like(bias) if needs.bias and bias is not None else None
+    gradients = Gradients(dx, dweight, dbias, dresidual)
+    if not x.numel() or not has_memory():
+        return gradients
+    cut = plan(x, num_groups)
+    given = (x, beside(dy, x), beside(residual, x), vector(weight, x), vector(bias, x), stats.contiguous())
+    flags = _flags(weight, bias, residual, code)
+    wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None}
+    of_parameters = dweight is not None or dbias is not None
+    out = (x if dx is None else dx, x if dresidual is None else dresidual)
+    found = x.new_empty((2 if cut.whole else 4, cut.parts, cut.n, cut.c), dtype=torch.float32)
+    with on_device(x):
+        if cut.whole:
+            whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
+            whole[cut.grid](
+                *given, found, *out, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, **wants,
+                WANTS_PARAMETERS=of_parameters, num_warps=cut.warps,
+            )  # fmt: skip
+        else:
+            if of_parameters or dx is not None:
+                sums = wrap_triton(_sums) if is_traced() else _sums
+                sums[cut.grid](
+                    *given, found, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, num_warps=cut.warps
+                )
+            totals = x.new_empty((2, cut.n * cut.g), dtype=torch.float32)
+            if dx is not None:
+                merge = wrap_triton(_merge_sums) if is_traced() else _merge_sums
+                merge[(cut.n * cut.g,)](
+                    found, vector(weight, x), totals, cut.n, cut.c, *cut.group_sizes, cut.parts, **cut.merge_constants,
+                    HAS_WEIGHT=weight is not None, num_warps=4,
+                )  # fmt: skip
+            if dx is not None or dresidual is not None:
+                apply = wrap_triton(_gradients) if is_traced() else _gradients
+                apply[cut.grid](
+                    *given, totals, *out, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, **wants,
+                    num_warps=cut.warps,
+                )  # fmt: skip
+        if of_parameters:
+            parameters = wrap_triton(_parameters) if is_traced() else _parameters
+            parameters[(-(-cut.c // cut.parameter_constants["BC"]),)](
+                found, x if dweight is None else dweight, x if dbias is None else dbias, cut.parts * cut.n, cut.c,
+                **cut.parameter_constants, HAS_LOST=not cut.whole, WANTS_WEIGHT=dweight is not None,
+                WANTS_BIAS=dbias is not None, num_warps=4,
+            )  # fmt: skip
+    return gradients
+
+
+def _flags(weight: Maybe, bias: Maybe, residual: Maybe, code: int) -> dict[str, Any]:
+    return {
+        "CODE": code, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None,
+        "HAS_RESIDUAL": residual is not None,
+    }  # fmt: skip

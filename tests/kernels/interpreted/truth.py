@@ -1,0 +1,107 @@
+"""What Triton's kernels are held to: batch norm with residual and activation in float64, and the contract's bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import normkit as nk
+from normkit import contract
+from normkit._activation import Activation, resolve
+from normkit.reference.batch_norm import channel_axes, per_channel
+from tests.cases import EPS
+from tests.tolerances import assert_within
+
+
+@dataclass
+class Case:
+    """One call. x, dy, residual: (N, C, *); weight, bias, mean, var: (C,). mean and var: evaluation by these."""
+
+    x: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    activation: str | None = None
+    mean: Tensor | None = None
+    var: Tensor | None = None
+
+    def tensors(self) -> list[Tensor | None]:
+        return [self.x, self.weight, self.bias, self.residual]
+
+
+def run(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """(y, gradients of x, weight, bias, residual) by Triton's kernels."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in case.tensors()]
+    x, weight, bias, residual = leaves
+    with nk.backend("triton"):
+        y = nk.functional.batch_norm(
+            x, case.mean, case.var, weight, bias, case.mean is None, eps=EPS, residual=residual,
+            activation=case.activation,
+        )  # fmt: skip
+        wanted = [leaf for leaf in leaves if leaf is not None]
+        found = iter(torch.autograd.grad(y, wanted, dy))
+    return y.detach(), [None if leaf is None else next(found) for leaf in leaves]
+
+
+def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    """Run it, and raise unless y and every gradient lie within the bounds around float64."""
+    y, gradients = run(case, dy)
+    u = contract.unit_roundoff(case.x.dtype)
+    x, dy64 = case.x.double(), dy.double()
+    axes, training = channel_axes(x), case.mean is None
+    weight, bias = per_channel(_wide(case.weight), x, 1.0), per_channel(_wide(case.bias), x, 0.0)
+    residual = torch.zeros_like(x) if case.residual is None else case.residual.double()
+    mean = x.mean(axes) if training else case.mean.double()
+    var = x.var(axes, correction=0) if training else case.var.double()
+    rstd = (per_channel(var, x, 1.0) + EPS).rsqrt()
+    xhat = (x - per_channel(mean, x, 0.0)) * rstd
+    z = xhat * weight + bias + residual
+    activation = resolve(case.activation)
+    slack = contract.output_bound(xhat, weight, bias, 2.0**-24, residual) + contract.float32_output_bound(xhat, weight)
+    assert_within(y, activation.function(z), _through(activation.function, z, slack, u), "y")
+
+    g, g_slack = _slope(activation, z, slack)
+    g, g_slack = g * dy64, g_slack * dy64.abs()
+    average = contract.mean_over(axes) if training else torch.zeros_like
+    dx = weight * rstd * (g - average(g) - xhat * average(g * xhat))
+    scale, magnitude = weight.abs() * rstd, g.abs() + g_slack
+    bound = contract.input_gradient_bound(g, xhat, rstd, average, max(u, 2.0**-24)) * weight.abs()
+    bound = bound + contract.float32_gradient_bound(magnitude, xhat, scale, average)
+    bound = bound + scale * (g_slack + average(g_slack) + xhat.abs() * average(g_slack * xhat.abs()))
+    assert_within(gradients[0], dx, bound, "dx")
+    for name, found, terms in (("dweight", gradients[1], g * xhat), ("dbias", gradients[2], g)):
+        if found is not None:
+            allowed = contract.parameter_gradient_bound(terms, axes, contract.unit_roundoff(found.dtype))
+            lost = contract.float32_parameter_bound(magnitude, xhat, axes) + (g_slack * (1 + xhat.abs())).sum(axes)
+            assert_within(found, terms.sum(axes), allowed + lost, name)
+    if case.residual is not None:
+        allowed = contract.residual_gradient_bound(g, u) + g_slack + 2.0**-20 * g.abs()
+        assert_within(gradients[3], g, allowed, "dresidual")
+    return y, gradients
+
+
+def _wide(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.double()
+
+
+def _through(function: Callable[[Tensor], Tensor], z: Tensor, slack: Tensor, u: float) -> Tensor:
+    """What an error of z, and 8 roundings of the value, do behind the activation. The tail of gelu loses a rounding of
+    float32 of its argument."""
+    moved = torch.maximum((function(z + slack) - function(z)).abs(), (function(z - slack) - function(z)).abs())
+    return moved + 8 * u * function(z).abs() + 8 * 2.0**-24 * z.abs()
+
+
+def _slope(activation: Activation, z: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivative at z, and how far it is off where z is off by `slack`; 0 and 1 at a kink that is that near."""
+
+    def at(z: Tensor) -> Tensor:
+        leaf = z.detach().requires_grad_()
+        (found,) = torch.autograd.grad(activation.function(leaf).sum(), leaf)
+        return found
+
+    slope = at(z)
+    off = torch.maximum((at(z + slack) - slope).abs(), (at(z - slack) - slope).abs())
+    return slope, off + (0 if activation.code == 0 else 16 * 2.0**-24 * (1 + z.abs()))

@@ -1,0 +1,125 @@
+"""Triton's kernels without a GPU: interpreted against float64, and really compiled for the GPUs that docs/gpu.md names.
+
+Each in a process of its own: TRITON_INTERPRET counts when a kernel is defined.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from normkit.kernels import triton
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIRED = os.environ.get("NORMKIT_REQUIRE_NATIVE") == "1"  # CI: nothing that has to be there is skipped
+needs_triton = pytest.mark.skipif(not (triton.INSTALLED or REQUIRED), reason=str(triton.why_not("cuda")))
+
+
+def in_process(*command: str, interpreted: bool) -> str:
+    """What another Python prints; AssertionError where it fails."""
+    environment = {
+        "TRITON_CACHE_DIR": str(ROOT / "build" / "triton"), **os.environ,
+        "TRITON_INTERPRET": "1" if interpreted else "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+CASES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests/kernels/interpreted").glob("*_cases.py"))
+
+
+@needs_triton
+@pytest.mark.parametrize("cases", CASES)
+def test_every_kernel_is_right_under_the_interpreter(cases: str) -> None:
+    shown = in_process("-m", "pytest", cases, "-q", "-x", "-p", "no:cacheprovider", interpreted=True)
+    assert " passed" in shown.splitlines()[-1], shown
+    assert "skipped" not in shown.splitlines()[-1], shown
+
+
+@needs_triton
+def test_the_check_for_a_gpu_verifies_by_interpretation() -> None:
+    assert "verified on cpu" in in_process("-m", "tools.gpu_check", "--seconds", "800", interpreted=True)
+
+
+@needs_triton
+@pytest.mark.parametrize("arch", ["80", "90", "100"])
+def test_every_kernel_compiles_without_spills_scalar_loads_and_float64(arch: str) -> None:
+    """The exit status says so; what it would say is in the next test."""
+    assert in_process("-m", "tools.gpu_compile", "--arch", arch, interpreted=False).count(f"sm_{arch}") > 20
+
+
+@needs_triton
+def test_a_broken_promise_is_a_fault() -> None:
+    """Without the hints of a launch loads are scalar; a float64 constant; a tile too large for the registers."""
+    in_process("-c", _BROKEN, interpreted=False)
+
+
+@needs_triton
+def test_compilers_see_the_kernels_in_the_operators() -> None:
+    """One node a launch, no host code between them; and a cache of graphs knows whose code it depends on."""
+    in_process("-c", _GRAPH, interpreted=False)
+
+
+_GRAPH = """
+import torch
+from torch._library.triton import get_triton_kernels_for_op
+from torch._subclasses.functional_tensor import dispatch_functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from normkit.kernels.triton import batch_norm_operator as operators
+from normkit.kernels.triton import group_norm_operator as groups
+
+def launches(function, *tensors):
+    graph = make_fx(dispatch_functionalize(function), tracing_mode="fake")(*tensors).graph
+    return sum("triton_kernel_wrapper" in str(node.target) for node in graph.nodes)
+
+x, w, bits = torch.randn(64, 16, 28, 28), torch.randn(16), torch.zeros(64 * 16 * 98, dtype=torch.uint8)
+facts = (0, 1e-5, 1, 0.0)
+assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x, w) == 3
+assert launches(
+    lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(4, 16), bits
+) == 3
+assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x[:4], w) == 1  # a channel fits on chip
+for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
+    facts = (size, 1e-5, 4, 0.0)
+    s = torch.randn(4, 64 * size)
+    assert launches(lambda x, w: groups.forward(x, w, w, x, *facts), x, w) == forward
+    assert launches(lambda x, w, s: groups.backward(x, x, w, w, x, s, None, *facts, [True] * 4), x, w, s) == backward
+for name, kernels in (
+    ("triton_batch_norm", {"whole", "partial", "merge", "apply"}),
+    ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients"}),
+    ("triton_group_norm", {"whole", "partial", "merge", "apply"}),
+    ("triton_group_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),
+):
+    assert {kernel.fn.__name__ for kernel in get_triton_kernels_for_op(f"normkit::{name}")} == kernels
+"""
+
+
+_BROKEN = """
+from dataclasses import replace
+import triton, triton.language as tl
+from tools import gpu_compile
+
+launch = gpu_compile.launches()[0]
+assert launch.name == "batch_norm_forward.partial"
+assert gpu_compile.compile_for(launch, 90).faults() == []
+(fault,) = gpu_compile.compile_for(launch, 90, hints=False).faults()
+assert "of 16 bytes were promised" in fault, fault
+
+large = replace(launch, options={**launch.options, "BS": 1 << 10, "num_warps": 1})
+assert any("spilled" in fault for fault in gpu_compile.compile_for(large, 90).faults())
+
+assert gpu_compile.is_double("%1 = arith.extf %0 : f32 to f64") and gpu_compile.is_double("add.f64 %fd1, %fd2, %fd3;")
+assert not gpu_compile.is_double("add.f32 %f1, %f2, %f3;")
+"""
+
+
+def test_importing_normkit_imports_no_triton() -> None:
+    program = "import sys, normkit; sys.exit('triton' in sys.modules)"
+    in_process("-c", program, interpreted=False)
