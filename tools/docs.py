@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import benchmark_chart, compatibility, notebooks
 from . import defects as by_torch
 from .precision import page as precision
+from .scaling import page as scaling
 
 if TYPE_CHECKING:
     from normkit.studies.gallery import Row
@@ -138,6 +139,10 @@ def pages() -> dict[Path, str]:
             ROOT / "docs" / "images" / "benchmarks.svg": benchmark_chart.chart(figures),
             ROOT / "docs" / "recognition.md": recognition(),
             ROOT / "docs" / "compatibility.md": compatibility.page(),
+            ROOT / "docs" / "scaling.md": scaling.render(
+                (DATA / "scaling.json").read_text(encoding="utf-8"),
+                (DATA / "sync_span.json").read_text(encoding="utf-8"),
+            ),
             ROOT / "src" / "normkit" / "learn" / "verdicts.json": json.dumps(words(), indent=1) + "\n",
         }
         | {ROOT / "docs" / "tutorials" / f"batch_norm{ending}.md": tutorial(ending) for ending in ("", ".zh")}

@@ -383,3 +383,8 @@ def all_reduce_in_graph(value: Tensor, group: Any) -> Tensor:
     from torch.distributed import _functional_collectives as collectives
 
     return collectives.all_reduce(value, "sum", group)
+
+
+def device_types(group: Any) -> list[str]:
+    """The types of device that a process group has a backend for. Private since 2.0; get_backend names no devices."""
+    return sorted({device.type for device in group._device_types})

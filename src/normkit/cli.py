@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--stability", action="store_true", help="judge 1,000 resamples and 10 fresh seeds too; state what holds"
     )
+    study.add_argument(
+        "--ranks", type=int, metavar="N", help="small_batch: 2 images on each of N processes, synchronised over 1 to N"
+    )
     study.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one per core, at most 8)")
     study.add_argument(
         "--data", metavar="DATASET|PATH", help="digits, mnist5k, fashion-mnist or a .npz of images and labels"
@@ -93,6 +96,9 @@ def parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--models", action="store_true", help="whole models instead: plain, accelerated, compiled, and the norms' share"
+    )
+    bench.add_argument(
+        "--ranks", default="", metavar="LIST", help="2,4: so many processes synchronise ResNet-50's norms over gloo"
     )
     bench.add_argument("--json", type=Path, metavar="F", help="write the figures to F, beside those it holds already")
     bench.set_defaults(call=_bench)
@@ -236,7 +242,7 @@ def _study(args: argparse.Namespace) -> None:
 
     if args.list:
         width = shutil.get_terminal_size().columns
-        print(listed(args.names, args.seeds, args.first_seed, args.jobs, width))
+        print(listed(args.names, args.seeds, args.first_seed, args.jobs, width, args.ranks))
         return
     outcome = study(
         args.names,
@@ -247,6 +253,7 @@ def _study(args: argparse.Namespace) -> None:
         first_seed=args.first_seed,
         jobs=args.jobs,
         stability=args.stability,
+        ranks=args.ranks,
     )
     show(outcome.results, str(outcome.html))
 
@@ -275,8 +282,16 @@ def _bench(args: argparse.Namespace) -> None:
         busy=args.busy,
         json=args.json,
         models=args.models,
+        ranks=[_number("--ranks", text) for text in args.ranks.split(",") if text],
     )
     bench(request, show=print)
+
+
+def _number(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"{option} must be whole numbers with a comma between, got {text!r}") from None
 
 
 def _learn(args: argparse.Namespace) -> None:

@@ -24,8 +24,17 @@ def is_initialized() -> bool:
 
 
 def is_distributed(group: Group = None) -> bool:
-    """Whether torch.distributed is initialized with more than one rank in `group`."""
-    return is_initialized() and dist.get_world_size(group) > 1
+    """Whether torch.distributed is initialized with more than one rank in `group`.
+
+    Raises:
+        RuntimeError: this rank is not in the group; its part of a collective would be a silent one of its own.
+    """
+    if not is_initialized():
+        return False
+    size = dist.get_world_size(group)
+    if size < 0:
+        raise RuntimeError("this rank is not in the process group: expected a call on the group's ranks alone")
+    return size > 1
 
 
 def named(group: Group = None) -> Group:
@@ -33,9 +42,15 @@ def named(group: Group = None) -> Group:
     return dist.group.WORLD if group is None else group
 
 
-def is_member(group: Group = None) -> bool:
-    """Whether this rank is in `group`; without torch.distributed it is the only one."""
-    return not is_initialized() or dist.get_rank(group) >= 0
+def verify_serves(device: torch.device, group: Group = None) -> None:
+    """Raise RuntimeError unless the group has a backend for tensors on `device`."""
+    served = _served(group)
+    if device.type not in served:
+        raise RuntimeError(
+            f"the process group has no backend for tensors on {device.type}, only for {', '.join(served) or 'none'}: "
+            f"move model and input there, or share in a group that serves {device.type}, as "
+            "torch.distributed.new_group(backend='gloo') does for cpu"
+        )
 
 
 def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]:
@@ -45,27 +60,26 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
     """
     if not is_distributed(group):
         return [list(tensors)]
-    home = _bucket_device(group)
-    # first to `home`: the tensors' own device may have no float64
-    bucket = torch.cat([tensor.detach().to(home).to(torch.float64).reshape(-1) for tensor in tensors])
-    parts = _gathered(bucket, group)
     sizes = [tensor.numel() for tensor in tensors]
     return [
         [
             piece.view(own.shape).to(own.dtype).to(own.device)
             for piece, own in zip(part.split(sizes), tensors, strict=True)
         ]
-        for part in parts
+        for part in gather_rows(tensors, group)
     ]
 
 
-def _gathered(bucket: Tensor, group: Group) -> list[Tensor]:
-    count = dist.get_world_size(group)
+def gather_rows(tensors: Sequence[Tensor], group: Group = None) -> Tensor:
+    """A rank's values as a row of float64, of every rank: (ranks, values), on the device where the bucket travelled."""
+    home, count = _home(tensors[0].device, group), dist.get_world_size(group)
+    # first to `home`: the tensors' own device may have no float64
+    bucket = torch.cat([tensor.detach().to(home).to(torch.float64).reshape(-1) for tensor in tensors])
     if torch.compiler.is_compiling():
-        return list(_torch.all_gather_in_graph(bucket, named(group)).view(count, -1))
-    parts = [torch.empty_like(bucket) for _ in range(count)]
-    dist.all_gather(parts, bucket, group=group)
-    return parts
+        return _torch.all_gather_in_graph(bucket, named(group)).view(count, -1)
+    rows = bucket.new_empty(count, len(bucket))
+    dist.all_gather(list(rows.unbind(0)), bucket, group=group)
+    return rows
 
 
 def total(value: Tensor, group: Group = None) -> Tensor:
@@ -77,7 +91,21 @@ def total(value: Tensor, group: Group = None) -> Tensor:
     return found
 
 
-def _bucket_device(group: Group) -> torch.device:
-    if "nccl" in str(dist.get_backend(group)) and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+def _home(own: torch.device, group: Group) -> torch.device:
+    """Where a bucket travels: on its own device if the group serves that, else on one that it serves.
+
+    gloo carries every device's tensors through the host: there one copy of the bucket is made here.
+    """
+    if str(dist.get_backend(group)) == "gloo":
+        return torch.device("cpu")
+    if torch.compiler.is_compiling():  # a graph cannot ask; it does not leave its device either
+        return own
+    served = _served(group)
+    if own.type in served or not served:
+        return own
+    return torch.device("cuda", torch.cuda.current_device()) if "cuda" in served else torch.device(served[0])
+
+
+def _served(group: Group) -> list[str]:
+    """The types of device that the group has a backend for: a group made without naming one has the machine's."""
+    return _torch.device_types(named(group))

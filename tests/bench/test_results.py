@@ -25,7 +25,7 @@ def test_json_round_trip() -> None:
 def test_a_row_is_a_line_of_the_file() -> None:
     lines = document(row(), row((1024, 256), layout="NC")).to_json().splitlines()
     assert [line.startswith('{"case"') for line in lines].count(True) == 2
-    assert len(lines) == 12  # braces, format, machine, two lists with their brackets, an empty one
+    assert len(lines) == 14  # braces, format, machine, two lists with their brackets, three empty ones
 
 
 def test_an_unknown_format_is_refused_with_the_way_out() -> None:

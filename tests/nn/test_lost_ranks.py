@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms.join import Join
+from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
 from tests import processes
@@ -63,17 +65,26 @@ def recalibrate(rank: int, how: str) -> None:
         assert all(torch.equal(old, new) for old, new in zip(before, model.buffers(), strict=True)), "the model changed"
 
 
-WHERE = {"forward": forward, "backward": backward, "recalibrate": recalibrate}
+def join(rank: int, how: str) -> None:
+    """Rank 1 has run out of data, and answers the wrapper's collectives alone."""
+    model = DistributedDataParallel(net())
+    with Join([model]):
+        for _ in range(2 - rank):
+            model(torch.randn(4, 3)).square().sum().backward()
+
+
+WHERE = {"forward": forward, "backward": backward, "recalibrate": recalibrate, "join": join}
 
 
 CASES = [
     pytest.param(where, how, marks=pytest.mark.nightly if (how == "hangs" and where != "forward") else ())
     for where in WHERE
     for how in ("dies", "hangs")
+    if where != "join"
 ]
 
 
-@pytest.mark.parametrize(("where", "how"), CASES)
+@pytest.mark.parametrize(("where", "how"), [*CASES, pytest.param("join", "hangs", marks=pytest.mark.nightly)])
 def test_the_other_rank_gets_an_error_in_time(where: str, how: str, tmp_path: Path) -> None:
     module = "tests.nn.test_lost_ranks"
     started = [processes.start(module, tmp_path, str(n), where, how, errors=subprocess.PIPE) for n in range(2)]

@@ -19,6 +19,7 @@ from .. import _files
 from .._reading import parse, read_text, typed
 from ..errors import UsageError
 from .problem import Case
+from .sync_figures import Collective, Synchronised
 
 FORMAT = 1
 
@@ -152,6 +153,8 @@ class Document:
     rows: tuple[Row, ...] = ()
     networks: tuple[Network, ...] = ()
     models: tuple[Model, ...] = ()
+    collectives: tuple[Collective, ...] = ()
+    synchronised: tuple[Synchronised, ...] = ()
 
     def to_json(self) -> str:
         """JSON with a line per row and network: the file stays short, and a diff shows what was measured anew."""
@@ -179,9 +182,12 @@ class Document:
         rows = {row.case: row for row in (*self.rows, *newer.rows)}
         networks = {network.key: network for network in (*self.networks, *newer.networks)}
         models = {model.key: model for model in (*self.models, *newer.models)}
+        collectives = {one.key: one for one in (*self.collectives, *newer.collectives)}
+        synchronised = {one.key: one for one in (*self.synchronised, *newer.synchronised)}
         return replace(
-            self, rows=tuple(rows.values()), networks=tuple(networks.values()), models=tuple(models.values())
-        )
+            self, rows=tuple(rows.values()), networks=tuple(networks.values()), models=tuple(models.values()),
+            collectives=tuple(collectives.values()), synchronised=tuple(synchronised.values()),
+        )  # fmt: skip
 
 
 def prepare(path: Path) -> Document | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UsageError
-from . import busy, models, network
+from . import busy, models, network, over_ranks
 from .measure import measure
 from .nets import NETS
 from .page import heading
@@ -19,6 +19,7 @@ from .peers import PEERS
 from .problem import DTYPES
 from .results import Document, keep, machine, prepare
 from .suite import FAMILIES, SUITES, cases
+from .sync_tables import collectives_table, synchronised_table
 from .tables import machine_line, models_table, network_table, row_cells, rows_table, summary_table
 
 NETWORK = "network"
@@ -33,7 +34,7 @@ class Request:
 
     families: empty = all but the network; seconds: time per case, None = the preset's, four times that beside busy
     processes; a network takes ten times that. cold: inputs that no cache holds; busy: processes that compute beside it.
-    models: whole models, and no family.
+    models: whole models, and no family. ranks: so many processes that synchronise ResNet-50's norms, and no family.
     """
 
     families: Sequence[str] = ()
@@ -46,6 +47,7 @@ class Request:
     busy: int = 0
     json: Path | None = None
     models: bool = False
+    ranks: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         _known("family", self.families, (*FAMILIES, NETWORK))
@@ -62,6 +64,11 @@ class Request:
             raise UsageError("--cold and --busy are for single layers, not for the network: leave it out")
         if self.models and (self.families or self.cold or self.busy):
             raise UsageError("--models takes no families, and neither --cold nor --busy")
+        if self.ranks and (self.families or self.cold or self.busy or self.models):
+            raise UsageError("--ranks takes no families, and none of --cold, --busy and --models")
+        for ranks in self.ranks:
+            if not 2 <= ranks <= over_ranks.MOST:
+                raise UsageError(f"--ranks must be 2 to {over_ranks.MOST} processes, got {ranks}")
         if self.seconds is not None and self.seconds < 0:
             raise UsageError(f"--seconds must not be negative, got {self.seconds}")
         if self.seconds is not None and not math.isfinite(self.seconds):
@@ -93,6 +100,12 @@ def _measured(request: Request, show: Callable[[str], None]) -> Iterator[Documen
     threads = request.threads or torch.get_num_threads()
     preset = SECONDS[request.preset] * (4 if request.busy else 1)
     seconds = preset if request.seconds is None else request.seconds
+    if request.ranks:
+        for ranks in request.ranks:
+            found = over_ranks.measure(ranks, request.preset, request.threads, 10 * seconds)
+            show(f"\n{collectives_table(found.collectives).text()}\n\n{synchronised_table(found.synchronised).text()}")
+            yield found
+        return
     if request.models:
         yield from _models(request, show, threads, 10 * seconds)
         return

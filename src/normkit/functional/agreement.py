@@ -16,21 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from .._environment import switched_on
-from ..distributed import Group, gather, named
+from ..distributed import Group, gather, named, verify_serves
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _calls: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # synchronised calls so far, by group
 _agreed: WeakKeyDictionary[object, WeakSet[nn.Module]] = WeakKeyDictionary()  # layers that have sent one, by group
 
 
-def is_due(layer: nn.Module, group: Group) -> bool:
-    """Whether this call of the layer sends a header."""
+def is_due(layer: nn.Module, input: Tensor, group: Group) -> bool:
+    """Whether this call of the layer sends a header; RuntimeError where the group cannot carry the input's device."""
     if torch.compiler.is_compiling():
         return False
     layers = _agreed.get(named(group))
     if layers is None:
         layers = _agreed[named(group)] = WeakSet()
     due = layer not in layers or switched_on("NORMKIT_CHECK_RANKS")
+    if due:
+        verify_serves(input.device, group)
     layers.add(layer)
     return due
 

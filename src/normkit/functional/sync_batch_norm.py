@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
-from ..distributed import gather, total
+from ..distributed import gather_rows, total
 from ..kernels import composed, native
 from ..moments import Moments
 from . import _autograd, agreement, running
@@ -31,9 +31,15 @@ from .running import Running
 from .spec import NormSpec
 
 
-def synchronised(norm: BatchNormSpec, group: dist.ProcessGroup | None, layer: nn.Module) -> BatchNormSpec:
-    """The training batch norm of a layer under the moments of all ranks of a group."""
-    due = agreement.is_due(layer, group)
+def synchronised(
+    norm: BatchNormSpec, input: Tensor, group: dist.ProcessGroup | None, layer: nn.Module
+) -> BatchNormSpec:
+    """The training batch norm of a layer under the moments of all ranks of a group.
+
+    Raises:
+        RuntimeError: at a call that agrees first: the group has no backend for the input's device.
+    """
+    due = agreement.is_due(layer, input, group)
     return SyncBatchNormSpec(norm.activation, norm.running, True, norm.eps, norm.small_batch, group, due)
 
 
@@ -119,11 +125,17 @@ class SyncBatchNormSpec(BatchNormSpec):
             if self.agrees:
                 agreement.verify(input, number, self.group)
         whole = of_all_ranks(own, self.group)
-        count = torch.as_tensor(whole.count, device=input.device)
-        if may_look(count) and int(count) == 1:
+        assert isinstance(whole.count, Tensor)
+        count = int(whole.count) if may_look(whole.count) else None
+        if count == 1:
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
-        if self.running is not None:
+        if self.running is None:
+            return whole
+        if count is None:
             running.move(self.running, whole)
+        else:
+            var = whole.var(correction=0)
+            running.move_by_stats(self.running, torch.stack([whole.mean, var, var]).double(), count)
         return whole
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
@@ -144,7 +156,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         if needs.input:
             assert dx is not None
             slope = -scale * rstd  # d xhat = -rstd * d mean - xhat * rstd^2 / (2 * count) * d m2
-            dmean, dm2 = _Sum.apply(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)
+            dmean, dm2 = total(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)
             again = Operands(input, 2 * dm2 / rstd, dmean / count, dx)
             dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
         return Gradients(
@@ -182,13 +194,16 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
 
     The count comes back as a 0-dim tensor, so that no device is read.
     """
-    mean, m2 = moments.mean.detach(), moments.m2.detach()
+    mean = moments.mean
     count = torch.as_tensor(moments.count, device=mean.device).flatten()[:1]
-    low = [] if moments.low is None else [moments.low.detach()]
-    parts = gather([count, mean, m2, *low], group)  # in float64: exact counts up to 2^53
-    counts, means, m2s, *lows = (torch.stack(column) for column in zip(*parts, strict=True))
-    whole = Moments(counts, means, m2s, None, lows[0] if lows else None).merge_along(0)
-    return replace(whole, count=counts.sum(), dim=moments.dim)
+    low = [] if moments.low is None else [moments.low]
+    rows = gather_rows([count, mean, moments.m2, *low], group)  # in float64: counts are exact up to 2^53
+    counts, means, m2s, *lows = rows.split([1, *[len(mean)] * (2 + len(low))], dim=1)
+    whole = Moments(counts, means + lows[0] if lows else means, m2s).merge_along(0)
+    found = whole.mean.to(mean.dtype)
+    rest = (whole.mean - found.double()).to(mean.dtype).to(mean.device) if lows else None
+    m2 = whole.m2.to(mean.dtype).to(mean.device)
+    return Moments(counts.sum().long().to(mean.device), found.to(mean.device), m2, moments.dim, rest)
 
 
 def _attached(own: Moments, whole: Moments, group: dist.ProcessGroup | None) -> Moments:

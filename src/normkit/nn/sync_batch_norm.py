@@ -39,8 +39,9 @@ class SyncBatchNorm(_BatchNorm):
 
     Raises:
         ValueError: fewer than two axes, no channels, or one value per channel in training; torch's texts.
-        RuntimeError: at a layer's first call, and at every call with NORMKIT_CHECK_RANKS=1: the ranks are at different
-            calls, channels or dtypes; on every rank, with the ranks named.
+        RuntimeError: in training, this rank is not in the group. At a layer's first call, and at every call with
+            NORMKIT_CHECK_RANKS=1: the group has no backend for the input's device (a CPU tensor and NCCL); the ranks
+            are at different calls, channels or dtypes: on every rank, with the ranks named.
 
     Reference: Ioffe & Szegedy (2015), Batch Normalization. https://arxiv.org/abs/1502.03167
     """
@@ -72,7 +73,7 @@ class SyncBatchNorm(_BatchNorm):
         spec = super()._spec(input, activation)
         if not (self.training and is_distributed(self.process_group)):
             return spec
-        return synchronised(spec, self.process_group, self)
+        return synchronised(spec, input, self.process_group, self)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

@@ -44,7 +44,6 @@ def sync_buffers(model: nn.Module, process_group: ranks.Group = None, *, weight:
             weight that is not finite and at least 0, or all weights are 0. No model has changed.
         RuntimeError: torch.distributed is initialized and this rank is not in the group.
     """
-    _verify_member(process_group)
     own = statistics_of(model.state_dict())
     problem = _problem(own, weight)
     headers = ranks.gather([_header(own, weight, problem)], process_group)
@@ -59,11 +58,6 @@ def sync_buffers(model: nn.Module, process_group: ranks.Group = None, *, weight:
         change.keep_values(*own.values())
         change.commit(lambda: _write(own, merged))
     return names
-
-
-def _verify_member(group: ranks.Group) -> None:
-    if not ranks.is_member(group):
-        raise RuntimeError("this rank is not in the process group: call sync_buffers on the group's ranks alone")
 
 
 def _problem(own: dict[str, Tensor], weight: float) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UsageError
+from . import small_batch_ranks
 from .affine_ablation import STUDY as _affine_ablation
 from .convergence import STUDY as _convergence
 from .covariate_shift import STUDY as _covariate_shift
@@ -43,15 +44,16 @@ STUDIES: dict[str, Study] = {
         _distribution_shift,
     )
 }
+MORE = {small_batch_ranks.NAME: small_batch_ranks.study()}  # conducted where they are asked for, not with all others
 RENAMED = {"linear_chain": "step_sign"}  # old names still work
 
 
 def find(name: str) -> Study:
     """The study called `name`."""
     name = RENAMED.get(name, name)
-    if name not in STUDIES:
+    if name not in STUDIES and name not in MORE:
         raise UsageError(f"no study is called {name!r}; there are: {', '.join(STUDIES)}")
-    return STUDIES[name]
+    return STUDIES[name] if name in STUDIES else MORE[name]
 
 
-__all__ = ["RENAMED", "STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]
+__all__ = ["MORE", "RENAMED", "STUDIES", "Part", "Plot", "Preset", "Run", "Study", "Verdict", "find"]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from .. import _files
 from ..errors import UsageError
 from ..info import collect, cpu_name, missing
-from . import RENAMED, STUDIES, data, find
+from . import MORE, RENAMED, STUDIES, data, find, small_batch_ranks
 from .listing import duration, listing, per_run
 from .progress import Task, shown
 from .record import rule_sha256
@@ -48,20 +48,32 @@ def study(
     first_seed: int = 0,
     jobs: int | None = None,
     stability: bool = False,
+    ranks: int | None = None,
 ) -> Outcome:
-    """`normkit study`: the studies called `names`, or all of them; with `stability` a fresh block of seeds as well."""
-    chosen = selected(names)
+    """`normkit study`: the studies called `names`, or all of them; with `stability` a fresh block of seeds as well.
+
+    ranks: behind small_batch the same on so many processes.
+    """
+    chosen = selected(names, ranks)
     store, preset = prepare(quick, seeds, source, out, first_seed, jobs)
     sections, plots = conduct(chosen, blocks(preset) if stability else [preset], store, jobs or cores())
     return publish(store, {"about": about(preset), "right": [], "fast": [], "studies": sections}, plots)
 
 
-def selected(names: Sequence[str]) -> list[Study]:
-    """The studies called `names`, each once, or all of them; an old name says what it is called now."""
+def selected(names: Sequence[str], ranks: int | None = None) -> list[Study]:
+    """The studies called `names`, each once, or all of them; an old name says what it is called now.
+
+    With `ranks` small_batch is followed by its like on so many processes.
+    """
     for name in names:
         if name in RENAMED:
             print(f"normkit: {name} is now {RENAMED[name]}", file=sys.stderr)
-    return list({study.name: study for study in map(find, names)}.values()) or list(STUDIES.values())
+    chosen = {study.name: study for study in map(find, names)} or dict(STUDIES)
+    if ranks is None:
+        return list(chosen.values())
+    if "small_batch" not in chosen:
+        raise UsageError("--ranks is for small_batch: normkit study small_batch --ranks 4")
+    return list({**chosen, small_batch_ranks.NAME: small_batch_ranks.study(ranks)}.values())
 
 
 def blocks(preset: Preset) -> list[Preset]:
@@ -69,11 +81,18 @@ def blocks(preset: Preset) -> list[Preset]:
     return [preset, preset.block(preset.first_seed + APART, FRESH_SEEDS)]
 
 
-def listed(names: Sequence[str], seeds: int | None, first_seed: int, jobs: int | None, width: int) -> str:
+def listed(
+    names: Sequence[str],
+    seeds: int | None,
+    first_seed: int,
+    jobs: int | None,
+    width: int,
+    ranks: int | None = None,
+) -> str:
     """`normkit study --list`: names, claims, and how long each takes in both presets."""
     _verify(seeds, first_seed, jobs)
     presets = [_preset(quick, seeds, data.DEFAULT, first_seed) for quick in (True, False)]
-    return listing(selected(names), presets, jobs or cores(), width)
+    return listing(selected(names, ranks), presets, jobs or cores(), width)
 
 
 def prepare(
@@ -90,7 +109,7 @@ def prepare(
 
 def rules() -> dict[str, str]:
     """The hash of each study's experiment and rule: a run of another one is no run of this."""
-    return {name: rule_sha256(study) for name, study in STUDIES.items()}
+    return {name: rule_sha256(study) for name, study in {**STUDIES, **MORE}.items()}
 
 
 def conduct(
