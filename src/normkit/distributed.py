@@ -73,6 +73,6 @@ def total(value: Tensor, group: Group = None) -> Tensor:
 
 
 def _bucket_device(group: Group) -> torch.device:
-    if "nccl" in str(dist.get_backend(group)) and torch.cuda.is_available():
+    if "nccl" in _torch.backend_of(group) and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
