@@ -1,4 +1,6 @@
-// Layer and RMS norm on tensors: statistics per row, parameters per element of a row.
+// Layer and RMS norm on tensors: statistics per row, parameters per element of a row, or of a row in each of several
+// blocks of consecutive rows (a modulation per sample): then a call of the kernels for each block, whose statistics
+// (3, rows of a block) lie one after the other.
 #pragma once
 #include "edge.h"
 #include "kernels_in_use.h"
@@ -16,7 +18,7 @@ struct LayerGradients {
 // Rows of `width` elements, checked: x as it came and row-major.
 struct LayerOperands {
     Tensor given, x, weight, bias, residual;
-    int64_t width, rows = 0;
+    int64_t width, rows = 0, blocks = 1;
     bool rms;
 
     LayerOperands(const Edge& edge, const Tensor& x_, int64_t width_, bool rms_, nb::handle weight_, nb::handle bias_,
@@ -26,9 +28,31 @@ struct LayerOperands {
             edge.refuse(PyExc_RuntimeError, "input", " must have rows of " + std::to_string(width) + " elements");
         if (width > 0) rows = given.elements() / width;
         x = given.contiguous();
-        weight = edge.vector(weight_, width, "weight");
-        bias = edge.vector(bias_, width, "bias");
+        blocks = std::max(blocks_of(edge.any(weight_, "weight")), blocks_of(edge.any(bias_, "bias")));
+        weight = edge.vector(weight_, blocks * width, "weight");
+        bias = edge.vector(bias_, blocks * width, "bias");
         residual = edge.like(residual_, x, "residual");
+    }
+
+    // How many blocks of rows a parameter (blocks, ..., width) is for.
+    int64_t blocks_of(const Tensor& parameter) const {
+        if (!parameter || parameter.rank() < 2 || width == 0 || parameter.elements() % width != 0) return 1;
+        const int64_t found = parameter.elements() / width;
+        return found > 1 && rows % found == 0 ? found : 1;
+    }
+
+    // run(call, parallel) for each block of a call that was described for all rows.
+    template <class Call, class Run> void each_block(const Call& call, const Run& run) const {
+        if (blocks == 1) return run(call, parallel);
+        // Threads take whole blocks where there are enough for all, else each block by itself. By numbers of the shape
+        // alone; a row's result is the same in either way.
+        const bool apart = blocks >= kBlocksApart;
+        const Parallel alone;
+        auto body = [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) run(block(call, i), apart ? alone : parallel);
+        };
+        if (apart) parallel(blocks, x.bytes(), body);
+        else body(0, blocks);
     }
 
     template <class Call> void describe(Call& call) const {
@@ -40,6 +64,45 @@ struct LayerOperands {
         call.weight = weight.param();
     }
 
+  private:
+    static constexpr int64_t kBlocksApart = 32;  // a few for each thread of most pools; below, threads share each block
+
+    // The call for block i alone.
+    LayerForward block(const LayerForward& call, int64_t i) const {
+        LayerForward one = call;
+        first_rows(one, i);
+        const int64_t at = i * one.rows * width * x.element_bytes();
+        one.residual = moved(call.residual, at);
+        one.sum = moved(call.sum, at);
+        one.y = moved(call.y, at);
+        one.bias.data = moved(call.bias.data, i * width * bias.element_bytes());
+        if (call.stats) one.stats = call.stats + 3 * i * one.rows;
+        return one;
+    }
+    LayerBackward block(const LayerBackward& call, int64_t i) const {
+        LayerBackward one = call;
+        first_rows(one, i);
+        const int64_t at = i * one.rows * width * x.element_bytes();
+        one.dy = moved(call.dy, at);
+        one.dsum = moved(call.dsum, at);
+        one.dx = moved(call.dx, at);
+        one.dweight.data = moved(call.dweight.data, i * width * weight.element_bytes());
+        one.dbias.data = moved(call.dbias.data, i * width * bias.element_bytes());
+        one.stats = call.stats + 3 * i * one.rows;
+        return one;
+    }
+    template <class Call> void first_rows(Call& one, int64_t i) const {
+        one.rows = rows / blocks;
+        one.rows_of_all = rows;
+        one.x = moved(one.x, i * one.rows * width * x.element_bytes());
+        one.weight.data = moved(one.weight.data, i * width * weight.element_bytes());
+    }
+    static const void* moved(const void* data, int64_t bytes) {
+        return data ? static_cast<const char*>(data) + bytes : nullptr;
+    }
+    static void* moved(void* data, int64_t bytes) { return data ? static_cast<char*>(data) + bytes : nullptr; }
+
+  public:
     // RMS norm keeps the input's memory format, as torch's operations do; layer norm is row-major, as torch's is.
     Tensor in_layout(const Tensor& row_major) const {
         if (!rms || given.is_contiguous()) return row_major;
@@ -70,7 +133,9 @@ inline LayerOutput layer_forward(const LayerOperands& of, double eps, bool save,
         a.bias = of.bias.param();
         a.stats = stats.data<double>();
         a.eps = eps;
-        without_gil(of.x.bytes(), [&] { kernels->layer_forward(a, parallel); });
+        without_gil(of.x.bytes(), [&] {
+            of.each_block(a, [](const LayerForward& one, const Parallel& by) { kernels->layer_forward(one, by); });
+        });
     }
     y = of.in_layout(y);
     return made;
@@ -97,7 +162,9 @@ inline LayerGradients layer_backward(const LayerOperands& of, const Tensor& dy, 
         a.dx = dx.data();
         a.dweight = dweight.mutable_param();
         a.dbias = dbias.mutable_param();
-        without_gil(2 * of.x.bytes(), [&] { kernels->layer_backward(a, parallel); });
+        without_gil(2 * of.x.bytes(), [&] {
+            of.each_block(a, [](const LayerBackward& one, const Parallel& by) { kernels->layer_backward(one, by); });
+        });
     }
     if (need_input) dx = constant ? of.no_gradient(dy, dsum) : of.in_layout(dx);
     return made;

@@ -148,7 +148,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
 
     explicit LayerForwardKernel(const LayerForward& a_)
         : Base(a_.rows, a_.width), a(a_), x(static_cast<const T*>(a_.residual ? a_.sum : a_.x)),
-          y(static_cast<T*>(a_.y)), stream(layer_streams(a_.rows, a_.width, y)) {}
+          y(static_cast<T*>(a_.y)), stream(layer_streams(std::max(a_.rows, a_.rows_of_all), a_.width, y)) {}
 
     RowAdded<T> added(int64_t r) const {
         const int64_t at = r * width;

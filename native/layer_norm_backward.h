@@ -24,7 +24,8 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
 
     explicit LayerBackwardKernel(const LayerBackward& a_)
         : Base(a_.rows, a_.width), a(a_), dy(static_cast<const T*>(a_.dy)), dsum(static_cast<const T*>(a_.dsum)),
-          x(static_cast<const T*>(a_.x)), dx(static_cast<T*>(a_.dx)), stream(layer_streams(a_.rows, a_.width, dx)) {}
+          x(static_cast<const T*>(a_.x)), dx(static_cast<T*>(a_.dx)),
+          stream(layer_streams(std::max(a_.rows, a_.rows_of_all), a_.width, dx)) {}
 
     bool parameters() const { return a.dweight.data || a.dbias.data; }
     int64_t bytes(int64_t count) const { return 2 * count * width * int64_t(sizeof(T)); }

@@ -155,6 +155,7 @@ struct GroupBackward : ChannelBackward {
 // stats: (3, rows): mean (zero for rms), biased variance (mean square for rms), rstd.
 // residual: what is normalized is x + residual, rounded to the dtype; the forward writes it to `sum`, which is the
 // backward's x. dsum: the gradient that reaches the sum otherwise, added to dx once that is rounded.
+// rows_of_all: where the rows are one block of several, how many rows all blocks write.
 struct LayerForward {
     int dtype = kFloat32;
     int64_t rows = 0, width = 0;
@@ -166,6 +167,7 @@ struct LayerForward {
     Param weight, bias;
     double* stats = nullptr;
     double eps = 0.0;
+    int64_t rows_of_all = 0;
 };
 
 struct LayerBackward {
@@ -179,6 +181,7 @@ struct LayerBackward {
     const double* stats = nullptr;
     void* dx = nullptr;
     MutableParam dweight, dbias;
+    int64_t rows_of_all = 0;
 };
 
 }  // namespace normkit

@@ -26,6 +26,7 @@ FLOORS = (  # from the top; a floor imports from floors below it and from itself
     ("doctor",),
     ("surgery", "statistics"),
     ("paths",),
+    ("padding",),
     ("model",),
     ("info",),
     ("nn", "parametrizations"),

@@ -23,6 +23,7 @@ from normkit.kernels import native
 from tests.kernels.native_isa import needs_native
 
 X = torch.ones(4, 3)
+IMAGES, MASK = torch.ones(4, 3, 5, 6).movedim(1, 3), torch.ones(4, 6, 3, dtype=torch.bool)
 
 
 class Marked(Tensor):
@@ -50,7 +51,7 @@ def test_a_plain_cpu_tensor_takes_the_native_kernel() -> None:
         (lambda: pick(X.as_subclass(Marked)), "Marked is a tensor subclass"),
         (lambda: pick(torch.ones(4, 3, device="meta")), "the tensor is on meta"),
         (lambda: pick(X.to(torch.float8_e5m2)), "no native kernel for torch.float8_e5m2"),
-        (lambda: pick(norm=GROUPS, mask=torch.ones(4, dtype=torch.bool)), "a mask is given"),
+        (lambda: pick(IMAGES, GROUPS, mask=MASK, residual=IMAGES), "a mask and a residual are given, and they are not"),
         (lambda: pick(X.to_sparse()), "the layout is torch.sparse_coo"),
         (
             lambda: pick(weight=torch.ones(3).as_subclass(Marked)),
@@ -127,15 +128,14 @@ def test_tracing_needs_no_normkit_in_the_result() -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        pytest.param("native", "a mask is given", marks=needs_native),
+        pytest.param("native", "a mask and a residual are given", marks=needs_native),
         ("aten", "PyTorch's norms take no mask"),
         ("triton", "normkit has no Triton kernels yet"),
     ],
 )
 def test_asking_for_what_cannot_run_raises_and_says_why(name: str, why: str) -> None:
-    mask = torch.ones(4, dtype=torch.bool)
     with nk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot .*{why}"):
-        nk.functional.group_norm(X, 1, mask=mask)
+        nk.functional.group_norm(IMAGES, 1, mask=MASK, residual=IMAGES)
 
 
 def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:

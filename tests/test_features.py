@@ -144,6 +144,20 @@ def sync_cpu() -> None:
 
 
 @check
+def modulate() -> None:
+    x, scale, shift = torch.randn(2, 3, 4, 4), torch.randn(2, 3), torch.randn(2, 3, 1, 1)
+    expected = torch.relu(nn.functional.group_norm(x, 3) * scale[:, :, None, None] + shift)
+    assert_close(nk.GroupNorm(3, 3, activation="relu")(x, modulate=(scale, shift)), expected)
+
+
+@check
+def domains() -> None:
+    x = torch.randn(6, 3, 4, 4)
+    y = nk.DomainBatchNorm2d(3, domains=2)(x, torch.tensor([0, 1, 0, 1, 1, 0]))
+    assert_close(y[[0, 2, 5]], nn.BatchNorm2d(3)(x[[0, 2, 5]]))
+
+
+@check
 def layer_norm_2d() -> None:
     x = torch.randn(2, 6, 3, 3)
     assert_close(

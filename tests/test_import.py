@@ -15,8 +15,11 @@ before = set(sys.modules)
 import normkit
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
-MOST = 64  # each module costs half a millisecond and more: a new one has to be worth it
-ON_DEMAND = ("surgery", "statistics", "doctor", "model", "studies", "bench", "learn", "paths", "info", "testing", "cli")
+MOST = 70  # each module costs half a millisecond and more: a new one has to be worth it
+ON_DEMAND = (
+    *("surgery", "statistics", "doctor", "model", "padding", "studies", "bench", "learn", "paths", "info", "testing"),
+    "cli",
+)
 
 
 @pytest.fixture(scope="module")

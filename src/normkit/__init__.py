@@ -14,12 +14,14 @@ from .functional import backend, mask_from_lengths, recompute_outputs
 from .moments import Moments
 from .nn import *  # noqa: F403  # nn.__all__ is the list of layers
 from .nn import __all__ as _layers
+from .nn.domain_call import domain
 
 if TYPE_CHECKING:
     from . import parametrizations, testing
     from .doctor.compare import compare
     from .doctor.diagnose import diagnose
     from .model.norm_keys import norm_keys
+    from .padding.context import lengths, mask
     from .statistics.adapt import adapt
     from .statistics.deferred import deferred_statistics
     from .statistics.merge import merge_statistics
@@ -42,6 +44,8 @@ _ON_DEMAND = {
     ),
     "compare": "doctor.compare",
     "diagnose": "doctor.diagnose",
+    "lengths": "padding.context",
+    "mask": "padding.context",
     "norm_keys": "model.norm_keys",
 }
 _MODULES = ("parametrizations", "testing")  # that are imported when they are first named
@@ -56,10 +60,13 @@ __all__ = [
     "convert",
     "deferred_statistics",
     "diagnose",
+    "domain",
     "fold",
     "freeze",
     "functional",
     "hub_mapping",
+    "lengths",
+    "mask",
     "mask_from_lengths",
     "merge_statistics",
     "nn",

@@ -171,7 +171,11 @@ def layer_forward(
     save: bool,
     /,
 ) -> tuple[Tensor, Any, Any]:
-    """(output, stats float64 (3, rows) or None, input + residual or None) over rows of `width` elements."""
+    """(output, stats float64 (3, rows) or None, input + residual or None) over rows of `width` elements.
+
+    weight, bias: `width` elements, or (blocks, ..., width), one for each of as many blocks of consecutive rows; stats
+    are then those of one block after the other, (3, rows of a block) each.
+    """
 
 def layer_backward(
     grad_output: Tensor,

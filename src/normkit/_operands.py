@@ -7,13 +7,15 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 Maybe: TypeAlias = "Tensor | None"
+Modulate: TypeAlias = "tuple[Tensor | None, Tensor | None] | None"  # (scale, shift) of one call; None: 1 and 0
 
 
 class Operands(NamedTuple):
     """The tensors that a norm works on.
 
     input: (N, C, *), or (*, D) for norms of rows. weight, bias: (C,), or the normalized shape. residual: as the input.
-    mask: bool, of the input's rank and broadcastable to it, True = a real value.
+    mask: bool, of the input's rank and broadcastable to it, True = a real value. scale, shift: the modulation, of the
+    input's rank and broadcastable to it; kernels take none.
     """
 
     input: Tensor
@@ -21,6 +23,13 @@ class Operands(NamedTuple):
     bias: Tensor | None = None
     residual: Tensor | None = None
     mask: Tensor | None = None
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+def is_modulated(operands: Operands) -> bool:
+    """Whether a scale or a shift of this call's own follows the norm's weight and bias."""
+    return operands.scale is not None or operands.shift is not None
 
 
 class Saved(NamedTuple):

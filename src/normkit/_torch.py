@@ -138,6 +138,11 @@ def is_zerotensor(tensor: Tensor) -> bool:
 MKLDNN: torch.layout = torch._mkldnn  # type: ignore[attr-defined]  # not in torch's stub
 
 
+def ragged_axis(tensor: Tensor) -> int:
+    """Which axis of a nested tensor of the layout torch.jagged differs between its parts (since 2.2)."""
+    return tensor._ragged_idx  # type: ignore[attr-defined]  # of NestedTensor
+
+
 def reshaped_as_no_view(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     """In another shape, and no view to autograd, which lets nobody change a Function's views (since 0.4)."""
     return torch.ops.aten._unsafe_view(tensor, shape)
@@ -224,9 +229,20 @@ def saved_tensors_hooks_top() -> Any:
 
 def run_compiled_eagerly() -> AbstractContextManager[Any]:
     """Compiled parts run as they are written, from the call on until the exit. By set_stance since 2.6."""
+    if torch.compiler.is_compiling():
+        raise RuntimeError("a stance is not set in a program that is compiled")  # Dynamo then leaves this frame alone
     if hasattr(torch.compiler, "set_stance"):
         return torch.compiler.set_stance("force_eager")
     return _WithoutDynamo()
+
+
+def _no_callback() -> None:
+    return None
+
+
+# What compiles the next frames: callable where this runs eagerly between graphs of a compiled function. Since 2.6;
+# before, that is not known.
+frame_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _no_callback)
 
 
 class _WithoutDynamo(AbstractContextManager[None]):
@@ -263,8 +279,10 @@ TransposedConvBase = nn.modules.conv._ConvTransposeNd
 POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
 ADAPTIVE_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
-# --- Names of attributes: the method that nn.DataParallel copies modules by, the module inside of a compiled one, what
-# torch.fx calls tensors that it meets, and where nn.Module keeps hooks (since 2.0).
+# --- Names of functions and attributes: what torch.nn.utils.rnn.pad_packed_sequence calls, the method that
+# nn.DataParallel copies modules by, the module inside of a compiled one, what torch.fx calls tensors that it meets, and
+# where nn.Module keeps hooks (since 2.0).
+PAD_PACKED = "_pad_packed_sequence"
 REPLICATE = "_replicate_for_data_parallel"
 COMPILED_FROM = "_orig_mod"
 TRACED_CONSTANT = "_tensor_constant"
@@ -296,6 +314,14 @@ def has_own_forward(module: nn.Module) -> bool:
     if own is None:
         return False
     return getattr(own, "__self__", None) is not module or getattr(own, "__func__", None) is not type(module).forward
+
+
+def keywords_of_call() -> dict[str, Any]:
+    """The keyword arguments of the module's call that a global pre-hook, the caller, is run for: the very dict that its
+    forward gets. Such a hook is told the positional ones alone, in every release so far."""
+    frame = sys._getframe(2)
+    found = frame.f_locals.get("kwargs")
+    return found if frame.f_code.co_name in ("inner", "_call_impl") and isinstance(found, dict) else {}
 
 
 _GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f"_global{name}"] for name in FORWARD_HOOKS)  # filled in place

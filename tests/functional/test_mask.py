@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import normkit as nk
 from normkit import reference
-from normkit.contract import output_bound, unit_roundoff
+from normkit.contract import input_gradient_bound, mean_over, output_bound, unit_roundoff
 from tests.cases import EPS, LAYOUTS, MOMENTUM, affine, gaussian, generator, random_mask
 from tests.kernels.native_isa import needs_native
 from tests.tolerances import assert_equal64, assert_same, assert_within
@@ -290,6 +290,127 @@ def test_the_native_masked_batch_norm_is_the_composed_one_and_nothing_leaks(
     for native_result, composed_result in zip(*found.values(), strict=True):
         assert native_result.isfinite().all()
         assert_equal64(native_result, composed_result)
+
+
+SAMPLES: dict[str, Callable[..., nn.Module]] = {
+    "one group": lambda **options: nk.GroupNorm(1, 6, EPS, **options),
+    "groups": lambda **options: nk.GroupNorm(3, 6, EPS, **options),
+    "groups without weight": lambda **options: nk.GroupNorm(3, 6, EPS, affine=False, **options),
+    "instance": lambda **options: nk.InstanceNorm2d(6, EPS, MOMENTUM, affine=True, track_running_stats=True, **options),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+@pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_native_masked_norms_of_samples_are_the_composed_ones_and_nothing_leaks(
+    name: str, activation: str | None, with_residual: bool
+) -> None:
+    g = generator(14)
+    x, r, dy = (gaussian((5, 6, 5, 3), g, mean=mean) for mean in (10.0, 0.0, 0.0))
+    mask = random_mask(x.shape, g)
+    mask[3], mask[4], mask[4, 2, 1] = False, False, True  # a sample without a real value, and one with one
+    for tensor in (x, r):  # NaN and Inf under the mask
+        tensor.masked_fill_(~mask.unsqueeze(1), float("nan"))
+        tensor[0].masked_fill_(~mask[0], float("inf"))
+    x.requires_grad_(), r.requires_grad_()
+    found: dict[str, list[Tensor]] = {}
+    for path in ("native", "composed"):
+        layer = SAMPLES[name](activation=activation, dtype=torch.float64)
+        for parameter, slope in zip(layer.parameters(), (0.5, -0.25), strict=False):
+            parameter.data += slope * torch.arange(6)
+        with nk.backend(path):
+            y = layer(x, residual=r if with_residual else None, mask=mask)
+        leaves = [x, *layer.parameters(), *([r] if with_residual else [])]
+        found[path] = [y, *torch.autograd.grad(y, leaves, dy), *layer.buffers()]
+    for native_result, composed_result in zip(*found.values(), strict=True):
+        assert native_result.isfinite().all()
+        if native_result.is_floating_point():
+            assert_equal64(native_result, composed_result.double())
+
+
+@needs_native
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("make", [nk.LayerNorm, nk.RMSNorm])
+def test_native_masked_norms_of_rows_are_the_composed_ones_and_nothing_leaks(
+    make: Callable[..., nn.Module], activation: str | None
+) -> None:
+    g = generator(15)
+    x, dy = (gaussian((4, 9, 6), g, mean=mean) for mean in (10.0, 0.0))
+    mask = nk.mask_from_lengths([9, 4, 1, 0], 9)
+    x.masked_fill_(~mask.unsqueeze(2), float("nan"))
+    x[1].masked_fill_(~mask[1].unsqueeze(1), float("inf"))
+    x.requires_grad_()
+    found: dict[str, list[Tensor]] = {}
+    for path in ("native", "composed"):
+        layer = make(6, activation=activation, dtype=torch.float64)
+        layer.weight.data += torch.arange(6)
+        with nk.backend(path):
+            y = layer(x, mask=mask)
+        found[path] = [y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+    for native_result, composed_result in zip(*found.values(), strict=True):
+        assert native_result.isfinite().all()
+        assert_equal64(native_result, composed_result)
+
+
+@needs_native
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_masked_float32_group_norm_far_from_zero_holds_the_contract(groups: int) -> None:
+    """Each sample's bounds are those of its real values alone."""
+    g, lengths = generator(16), [600, 40, 333]
+    x, dy = gaussian((3, 4, 600), g, mean=1e4).float(), gaussian((3, 4, 600), g).float()
+    weight, bias = (part.float() for part in affine(4, g))
+    leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_(), bias.clone().requires_grad_()]
+    with nk.backend("native"):
+        y = nk.functional.group_norm(*leaves[:1], groups, *leaves[1:], EPS, mask=nk.mask_from_lengths(lengths))
+        dx, *_ = torch.autograd.grad(y, leaves, dy)
+    u, size = unit_roundoff(torch.float32), 4 // groups
+    w, b = (part.double().view(1, groups, size, 1) for part in (weight, bias))
+    for n, length in enumerate(lengths):
+        real, gradient, got, got_dx = (
+            part[n : n + 1, :, :length].detach().double().view(1, groups, size, length) for part in (x, dy, y, dx)
+        )
+        var, mean = torch.var_mean(real, (2, 3), correction=0, keepdim=True)
+        rstd = (var + EPS).rsqrt()
+        xhat, dz = (real - mean) * rstd, gradient * w
+        assert_within(got.float(), xhat * w + b, output_bound(xhat, w, b, u))
+        exact = rstd * (dz - dz.mean((2, 3), keepdim=True) - xhat * (dz * xhat).mean((2, 3), keepdim=True))
+        assert_within(got_dx.float(), exact, input_gradient_bound(dz, xhat, rstd, mean_over((2, 3)), u))
+    assert (dx[1, :, 40:] == 0).all()
+
+
+@needs_native
+def test_masked_norms_of_samples_keep_half_precision_and_choose_what_serves_them() -> None:
+    g = generator(17)
+    x, mask = gaussian((3, 4, 5, 6), g), torch.rand(3, 5, 6, generator=g) > 0.3
+    y = nk.GroupNorm(2, 4, EPS)(x.bfloat16(), mask=mask)
+    assert y.dtype == torch.bfloat16
+    expected = CASES["group"].ours(x.bfloat16().double(), torch.ones(4).double(), torch.zeros(4).double(), mask)
+    assert (y.double() - expected).abs().max() <= 8 * 2**-9  # one rounding of a value below 8
+    words = "a mask (is given, and the input is empty|and a residual are given, and they are not contiguous)"
+    for given, residual in ((x.to(memory_format=torch.channels_last), x), (x[:, :, ::2], x[:, :, ::2]), (x[:0], x[:0])):
+        part = mask[: len(given), : given.shape[2]]
+        with pytest.raises(RuntimeError, match=words), nk.backend("native"):
+            nk.functional.group_norm(given, 2, mask=part, residual=residual)
+        y = nk.functional.group_norm(given, 2, mask=part, residual=residual)
+        assert_equal64(y, nk.functional.group_norm(given.contiguous(), 2, mask=part, residual=residual.contiguous()))
+
+
+@needs_native
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+def test_native_masked_groups_of_other_layouts(layout: str) -> None:
+    g = generator(19)
+    x, dy = LAYOUTS[layout](gaussian((3, 6, 5, 4), g, mean=2.0)).requires_grad_(), gaussian((3, 6, 5, 4), g)
+    mask, layer = random_mask(x.shape, g), nk.GroupNorm(3, 6, EPS, activation="relu", dtype=torch.float64)
+    found = {}
+    for path in ("native", "composed"):
+        with nk.backend(path):
+            y = layer(x, mask=mask)
+        found[path] = [y, *torch.autograd.grad(y, [x, *layer.parameters()], dy)]
+    for native_result, composed_result in zip(*found.values(), strict=True):
+        assert_equal64(native_result, composed_result)
+    assert found["native"][0].stride() == x.stride() or layout != "channels_last"
 
 
 @needs_native

@@ -10,6 +10,7 @@ import pytest
 
 from normkit.learn import page as pages
 from tests.learn.test_browser import move_everything, opened, page  # noqa: F401  # fixtures
+from tests.learn.test_served import served  # noqa: F401  # a fixture
 from tests.studies import browser
 
 pytestmark = pytest.mark.browser
@@ -44,6 +45,16 @@ def test_axe_finds_nothing(page: browser.Page, language: str, scheme: str, width
     move_everything(page)
     page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     assert violations(page) == []
+
+
+@pytest.mark.parametrize("language", pages.LANGUAGES)
+def test_axe_finds_nothing_on_the_served_page(served: browser.Page, language: str) -> None:  # noqa: F811
+    """With its uploads, free values and the library's answers."""
+    served.evaluate(f"document.querySelector('[data-language={language}]').click()")
+    assert served.evaluate("return document.querySelectorAll('input[type=file]').length") > 0
+    move_everything(served)
+    served.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    assert violations(served) == []
 
 
 def test_axe_would_find_something(page: browser.Page) -> None:  # noqa: F811

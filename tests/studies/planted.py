@@ -12,6 +12,7 @@ from normkit.studies import (
     Preset,
     Run,
     distribution_shift,
+    group_count,
     precise_statistics,
     scale_invariance,
     step_sign,
@@ -121,6 +122,12 @@ def _small_batch(params: Params, holds: bool, clear: bool) -> Result:
     error = (small if params["batch"] == 2 else large) if params["norm"] == "batch" else group
     error += _jitter(params["seed"])
     return {"valid": 1 - error, "error": error, "exact": error - (0.03 if holds else -0.03)}
+
+
+def _group_count(params: Params, holds: bool, clear: bool) -> Result:
+    best = params["groups"] == group_count.SOME and params["order"] == "kept"
+    error = (0.20 if best == holds else 0.30) + _jitter(params["seed"])
+    return {"valid": 1 - error, "error": error, "alike": 0.2 + _jitter(params["seed"]) if holds else -0.2}
 
 
 def _train_test_gap(params: Params, holds: bool, clear: bool) -> Result:
@@ -234,6 +241,7 @@ RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "placement": _placement,
     "affine_ablation": _affine_ablation,
     "small_batch": _small_batch,
+    "group_count": _group_count,
     "train_test_gap": _train_test_gap,
     "precise_statistics": _precise_statistics,
     "distribution_shift": _distribution_shift,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shapes import channel_mask
+from ..functional.mask import known_mask
 from ..moments import Moments
 from ..statistics.accumulator import Accumulator
 from ..statistics.layers import Layer, running_statistics
@@ -183,8 +184,9 @@ def note(traffic: Traffic, x: Tensor, y: Tensor) -> None:
 
 
 def _tail(x: Tensor) -> Tail | None:
-    """The constant end of the last or last but one axis, where samples differ in its length. x: (N, C, *)."""
-    if x.dim() < 3 or x.shape[0] < 2 or not bool(x.isfinite().all()):
+    """The constant end of the last or last but one axis, where samples differ in its length, unless a mask is
+    known that keeps it out. x: (N, C, *)."""
+    if x.dim() < 3 or x.shape[0] < 2 or not bool(x.isfinite().all()) or known_mask(x) is not None:
         return None
     for axis in range(x.dim() - 1, max(x.dim() - 3, 1), -1):
         size = x.shape[axis]

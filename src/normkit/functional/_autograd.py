@@ -47,7 +47,7 @@ class Fused(torch.autograd.Function):
         assert saved is not None
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
-        ctx.save_for_backward(*operands._replace(residual=kept), stats, saved.bits)
+        ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, saved.bits)
         ctx.norm, ctx.kernel = norm, kernel
         ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
         if output_listener is not None:
@@ -111,7 +111,7 @@ _apply_added = super(torch.autograd.Function, Added).apply
 def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
     """The norm on a kernel, under autograd where a gradient is wanted."""
     if _is_grad_enabled() and _needs_graph(*operands[:4]):
-        return _apply(*operands, norm, kernel)
+        return _apply(*operands[:5], norm, kernel)
     return norm.forward(kernel, operands, False)[0]
 
 
@@ -129,6 +129,18 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
         if _needs_graph(input, weight, bias, residual):
             return _apply_in_core(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
     return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
+
+
+def apply_by_blocks(
+    input: Tensor, weight: Tensor, bias: Tensor, norm: NormSpec, kind: int, size: int, eps: float
+) -> Maybe:
+    """Rows with a weight and a bias for each block of them, (blocks, ..., size), plain ones: as `apply_in_core`."""
+    if not native.ready(input, None, None, None, None, kind, size, True):
+        return None
+    given = (input, weight, bias, None, norm, None, kind, size, True, eps, NONE.code, 0.0)
+    if _is_grad_enabled() and _needs_graph(input, weight, bias, None):
+        return _apply_in_core(*given)
+    return native.fused_forward(None, *given)
 
 
 def apply_added(

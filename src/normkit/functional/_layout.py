@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._operands import Operands
+from .._operands import Operands, is_modulated
 from .._torch import MKLDNN
 from .spec import NormSpec
 
@@ -30,7 +30,7 @@ def verify(norm: NormSpec, operands: Operands) -> None:
 
 def _is_torchs(norm: NormSpec, operands: Operands) -> bool:
     """Whether it is a batch norm as torch has it."""
-    plain = operands.residual is None and operands.mask is None
+    plain = operands.residual is None and operands.mask is None and not is_modulated(operands)
     return norm.name == "batch_norm" and plain and norm.why_not_exported() is None
 
 

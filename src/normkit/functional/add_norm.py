@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .. import _shapes
-from .._operands import Maybe, Needs, Operands
+from .._operands import Maybe, Modulate, Needs, Operands
 from ..kernels import native
 from . import _autograd
+from . import mask as masks
 from ._operator import define, fake_gradients, gradients, like
 from .choose import choose, is_eager
 from .road import run
@@ -23,8 +24,9 @@ from .spec import NormSpec
 
 
 def run_added(
-    norm: NormSpec, input: Tensor, residual: Tensor, weight: Maybe = None, bias: Maybe = None, mask: Maybe = None
-) -> tuple[Tensor, Tensor]:
+    norm: NormSpec, input: Tensor, residual: Tensor, weight: Maybe = None, bias: Maybe = None, mask: Maybe = None,
+    modulate: Modulate = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(the norm's output on input + residual, the sum).
 
     Raises:
@@ -32,18 +34,19 @@ def run_added(
         what the norm's function documents.
     """
     _shapes.verify_residual(residual, input)
-    if mask is None and _autograd.output_listener is None and is_eager():
+    plain = mask is None and modulate is None
+    if plain and masks.follow is None and _autograd.output_listener is None and is_eager():
         made = norm.added_in_core(input, residual, weight, bias)
         if made is not None:
             return made
-    elif mask is None and torch.compiler.is_compiling() and input.dtype == residual.dtype:
+    elif plain and torch.compiler.is_compiling() and input.dtype == residual.dtype:
         served, operands = norm.verified(Operands(input, weight, bias))
         operands = operands._replace(residual=residual)
         if operands.input is input and choose(served, operands)[0] == "native":
             y, total = served.added_operator(operands)
             return norm.activation.function(y), total
     total = input + residual
-    return run(norm, total, weight, bias, mask=mask), total
+    return run(norm, total, weight, bias, mask=mask, modulate=modulate), total
 
 
 _FORWARD = (

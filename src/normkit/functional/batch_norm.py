@@ -6,20 +6,22 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, native, native_masked
 from ..moments import Moments
-from . import _dtypes, running
+from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import BATCH, apply_in_core
 from ._operator import Operator
 from .choose import may_look
+from .plane_batch_norm import PlaneBatchNormSpec
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -39,6 +41,7 @@ def batch_norm(
     residual: Tensor | None = None,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Batch normalization of each channel over the batch and all positions, with residual, activation and mask.
 
@@ -60,6 +63,8 @@ def batch_norm(
         activation: None, a name in torch.nn.functional, or a module.
         mask: bool, (N, *) or (N, 1, *), True = a real value. The statistics are those of the real values; outputs
             under the mask are zero, whatever the activation, and no gradient passes there.
+        modulate: (scale, shift): scale * norm(x) + shift, after weight and bias and before the residual; each a
+            floating-point tensor (N, C), or of the input's rank that broadcasts to it, or None. docs/modulate.md.
 
     Returns:
         The input's shape, dtype and memory format. Saved for the backward: the input, the statistics and, with a
@@ -76,7 +81,9 @@ def batch_norm(
     statistics = running_of(running_mean, running_var, training, momentum)
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
-    return run(BatchNormSpec(resolve(activation), statistics, training, eps), input, weight, bias, residual, mask)
+    return run(
+        BatchNormSpec(resolve(activation), statistics, training, eps), input, weight, bias, residual, mask, modulate
+    )
 
 
 def running_of(
@@ -118,16 +125,16 @@ class BatchNormSpec(NormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). A single value per channel may be normalized by the running ones."""
-        input, weight, bias, residual, mask = operands
+        input, mask = operands.input, operands.mask
         if self.training and is_single(input, mask):
             if self.small_batch != "running" or self.running is None:
                 raise ValueError(_shapes.ONE_VALUE.format(input.size()))
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
             return given.verified(operands)
         verify(self, operands)
-        residual = _shapes.fitting_residual(residual, input)
+        residual = _shapes.fitting_residual(operands.residual, input)
         mask = _shapes.optional_channel_mask(mask, input)
-        return self, Operands(widen("batch_norm", input), weight, bias, residual, mask)
+        return self, operands._replace(input=widen("batch_norm", input), residual=residual, mask=mask)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The running mean and variance."""
@@ -147,6 +154,21 @@ class BatchNormSpec(NormSpec):
         """PyTorch's batch norm moves by a momentum alone."""
         cumulative = self.training and self.running is not None and self.running.momentum is None
         return "PyTorch's batch norm knows no cumulative average (momentum=None)" if cumulative else None
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """Given statistics are numbers of a plane like any other; those of a batch are found first."""
+        if self.training and self.name != "batch_norm":
+            return f"{self.name} has kernels with a weight per channel alone"
+        if self.training and torch.compiler.is_compiling():
+            return "the operator of a compiled graph has a weight per channel"
+        return planes.why_not(operands, self.activation)
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """A weight and a bias per plane. Evaluation: N * C channels of one sample, the statistics repeated for each."""
+        if self.training:
+            return PlaneBatchNormSpec(self.activation, self.running, self.eps), planes.with_affine(operands)
+        mean, var = (given.repeat(operands.input.shape[0]) for given in self.given())
+        return BatchNormSpec(self.activation, Running(mean, var, None, None), False, self.eps), planes.of(operands)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, C)."""

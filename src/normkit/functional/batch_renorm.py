@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
 from . import running
@@ -58,6 +58,7 @@ def batch_renorm(
     residual: Tensor | None = None,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Batch renormalization: the batch's own statistics, corrected within limits towards the running ones.
 
@@ -76,7 +77,7 @@ def batch_renorm(
         momentum: the weight of the new value.
         eps: added to each variance, inside the square root.
         r_max: 1 or more; with d_max=0, r_max=1 is batch norm. d_max: 0 or more.
-        residual, activation, mask: as in :func:`normkit.functional.batch_norm`.
+        residual, activation, mask, modulate: as in :func:`normkit.functional.batch_norm`.
 
     Returns:
         The input's shape, dtype and memory format.
@@ -95,7 +96,7 @@ def batch_renorm(
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
     norm = corrected(BatchNormSpec(resolve(activation), statistics, training, eps), Limits(r_max, d_max), None)
-    return run(norm, input, weight, bias, residual, mask)
+    return run(norm, input, weight, bias, residual, mask, modulate)
 
 
 def verify_limits(r_max: float, d_max: float) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .. import _torch
-from .._operands import Operands
+from .._operands import Operands, is_modulated
 from .._torch import are_transforms_active, count_dispatch_modes, forward_level, peek_transform, tracing_state
 from ..kernels import native
 from .spec import NormSpec
@@ -84,13 +84,22 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
         return ("exported", reason) if why_not is None else ("composed", why_not)
     why_not = why_not_native(norm, operands)
     if why_not is None:
-        return "native", "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
+        how = "as one operator of the compiled graph" if torch.compiler.is_compiling() else "as it is"
+        return "native", f"{how}, {_modulated(norm, operands)}" if is_modulated(operands) else how
     if operands.input.device.type == "cuda" and why_not_aten(norm, operands) is None:
         if torch.compiler.is_compiling() and why_not_exported(norm, operands) is None:
             return "exported", "PyTorch's own operation is left to the compiler on CUDA"
         if not torch.compiler.is_compiling():
             return "aten", "PyTorch's own kernels serve CUDA"
     return "composed", why_not
+
+
+def _modulated(norm: NormSpec, operands: Operands) -> str:
+    """What becomes of a modulation on the native kernels."""
+    why_not = norm.why_not_affine(operands)
+    if why_not is None:
+        return "the modulation as weight and bias"
+    return f"the modulation as an operation of its own: {why_not}"
 
 
 def is_exporting() -> bool:

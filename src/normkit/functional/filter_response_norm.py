@@ -7,9 +7,11 @@ from torch import Tensor
 
 from .. import _shapes
 from .._fx import traceable
-from .._operands import Operands
+from .._operands import Modulate, Operands
 from ..kernels import composed
 from . import _dtypes, _storage
+from .mask import known_mask
+from .modulate import lay, pair
 
 
 @traceable
@@ -21,6 +23,7 @@ def filter_response_norm(
     eps: float | Tensor = 1e-6,
     *,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Filter response normalization: each sample's channels are divided by their root mean square over the positions.
 
@@ -35,6 +38,8 @@ def filter_response_norm(
             absolute value counts.
         mask: bool, (N, *) or (N, 1, *), True = a real value. The mean square is that of the real values; outputs
             elsewhere are zero.
+        modulate: (scale, shift): scale * y + shift before the threshold; each a floating-point tensor (N, C), or of the
+            input's rank that broadcasts to it, or None. docs/modulate.md.
 
     Returns:
         The input's shape and dtype, computed in float64 (float32 on MPS), differentiable through all tensors.
@@ -46,17 +51,22 @@ def filter_response_norm(
     Reference: Singh & Krishnan (2020), Filter Response Normalization Layer. https://arxiv.org/abs/1911.09737
     """
     _verify("filter_response_norm", input, weight=weight, bias=bias, threshold=threshold)
-    _storage.verify((input, weight, bias, threshold, eps if isinstance(eps, Tensor) else None, mask))
-    operands = Operands(input, None, None, None, _shapes.optional_channel_mask(mask, input))
+    scale, shift = pair(modulate)
+    _storage.verify((input, weight, bias, threshold, eps if isinstance(eps, Tensor) else None, mask, scale, shift))
+    mask = known_mask(input) if mask is None else mask
+    operands = lay(Operands(input, None, None, None, _shapes.optional_channel_mask(mask, input), scale, shift))
     x = composed.cleared(composed.widened(operands), operands.mask)
     beside = _shapes.channel_shape(x.dim(), x.shape[1])
     least = eps.abs().to(x.dtype) if isinstance(eps, Tensor) else abs(eps)
     if isinstance(least, Tensor) and least.numel() > 1:
         least = least.reshape(beside)
     y = x * torch.rsqrt(_mean_square(x, operands.mask) + least)
-    for parameter, apply in ((weight, torch.mul), (bias, torch.add), (threshold, torch.maximum)):
+    for parameter, apply in ((weight, torch.mul), (bias, torch.add)):
         if parameter is not None:
             y = apply(y, parameter.to(x.dtype).reshape(beside))
+    y = composed.modulated(y, operands)
+    if threshold is not None:
+        y = torch.maximum(y, threshold.to(x.dtype).reshape(beside))
     return composed.cleared(y.to(input.dtype), operands.mask)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
 from . import running
@@ -43,6 +43,7 @@ def ghost_batch_norm(
     residual: Tensor | None = None,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Batch normalization of each slice of a batch by its own statistics; the running ones move by the whole batch.
 
@@ -57,8 +58,8 @@ def ghost_batch_norm(
         momentum: the weight of the new value.
         eps: added to each variance, inside the square root.
         virtual_batch_size: the longest slice, in samples; see :func:`slice_sizes`.
-        residual, activation, mask: as in :func:`normkit.functional.batch_norm`. Under a mask a slice's statistics are
-            those of its real values.
+        residual, activation, mask, modulate: as in :func:`normkit.functional.batch_norm`. Under a mask a slice's
+            statistics are those of its real values.
 
     Returns:
         The input's shape, dtype and memory format.
@@ -72,7 +73,7 @@ def ghost_batch_norm(
     if input.dim() == 1 and input.numel() == 0:
         return input.clone()  # torch accepts an empty vector
     norm = sliced(BatchNormSpec(resolve(activation), statistics, training, eps), input, virtual_batch_size)
-    return run(norm, input, weight, bias, residual, mask)
+    return run(norm, input, weight, bias, residual, mask, modulate)
 
 
 def sliced(norm: BatchNormSpec, input: Tensor, virtual_batch_size: int) -> BatchNormSpec:

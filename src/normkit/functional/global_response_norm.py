@@ -7,10 +7,12 @@ from torch import Tensor
 
 from .. import _shapes
 from .._fx import traceable
-from .._operands import Operands
+from .._operands import Modulate, Operands
 from ..kernels import composed
 from . import _storage
 from .filter_response_norm import _verify
+from .mask import known_mask
+from .modulate import lay, pair
 
 
 @traceable
@@ -21,6 +23,7 @@ def global_response_norm(
     eps: float = 1e-6,
     *,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Global response normalization: a channel is amplified by its norm beside the mean norm of its sample's channels.
 
@@ -34,6 +37,8 @@ def global_response_norm(
         eps: added to the mean norm.
         mask: bool, (N, *) or (N, 1, *), True = a real value: norms are those of the real values, outputs elsewhere are
             zero.
+        modulate: (scale, shift): scale * y + shift; each a floating-point tensor (N, C), or of the input's rank that
+            broadcasts to it, or None. docs/modulate.md.
 
     Returns:
         The input's shape and dtype, computed in float64 (float32 on MPS), differentiable through all tensors; a channel
@@ -46,8 +51,10 @@ def global_response_norm(
     Reference: Woo et al. (2023), ConvNeXt V2. https://arxiv.org/abs/2301.00808
     """
     _verify("global_response_norm", input, weight=weight, bias=bias)
-    _storage.verify((input, weight, bias, mask))
-    operands = Operands(input, None, None, None, _shapes.optional_channel_mask(mask, input))
+    scale, shift = pair(modulate)
+    _storage.verify((input, weight, bias, mask, scale, shift))
+    mask = known_mask(input) if mask is None else mask
+    operands = lay(Operands(input, None, None, None, _shapes.optional_channel_mask(mask, input), scale, shift))
     x = composed.cleared(composed.widened(operands), operands.mask)
     beside = _shapes.channel_shape(x.dim(), x.shape[1])
     positions = tuple(range(2, x.dim()))
@@ -58,4 +65,4 @@ def global_response_norm(
     y = x + scaled
     if bias is not None:
         y = y + bias.to(x.dtype).reshape(beside)
-    return composed.cleared(y.to(input.dtype), operands.mask)
+    return composed.cleared(composed.modulated(y, operands).to(input.dtype), operands.mask)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, native
-from . import _dtypes
+from . import _dtypes, planes
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from ._operator import Operator
@@ -33,6 +33,7 @@ def group_norm(
     residual: Tensor | None = None,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Group normalization: mean and variance of each sample's groups of channels; no batch, no running statistics.
 
@@ -48,6 +49,8 @@ def group_norm(
         activation: None, a name in torch.nn.functional, or a module.
         mask: bool, (N, *) or (N, 1, *), True = a real value. A sample's statistics are those of its real values;
             outputs under the mask are zero.
+        modulate: (scale, shift): scale * norm(x) + shift, after weight and bias and before the residual; each a
+            floating-point tensor (N, C), or of the input's rank that broadcasts to it, or None. docs/modulate.md.
 
     Returns:
         The input's shape, dtype and memory format.
@@ -58,7 +61,7 @@ def group_norm(
 
     Reference: Wu & He (2018), Group Normalization. https://arxiv.org/abs/1803.08494
     """
-    return run(GroupNormSpec(resolve(activation), num_groups, eps), input, weight, bias, residual, mask)
+    return run(GroupNormSpec(resolve(activation), num_groups, eps), input, weight, bias, residual, mask, modulate)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,18 +83,44 @@ class GroupNormSpec(NormSpec):
             activation.param,
         )  # fmt: skip
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By planes, as of one sample."""
+        if self.num_groups < 1 or input.dim() < 2 or input.shape[1] % self.num_groups:
+            return None
+        found = planes.quick(input, weight, bias, residual, modulate)
+        if found is None:
+            return None
+        norm = GroupNormSpec(self.activation, input.shape[0] * self.num_groups, self.eps)
+        y = norm.in_core(*found[:4])
+        return y if y is None else y.view(input.shape)
+
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
         _shapes.verify_number("group_norm", "eps", self.eps)
         _verify(operands, self.num_groups)
-        input, weight, bias, residual, mask = operands
-        residual = _shapes.fitting_residual(residual, input)
-        mask = _shapes.optional_channel_mask(mask, input)
-        return self, Operands(widen("group_norm", input), weight, bias, residual, mask)
+        input = operands.input
+        residual = _shapes.fitting_residual(operands.residual, input)
+        mask = _shapes.optional_channel_mask(operands.mask, input)
+        return self, operands._replace(input=widen("group_norm", input), residual=residual, mask=mask)
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask the kernels take each channel of each sample for a channel of one large sample."""
+        return why_not_masked(operands)
 
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """A group's statistics are of one sample."""
+        return planes.why_not(operands, self.activation)
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """N * C channels of one sample, in N * G groups."""
+        groups = operands.input.shape[0] * self.num_groups
+        return GroupNormSpec(self.activation, groups, self.eps), planes.of(operands)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * G)."""
@@ -115,6 +144,19 @@ class GroupNormSpec(NormSpec):
     def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
         return OPERATOR(self.num_groups, self.eps, activation, operands)[0]
+
+
+def why_not_masked(operands: Operands) -> str | None:
+    """Why the native kernels cannot serve a mask, if there is one: they read the channels of all samples as one's, an
+    input that is not contiguous as a copy; bits of an activation behind a residual would be those of the copy."""
+    if operands.mask is None:
+        return None
+    if operands.input.numel() == 0:
+        return "a mask is given, and the input is empty"
+    input, residual = operands.input, operands.residual
+    if residual is None or (input.is_contiguous() and residual.is_contiguous()):
+        return None
+    return "a mask and a residual are given, and they are not contiguous"
 
 
 def _verify(operands: Operands, num_groups: int) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, native
 from ..moments import Moments
-from . import _dtypes, running
+from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from .batch_norm import BatchNormSpec
-from .group_norm import OPERATOR
+from .group_norm import OPERATOR, GroupNormSpec, why_not_masked
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -41,6 +41,7 @@ def instance_norm(
     residual: Tensor | None = None,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Instance normalization: each channel of each sample gets zero mean and unit variance over its positions.
 
@@ -59,6 +60,8 @@ def instance_norm(
         activation: None, a name in torch.nn.functional, or a module.
         mask: bool, (N, *) or (N, 1, *), True = a real value. A sample's statistics are those of its real values,
             outputs under the mask are zero; a sample with fewer than two real values moves no running statistic.
+        modulate: (scale, shift): scale * norm(x) + shift, after weight and bias and before the residual; each a
+            floating-point tensor (N, C), or of the input's rank that broadcasts to it, or None. docs/modulate.md.
 
     Returns:
         The input's shape, dtype and memory format (torch loses channels_last).
@@ -79,7 +82,7 @@ def instance_norm(
     elif running_mean is not None or running_var is not None:
         raise ValueError("running_mean and running_var must either both be None or neither be None")
     norm = InstanceNormSpec(resolve(activation), statistics, use_input_stats, eps)
-    return run(norm, input, weight, bias, residual, mask)
+    return run(norm, input, weight, bias, residual, mask, modulate)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +101,19 @@ class InstanceNormSpec(BatchNormSpec):
             activation.param,
         )  # fmt: skip
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By planes, as of one sample."""
+        if not self.training or self.running is not None or input.dim() < 2:
+            return None
+        found = planes.quick(input, weight, bias, residual, modulate)
+        if found is None:
+            return None
+        norm = GroupNormSpec(self.activation, input.shape[0] * input.shape[1], self.eps)
+        y = norm.in_core(*found[:4])
+        return y if y is None else y.view(input.shape)
+
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
         _shapes.verify_number("instance_norm", "eps", self.eps)
@@ -105,33 +121,44 @@ class InstanceNormSpec(BatchNormSpec):
         if not self.training:
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
             return given.verified(operands)
-        input, weight, bias, residual, mask = operands
+        input = operands.input
         _shapes.verify_more_than_one_position(input.size())
-        residual = _shapes.fitting_residual(residual, input)
+        residual = _shapes.fitting_residual(operands.residual, input)
         norm = replace(self, running=None) if input.numel() == 0 else self
-        mask = _shapes.optional_channel_mask(mask, input)
-        return norm, Operands(widen("instance_norm", input), weight, bias, residual, mask)
+        mask = _shapes.optional_channel_mask(operands.mask, input)
+        return norm, operands._replace(input=widen("instance_norm", input), residual=residual, mask=mask)
 
     def why_not_native(self, operands: Operands) -> str | None:
-        """The kernels of group norm take no mask, and a group has a channel."""
-        if operands.mask is not None:
-            return "a mask is given"
-        return "the input has no channels" if operands.input.shape[1] == 0 else None
+        """A group has a channel."""
+        return "the input has no channels" if operands.input.shape[1] == 0 else why_not_masked(operands)
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """A channel's statistics are of one sample; running ones are of all."""
+        if self.running is not None:
+            return "running statistics move"
+        return planes.why_not(operands, self.activation)
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """N * C channels of one sample."""
+        n, c = operands.input.shape[:2]
+        return GroupNormSpec(self.activation, n * c, self.eps), planes.of(operands)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * C)."""
         input, tracks = operands.input, self.running is not None
         y, saved = kernel.group_norm_forward(operands, input.shape[1], self.activation, self.eps, save=save or tracks)
         if tracks:
-            self.move(saved.stats, input)
+            self.move(saved.stats, input, operands.mask)
         if y.stride() != input.stride() and input.movedim(1, -1).is_contiguous():
             y = torch.empty_like(input).copy_(y)  # PyTorch's kernel loses channels_last on some devices
         return y, saved
 
-    def move(self, stats: Tensor, input: Tensor) -> None:
-        """Move the running statistics by those of the batch `input`. stats: (3, N * C)."""
+    def move(self, stats: Tensor, input: Tensor, mask: Tensor | None = None) -> None:
+        """Move the running statistics by those of the batch `input`. stats: (3, N * C); mask: (N, 1, *)."""
         assert self.running is not None
-        count = math.prod(input.shape[2:])
+        count: int | Tensor = math.prod(input.shape[2:])
+        if mask is not None:
+            count = mask.expand(len(input), 1, *input.shape[2:]).flatten(1).sum(1, keepdim=True).expand(input.shape[:2])
         mean, var, _ = stats.reshape(3, *input.shape[:2])
         _move(self.running, Moments.of_stats(count, mean, var))
 

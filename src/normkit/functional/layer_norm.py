@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import AFTER, NONE, Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed
-from . import _dtypes
+from . import _dtypes, row_blocks
 from ._autocast import widen
-from ._autograd import LAYER, apply_added, apply_in_core
+from ._autograd import LAYER, apply_added, apply_by_blocks, apply_in_core
 from ._operator import Operator
 from .add_norm import AddedOperator, run_added
+from .modulate import lay_one, pair
 from .road import run
 from .spec import NormSpec
 
@@ -35,6 +36,7 @@ def layer_norm(
     *,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""Layer normalization: each position gets zero mean and unit variance over its last axes.
 
@@ -50,6 +52,9 @@ def layer_norm(
         mask: bool, the leading shape (all axes but the normalized ones) or that with an axis of size 1 for each
             normalized one; True = a real position. Outputs elsewhere are zero, and nothing under the mask is read into
             any output or gradient. No statistic changes: they belong to one position.
+        modulate: (scale, shift): scale * norm(x) + shift, after the weight and bias and before the activation; each a
+            floating-point tensor (N, *normalized_shape), or of the input's rank that broadcasts to it, or None.
+            docs/modulate.md.
 
     Returns:
         The input's shape and dtype. Saved for the backward: the input and two numbers a position.
@@ -62,7 +67,14 @@ def layer_norm(
 
     Reference: Ba, Kiros & Hinton (2016), Layer Normalization. https://arxiv.org/abs/1607.06450
     """
-    return run(LayerNormSpec(resolve(activation), tuple(normalized_shape), eps), input, weight, bias, mask=mask)
+    return run(
+        LayerNormSpec(resolve(activation), tuple(normalized_shape), eps),
+        input,
+        weight,
+        bias,
+        mask=mask,
+        modulate=modulate,
+    )
 
 
 @traceable
@@ -76,6 +88,7 @@ def add_layer_norm(
     *,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> tuple[Tensor, Tensor]:
     """Add, then layer norm: ``(layer_norm(input + residual), input + residual)``, the step of a transformer block.
 
@@ -84,7 +97,7 @@ def add_layer_norm(
     over memory forward and one backward; to the bit what the addition and the norm give one after the other.
     """
     norm = LayerNormSpec(resolve(activation), tuple(normalized_shape), eps)
-    return run_added(norm, input, residual, weight, bias, mask)
+    return run_added(norm, input, residual, weight, bias, mask, modulate)
 
 
 @dataclass(slots=True, eq=False)
@@ -119,19 +132,48 @@ class LayerNormSpec(NormSpec):
         made = apply_added(input, residual, weight, bias, self, LAYER, self.normalized_shape[0], self.eps)
         return made if made is None else (self.activation.function(made[0]), made[1])
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By rows, a weight and a bias for each block of them."""
+        if len(self.normalized_shape) != 1:
+            return None
+        width = self.normalized_shape[0]
+        found = row_blocks.quick(input, weight, bias, modulate, width)
+        if found is None:
+            return None
+        y = apply_by_blocks(input, *found, self, LAYER, width, self.eps)
+        return y if y is None else self.activation.function(y)
+
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
         _shapes.verify_number("layer_norm", "eps", self.eps)
-        input, weight, bias, _, mask = operands
+        input, weight, bias, _, mask = operands[:5]
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, F.layer_norm, weight=weight, bias=bias)
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
-        return self, Operands(widen("layer_norm", input), weight, bias, None, mask)
+        return self, operands._replace(input=widen("layer_norm", input), mask=mask)
+
+    def normalized_axes(self) -> int:
+        """As many as `normalized_shape` has."""
+        return len(self.normalized_shape)
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps > 0 else "a mask is given, and eps is 0"
 
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """A row's statistics are its own."""
+        return row_blocks.why_not(operands, self.normalized_axes())
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """Each block of rows with a weight and a bias of its own."""
+        return self, row_blocks.of(operands, self.normalized_axes())
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, rows)."""
@@ -149,7 +191,8 @@ class LayerNormSpec(NormSpec):
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.layer_norm."""
         input, weight, bias, *_ = operands
-        return self.activation.function(F.layer_norm(input, self.normalized_shape, weight, bias, self.eps))
+        y = F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+        return composed.add_and_activate(y, operands, self.activation)
 
     def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""
@@ -162,16 +205,22 @@ class LayerNormSpec(NormSpec):
 
 
 def over_channels(
-    norm: NormSpec, input: Tensor, weight: Tensor | None, bias: Tensor | None, mask: Tensor | None
+    norm: NormSpec, input: Tensor, weight: Maybe, bias: Maybe, mask: Maybe, modulate: Modulate = None
 ) -> Tensor:
-    """A layer or RMS norm of (C,) over C of (N, C, *), in the input's memory format. mask: (N, *) or (N, 1, *)."""
+    """A layer or RMS norm of (C,) over C of (N, C, *), in the input's memory format. mask: (N, *) or (N, 1, *).
+    modulate: (N, C), or of the input's rank."""
     last = input.dim() - 1  # not -1: the tracing ONNX exporter writes it as it is
     rows = input.movedim(1, last)  # channels-last images are rows of C already
     mask = _shapes.optional_channel_mask(mask, input)
     # a module of somebody, such as a PReLU of C slopes, gets what it would get behind the layer, not rows
     after = norm.activation if norm.activation.code == AFTER else NONE
     norm = norm if after is NONE else replace(norm, activation=NONE)
-    y = run(norm, rows, weight, bias, mask=None if mask is None else mask.movedim(1, last)).movedim(last, 1)
+    if modulate is not None:
+        laid = (lay_one(name, t, input, 0) for name, t in zip(("scale", "shift"), pair(modulate), strict=True))
+        scale, shift = (None if t is None else t.movedim(1, last) for t in laid)
+        modulate = scale, shift
+    mask_of_rows = None if mask is None else mask.movedim(1, last)
+    y = run(norm, rows, weight, bias, mask=mask_of_rows, modulate=modulate).movedim(last, 1)
     y = y.contiguous() if input.is_contiguous() else y
     return y if after is NONE else composed.add_and_activate(y, Operands(input, weight, bias, None, mask), after)
 

@@ -1,13 +1,29 @@
-"""`mask_from_lengths`: the mask of padded sequences from their lengths."""
+"""Where a mask comes from: `mask_from_lengths`, or a block of `normkit.lengths` around a norm's call.
+
+Rule of the second: the road asks before it does anything else, and pays one comparison where there is no block.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from .._operands import Operands
 from .choose import may_look
+from .spec import NormSpec
+
+# While some thread is in a block. The output of a norm's call under the mask that fits its input; None: this thread is
+# in no block, or the call is one of those that it makes itself.
+follow: Callable[[NormSpec, Operands], Tensor | None] | None = None
+# The mask that fits an input (N, C, *), bool (N, 1, *), or None where no padding of it is known.
+find: Callable[[Tensor], Tensor | None] | None = None
+
+
+def known_mask(input: Tensor) -> Tensor | None:
+    """The mask that a surrounding block knows for an input (N, C, *)."""
+    return None if find is None else find(input)
 
 
 def mask_from_lengths(lengths: Tensor | Sequence[int], max_length: int | None = None) -> Tensor:

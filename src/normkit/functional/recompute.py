@@ -132,8 +132,9 @@ class _Recipe:
         return output
 
     def _make(self) -> Tensor:
-        operands = Operands._make(None if source is None else source() for source in self.sources)
-        return self.make(operands)  # all detached: no graph is made
+        input, *others = (None if source is None else source() for source in self.sources)
+        assert input is not None
+        return self.make(Operands(input, *others))  # all detached: no graph is made
 
     def statistics(self) -> Tensor:
         """The statistics as autograd keeps them: their bytes."""
@@ -182,7 +183,7 @@ class _Recorder:
         if depth > self.depth or not _address(output):
             return
         recipes = (of_input, None, None, of_residual, None)  # of the operands
-        sources = [_source(tensor, recipe) for tensor, recipe in zip(operands, recipes, strict=True)]
+        sources = [_source(tensor, recipe) for tensor, recipe in zip(operands[:5], recipes, strict=True)]
         recipe = _Recipe(lambda given: again.forward(kernel, given, False)[0], output, stats, sources, depth)
         # the statistics own it until they are kept; nobody does if that never happens
         stats.__dict__["recipe"], self.newest = recipe, ref(recipe)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE, Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from .._torch import traces_for_onnx
 from ..kernels import composed
-from . import _dtypes
+from . import _dtypes, row_blocks
 from ._autocast import widen
-from ._autograd import RMS, apply_added, apply_in_core
+from ._autograd import RMS, apply_added, apply_by_blocks, apply_in_core
 from ._operator import Operator
 from .add_norm import AddedOperator, run_added
 from .road import run
@@ -38,6 +38,7 @@ def rms_norm(
     *,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> Tensor:
     r"""RMS normalization: each position is divided by the root mean square of its last axes; no mean, no bias.
 
@@ -52,6 +53,9 @@ def rms_norm(
         activation: None, a name in torch.nn.functional, or a module.
         mask: bool, the leading shape (all axes but the normalized ones) or that with an axis of size 1 for each
             normalized one; True = a real position. Outputs elsewhere are zero.
+        modulate: (scale, shift): scale * norm(x) + shift, after the weight and before the activation; each a
+            floating-point tensor (N, *normalized_shape), or of the input's rank that broadcasts to it, or None.
+            docs/modulate.md.
 
     Returns:
         The input's shape and dtype, whatever the weight's dtype. Saved for the backward: the input and one number a
@@ -66,7 +70,8 @@ def rms_norm(
 
     Reference: Zhang & Sennrich (2019), Root Mean Square Layer Normalization. https://arxiv.org/abs/1910.07467
     """
-    return run(RMSNormSpec(resolve(activation), tuple(normalized_shape), eps), input, weight, mask=mask)
+    norm = RMSNormSpec(resolve(activation), tuple(normalized_shape), eps)
+    return run(norm, input, weight, mask=mask, modulate=modulate)
 
 
 @traceable
@@ -79,6 +84,7 @@ def add_rms_norm(
     *,
     activation: str | nn.Module | None = None,
     mask: Tensor | None = None,
+    modulate: Modulate = None,
 ) -> tuple[Tensor, Tensor]:
     """Add, then RMS norm: ``(rms_norm(input + residual), input + residual)``, the step of a decoder block.
 
@@ -86,7 +92,8 @@ def add_rms_norm(
     of ``input + residual``, to which it is rounded before it is normalized, and not masked. In the native core one pass
     over memory forward and one backward; to the bit what the addition and the norm give one after the other.
     """
-    return run_added(RMSNormSpec(resolve(activation), tuple(normalized_shape), eps), input, residual, weight, mask=mask)
+    norm = RMSNormSpec(resolve(activation), tuple(normalized_shape), eps)
+    return run_added(norm, input, residual, weight, mask=mask, modulate=modulate)
 
 
 @dataclass(slots=True, eq=False)
@@ -130,9 +137,22 @@ class RMSNormSpec(NormSpec):
         made = apply_added(input, residual, weight, None, self, RMS, self.normalized_shape[0], self.eps_of(input))
         return made if made is None else (self.activation.function(made[0]), made[1])
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By rows, a weight and a bias for each block of them."""
+        if len(self.normalized_shape) != 1:
+            return None
+        width = self.normalized_shape[0]
+        found = row_blocks.quick(input, weight, bias, modulate, width)
+        if found is None:
+            return None
+        y = apply_by_blocks(input, *found, self, RMS, width, self.eps_of(input))
+        return y if y is None else self.activation.function(y)
+
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
-        input, weight, _, _, mask = operands
+        input, weight, mask = operands.input, operands.weight, operands.mask
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, F.rms_norm, weight=weight)
         if not input.is_complex():
@@ -140,15 +160,31 @@ class RMSNormSpec(NormSpec):
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         _shapes.verify_number("rms_norm", "eps", self.eps_of(input))
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
-        return norm, Operands(widen("rms_norm", input), weight, None, None, mask)
+        return norm, operands._replace(input=widen("rms_norm", input), mask=mask)
+
+    def normalized_axes(self) -> int:
+        """As many as `normalized_shape` has."""
+        return len(self.normalized_shape)
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
 
     def why_not_operator(self, operands: Operands) -> str | None:
         """Without a mask it is one."""
-        return None
+        return None if operands.mask is None else "a mask is given"
 
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
         return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traces_for_onnx() else None
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """A row's statistics are its own."""
+        return row_blocks.why_not(operands, self.normalized_axes())
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """Each block of rows with a weight and a bias of its own."""
+        return self, row_blocks.of(operands, self.normalized_axes())
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, rows): 0, mean of squares, rstd."""
@@ -169,7 +205,8 @@ class RMSNormSpec(NormSpec):
     def exported(self, operands: Operands) -> Tensor:
         """By torch.nn.functional.rms_norm."""
         input, weight, *_ = operands
-        return self.activation.function(F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input)))
+        y = F.rms_norm(input, self.normalized_shape, weight, self.eps_of(input))
+        return composed.add_and_activate(y, operands, self.activation)
 
     def operator(self, operands: Operands, activation: Activation) -> Tensor:
         """By one opaque operator."""

@@ -21,7 +21,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .._activation import IDENTITY, Activation
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved, is_modulated
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +45,12 @@ class NormSpec(ABC):
         """The same behind an addition, for norms of rows: (output, input + residual), or None."""
         return None
 
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """The same with a modulation that is a weight and a bias there, or None."""
+        return None
+
     @abstractmethod
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked and made ready, and the norm that serves them: for some batches a simpler one."""
@@ -61,12 +67,27 @@ class NormSpec(ABC):
         """Why the norm is no single operator under torch.compile, or None."""
         return f"{self.name} has no operator for compiled graphs"
 
+    def normalized_axes(self) -> int:
+        """How many last axes a set of statistics covers, for norms of rows; 0: channels are at axis 1."""
+        return 0
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """Why the native kernels cannot have the modulation as weight and bias, or None."""
+        return "its statistics are not those of one sample"
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """The call in which they have it, as norm and operands that are not verified again; its output may have other
+        sizes than the input. Asked for where `why_not_affine` has no reason."""
+        raise NotImplementedError(f"{type(self).__name__} cannot have a modulation as weight and bias")
+
     def why_not_exported(self) -> str | None:
         """Why PyTorch's own operation is not this norm, or None."""
         return None if self.has_aten else f"PyTorch has no {self.name}"
 
     def is_fused(self, kernel: ModuleType, operands: Operands) -> bool:
-        """Whether the kernel adds the residual and applies the activation in the same pass over memory."""
+        """Whether the kernel does all of the call in the same pass over memory: residual and activation too."""
+        if is_modulated(operands):
+            return False
         if not self.fuses:
             return operands.residual is None and self.activation.code == IDENTITY
         takes_residual = operands.residual is None or kernel.FUSES_RESIDUAL

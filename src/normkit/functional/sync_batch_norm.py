@@ -10,7 +10,7 @@ and takes part in the same collectives: one node, whichever kernels compute it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._activation import NONE
-from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
 from ..distributed import gather, total
 from ..kernels import composed, native
 from ..moments import Moments
@@ -61,9 +61,9 @@ class SyncBatchNormSpec(BatchNormSpec):
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""
         verify(self, operands)
-        input, weight, bias, residual, mask = operands
-        residual = _shapes.fitting_residual(residual, input)
-        return self, Operands(input, weight, bias, residual, _shapes.optional_channel_mask(mask, input))
+        input = operands.input
+        residual = _shapes.fitting_residual(operands.residual, input)
+        return self, operands._replace(residual=residual, mask=_shapes.optional_channel_mask(operands.mask, input))
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The kernels' statistics are of a whole batch."""
@@ -153,7 +153,10 @@ class SyncBatchNormSpec(BatchNormSpec):
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations; in an eager forward as one node of the graph, as the rule above asks."""
         if stats is None and not torch.compiler.is_compiling():
-            return _autograd.apply(self, composed, operands)
+            if not is_modulated(operands):
+                return _autograd.apply(self, composed, operands)
+            y = _autograd.apply(replace(self, activation=NONE), composed, composed.bare(operands))
+            return composed.add_and_activate(y, operands, self.activation)
         wide, own = self._own(operands)
         if stats is None:
             whole = self._whole(own, operands.input)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .._activation import AFTER, Activation
-from .._operands import Operands
+from .._operands import Maybe, Operands, is_modulated
 from .._shapes import batch_dims, channel_shape
 from ..moments import Moments, accumulator_dtype
 
@@ -117,17 +117,19 @@ def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) ->
     """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
     shape = channel_shape(xhat.dim(), xhat.shape[1])
     weight, bias = (None if p is None else p.reshape(shape) for p in operands[1:3])
-    return finish(xhat, Operands(operands.input, weight, bias, operands.residual, operands.mask), activation)
+    return finish(xhat, operands._replace(weight=weight, bias=bias), activation)
 
 
 def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
-    """What follows the standardization: scale, shift, residual, activation, mask, one rounding to the input's dtype."""
-    input, weight, bias, residual, mask = operands
+    """What follows the standardization: weight and bias, modulation, residual, activation, mask, one rounding to the
+    input's dtype."""
+    input, weight, bias, residual, mask = operands[:5]
     y = xhat
     if weight is not None:
         y = y * weight
     if bias is not None:
         y = y + bias
+    y = modulated(y, operands)
     if residual is not None:
         y = y + cleared(residual, mask)
     apply = activation.function
@@ -135,8 +137,53 @@ def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
     return cleared(y, mask)
 
 
+def bare(operands: Operands) -> Operands:
+    """The operands of a norm that `add_and_activate` follows.
+
+    A modulated norm of 16-bit values is computed in float32: its own rounding, and that of scale * dy on the way back,
+    would stand beside the one rounding of the result.
+    """
+    input, weight, bias, _, mask = operands[:5]
+    if is_modulated(operands) and input.dtype in (torch.float16, torch.bfloat16):
+        weight, bias = (None if p is None else p.float() for p in (weight, bias))
+        input = input.float()
+    return Operands(input, weight, bias, None, mask)
+
+
 def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> Tensor:
-    """Residual, activation and mask as operations of their own, after a norm that lacks them."""
+    """Modulation, residual, activation and mask as operations of their own, after a norm that lacks them."""
+    if is_modulated(operands):
+        y = _modulated_at_once(y, operands)
     if operands.residual is not None:
         y = y + cleared(operands.residual, operands.mask).to(y.dtype)
+    if is_modulated(operands):  # in float32 so far where the input has 16 bits
+        dtype = operands.input.dtype
+        y = activation.function(y.to(dtype)) if activation.code == AFTER else activation.function(y).to(dtype)
+        return cleared(y, operands.mask)
     return cleared(activation.function(y), operands.mask)
+
+
+def modulated(y: Tensor, operands: Operands) -> Tensor:
+    """``scale * y + shift`` in the accumulator's dtype, that of `y`."""
+    scale, shift = _modulation(operands)
+    if scale is not None:
+        y = y * scale
+    return y if shift is None else y + shift
+
+
+def _modulated_at_once(y: Tensor, operands: Operands) -> Tensor:
+    """The same of a norm's output: in one pass over memory, in the dtype and the memory format of `y`."""
+    scale, shift = _modulation(operands)
+    # the order in memory of addcmul may be the shift's
+    found = torch.addcmul(shift, y, scale) if scale is not None and shift is not None else modulated(y, operands)
+    found = found.to(y.dtype)
+    return found if found.stride() == y.stride() else torch.empty_like(y).copy_(found)
+
+
+def _modulation(operands: Operands) -> tuple[Maybe, Maybe]:
+    """Scale and shift, with what the mask hides of them selected away."""
+    mask = operands.mask
+    if mask is None:
+        return operands.scale, operands.shift
+    scale, shift = (None if t is None else torch.where(mask, t, 0) for t in operands[5:])
+    return scale, shift

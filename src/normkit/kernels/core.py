@@ -20,7 +20,7 @@ from . import memory, older_torch
 
 __all__ = ["core", "is_recomputation", "load", "parallel_loop", "problem"]
 
-_INTERFACE = 9  # native/bind.cpp holds the same number
+_INTERFACE = 10  # native/bind.cpp holds the same number
 _NOT_WANTED = "NORMKIT_NO_NATIVE"
 
 

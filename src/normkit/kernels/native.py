@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._activation import CODES, LEAKY_RELU, RELU, RELU6, Activation
+from .._activation import CODES, IDENTITY, LEAKY_RELU, RELU, RELU6, Activation
 from .._operands import Gradients, Needs, Operands, Saved
 from .._torch import exchange_table, is_legacy_batched
 from . import native_masked
@@ -106,7 +106,7 @@ def batch_norm_forward(
 
     sizes: how many samples each slice has, where slices have statistics of their own: stats is (3 * slices, C) then.
     """
-    input, weight, bias, residual, mask = operands
+    input, weight, bias, residual, mask = operands[:5]
     if mask is not None and input.numel():
         filled, value = native_masked.fill(operands, training=True)
         count = native_masked.count_values(operands)
@@ -131,7 +131,7 @@ def batch_norm_inference(
     mask = operands.mask
     if mask is not None:
         operands, _ = native_masked.fill(operands, training=False)
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     y, stats, bits = _channel_forward(
         input, residual, weight, bias, mean, var, 0, eps, activation.code, activation.param, save, ()
     )
@@ -147,8 +147,8 @@ def batch_norm_backward(
     if mask is not None and operands.input.numel():
         count = native_masked.count_values(operands) if training else 0
         operands, _ = native_masked.fill(operands, training)
-        dy = native_masked.select(mask, dy, torch.zeros((), dtype=dy.dtype, device=dy.device))
-    input, weight, bias, residual, _ = operands
+        dy = native_masked.zeroed(dy, mask)
+    input, weight, bias, residual = operands[:4]
     found = _channel_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, 0, training, activation.code, activation.param,
         *needs, sizes, count,
@@ -159,8 +159,14 @@ def batch_norm_backward(
 def group_norm_forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved | None]:
-    """activation(group_norm(input) + residual); stats (3, N * num_groups). Instance norm: C groups."""
-    input, weight, bias, residual, _ = operands
+    """activation(group_norm(input) + residual), zero under the mask; stats (3, N * num_groups), with a mask (3, N * C).
+    Instance norm: C groups."""
+    if operands.mask is not None:
+        from . import native_masked_groups
+
+        kernels = _channel_statistics, _channel_forward
+        return native_masked_groups.forward(*kernels, operands, num_groups, activation, eps, save)
+    input, weight, bias, residual = operands[:4]
     y, stats, bits = _channel_forward(
         input, residual, weight, bias, None, None, num_groups, eps, activation.code, activation.param, save, ()
     )
@@ -171,7 +177,12 @@ def group_norm_backward(
     dy: Tensor, operands: Operands, saved: Saved, num_groups: int, activation: Activation, needs: Needs
 ) -> Gradients:
     """The first derivative of group norm."""
-    input, weight, bias, residual, _ = operands
+    if operands.mask is not None:
+        from . import native_masked_groups
+
+        kernels = _channel_backward, _channel_forward
+        return native_masked_groups.backward(*kernels, dy, operands, saved, num_groups, activation, needs)
+    input, weight, bias, residual = operands[:4]
     found = _channel_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, num_groups, True, activation.code, activation.param,
         *needs, (), 0,
@@ -180,32 +191,50 @@ def group_norm_backward(
 
 
 def layer_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
-    """Layer norm over rows of `size` elements; stats (3, rows)."""
-    y, stats, _ = _layer_forward(operands.input, None, size, False, operands.weight, operands.bias, eps, save)
-    return y, Saved(stats) if save else None
+    """Layer norm over rows of `size` elements; stats (3, rows). Rows under the mask are zero.
+
+    weight, bias: `size` elements, or (blocks, ..., size): one for each of as many blocks of consecutive rows; stats
+    holds one block's (3, rows) after the other then.
+    """
+    return _rows_forward(operands, size, False, eps, save)
 
 
 def layer_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
     """The first derivative of layer norm."""
-    input, weight, bias, *_ = operands
-    return Gradients(*_layer_backward(dy, None, input, size, False, weight, bias, saved.stats, *needs[:3]))
+    return _rows_backward(dy, operands, saved, size, False, needs)
 
 
 def rms_norm_forward(operands: Operands, size: int, eps: float, *, save: bool) -> tuple[Tensor, Saved | None]:
-    """RMS norm over rows of `size` elements; stats (3, rows): 0, mean square, rstd."""
-    y, stats, _ = _layer_forward(operands.input, None, size, True, operands.weight, None, eps, save)
-    return y, Saved(stats) if save else None
+    """RMS norm over rows of `size` elements; stats (3, rows): 0, mean square, rstd. Rows under the mask are zero.
+
+    bias: a modulation's; weight and bias as in `layer_norm_forward`.
+    """
+    return _rows_forward(operands, size, True, eps, save)
 
 
 def rms_norm_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, needs: Needs) -> Gradients:
     """The first derivative of RMS norm."""
-    input, weight, *_ = operands
-    return Gradients(*_layer_backward(dy, None, input, size, True, weight, None, saved.stats, *needs[:2], False))
+    return _rows_backward(dy, operands, saved, size, True, needs)
+
+
+def _rows_forward(operands: Operands, size: int, rms: bool, eps: float, save: bool) -> tuple[Tensor, Saved | None]:
+    input, weight, bias, _, mask = operands[:5]
+    input = input if mask is None else native_masked.zeroed(input, mask)
+    y, stats, _ = _layer_forward(input, None, size, rms, weight, bias, eps, save)
+    return y if mask is None else y.masked_fill_(~mask, 0), Saved(stats) if save else None
+
+
+def _rows_backward(dy: Tensor, operands: Operands, saved: Saved, size: int, rms: bool, needs: Needs) -> Gradients:
+    input, weight, bias, _, mask = operands[:5]
+    if mask is not None:
+        input, dy = (native_masked.zeroed(tensor, mask) for tensor in (input, dy))
+    found = Gradients(*_layer_backward(dy, None, input, size, rms, weight, bias, saved.stats, *needs[:3]))
+    return found if mask is None else native_masked.clear(found, mask, IDENTITY)
 
 
 def added_forward(operands: Operands, size: int, rms: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """(norm(input + residual), stats (3, rows), the sum): layer or RMS norm over rows of `size` elements."""
-    input, weight, bias, residual, _ = operands
+    input, weight, bias, residual = operands[:4]
     y, stats, total = _layer_forward(input, residual, size, rms, weight, bias, eps, True)
     return y, stats, total
 

@@ -1,4 +1,5 @@
-"""Masked batch norm on the native kernels.
+"""Masked batch norm and norms of rows on the native kernels. Rows are normalized one by one: those under the mask are
+zeros on the way in and out. Of batch norm:
 
 Values under the mask are replaced, per channel, by one value that is real and so near the others. What the replaced
 values add to the sums about it is nothing: the kernels' moments of all M values give those of the m real ones exactly,
@@ -34,11 +35,10 @@ def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:
 
     That is a real value of each channel beside the input, (C, 1, ...); 0 in evaluation and where none is real.
     """
-    input, weight, bias, residual, mask = operands
+    input, weight, bias, residual, mask = operands[:5]
     assert mask is not None
-    zero = torch.zeros((), dtype=input.dtype, device=input.device)
-    value = _real_value(input, mask) if training else zero
-    residual = None if residual is None else select(mask, residual, zero)
+    value = _real_value(input, mask) if training else torch.zeros((), dtype=input.dtype, device=input.device)
+    residual = None if residual is None else zeroed(residual, mask)
     return Operands(select(mask, input, value), weight, bias, residual), value
 
 
@@ -66,6 +66,11 @@ def clear(gradients: tuple[Any, ...], mask: Tensor, activation: int) -> Gradient
     if dresidual is not None and activation != IDENTITY:
         dresidual.masked_fill_(~mask, 0)  # an open gate may have met a value that was put in
     return Gradients(dx, dweight, dbias, dresidual)
+
+
+def zeroed(tensor: Tensor, mask: Tensor) -> Tensor:
+    """The tensor with zeros under the mask, in its own strides."""
+    return select(mask, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
 
 
 def select(mask: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import NoReturn
 from .._names import raise_unknown
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .batch_renorm import BatchRenorm1d, BatchRenorm2d, BatchRenorm3d
+from .domain_batch_norm import DomainBatchNorm1d, DomainBatchNorm2d, DomainBatchNorm3d
 from .filter_response_norm import FilterResponseNorm
 from .frozen_batch_norm import FrozenBatchNorm1d, FrozenBatchNorm2d, FrozenBatchNorm3d
 from .ghost_batch_norm import GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d
@@ -31,6 +32,9 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "DomainBatchNorm1d",
+    "DomainBatchNorm2d",
+    "DomainBatchNorm3d",
     "FilterResponseNorm",
     "FrozenBatchNorm1d",
     "FrozenBatchNorm2d",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from .._torch import BatchNormBase
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
@@ -36,9 +37,10 @@ class _BatchNorm(BiasOption, TrackedNorm, BatchNormBase):
         small_batch: what one value per channel gets in training: "error" as in torch, or "running" (it is normalized
             with the running statistics, which do not move).
 
-    Call: ``bn(x, residual=None, mask=None, activation=None)``. residual: x's shape, added before the activation.
-    mask: bool, (N, *) or (N, 1, *), True = a real value: statistics are those of the real values, outputs elsewhere are
-    zero. activation: for this call, in place of the layer's own.
+    Call: ``bn(x, residual=None, mask=None, activation=None, modulate=None)``. residual: x's shape, added before the
+    activation. mask: bool, (N, *) or (N, 1, *), True = a real value: statistics are those of the real values, outputs
+    elsewhere are zero. activation: for this call, in place of the layer's own. modulate: (scale, shift), each (N, C),
+    or of x's rank that broadcasts to it, or None: scale * norm(x) + shift, before the residual.
 
     Differences from torch.nn: running statistics stay float32 in half-precision modules; an empty batch is not
     counted; a batch with NaN or Inf moves no statistic (RuntimeWarning); an activation checkpoint updates once;
@@ -72,14 +74,16 @@ class _BatchNorm(BiasOption, TrackedNorm, BatchNormBase):
         self._widen_statistics()
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
-    ) -> Tensor:
+        self, input: Tensor, residual: Maybe = None, mask: Maybe = None, activation: Given = None,
+        modulate: Modulate = None,
+    ) -> Tensor:  # fmt: skip
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if type(input) is not Tensor and is_proxy(input):
-            return module_node(self, input, residual=residual, mask=mask, activation=activation)
+            given = {"residual": residual, "mask": mask, "activation": activation, "modulate": modulate}
+            return module_node(self, input, **given)
         self._check_input_dim(input)
         weight, bias = self._affine()
-        return run(self._spec(input, activation), input, weight, bias, residual, mask)
+        return run(self._spec(input, activation), input, weight, bias, residual, mask, modulate)
 
     def _spec(self, input: Tensor, activation: Given) -> BatchNormSpec:
         """This call but for its tensors; the layers that build on batch norm say theirs here."""

@@ -37,8 +37,8 @@ class _BatchRenorm(_BatchNorm):
         warm_up: (start, r_end, d_end) in batches counted: until `start` it is batch norm, r_max is reached at `r_end`
             and d_max at `d_end`; the paper's (5000, 40000, 25000). (0, 0, 0): the limits hold from the first batch.
 
-    Call: ``bn(x, residual=None, mask=None, activation=None)``, as :class:`normkit.BatchNorm2d`. An activation
-    checkpoint's recomputation uses r and d of its original forward, up to 64 forwards back.
+    Call: ``bn(x, residual=None, mask=None, activation=None, modulate=None)``, as :class:`normkit.BatchNorm2d`. An
+    activation checkpoint's recomputation uses r and d of its original forward, up to 64 forwards back.
 
     Raises:
         ValueError: limits or warm_up out of range, track_running_stats=False; the rank is wrong; one value per channel.

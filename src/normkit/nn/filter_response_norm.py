@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.filter_response_norm import filter_response_norm
 
 
@@ -25,7 +26,9 @@ class FilterResponseNorm(nn.Module):
         extra_eps: None, or what a learned addition to eps begins with: the paper takes 1e-4 where there are few
             positions (1x1 maps), of which the mean square may be near 0.
 
-    Call: ``frn(x, mask=None)``. x: (N, C, *). mask: bool, (N, *) or (N, 1, *), True = a real value.
+    Call: ``frn(x, mask=None, modulate=None)``. x: (N, C, *). mask: bool, (N, *) or (N, 1, *), True = a real value.
+    modulate: (scale, shift), each (N, C), or of x's rank that broadcasts to it, or None: scale * y + shift before the
+    threshold.
 
     Reference: Singh & Krishnan (2020), Filter Response Normalization Layer. https://arxiv.org/abs/1911.09737
     """
@@ -58,12 +61,12 @@ class FilterResponseNorm(nn.Module):
             if parameter is not None:
                 nn.init.constant_(parameter, first[name])
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Maybe = None, modulate: Modulate = None) -> Tensor:
         """input: (N, C, *) -> the same shape and dtype."""
         if is_proxy(input):
-            return module_node(self, input, mask=mask)
+            return module_node(self, input, mask=mask, modulate=modulate)
         eps = self.eps if self.extra_eps is None else self.eps + self.extra_eps.abs()
-        return filter_response_norm(input, self.weight, self.bias, self.threshold, eps, mask=mask)
+        return filter_response_norm(input, self.weight, self.bias, self.threshold, eps, mask=mask, modulate=modulate)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.batch_norm import BatchNormSpec
 from ..functional.road import run
 from .base import Given, TrackedNorm
@@ -38,9 +39,10 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
         bias: False: bias is None.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``bn(x, residual=None, mask=None, activation=None)``. residual: x's shape, added before the activation.
-    mask: bool, (N, *) or (N, 1, *), True = a real value: outputs elsewhere are zero. activation: for this call, in
-    place of the layer's own.
+    Call: ``bn(x, residual=None, mask=None, activation=None, modulate=None)``. residual: x's shape, added before the
+    activation. mask: bool, (N, *) or (N, 1, *), True = a real value: outputs elsewhere are zero. activation: for this
+    call, in place of the layer's own. modulate: (scale, shift), each (N, C), or of x's rank that broadcasts to it, or
+    None: scale * norm(x) + shift, before the residual.
 
     Differences from torchvision: statistics stay float32 in half-precision modules; 1-d and 3-d exist; the rank of
     the input is checked.
@@ -94,15 +96,17 @@ class _FrozenBatchNorm(TrackedNorm, nn.Module):
             self.register_buffer("num_batches_tracked", self.running_mean.new_zeros((), dtype=torch.long))
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
-    ) -> Tensor:
+        self, input: Tensor, residual: Maybe = None, mask: Maybe = None, activation: Given = None,
+        modulate: Modulate = None,
+    ) -> Tensor:  # fmt: skip
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):
-            return module_node(self, input, residual=residual, mask=mask, activation=activation)
+            given = {"residual": residual, "mask": mask, "activation": activation, "modulate": modulate}
+            return module_node(self, input, **given)
         self._check_input_dim(input)
         running = self._fixed_running()
         spec = BatchNormSpec(self._resolved_activation(activation), running, False, self.__dict__["eps"])
-        return run(spec, input, *self._affine(), residual, mask)
+        return run(spec, input, *self._affine(), residual, mask, modulate)
 
     def _affine(self) -> tuple[Any, Any]:
         """weight and bias, which are buffers here."""

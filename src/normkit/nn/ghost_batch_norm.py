@@ -28,8 +28,8 @@ class _GhostBatchNorm(_BatchNorm):
             :class:`normkit.BatchNorm2d`.
         virtual_batch_size: the longest slice, in samples.
 
-    Call: ``bn(x, residual=None, mask=None, activation=None)``, as :class:`normkit.BatchNorm2d`. Without running
-    statistics evaluation slices too.
+    Call: ``bn(x, residual=None, mask=None, activation=None, modulate=None)``, as :class:`normkit.BatchNorm2d`. Without
+    running statistics evaluation slices too.
 
     Raises:
         ValueError: virtual_batch_size below 1; the rank is wrong; a channel has one value in training.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.global_response_norm import global_response_norm
 
 
@@ -23,7 +24,8 @@ class GlobalResponseNorm(nn.Module):
         num_features: C, the size of axis 1.
         eps: added to the mean norm.
 
-    Call: ``grn(x, mask=None)``. x: (N, C, *). mask: bool, (N, *) or (N, 1, *), True = a real value.
+    Call: ``grn(x, mask=None, modulate=None)``. x: (N, C, *). mask: bool, (N, *) or (N, 1, *), True = a real value.
+    modulate: (scale, shift), each (N, C), or of x's rank that broadcasts to it, or None: scale * y + shift.
 
     Reference: Woo et al. (2023), ConvNeXt V2. https://arxiv.org/abs/2301.00808
     """
@@ -46,11 +48,11 @@ class GlobalResponseNorm(nn.Module):
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Maybe = None, modulate: Modulate = None) -> Tensor:
         """input: (N, C, *) -> the same shape and dtype."""
         if is_proxy(input):
-            return module_node(self, input, mask=mask)
-        return global_response_norm(input, self.weight, self.bias, self.eps, mask=mask)
+            return module_node(self, input, mask=mask, modulate=modulate)
+        return global_response_norm(input, self.weight, self.bias, self.eps, mask=mask, modulate=modulate)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.group_norm import GroupNormSpec
 from ..functional.road import run
 from ._bias import BiasOption
@@ -29,9 +30,10 @@ class GroupNorm(BiasOption, Norm, nn.GroupNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``gn(x, residual=None, mask=None, activation=None)``. x: (N, C, *). residual: x's shape, added before the
-    activation. mask: bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its real
-    values, outputs elsewhere are zero. activation: for this call, in place of the layer's own.
+    Call: ``gn(x, residual=None, mask=None, activation=None, modulate=None)``. x: (N, C, *). residual: x's shape, added
+    before the activation. mask: bool, (N, *) or (N, 1, *), True = a real value: a sample's statistics are those of its
+    real values, outputs elsewhere are zero. activation: for this call, in place of the layer's own. modulate: (scale,
+    shift), each (N, C), or of x's rank that broadcasts to it, or None: scale * norm(x) + shift, before the residual.
 
     Raises:
         ValueError: num_groups is below 1, or does not divide num_channels (torch's text).
@@ -56,10 +58,12 @@ class GroupNorm(BiasOption, Norm, nn.GroupNorm):
         self._set_activation(activation)
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
-    ) -> Tensor:
+        self, input: Tensor, residual: Maybe = None, mask: Maybe = None, activation: Given = None,
+        modulate: Modulate = None,
+    ) -> Tensor:  # fmt: skip
         """input: (N, C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):
-            return module_node(self, input, residual=residual, mask=mask, activation=activation)
+            given = {"residual": residual, "mask": mask, "activation": activation, "modulate": modulate}
+            return module_node(self, input, **given)
         spec = GroupNormSpec(self._resolved_activation(activation), self.num_groups, self.__dict__["eps"])
-        return run(spec, input, *self._affine(), residual, mask)
+        return run(spec, input, *self._affine(), residual, mask, modulate)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from .._torch import InstanceNormBase
 from ..functional.instance_norm import InstanceNormSpec
+from ..functional.modulate import pair
 from ..functional.road import run
 from ._bias import BiasOption
 from .base import Given, TrackedNorm
@@ -34,10 +36,11 @@ class _InstanceNorm(BiasOption, TrackedNorm, InstanceNormBase):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("relu"), or a module; applied last.
 
-    Call: ``norm(x, residual=None, mask=None, activation=None)``. x: with or without the batch axis. residual: x's
-    shape, added before the activation. mask: bool, x's shape without its channel axis (or with 1 there), True = a real
-    value: a sample's statistics are those of its real values, outputs elsewhere are zero. activation: for this call, in
-    place of the layer's own.
+    Call: ``norm(x, residual=None, mask=None, activation=None, modulate=None)``. x: with or without the batch axis.
+    residual: x's shape, added before the activation. mask: bool, x's shape without its channel axis (or with 1 there),
+    True = a real value: a sample's statistics are those of its real values, outputs elsewhere are zero. activation: for
+    this call, in place of the layer's own. modulate: (scale, shift), each (N, C), or of x's rank that broadcasts to it,
+    or None: scale * norm(x) + shift, before the residual.
 
     Differences from torch.nn: channels_last is kept; ``momentum=None`` is the cumulative average (torch never moves);
     num_batches_tracked counts (torch never does); the rules of running statistics are those of BatchNorm here.
@@ -66,24 +69,29 @@ class _InstanceNorm(BiasOption, TrackedNorm, InstanceNormBase):
         self._widen_statistics()
 
     def forward(
-        self, input: Tensor, residual: Tensor | None = None, mask: Tensor | None = None, activation: Given = None
-    ) -> Tensor:
+        self, input: Tensor, residual: Maybe = None, mask: Maybe = None, activation: Given = None,
+        modulate: Modulate = None,
+    ) -> Tensor:  # fmt: skip
         """input: (N, C, *) or (C, *) -> the same shape, dtype and memory format."""
         if is_proxy(input):
-            return module_node(self, input, residual=residual, mask=mask, activation=activation)
+            given = {"residual": residual, "mask": mask, "activation": activation, "modulate": modulate}
+            return module_node(self, input, **given)
         self._check_input_dim(input)
         unbatched = input.dim() == self._get_no_batch_dim()
         self._check_channels(input, 0 if unbatched else 1)
         if unbatched:
             residual, mask = (None if t is None else t.unsqueeze(0) for t in (residual, mask))
-            return self._normalize(input.unsqueeze(0), residual, mask, activation).squeeze(0)
-        return self._normalize(input, residual, mask, activation)
+            if modulate is not None:
+                scale, shift = pair(modulate)
+                modulate = None if scale is None else scale.unsqueeze(0), None if shift is None else shift.unsqueeze(0)
+            return self._normalize(input.unsqueeze(0), residual, mask, activation, modulate).squeeze(0)
+        return self._normalize(input, residual, mask, activation, modulate)
 
-    def _normalize(self, input: Tensor, residual: Tensor | None, mask: Tensor | None, activation: Given) -> Tensor:
+    def _normalize(self, input: Tensor, residual: Maybe, mask: Maybe, activation: Given, modulate: Modulate) -> Tensor:
         own = self.training or not self.track_running_stats or self.running_mean is None
         running = self._running() if self.training or not own else None
         spec = InstanceNormSpec(self._resolved_activation(activation), running, own, self.__dict__["eps"])
-        return run(spec, input, *self._affine(), residual, mask)
+        return run(spec, input, *self._affine(), residual, mask, modulate)
 
     def _check_channels(self, input: Tensor, axis: int) -> None:
         found = input.size(axis)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.layer_norm import LayerNormSpec
 from ..functional.road import run
 from .base import Given, Norm
@@ -28,9 +29,11 @@ class LayerNorm(Norm, nn.LayerNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("gelu"), or a module; applied last.
 
-    Call: ``ln(x, mask=None, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
-    real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds before layer
-    norm (:func:`normkit.functional.add_layer_norm`). activation: for this call, in place of the layer's own.
+    Call: ``ln(x, mask=None, activation=None, modulate=None)``. x: (*, *normalized_shape). mask: bool, the leading
+    shape, True = a real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds
+    before layer norm (:func:`normkit.functional.add_layer_norm`). activation: for this call, in place of the layer's
+    own. modulate: (scale, shift), each (N, *normalized_shape), or of x's rank that broadcasts to it, or None: scale *
+    norm(x) + shift, before the activation.
 
     Raises:
         RuntimeError: the input does not end in normalized_shape; torch's text.
@@ -52,11 +55,11 @@ class LayerNorm(Norm, nn.LayerNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, bias, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Maybe = None, activation: Given = None, modulate: Modulate = None) -> Tensor:
         """input: (*, *normalized_shape) -> the same shape and dtype."""
         if is_proxy(input):
-            return module_node(self, input, mask=mask, activation=activation)
-        return run(self._spec(activation), input, *self._affine(), mask=mask)
+            return module_node(self, input, mask=mask, activation=activation, modulate=modulate)
+        return run(self._spec(activation), input, *self._affine(), mask=mask, modulate=modulate)
 
     def _spec(self, activation: Given) -> LayerNormSpec:
         return LayerNormSpec(self._resolved_activation(activation), self.normalized_shape, self.__dict__["eps"])

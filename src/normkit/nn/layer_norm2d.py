@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.layer_norm import over_channels
 from .base import Given
 from .layer_norm import LayerNorm
@@ -28,9 +29,10 @@ class LayerNorm2d(LayerNorm):
         bias: False leaves the shift out.
         activation: None, a name in torch.nn.functional ("gelu"), or a module; applied last.
 
-    Call: ``ln(x, mask=None, activation=None)``. x: (N, C, H, W). mask: bool, (N, H, W) or (N, 1, H, W), True = a
-    real pixel: outputs elsewhere are zero. Training and evaluation are the same. activation: for this call, in place of
-    the layer's own.
+    Call: ``ln(x, mask=None, activation=None, modulate=None)``. x: (N, C, H, W). mask: bool, (N, H, W) or (N, 1, H, W),
+    True = a real pixel: outputs elsewhere are zero. Training and evaluation are the same. activation: for this call, in
+    place of the layer's own. modulate: (scale, shift), each (N, C), or of x's rank that broadcasts to it, or None:
+    scale * norm(x) + shift, before the activation.
 
     Raises:
         ValueError: the input is not 4D, or a mask does not fit.
@@ -52,14 +54,14 @@ class LayerNorm2d(LayerNorm):
     ) -> None:
         super().__init__(num_channels, eps, elementwise_affine, bias, device, dtype, activation=activation)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
+    def forward(self, input: Tensor, mask: Maybe = None, activation: Given = None, modulate: Modulate = None) -> Tensor:
         """input: (N, C, H, W) -> the same shape, dtype and memory format."""
         if is_proxy(input):
-            return module_node(self, input, mask=mask, activation=activation)
+            return module_node(self, input, mask=mask, activation=activation, modulate=modulate)
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
         if input.shape[1] != self.normalized_shape[0]:
             raise RuntimeError(
                 f"expected {self.normalized_shape[0]} channels at axis 1, got an input of shape {tuple(input.shape)}"
             )
-        return over_channels(self._spec(activation), input, *self._affine(), mask)
+        return over_channels(self._spec(activation), input, *self._affine(), mask, modulate)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._fx import is_proxy, module_node
+from .._operands import Maybe, Modulate
 from ..functional.rms_norm import RMSNormSpec
 from ..functional.road import run
 from .base import Given, Norm
@@ -27,9 +28,11 @@ class RMSNorm(Norm, nn.RMSNorm):
         elementwise_affine: whether to learn weight, of normalized_shape.
         activation: None, a name in torch.nn.functional, or a module; applied last.
 
-    Call: ``rms(x, mask=None, activation=None)``. x: (*, *normalized_shape). mask: bool, the leading shape, True = a
-    real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds before the norm
-    (:func:`normkit.functional.add_rms_norm`). activation: for this call, in place of the layer's own.
+    Call: ``rms(x, mask=None, activation=None, modulate=None)``. x: (*, *normalized_shape). mask: bool, the leading
+    shape, True = a real position: outputs elsewhere are zero. It takes no residual: where one is added, the field adds
+    before the norm (:func:`normkit.functional.add_rms_norm`). activation: for this call, in place of the layer's own.
+    modulate: (scale, shift), each (N, *normalized_shape), or of x's rank that broadcasts to it, or None: scale *
+    norm(x) + shift, before the activation.
 
     Raises:
         RuntimeError: the input does not end in normalized_shape; torch's text.
@@ -50,9 +53,9 @@ class RMSNorm(Norm, nn.RMSNorm):
         super().__init__(normalized_shape, eps, elementwise_affine, device, dtype)
         self._set_activation(activation)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, activation: Given = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Maybe = None, activation: Given = None, modulate: Modulate = None) -> Tensor:
         """x: (*, *normalized_shape) -> the same shape and dtype."""
         if is_proxy(x):
-            return module_node(self, x, mask=mask, activation=activation)
+            return module_node(self, x, mask=mask, activation=activation, modulate=modulate)
         spec = RMSNormSpec(self._resolved_activation(activation), self.normalized_shape, self.__dict__["eps"])
-        return run(spec, x, self.weight, mask=mask)
+        return run(spec, x, self.weight, mask=mask, modulate=modulate)

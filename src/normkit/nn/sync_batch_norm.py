@@ -31,7 +31,7 @@ class SyncBatchNorm(_BatchNorm):
             the statistics of all.
         process_group: who shares statistics; None: all processes.
 
-    Call: ``bn(x, residual=None, mask=None, activation=None)``. x: (N, C) or (N, C, *).
+    Call: ``bn(x, residual=None, mask=None, activation=None, modulate=None)``. x: (N, C) or (N, C, *).
 
     Differences from torch.nn: works on the CPU and with gloo; an empty batch on one rank is fine; derivatives of every
     order. It is an instance of torch's _BatchNorm but not of torch's SyncBatchNorm, because

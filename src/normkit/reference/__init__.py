@@ -19,12 +19,15 @@ from normkit.reference.batch_norm import (
     batch_norm_inference_backward,
 )
 from normkit.reference.batch_renorm import batch_renorm, batch_renorm_backward, correction, limits
+from normkit.reference.chain import chain, chain_gradient, chain_step_terms
+from normkit.reference.domain_batch_norm import domain_batch_norm, domain_batch_norm_backward
 from normkit.reference.filter_response_norm import filter_response_norm, filter_response_norm_backward
 from normkit.reference.ghost_batch_norm import ghost_batch_norm, ghost_batch_norm_backward, slice_sizes
 from normkit.reference.global_response_norm import global_response_norm, global_response_norm_backward
 from normkit.reference.group_norm import group_norm, group_norm_backward, group_norm_backward_collapsed
 from normkit.reference.instance_norm import instance_norm, instance_norm_backward, running_instance_statistics
 from normkit.reference.layer_norm import layer_norm, layer_norm_2d, layer_norm_2d_backward, layer_norm_backward
+from normkit.reference.modulate import modulate, modulate_backward
 from normkit.reference.population import batch_average, population
 from normkit.reference.rms_norm import rms_norm, rms_norm_backward
 from normkit.reference.running import cumulative, exponential, exponential_closed_form, unbiased, update
@@ -44,8 +47,13 @@ __all__ = [
     "batch_norm_inference_backward",
     "batch_renorm",
     "batch_renorm_backward",
+    "chain",
+    "chain_gradient",
+    "chain_step_terms",
     "correction",
     "cumulative",
+    "domain_batch_norm",
+    "domain_batch_norm_backward",
     "entropy",
     "exponential",
     "exponential_closed_form",
@@ -65,6 +73,8 @@ __all__ = [
     "layer_norm_2d_backward",
     "layer_norm_backward",
     "limits",
+    "modulate",
+    "modulate_backward",
     "population",
     "rms_norm",
     "rms_norm_backward",

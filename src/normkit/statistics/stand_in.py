@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._torch import InstanceNormBase
+from ..functional.mask import known_mask
 from ..nn.base import TrackedNorm
 from .accumulator import Accumulator
 from .axis import AxisCheck
@@ -100,7 +101,8 @@ def under(module: nn.Module, mean: Tensor, var: Tensor) -> Forward:
 
 
 def arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    """(input (N, C, *), mask) of one call; only normkit's layers take a mask, only instance norms no batch axis."""
+    """(input (N, C, *), mask) of one call: the mask that was given, which only normkit's layers take, or the one that a
+    block of `normkit.lengths` around the call knows; only instance norms take inputs without a batch axis."""
     input = args[0] if args else kwargs.get("input", kwargs.get("x"))
     if not isinstance(input, Tensor):
         raise TypeError(f"expected a Tensor as the input of {type(layer).__name__}, got {type(input).__name__}")
@@ -109,4 +111,4 @@ def arguments(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         mask = args[2] if len(args) > 2 else kwargs.get("mask")
     if isinstance(layer, InstanceNormBase) and input.dim() == getattr(layer, "_get_no_batch_dim", lambda: 0)():
         return input.unsqueeze(0), None if mask is None else mask.unsqueeze(0)
-    return input, mask
+    return input, known_mask(input) if mask is None else mask

@@ -8,6 +8,7 @@ from .convergence import STUDY as _convergence
 from .covariate_shift import STUDY as _covariate_shift
 from .depth import STUDY as _depth
 from .distribution_shift import STUDY as _distribution_shift
+from .group_count import STUDY as _group_count
 from .initialization import STUDY as _initialization
 from .learning_rate import STUDY as _learning_rate
 from .placement import STUDY as _placement
@@ -36,6 +37,7 @@ STUDIES: dict[str, Study] = {
         _placement,
         _affine_ablation,
         _small_batch,
+        _group_count,
         _train_test_gap,
         _precise_statistics,
         _distribution_shift,

@@ -14,6 +14,7 @@ from ..model.recorder import RecordedCall
 from ..model.select import Site
 from ..model.swap import kind, parametrized, put
 from ..model.transaction import Transaction
+from ..nn.domain_batch_norm import _DomainBatchNorm
 from .affine import Affine, Weights, affine_of, border, fold_after, fold_before
 from .affine_probe import takes_affine
 from .fold_flow import FoldedFlow
@@ -38,12 +39,18 @@ class Plan:
 
     def add(self, site: Site) -> None:
         """Take a norm in, or give the reason why it stays whatever its neighbours are."""
-        reason = site.refused or self._norm_refusal(site.module)
+        reason = site.refused or self._of_domains(site.name) or self._norm_refusal(site.module)
         shape = structure(site.module, modes=(False,)) if reason is None else None
         if isinstance(shape, Structure):
             self._waiting[site.name] = (site, shape)
         else:
             self.reasons[site.name] = reason or str(shape)
+
+    def _of_domains(self, name: str) -> str | None:
+        owner = self.modules.get(name.rpartition(".norms.")[0])
+        if not isinstance(owner, _DomainBatchNorm):
+            return None
+        return "it is one of several domains' norms in the same place; put layer.to_norm(domain) there first"
 
     def fold_all(self) -> dict[str, tuple[str, str]]:
         """Fold until nothing more folds. Returns name -> (class of what stands there now, what was done)."""
@@ -238,6 +245,8 @@ def _calls_refusal(calls: list[RecordedCall]) -> str | None:
     for call in calls:
         if len(call.outputs) != 1 or any(label == "mask" for label in call.labels[1:]):
             return "it is called with a mask, or gives something else than one tensor"
+        if any(label in ("modulate", "4") for label in call.labels[1:]):  # by name, or as the argument of its place
+            return "it is called with a modulation, which changes from call to call"
         if len(call.inputs) > 2:
             return f"it is called with {len(call.inputs)} tensors"
     return None

@@ -1,0 +1,94 @@
+"""Batch norm in training with a weight and a bias for each plane: what a modulation per sample and channel makes of it.
+
+    xhat = (x - mean_c) * rstd_c        y = activation(weight_nc * xhat + bias_nc + residual)
+
+Forward: the native kernels' statistics of the batch, then y by them as if they were given, plane by plane. Backward: dx
+as if they were constants, with the sums of each plane; then what all planes of a channel want of its mean and variance,
+which is one more batch norm of x, with that dx as its residual.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import _shapes
+from .._activation import NONE
+from .._operands import Gradients, Needs, Operands, Saved
+from ..kernels import composed, native
+from ..moments import Moments
+from . import planes, running
+from .running import Running
+from .spec import NormSpec
+
+
+@dataclass(slots=True, eq=False)
+class PlaneBatchNormSpec(NormSpec):
+    """One such norm, on row-major operands that are verified; weight, bias: (N * C,). On the native kernels alone."""
+
+    running: Running | None
+    eps: float
+
+    name: ClassVar[str] = "batch_norm"
+    has_aten: ClassVar[bool] = False
+
+    def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """Batch norm has seen to it."""
+        return self, operands
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """The running mean and variance."""
+        return () if self.running is None else self.running[:2]
+
+    def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """stats: (3, N * C), those of a channel at each of its planes."""
+        input = operands.input
+        found = native.batch_norm_statistics(input)
+        mean, var = (row.repeat(input.shape[0]) for row in found[:2])
+        y, saved = native.batch_norm_inference(planes.seen(operands), mean, var, self.activation, self.eps, save=save)
+        if self.running is not None:
+            running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
+        return y.reshape(input.shape), saved
+
+    def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """Of input (N, C, *), weight (N * C,), bias (N * C,), residual (N, C, *)."""
+        input, weight, bias, *_ = operands
+        n, c = input.shape[:2]
+        mean, var, rstd = (row[:c] for row in saved.stats)
+        scale = torch.ones_like(saved.stats[0]) if weight is None else weight.double()  # float64: so are the sums then
+        shift = torch.zeros_like(scale) if bias is None else bias.double()
+        dx, dweight, dbias, dresidual = native.batch_norm_backward(
+            dy.reshape(1, n * c, *input.shape[2:]), planes.seen(operands._replace(weight=scale, bias=shift)), saved,
+            self.activation, Needs(needs.input, True, True, needs.residual), training=False,
+        )  # fmt: skip
+        assert dweight is not None
+        assert dbias is not None
+        if needs.input:
+            assert dx is not None
+            share = -rstd / _shapes.values_per_channel(input.shape)
+            of_var, of_mean = (share * (scale * sums).reshape(n, c).sum(0) for sums in (dweight, dbias))
+            again = Operands(input, of_var, of_mean, dx.reshape(input.shape))
+            dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
+        return Gradients(
+            dx,
+            dweight.to(weight.dtype) if needs.weight and weight is not None else None,
+            dbias.to(bias.dtype) if needs.bias and bias is not None else None,
+            None if dresidual is None else dresidual.reshape(input.shape),
+        )
+
+    def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
+        """By differentiable operations; asked for by derivatives of a higher order, when the statistics have moved."""
+        input = operands.input
+        beside = [*input.shape[:2], *[1] * (input.dim() - 2)]
+        weight, bias = (None if p is None else p.reshape(beside) for p in operands[1:3])
+        wide = composed.widened(operands)
+        xhat = composed.standardize(wide, Moments.of(wide, _shapes.batch_dims(wide.dim())), self.eps, None)
+        return composed.finish(xhat, operands._replace(weight=weight, bias=bias), self.activation)
+
+    def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
+        """By the same batch again."""
+        return replace(self, running=None)
