@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -70,10 +69,9 @@ def train(
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with plain tensors."""
-    return {
-        name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in model.state_dict().items()
-    }
+    """The state dict with plain tensors: those of FSDP2 know how to gather themselves."""
+    state = model.state_dict()
+    return {name: value.full_tensor() if hasattr(value, "full_tensor") else value for name, value in state.items()}
 
 
 def main(description: str, shared: Callable[[nn.Module, int], nn.Module]) -> None:

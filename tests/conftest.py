@@ -20,6 +20,7 @@ def _set(variable: str) -> bool:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """End the run where it could not test what was asked for."""
+    import torch
     from torch.utils import _device
 
     from normkit.kernels import native
@@ -27,6 +28,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     # torch notes its constructors when `torch.device` is first entered, and for ever: not while a library that makes
     # models without memory (transformers, accelerate) has others in their place
     _device._device_constructors()
+    if not torch.cuda.is_available():  # a CUDA build beside empty CUDA libraries (tools/cuda_stubs.py) crashes there
+        torch.cuda.is_current_stream_capturing = lambda: False  # transformers asks
     if _set("NORMKIT_NO_NATIVE"):
         if native.available():
             pytest.exit("NORMKIT_NO_NATIVE asks for a run without the native core, and it was imported", returncode=1)

@@ -368,6 +368,15 @@ def make_norm(norm: type[nn.Module], *arguments: Any, bias: bool, **options: Any
     return made
 
 
+@asked_while_traced
+def backend_of(group: Any) -> str:
+    """The name of a process group's backend. Dynamo asks it while it traces: that of 2.10 cannot see into PyTorch's
+    function."""
+    from torch import distributed
+
+    return str(distributed.get_backend(group))
+
+
 def all_gather_in_graph(value: Tensor, group: Any) -> Tensor:
     """The tensors of all ranks, one after the other along axis 0, as a node of a compiled graph.
 

@@ -96,7 +96,7 @@ def _home(own: torch.device, group: Group) -> torch.device:
 
     gloo carries every device's tensors through the host: there one copy of the bucket is made here.
     """
-    if str(dist.get_backend(group)) == "gloo":
+    if _torch.backend_of(group) == "gloo":
         return torch.device("cpu")
     if torch.compiler.is_compiling():  # a graph cannot ask; it does not leave its device either
         return own

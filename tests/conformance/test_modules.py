@@ -104,7 +104,7 @@ def test_copies_compute_the_same(name: str, training: bool) -> None:
         torch.save(layer.state_dict(), stream)
         stream.seek(0)
         loaded = getattr(nk, name)(*constructor.args, **constructor.kwargs).train(training)
-        loaded.load_state_dict(torch.load(stream))
+        loaded.load_state_dict(torch.load(stream, weights_only=True))
         copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded]
         expected = layer(*args, **kwargs)
         for made in copies:

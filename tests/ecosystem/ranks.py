@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
@@ -27,6 +26,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "accelerated": accelerated,
 }
 State = dict[str, Tensor]
+
+try:
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+except ImportError:
+    HAS_FSDP2 = False  # 2.4 has it under a private name, for CUDA alone; 2.6 for the CPU too
+else:
+    HAS_FSDP2 = True
 
 
 def sharded(model: nn.Module, **options: object) -> nn.Module:
@@ -56,18 +62,22 @@ def whole(model: nn.Module) -> State:
     return {name: value.clone() for name, value in gathered.items()} | buffers
 
 
-def scenarios(rank: int) -> dict[str, State]:
+def replicated(rank: int) -> dict[str, State]:
+    """What DDP trains."""
+    models = {name: DistributedDataParallel(make(), broadcast_buffers=False) for name, make in MODELS.items()}
+    models["sync"] = DistributedDataParallel(nk.convert(net(nn), "sync"))
+    return {f"ddp {name}": trained(model, rank).module.state_dict() for name, model in models.items()}
+
+
+def scattered(rank: int) -> dict[str, State]:
+    """What FSDP2 trains, and statistics measured on a sharded model and on the whole one."""
     found: dict[str, State] = {}
     half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for name, make in MODELS.items():
         found[f"fsdp {name}"] = whole(trained(sharded(make()), rank))
         if name != "torch":  # whose batch norm on the CPU takes no bfloat16 weights beside float32 statistics
             found[f"bfloat16 {name}"] = whole(trained(sharded(make(), mp_policy=half), rank))
-        found[f"ddp {name}"] = trained(
-            DistributedDataParallel(make(), broadcast_buffers=False), rank
-        ).module.state_dict()
-    found["sync sharded"] = whole(trained(sharded(nk.convert(net(nn), "sync")), rank))
-    found["sync ddp"] = trained(DistributedDataParallel(nk.convert(net(nn), "sync")), rank).module.state_dict()
+    found["fsdp sync"] = whole(trained(sharded(nk.convert(net(nn), "sync")), rank))
     model = trained(sharded(net(nk)), rank)
     before = whole(model)
     report = nk.recalibrate(model, [images(seed=rank)])
@@ -86,7 +96,7 @@ def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     processes.join(folder, rank, RANKS, LIMIT)
     try:
-        torch.save(scenarios(rank), folder / f"{rank}.pt")
+        torch.save(replicated(rank) | (scattered(rank) if HAS_FSDP2 else {}), folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,17 @@ def executed(cells: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     return [dict(out[0]) if out else {} for out in shown]
 
 
+KINDS = "from normkit.model.table import Tabular; sorted(kind.__name__ for kind in Tabular.__subclasses__())"
+
+
 def test_a_notebook_shows_every_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, *shown = executed([SETUP, *CELLS], tmp_path, monkeypatch)
-    for (cell, word), data in zip(CELLS.items(), shown, strict=True):
+    cells = [part for cell in CELLS for part in (cell, "type(_).__name__")]
+    _, *shown, kinds = executed([SETUP, *cells, KINDS], tmp_path, monkeypatch)
+    for (cell, word), data in zip(CELLS.items(), shown[::2], strict=True):
         assert data, f"{cell} shows nothing"
         if word:
             assert word in data["text/html"], cell
             assert "<script" not in data["text/html"]
             assert "object at 0x" not in data["text/plain"]
+    named = {literal_eval(data["text/plain"]) for data in shown[1::2]}
+    assert named >= {"Diagnosis", *literal_eval(kinds["text/plain"])} - {"Table"}  # what shows itself by a table

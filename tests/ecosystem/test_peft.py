@@ -11,10 +11,16 @@ from torch import Tensor, nn
 
 import normkit as nk
 from tests.ecosystem.nets import OURS, assert_same_state, images, net, train
+from tests.surgery.foreign import library
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own deprecations
 
 NORMS = ["bn1", "bn2", "group", "instance", "layer", "rms"]
+
+
+@pytest.fixture(autouse=True)
+def _transformers() -> None:
+    library("transformers")  # peft imports it, and it asks for a newer torch than peft does
 
 
 def lora(model: nn.Module) -> Any:

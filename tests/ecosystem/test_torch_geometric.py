@@ -102,6 +102,10 @@ def test_to_hetero_gives_each_type_of_node_its_own_norm(kit: ModuleType) -> None
     from torch_geometric.nn import to_hetero
 
     types, edges = ["a", "b"], [("a", "to", "b"), ("b", "to", "a"), ("a", "to", "a")]
+    try:
+        to_hetero(net(nn), (types, edges))
+    except AssertionError:
+        pytest.skip(f"PyG's to_hetero fails on torch's own layers under torch {torch.__version__}")
     model = to_hetero(net(kit), (types, edges))
     assert type(model.bn["a"]) is kit.BatchNorm1d
     assert model.bn["a"] is not model.bn["b"]

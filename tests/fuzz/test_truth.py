@@ -12,6 +12,7 @@ from tools.fuzz.fit import fit
 from tools.fuzz.judge import judge
 from tools.fuzz.run import program
 from tools.fuzz.truth import compute
+from torch import nn
 
 TORCHS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm", "layer_norm_2d", "frozen_batch_norm",
           "add_layer_norm", "add_rms_norm", "sync_batch_norm")  # fmt: skip
@@ -105,6 +106,11 @@ def test_bounds_grow_only_at_kinks() -> None:
 def test_where_there_are_no_values_there_is_a_truth(norm: str, shape: tuple[int, ...]) -> None:
     if norm == "sync_batch_norm" and not shape[1]:
         pytest.skip("refused, as torch's")
+    if norm == "group_norm":
+        try:
+            nn.functional.group_norm(torch.empty(shape), 1)
+        except RuntimeError as error:  # since 2.15, and 2.13 takes it
+            pytest.skip(f"torch {torch.__version__} refuses it: {error}")
     case = case_of(norm, shape=shape, part=1)
     found, tensors = results(case, "normkit")
     truth = compute(case, tensors)

@@ -9,13 +9,15 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._dynamo.testing import AotEagerAndRecordGraphs
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.nn.parallel import DistributedDataParallel
 
 import normkit as nk
@@ -110,12 +112,22 @@ def compiled_step(case: str, x: Tensor | None, dy: Tensor | None, mask: Tensor |
     """The same through torch.compile in one graph; and how many graphs, and collectives of theirs, there were."""
     assert x is not None
     assert dy is not None
-    backend = AotEagerAndRecordGraphs()
+    graphs: dict[str, list[torch.fx.GraphModule]] = {"whole": [], "forward": [], "backward": []}
+
+    def keep(kind: str, graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        graphs[kind].append(graph)
+        return make_boxed_func(graph.forward)
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        graphs["whole"].append(graph)
+        by = {"fw_compiler": partial(keep, "forward"), "bw_compiler": partial(keep, "backward")}
+        return aot_autograd(**by)(graph, inputs)
+
     layer = nk.SyncBatchNorm(3, **_options(case))  # type: ignore[arg-type]  # options by name
     compiled = torch.compile(layer, backend=backend, fullgraph=True, dynamic=False)
     found = step(compiled, x, dy, mask)
     found = {name.replace("_orig_mod.", ""): value for name, value in found.items()}
-    counts = [len(backend.graphs), *(_collectives(graphs) for graphs in (backend.fw_graphs, backend.bw_graphs))]
+    counts = [len(graphs["whole"]), *(_collectives(graphs[kind]) for kind in ("forward", "backward"))]
     return {**found, "counts": torch.tensor(counts)}
 
 

@@ -10,6 +10,7 @@ not.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 import types
@@ -20,18 +21,31 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.version import Version
 from torch import nn
 
 
 def library(name: str) -> types.ModuleType:
-    """torchvision or timm, imported without the registrations; skips the test where it is not installed."""
+    """A package, imported without torchvision's registrations; skips the test where it is not installed, or asks for a
+    newer torch."""
     if importlib.util.find_spec(name) is None or importlib.util.find_spec("torchvision") is None:
         pytest.skip(f"{name} is not installed (the extra `zoo`)")
+    oldest = oldest_torch(name)
+    if Version(torch.__version__) < oldest:
+        pytest.skip(f"{name} {importlib.metadata.version(name)} needs torch {oldest.base_version} or newer")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing them is not what is tested
         patch.setattr(torch.library, "register_fake", _skipping(torch.library.register_fake))
         importlib.import_module("torchvision")
         return importlib.import_module(name)
+
+
+def oldest_torch(package: str) -> Version:
+    """The oldest torch that an installed package asks for. Its pins are not bounds: they say what it was built with."""
+    needs = map(Requirement, importlib.metadata.requires(package) or ())
+    bounds = [part for need in needs if need.name == "torch" for part in need.specifier if part.operator == ">="]
+    return max((Version(part.version) for part in bounds), default=Version("0"))
 
 
 def _skipping(register_fake: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from normkit.surgery import added_call
 from normkit.surgery.rewritten import RewrittenForward
 from normkit.surgery.row_norms import installed
 
+from .foreign import library
 from .transformers_models import MODELS, inputs_of, model_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what the library says of itself
@@ -273,7 +274,7 @@ def test_weights_that_come_after_the_model_was_made_on_meta() -> None:
 
 def test_the_trainer(tmp_path: Path) -> None:
     pytest.importorskip("accelerate", reason="Hugging Face's accelerate is not installed")
-    transformers = pytest.importorskip("transformers")
+    transformers = library("transformers")
     model, tokens = model_of("Llama"), inputs_of("Llama")["input_ids"]
     fast = nk.accelerate(model, {"input_ids": tokens, "labels": tokens})
     examples = [{"input_ids": row, "labels": row} for row in tokens.repeat(4, 1)]
@@ -291,9 +292,9 @@ def test_the_trainer(tmp_path: Path) -> None:
 
 
 def test_adapters(tmp_path: Path) -> None:
+    model, inputs = model_of("Llama"), inputs_of("Llama")
     peft = pytest.importorskip("peft", reason="peft is not installed")
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=[], init_lora_weights=False)
-    model, inputs = model_of("Llama"), inputs_of("Llama")
     torch.manual_seed(5)
     adapted = peft.get_peft_model(copy.deepcopy(model), config)
     fast = nk.accelerate(adapted, inputs)

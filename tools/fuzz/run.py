@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
+from normkit import _torch
 
 from . import calls, tricks, values
 from .case import Case
@@ -134,7 +135,7 @@ def restore() -> str:
         torch.set_grad_enabled(True)
     if torch._C._functorch.peek_interpreter_stack() is not None:
         found.append("transform")
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+    if _torch.saved_tensors_hooks_top() is not None:
         found.append("saved tensor hooks")
     torch.set_num_threads(1)
     torch._C._set_deterministic_algorithms(False)
