@@ -164,7 +164,7 @@ BUGS: dict[str, Bug] = {
         "_Sum.apply(wanted, ctx.group)", "wanted", SYNC),
     "sync_native_gradient_of_one_rank": Bug(
         "the kernels' sums stay on their rank", "functional/sync_batch_norm.py",
-        "_Sum.apply(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)",
+        "total(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)",
         "torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight])", SYNC),
     "deferred_moves_on_an_exception": Bug(
         "statistics held back move though the step failed", "statistics/deferred.py",

@@ -46,13 +46,13 @@ def backward(  # the two kernels, and what the norm says
     """The first derivative."""
     mask, (n, c) = operands.mask, operands.input.shape[:2]
     assert mask is not None
-    seen, counts, _ = _large(operands)
+    seen, counts, _ = _large(_widened(operands))
     # in float64, which the sums over positions then have too: those of a group's channels may cancel
     weight = saved.stats.new_ones(n * c) if seen.weight is None else seen.weight.double()
     bias = torch.zeros_like(weight) if seen.bias is None else seen.bias.double()
+    dy = zeroed(dy, mask).to(seen.input.dtype).reshape(seen.input.shape)
     dx, dweight, dbias, dresidual = kernel(
-        zeroed(dy, mask).reshape(seen.input.shape), seen.input, seen.residual, saved.bits, weight, bias, saved.stats, 0,
-        False, activation.code, activation.param, needs.input, True, True, needs.residual, (), 0,
+        dy, seen.input, seen.residual, saved.bits, weight, bias, saved.stats, 0, False, activation.code, activation.param, needs.input, True, True, needs.residual, (), 0,
     )  # fmt: skip
     if needs.input:
         mean, var, rstd = saved.stats
@@ -65,14 +65,23 @@ def backward(  # the two kernels, and what the norm says
 
         eps = (rstd**-2 - var).clamp(min=0)
         dx = _evaluated(forward, seen.input, dx, shared(dweight), shared(dbias), mean, var + eps)
-        dx = _like(dx.view(operands.input.shape), operands.input)
+        dx = _like(dx.to(operands.input.dtype).view(operands.input.shape), operands.input)
+    skipped = operands.input.dtype if operands.residual is None else operands.residual.dtype
     found = (
         dx,
         dweight.view(n, c).sum(0).to(operands.weight.dtype) if operands.weight is not None and needs.weight else None,
         dbias.view(n, c).sum(0).to(operands.bias.dtype) if operands.bias is not None and needs.bias else None,
-        None if dresidual is None else dresidual.view(operands.input.shape),
+        None if dresidual is None else dresidual.to(skipped).view(operands.input.shape),
     )
     return clear(found, mask, IDENTITY if dresidual is None else activation.code)
+
+
+def _widened(operands: Operands) -> Operands:
+    """16-bit tensors as float32: w dy rstd alone may overflow or lose what the group's sums leave of it."""
+    if operands.input.dtype not in (torch.float16, torch.bfloat16):
+        return operands
+    residual = None if operands.residual is None else operands.residual.float()
+    return operands._replace(input=operands.input.float(), residual=residual)
 
 
 def _like(made: Tensor, input: Tensor) -> Tensor:
