@@ -52,7 +52,8 @@ def backward(  # the two kernels, and what the norm says
     bias = torch.zeros_like(weight) if seen.bias is None else seen.bias.double()
     dy = zeroed(dy, mask).to(seen.input.dtype).reshape(seen.input.shape)
     dx, dweight, dbias, dresidual = kernel(
-        dy, seen.input, seen.residual, saved.bits, weight, bias, saved.stats, 0, False, activation.code, activation.param, needs.input, True, True, needs.residual, (), 0,
+        dy, seen.input, seen.residual, saved.bits, weight, bias, saved.stats, 0, False,
+        activation.code, activation.param, needs.input, True, True, needs.residual, (), 0,
     )  # fmt: skip
     if needs.input:
         mean, var, rstd = saved.stats
