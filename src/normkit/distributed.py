@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import _torch
+from ._precision import wide_dtype
 
 Group: TypeAlias = "dist.ProcessGroup | None"  # None: the default group
 
@@ -71,10 +72,14 @@ def gather(tensors: Sequence[Tensor], group: Group = None) -> list[list[Tensor]]
 
 
 def gather_rows(tensors: Sequence[Tensor], group: Group = None) -> Tensor:
-    """A rank's values as a row of float64, of every rank: (ranks, values), on the device where the bucket travelled."""
+    """A rank's values as a row of float64, of every rank: (ranks, values), on the device where the bucket travelled.
+
+    Of float32 where that device has no float64: a count is exact up to 2^24 there.
+    """
     home, count = _home(tensors[0].device, group), dist.get_world_size(group)
     # first to `home`: the tensors' own device may have no float64
-    bucket = torch.cat([tensor.detach().to(home).to(torch.float64).reshape(-1) for tensor in tensors])
+    wide = wide_dtype(home)
+    bucket = torch.cat([tensor.detach().to(home).to(wide).reshape(-1) for tensor in tensors])
     if torch.compiler.is_compiling():
         return _torch.all_gather_in_graph(bucket, named(group)).view(count, -1)
     rows = bucket.new_empty(count, len(bucket))

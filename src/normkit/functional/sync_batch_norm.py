@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
-from ..distributed import gather_rows, total
+from .._precision import wide_dtype
+from ..distributed import gather, gather_rows, total
 from ..kernels import composed, native
 from ..moments import Moments
 from . import _autograd, agreement, running
@@ -131,7 +132,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             raise ValueError(_shapes.ONE_VALUE.format(input.size()))
         if self.running is None:
             return whole
-        if count is None:
+        if count is None or wide_dtype(whole.mean.device) != torch.float64:
             running.move(self.running, whole)
         else:
             var = whole.var(correction=0)
@@ -197,6 +198,11 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
     mean = moments.mean
     count = torch.as_tensor(moments.count, device=mean.device).flatten()[:1]
     low = [] if moments.low is None else [moments.low]
+    if wide_dtype(mean.device) != torch.float64:
+        parts = gather([count, mean.detach(), moments.m2.detach(), *low], group)
+        counts, means, m2s, *lows = (torch.stack(column) for column in zip(*parts, strict=True))
+        whole = Moments(counts, means, m2s, None, lows[0] if lows else None).merge_along(0)
+        return replace(whole, count=counts.sum(), dim=moments.dim)
     rows = gather_rows([count, mean, moments.m2, *low], group)  # in float64: counts are exact up to 2^53
     counts, means, m2s, *lows = rows.split([1, *[len(mean)] * (2 + len(low))], dim=1)
     whole = Moments(counts, means + lows[0] if lows else means, m2s).merge_along(0)
