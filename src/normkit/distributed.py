@@ -44,11 +44,14 @@ def named(group: Group = None) -> Group:
 
 
 def verify_serves(device: torch.device, group: Group = None) -> None:
-    """Raise RuntimeError unless the group has a backend for tensors on `device`."""
+    """Raise RuntimeError if the group has backends, and none for tensors on `device`.
+
+    A group that names none (a fake one, one of threads, some of third parties) is believed to take any.
+    """
     served = _served(group)
-    if device.type not in served:
+    if served and device.type not in served:
         raise RuntimeError(
-            f"the process group has no backend for tensors on {device.type}, only for {', '.join(served) or 'none'}: "
+            f"the process group has no backend for tensors on {device.type}, only for {', '.join(served)}: "
             f"move model and input there, or share in a group that serves {device.type}, as "
             "torch.distributed.new_group(backend='gloo') does for cpu"
         )
