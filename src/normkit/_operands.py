@@ -27,6 +27,17 @@ class Operands(NamedTuple):
     shift: Tensor | None = None
 
 
+def verified(operands: Operands, input: Tensor, residual: Maybe, mask: Maybe) -> Operands:
+    """The operands with these in their places. Spelled out: Dynamo of torch 2.4 does not trace `_replace`."""
+    return Operands(input, operands.weight, operands.bias, residual, mask, operands.scale, operands.shift)
+
+
+def with_affine(operands: Operands, weight: Maybe, bias: Maybe) -> Operands:
+    """The operands under another weight and bias; likewise."""
+    input, _, _, residual, mask, scale, shift = operands
+    return Operands(input, weight, bias, residual, mask, scale, shift)
+
+
 def is_modulated(operands: Operands) -> bool:
     """Whether a scale or a shift of this call's own follows the norm's weight and bias."""
     return operands.scale is not None or operands.shift is not None

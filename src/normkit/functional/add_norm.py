@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._operands import Maybe, Modulate, Needs, Operands
 from ..kernels import native
 from . import _autograd
@@ -41,7 +41,7 @@ def run_added(
             return made
     elif plain and torch.compiler.is_compiling() and input.dtype == residual.dtype:
         served, operands = norm.verified(Operands(input, weight, bias))
-        operands = operands._replace(residual=residual)
+        operands = _operands.verified(operands, operands.input, residual, operands.mask)
         if operands.input is input and choose(served, operands)[0] == "native":
             y, total = served.added_operator(operands)
             return norm.activation.function(y), total

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
@@ -135,7 +135,7 @@ class BatchNormSpec(NormSpec):
         verify(self, operands)
         residual = _shapes.fitting_residual(operands.residual, input)
         mask = _shapes.optional_channel_mask(mask, input)
-        return self, operands._replace(input=widen("batch_norm", input), residual=residual, mask=mask)
+        return self, _operands.verified(operands, widen("batch_norm", input), residual, mask)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The running mean and variance."""

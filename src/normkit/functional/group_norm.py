@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
@@ -104,7 +104,7 @@ class GroupNormSpec(NormSpec):
         input = operands.input
         residual = _shapes.fitting_residual(operands.residual, input)
         mask = _shapes.optional_channel_mask(operands.mask, input)
-        return self, operands._replace(input=widen("group_norm", input), residual=residual, mask=mask)
+        return self, _operands.verified(operands, widen("group_norm", input), residual, mask)
 
     def why_not_native(self, operands: Operands) -> str | None:
         """Under a mask the kernels take each channel of each sample for a channel of one large sample."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
@@ -127,7 +127,7 @@ class InstanceNormSpec(BatchNormSpec):
         residual = _shapes.fitting_residual(operands.residual, input)
         norm = replace(self, running=None) if input.numel() == 0 else self
         mask = _shapes.optional_channel_mask(operands.mask, input)
-        return norm, operands._replace(input=widen("instance_norm", input), residual=residual, mask=mask)
+        return norm, _operands.verified(operands, widen("instance_norm", input), residual, mask)
 
     def why_not_native(self, operands: Operands) -> str | None:
         """A group has a channel."""

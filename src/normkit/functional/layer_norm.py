@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._activation import AFTER, NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
@@ -153,7 +153,7 @@ class LayerNormSpec(NormSpec):
         _shapes.verify_normalized_shape(input, shape, F.layer_norm, weight=weight, bias=bias)
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
-        return self, operands._replace(input=widen("layer_norm", input), mask=mask)
+        return self, _operands.verified(operands, widen("layer_norm", input), operands.residual, mask)
 
     def normalized_axes(self) -> int:
         """As many as `normalized_shape` has."""

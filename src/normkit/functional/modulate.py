@@ -51,7 +51,8 @@ def lay(operands: Operands, axes: int = 0) -> Operands:
         return operands
     if input.is_nested:
         raise NotImplementedError("modulate: a nested input has no shape to lay scale and shift on; pad it")
-    return operands._replace(scale=lay_one("scale", scale, input, axes), shift=lay_one("shift", shift, input, axes))
+    laid = lay_one("scale", scale, input, axes), lay_one("shift", shift, input, axes)
+    return Operands(*operands[:5], *laid)
 
 
 def lay_one(name: str, tensor: Maybe, input: Tensor, axes: int) -> Maybe:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._activation import NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
@@ -160,7 +160,7 @@ class RMSNormSpec(NormSpec):
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         _shapes.verify_number("rms_norm", "eps", self.eps_of(input))
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
-        return norm, operands._replace(input=widen("rms_norm", input), mask=mask)
+        return norm, _operands.verified(operands, widen("rms_norm", input), operands.residual, mask)
 
     def normalized_axes(self) -> int:
         """As many as `normalized_shape` has."""

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .. import _shapes
+from .. import _operands, _shapes
 from .._activation import NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
 from .._precision import wide_dtype
@@ -71,7 +71,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         verify(self, operands)
         input = operands.input
         residual = _shapes.fitting_residual(operands.residual, input)
-        return self, operands._replace(residual=residual, mask=_shapes.optional_channel_mask(operands.mask, input))
+        return self, _operands.verified(operands, input, residual, _shapes.optional_channel_mask(operands.mask, input))
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The kernels' statistics are of a whole batch."""
@@ -149,7 +149,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         scale = torch.ones_like(mean) if weight is None else weight.double()  # float64: so are the sums then
         shift = torch.zeros_like(mean) if bias is None else bias.double()
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy, operands._replace(weight=scale, bias=shift), saved._replace(stats=saved.stats[:3]), self.activation,
+            dy, _operands.with_affine(operands, scale, shift), saved._replace(stats=saved.stats[:3]), self.activation,
             Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None
