@@ -157,6 +157,7 @@ class OnCuda:
         return getattr(self.tensor, name)
 
 
+@pytest.mark.skipif(not hasattr(torch.library, "triton_op"), reason="torch.library.triton_op is of torch 2.6")
 def test_cuda_takes_triton_where_it_is_installed_and_pytorch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_choose, "is_plain", lambda tensor: True)
     x, mask = OnCuda(X), torch.ones(4, 1, dtype=torch.bool)
