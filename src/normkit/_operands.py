@@ -32,7 +32,7 @@ def verified(operands: Operands, input: Tensor, residual: Maybe, mask: Maybe) ->
     return Operands(input, operands.weight, operands.bias, residual, mask, operands.scale, operands.shift)
 
 
-def with_affine(operands: Operands, weight: Maybe, bias: Maybe) -> Operands:
+def under(operands: Operands, weight: Maybe, bias: Maybe) -> Operands:
     """The operands under another weight and bias; likewise."""
     input, _, _, residual, mask, scale, shift = operands
     return Operands(input, weight, bias, residual, mask, scale, shift)

@@ -21,7 +21,6 @@ from ._autocast import widen
 from ._autograd import BATCH, apply_in_core
 from ._operator import native_operator, triton_operator
 from .choose import may_look
-from .plane_batch_norm import PlaneBatchNormSpec
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -167,6 +166,8 @@ class BatchNormSpec(NormSpec):
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """A weight and a bias per plane. Evaluation: N * C channels of one sample, the statistics repeated for each."""
         if self.training:
+            from .plane_batch_norm import PlaneBatchNormSpec  # here: few calls are of this kind, all would load it
+
             return PlaneBatchNormSpec(self.activation, self.running, self.eps), planes.with_affine(operands)
         mean, var = (given.repeat(operands.input.shape[0]) for given in self.given())
         return BatchNormSpec(self.activation, Running(mean, var, None, None), False, self.eps), planes.of(operands)

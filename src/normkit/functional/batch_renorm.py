@@ -230,7 +230,7 @@ def _with_correction(operands: Operands, r: Tensor, d: Tensor) -> Operands:
     """With the weight and bias that batch norm takes instead: r * weight, d * weight + bias, in float64."""
     weight, bias = operands.weight, operands.bias
     scale, shift = (r, d) if weight is None else (r * weight, d * weight)
-    return _operands.with_affine(operands, scale, shift if bias is None else shift + bias)
+    return _operands.under(operands, scale, shift if bias is None else shift + bias)
 
 
 def _correction(norm: BatchRenormSpec, moments: Moments) -> tuple[Tensor, Tensor]:

@@ -16,13 +16,14 @@ from .._activation import AFTER, NONE, Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed
-from . import _dtypes, row_blocks
+from . import _dtypes
 from ._autocast import widen
-from ._autograd import LAYER, apply_added, apply_by_blocks, apply_in_core
+from ._autograd import LAYER, apply_in_core
 from ._operator import native_operator
 from .add_norm import AddedOperator, run_added
 from .modulate import lay_one, pair
 from .road import run
+from .row_blocks import RowNormSpec
 from .spec import NormSpec
 
 
@@ -101,19 +102,18 @@ def add_layer_norm(
 
 
 @dataclass(slots=True, eq=False)
-class LayerNormSpec(NormSpec):
+class LayerNormSpec(RowNormSpec):
     """One layer norm; an activation is an operation of its own, and there is no residual."""
 
     normalized_shape: tuple[int, ...]
     eps: float
 
     name: ClassVar[str] = "layer_norm"
-    fuses: ClassVar[bool] = False
+    rows: ClassVar[int] = LAYER
 
-    @property
-    def size(self) -> int:
-        """D: how many values a position has."""
-        return math.prod(self.normalized_shape)
+    def eps_of(self, input: Tensor) -> float:
+        """eps."""
+        return self.eps
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """By rows; the activation follows."""
@@ -121,28 +121,6 @@ class LayerNormSpec(NormSpec):
             return None
         width = self.normalized_shape[0]
         y = apply_in_core(input, weight, bias, None, self, None, LAYER, width, True, self.eps, NONE.code, 0.0)
-        return y if y is None else self.activation.function(y)
-
-    def added_in_core(
-        self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
-    ) -> tuple[Tensor, Tensor] | None:
-        """The same behind an addition: (output, sum)."""
-        if len(self.normalized_shape) != 1:
-            return None
-        made = apply_added(input, residual, weight, bias, self, LAYER, self.normalized_shape[0], self.eps)
-        return made if made is None else (self.activation.function(made[0]), made[1])
-
-    def modulated_in_core(
-        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
-    ) -> Maybe:
-        """By rows, a weight and a bias for each block of them."""
-        if len(self.normalized_shape) != 1:
-            return None
-        width = self.normalized_shape[0]
-        found = row_blocks.quick(input, weight, bias, modulate, width)
-        if found is None:
-            return None
-        y = apply_by_blocks(input, *found, self, LAYER, width, self.eps)
         return y if y is None else self.activation.function(y)
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
@@ -154,26 +132,6 @@ class LayerNormSpec(NormSpec):
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)
         mask = None if mask is None else _shapes.leading_mask(mask, input, len(shape))
         return self, _operands.verified(operands, widen("layer_norm", input), operands.residual, mask)
-
-    def normalized_axes(self) -> int:
-        """As many as `normalized_shape` has."""
-        return len(self.normalized_shape)
-
-    def why_not_native(self, operands: Operands) -> str | None:
-        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
-        return None if operands.mask is None or self.eps > 0 else "a mask is given, and eps is 0"
-
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """Without a mask it is one."""
-        return None if operands.mask is None else "a mask is given"
-
-    def why_not_affine(self, operands: Operands) -> str | None:
-        """A row's statistics are its own."""
-        return row_blocks.why_not(operands, self.normalized_axes())
-
-    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
-        """Each block of rows with a weight and a bias of its own."""
-        return self, row_blocks.of(operands, self.normalized_axes())
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, rows)."""

@@ -45,18 +45,23 @@ def mask_from_lengths(lengths: Tensor | Sequence[int], max_length: int | None = 
     Example:
         >>> bn(x, mask=normkit.mask_from_lengths(lengths, x.shape[-1]))
     """
-    lengths = torch.as_tensor(lengths)
-    if lengths.numel() == 0:
-        lengths = lengths.long()  # an empty list has torch's default dtype
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {lengths.dtype}: use lengths.long()")
-    if lengths.dim() != 1:
-        raise ValueError(f"lengths must be one number a sequence, shape (N,), got shape {tuple(lengths.shape)}")
+    lengths = whole_numbers(torch.as_tensor(lengths), "sequence")
     if max_length is None:
         max_length = int(lengths.max()) if lengths.numel() else 0
     if may_look(lengths):
         _verify_range(lengths, max_length)
     return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def whole_numbers(lengths: Tensor, each: str) -> Tensor:
+    """Lengths, one for each of what `each` names, if they are integers of shape (N,)."""
+    if lengths.numel() == 0:
+        lengths = lengths.long()  # an empty list has torch's default dtype
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}: use lengths.long()")
+    if lengths.dim() != 1:
+        raise ValueError(f"lengths must be one number a {each}, shape (N,), got shape {tuple(lengths.shape)}")
+    return lengths
 
 
 def _verify_range(lengths: Tensor, max_length: int) -> None:

@@ -62,7 +62,7 @@ class PlaneBatchNormSpec(NormSpec):
         scale = torch.ones_like(saved.stats[0]) if weight is None else weight.double()  # float64: so are the sums then
         shift = torch.zeros_like(scale) if bias is None else bias.double()
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy.reshape(1, n * c, *input.shape[2:]), planes.seen(_operands.with_affine(operands, scale, shift)), saved,
+            dy.reshape(1, n * c, *input.shape[2:]), planes.seen(_operands.under(operands, scale, shift)), saved,
             self.activation, Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None
@@ -87,7 +87,7 @@ class PlaneBatchNormSpec(NormSpec):
         weight, bias = (None if p is None else p.reshape(beside) for p in operands[1:3])
         wide = composed.widened(operands)
         xhat = composed.standardize(wide, Moments.of(wide, _shapes.batch_dims(wide.dim())), self.eps, None)
-        return composed.finish(xhat, _operands.with_affine(operands, weight, bias), self.activation)
+        return composed.finish(xhat, _operands.under(operands, weight, bias), self.activation)
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """By the same batch again."""

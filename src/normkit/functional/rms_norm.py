@@ -18,12 +18,13 @@ from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from .._torch import traces_for_onnx
 from ..kernels import composed
-from . import _dtypes, row_blocks
+from . import _dtypes
 from ._autocast import widen
-from ._autograd import RMS, apply_added, apply_by_blocks, apply_in_core
+from ._autograd import RMS, apply_in_core
 from ._operator import native_operator
 from .add_norm import AddedOperator, run_added
 from .road import run
+from .row_blocks import RowNormSpec
 from .spec import NormSpec
 
 _EPS = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps  # the default, by whether the input is float64
@@ -97,7 +98,7 @@ def add_rms_norm(
 
 
 @dataclass(slots=True, eq=False)
-class RMSNormSpec(NormSpec):
+class RMSNormSpec(RowNormSpec):
     """One RMS norm; an activation is an operation of its own, and there is neither bias nor residual.
 
     eps: None stands for the machine epsilon of float32, of float64 for a float64 input.
@@ -107,12 +108,7 @@ class RMSNormSpec(NormSpec):
     eps: float | None
 
     name: ClassVar[str] = "rms_norm"
-    fuses: ClassVar[bool] = False
-
-    @property
-    def size(self) -> int:
-        """D: how many values a position has."""
-        return math.prod(self.normalized_shape)
+    rows: ClassVar[int] = RMS
 
     def eps_of(self, input: Tensor) -> float:
         """eps, or its default for this input."""
@@ -128,28 +124,6 @@ class RMSNormSpec(NormSpec):
         y = apply_in_core(input, weight, None, None, self, None, RMS, width, True, eps, NONE.code, 0.0)
         return y if y is None else self.activation.function(y)
 
-    def added_in_core(
-        self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
-    ) -> tuple[Tensor, Tensor] | None:
-        """The same behind an addition: (output, sum)."""
-        if len(self.normalized_shape) != 1:
-            return None
-        made = apply_added(input, residual, weight, None, self, RMS, self.normalized_shape[0], self.eps_of(input))
-        return made if made is None else (self.activation.function(made[0]), made[1])
-
-    def modulated_in_core(
-        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
-    ) -> Maybe:
-        """By rows, a weight and a bias for each block of them."""
-        if len(self.normalized_shape) != 1:
-            return None
-        width = self.normalized_shape[0]
-        found = row_blocks.quick(input, weight, bias, modulate, width)
-        if found is None:
-            return None
-        y = apply_by_blocks(input, *found, self, RMS, width, self.eps_of(input))
-        return y if y is None else self.activation.function(y)
-
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's RMS norm is; mask: the leading shape."""
         input, weight, mask = operands.input, operands.weight, operands.mask
@@ -162,29 +136,9 @@ class RMSNormSpec(NormSpec):
         norm = RMSNormSpec(self.activation, shape, self.eps_of(input))  # before autocast widens the input
         return norm, _operands.verified(operands, widen("rms_norm", input), operands.residual, mask)
 
-    def normalized_axes(self) -> int:
-        """As many as `normalized_shape` has."""
-        return len(self.normalized_shape)
-
-    def why_not_native(self, operands: Operands) -> str | None:
-        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
-        return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
-
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """Without a mask it is one."""
-        return None if operands.mask is None else "a mask is given"
-
     def why_not_exported(self) -> str | None:
         """The tracing ONNX exporter does not know PyTorch's RMS norm, the newer one does."""
         return "the tracing ONNX exporter does not know PyTorch's RMS norm" if traces_for_onnx() else None
-
-    def why_not_affine(self, operands: Operands) -> str | None:
-        """A row's statistics are its own."""
-        return row_blocks.why_not(operands, self.normalized_axes())
-
-    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
-        """Each block of rows with a weight and a bias of its own."""
-        return self, row_blocks.of(operands, self.normalized_axes())
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, rows): 0, mean of squares, rstd."""

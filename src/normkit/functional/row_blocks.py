@@ -1,4 +1,4 @@
-"""A modulation that is the same in all of a sample's rows, as the weight and bias of layer or RMS norm.
+"""What layer and RMS norm share: rows, and a modulation that is the same in all of a sample's rows.
 
 The rows of a sample, (L, D) of (N, L, D), are a block of consecutive rows in memory, and the native kernels take a
 weight and a bias for each block.
@@ -6,11 +6,80 @@ weight and a bias for each block.
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from .._operands import Modulate, Operands
+from .._operands import Maybe, Modulate, Operands
+from ._autograd import apply_added, apply_by_blocks
 from .planes import combined, quick_affine
+from .spec import NormSpec
+
+
+class RowNormSpec(NormSpec):
+    """One norm of rows, the last axes; an activation is an operation of its own, and there is no residual."""
+
+    __slots__ = ()
+
+    normalized_shape: tuple[int, ...]
+
+    rows: ClassVar[int]  # which of the core's norms of rows it is
+    fuses: ClassVar[bool] = False
+
+    @property
+    def size(self) -> int:
+        """D: how many values a position has."""
+        return math.prod(self.normalized_shape)
+
+    @abstractmethod
+    def eps_of(self, input: Tensor) -> float:
+        """eps for this input."""
+
+    def added_in_core(
+        self, input: Tensor, residual: Tensor, weight: Maybe, bias: Maybe
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same behind an addition: (output, sum)."""
+        if len(self.normalized_shape) != 1:
+            return None
+        width, eps = self.normalized_shape[0], self.eps_of(input)
+        made = apply_added(input, residual, weight, bias, self, self.rows, width, eps)
+        return made if made is None else (self.activation.function(made[0]), made[1])
+
+    def modulated_in_core(
+        self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
+    ) -> Maybe:
+        """By rows, a weight and a bias for each block of them."""
+        if len(self.normalized_shape) != 1:
+            return None
+        width = self.normalized_shape[0]
+        found = quick(input, weight, bias, modulate, width)
+        if found is None:
+            return None
+        y = apply_by_blocks(input, *found, self, self.rows, width, self.eps_of(input))
+        return y if y is None else self.activation.function(y)
+
+    def normalized_axes(self) -> int:
+        """As many as `normalized_shape` has."""
+        return len(self.normalized_shape)
+
+    def why_not_native(self, operands: Operands) -> str | None:
+        """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
+        return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
+
+    def why_not_operator(self, operands: Operands) -> str | None:
+        """Without a mask it is one."""
+        return None if operands.mask is None else "a mask is given"
+
+    def why_not_affine(self, operands: Operands) -> str | None:
+        """A row's statistics are its own."""
+        return why_not(operands, self.normalized_axes())
+
+    def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
+        """Each block of rows with a weight and a bias of its own."""
+        return self, of(operands, self.normalized_axes())
 
 
 def why_not(operands: Operands, axes: int) -> str | None:

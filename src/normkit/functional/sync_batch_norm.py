@@ -149,7 +149,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         scale = torch.ones_like(mean) if weight is None else weight.double()  # float64: so are the sums then
         shift = torch.zeros_like(mean) if bias is None else bias.double()
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy, _operands.with_affine(operands, scale, shift), saved._replace(stats=saved.stats[:3]), self.activation,
+            dy, _operands.under(operands, scale, shift), saved._replace(stats=saved.stats[:3]), self.activation,
             Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None

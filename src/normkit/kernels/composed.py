@@ -122,7 +122,7 @@ def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) ->
     """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
     shape = channel_shape(xhat.dim(), xhat.shape[1])
     weight, bias = (None if p is None else p.reshape(shape) for p in operands[1:3])
-    return finish(xhat, _operands.with_affine(operands, weight, bias), activation)
+    return finish(xhat, _operands.under(operands, weight, bias), activation)
 
 
 def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..functional.mask import whole_numbers
 from ..model.families import family
 from .track import Span, Track
 
@@ -27,13 +28,7 @@ class Padding:
         """One padded axis. Raises what `normkit.lengths` documents."""
         # not as_tensor of a tensor: it would move to the default device, which may hold no values
         given = lengths if isinstance(lengths, Tensor) else torch.as_tensor(lengths, device="cpu")
-        if given.numel() == 0:
-            given = given.long()  # an empty list has torch's default dtype
-        if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
-            raise TypeError(f"lengths must be integers, got {given.dtype}: use lengths.long()")
-        if given.dim() != 1:
-            raise ValueError(f"lengths must be one number a sample, shape (N,), got shape {tuple(given.shape)}")
-        given = given.detach().cpu().long()
+        given = whole_numbers(given, "sample").detach().cpu().long()
         if bool((given < 0).any()):
             raise ValueError(f"every length must be 0 or more, got {int(given.min())}")
         return Padding((dim,), (given,), None)

@@ -12,7 +12,7 @@ import normkit as nk
 from . import data, nets, training
 from .rules import more_than
 from .study import Params, Plot, Preset, Result, Run, Study, seeds_of
-from .tuned import tuned
+from .tuned import errors, tuned
 
 EACH = 0  # stands for one channel a group: instance norm, whatever the width
 GROUPS = [1, 2, 4, 8, EACH]
@@ -69,14 +69,10 @@ def run(params: Params) -> Result:
 
     model = nets.conv_net(images, "group", params["seed"], make=make)
     training.train(model, images, training.Plan(BATCH, params["steps"], params["rate"], decay=True), params["seed"])
-    model.eval()
+    found = errors(model, images)
     with torch.no_grad():
         maps = model[:4](images.valid_x)
-    return {
-        "valid": 1 - training.test(model, images.valid_x, images.valid_y)[1],
-        "error": training.test(model, images.test_x, images.test_y)[1],
-        "alike": alikeness(maps, SOME),
-    }
+    return found | {"alike": alikeness(maps, SOME)}
 
 
 def alikeness(maps: Tensor, groups: int) -> float:

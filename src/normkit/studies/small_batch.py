@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 import normkit as nk
 
 from . import data, nets, training
 from .population import with_population_statistics
 from .rules import more_than
 from .study import Params, Plot, Preset, Result, Run, Study, seeds_of
-from .tuned import tuned
+from .tuned import errors, tuned
 
 BATCHES = [2, 8, 32]
 SMALL, LARGE = BATCHES[0], BATCHES[-1]
@@ -44,12 +46,13 @@ def run(params: Params) -> Result:
     model = nets.conv_net(images, params["norm"], params["seed"], make=make)
     plan = training.Plan(params["batch"], params["steps"], params["rate"], decay=True)
     training.train(model, images, plan, params["seed"])
-    model.eval()
-    result = {
-        "valid": 1 - training.test(model, images.valid_x, images.valid_y)[1],
-        "error": training.test(model, images.test_x, images.test_y)[1],
-    }
-    if params["norm"] == "batch":
+    return judged(model, images, params["norm"])
+
+
+def judged(model: nn.Module, images: data.Images, norm: str) -> Result:
+    """What `run` says of a trained model."""
+    result = errors(model, images)
+    if norm == "batch":
         exact = with_population_statistics(model, images.train_x[:KNOWN]).eval()
         result["exact"] = training.test(exact, images.test_x, images.test_y)[1]
     return result

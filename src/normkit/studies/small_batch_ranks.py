@@ -17,9 +17,8 @@ import normkit as nk
 
 from ..errors import UsageError
 from . import data, nets, training
-from .population import with_population_statistics
 from .rules import more_than
-from .small_batch import KNOWN, RATES
+from .small_batch import RATES, judged
 from .study import Params, Plot, Preset, Result, Run, Study, seeds_of
 from .tuned import tuned
 
@@ -53,15 +52,7 @@ def run(params: Params) -> Result:
     model = network(images, params)
     steps = training.Plan(EACH * params["ranks"], params["steps"], params["rate"], decay=True)
     training.train(model, images, steps, params["seed"])
-    model.eval()
-    result = {
-        "valid": 1 - training.test(model, images.valid_x, images.valid_y)[1],
-        "error": training.test(model, images.test_x, images.test_y)[1],
-    }
-    if params["norm"] == "batch":
-        exact = with_population_statistics(model, images.train_x[:KNOWN]).eval()
-        result["exact"] = training.test(exact, images.test_x, images.test_y)[1]
-    return result
+    return judged(model, images, params["norm"])
 
 
 def network(images: data.Images, params: Params) -> nn.Sequential:

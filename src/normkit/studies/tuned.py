@@ -50,6 +50,16 @@ def fitted(model: nn.Module, images: data.Images, params: Params, after: Callabl
     }
 
 
+def errors(model: nn.Module, images: data.Images) -> Result:
+    """Of a trained model in eval mode. valid: accuracy on the validation images, which chooses the rate; error: on the
+    test images, which judges."""
+    model.eval()
+    return {
+        "valid": 1 - training.test(model, images.valid_x, images.valid_y)[1],
+        "error": training.test(model, images.test_x, images.test_y)[1],
+    }
+
+
 def tuned(runs: Sequence[Run], **arm: Any) -> Run:
     """The run of one seed's arm at the rate that ends best on the validation images; of equals the smallest rate."""
     chosen = [run for run in runs if all(run.params.get(key) == value for key, value in arm.items())]

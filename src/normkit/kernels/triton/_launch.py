@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..._activation import IDENTITY
+from ..._operands import Gradients, Maybe, Needs, Operands
 from ..._torch import count_dispatch_modes
 from . import INTERPRETS
 
@@ -45,3 +48,30 @@ def has_memory() -> bool:
 def on_device(input: Tensor) -> AbstractContextManager[object]:
     """Launches go to the current device, which need not be the tensors'."""
     return torch.cuda.device(input.device) if input.is_cuda and not is_traced() else nullcontext()
+
+
+def compiled_for(weight: Maybe, bias: Maybe, residual: Maybe, code: int) -> dict[str, Any]:
+    """What a kernel is compiled for: its activation, and which operands there are."""
+    return {
+        "CODE": code, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None,
+        "HAS_RESIDUAL": residual is not None,
+    }  # fmt: skip
+
+
+def empty_gradients(operands: Operands, x: Tensor, code: int, needs: Needs) -> Gradients:
+    """The gradients that are wanted, to be written; those of parameters are 0, as of no values. x: the dense input.
+
+    Without the residual's where there is no activation: see `with_residual`.
+    """
+    _, weight, bias, *_ = operands
+    return Gradients(
+        torch.empty_like(x) if needs.input else None,
+        torch.zeros_like(weight) if needs.weight and weight is not None else None,
+        torch.zeros_like(bias) if needs.bias and bias is not None else None,
+        torch.empty_like(x) if needs.residual and code != IDENTITY else None,
+    )
+
+
+def with_residual(found: Gradients, dy: Tensor, code: int, needs: Needs) -> Gradients:
+    """Behind no activation the residual's gradient is dy itself."""
+    return found._replace(residual=dy) if needs.residual and code == IDENTITY else found

@@ -8,12 +8,22 @@ import torch
 from torch import Tensor
 from torch.library import wrap_triton
 
-from ..._activation import IDENTITY, Activation
+from ..._activation import Activation
 from ..._operands import Gradients, Maybe, Needs, Operands, Saved
 from ..._torch import increment_versions
 from ..native import count_bit_bytes, keeps_bits
 from . import _batch_norm_backward, _batch_norm_forward, _running
-from ._launch import beside, dense, has_memory, is_traced, on_device, vector
+from ._launch import (
+    beside,
+    compiled_for,
+    dense,
+    empty_gradients,
+    has_memory,
+    is_traced,
+    on_device,
+    vector,
+    with_residual,
+)  # fmt: skip
 from ._plan import Plan, plan
 
 _partial, _merge, _apply = _batch_norm_forward.partial, _batch_norm_forward.merge, _batch_norm_forward.apply
@@ -44,7 +54,7 @@ def run_forward(
         return y, stats, bits
     cut = plan(x)
     given = (x, beside(residual, x), vector(weight, x), vector(bias, x))
-    flags = _flags(weight, bias, residual, code) | {"KEEPS_BITS": bits is not None}
+    flags = compiled_for(weight, bias, residual, code) | {"KEEPS_BITS": bits is not None}
     out = (y, x if bits is None else bits)
     values = float(cut.n * cut.s)
     mean, var, batches, momentum = (x, x, None, 0.0) if running is None else running
@@ -92,7 +102,7 @@ def inference(
         _apply[cut.grid](
             x, beside(residual, x), vector(weight, x), vector(bias, x), mean.contiguous(), var.contiguous(), stats, y,
             x if bits is None else bits, x, x, x, *cut.sizes, cut.tiles, cut.each, eps, activation.param, 0.0, 0.0,
-            **cut.constants, **_flags(weight, bias, residual, code), KEEPS_BITS=bits is not None, GIVEN=True,
+            **cut.constants, **compiled_for(weight, bias, residual, code), KEEPS_BITS=bits is not None, GIVEN=True,
             MOVES=False, COUNTS=False, CUMULATIVE=False, num_warps=cut.warps,
         )  # fmt: skip
     return y, Saved(stats, bits) if save else None
@@ -103,7 +113,7 @@ def backward(
 ) -> Gradients:
     """The first derivative; the residual's is dy itself behind no activation."""
     found = run_backward(dy, operands, saved, activation.code, activation.param, needs, training)
-    return found._replace(residual=dy) if needs.residual and activation.code == IDENTITY else found
+    return with_residual(found, dy, activation.code, needs)
 
 
 def run_backward(
@@ -112,11 +122,8 @@ def run_backward(
     """The gradients that are wanted; without the residual's where there is no activation."""
     input, weight, bias, residual, *_ = operands
     x = dense(input)
-    dx = torch.empty_like(x) if needs.input else None
-    dresidual = torch.empty_like(x) if needs.residual and code != IDENTITY else None
-    dweight = torch.zeros_like(weight) if needs.weight and weight is not None else None
-    dbias = torch.zeros_like(bias) if needs.bias and bias is not None else None
-    found = Gradients(dx, dweight, dbias, dresidual)
+    found = empty_gradients(operands, x, code, needs)
+    dx, dweight, dbias, dresidual = found
     if not x.numel() or not has_memory():
         return found
     cut = plan(x)
@@ -126,7 +133,7 @@ def run_backward(
         x, beside(dy, x), beside(residual, x), x if bits is None else bits.contiguous(), vector(weight, x),
         vector(bias, x), stats,
     )  # fmt: skip
-    flags = _flags(weight, bias, residual, code) | {"HAS_BITS": bits is not None}
+    flags = compiled_for(weight, bias, residual, code) | {"HAS_BITS": bits is not None}
     wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None, "TRAINING": training}
     of_parameters = {"WANTS_WEIGHT": dweight is not None, "WANTS_BIAS": dbias is not None}
     to_tensors = (x if dx is None else dx, x if dresidual is None else dresidual)
@@ -158,13 +165,6 @@ def run_backward(
                 **wants, num_warps=cut.warps,
             )  # fmt: skip
     return found
-
-
-def _flags(weight: Maybe, bias: Maybe, residual: Maybe, code: int) -> dict[str, Any]:
-    return {
-        "CODE": code, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None,
-        "HAS_RESIDUAL": residual is not None,
-    }  # fmt: skip
 
 
 def _new_bits(x: Tensor, residual: Maybe, code: int, save: bool) -> Maybe:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.library import wrap_triton
 
-from ..._activation import IDENTITY, Activation
-from ..._operands import Gradients, Maybe, Needs, Operands, Saved
+from ..._activation import Activation
+from ..._operands import Gradients, Needs, Operands, Saved
 from . import _group_norm_backward, _group_norm_forward
 from ._group_plan import plan
-from ._launch import beside, dense, has_memory, is_traced, on_device, vector
+from ._launch import (
+    beside,
+    compiled_for,
+    dense,
+    empty_gradients,
+    has_memory,
+    is_traced,
+    on_device,
+    vector,
+    with_residual,
+)  # fmt: skip
 
 _whole, _partial = _group_norm_forward.whole, _group_norm_forward.partial
 _merge, _apply = _group_norm_forward.merge, _group_norm_forward.apply
@@ -41,7 +49,7 @@ def run_forward(operands: Operands, num_groups: int, eps: float, code: int, para
         return y, stats
     cut = plan(x, num_groups)
     given = (x, beside(residual, x), vector(weight, x), vector(bias, x), stats, y)
-    flags = _flags(weight, bias, residual, code)
+    flags = compiled_for(weight, bias, residual, code)
     with on_device(x):
         if cut.whole:
             whole = wrap_triton(_whole) if is_traced() else _whole
@@ -66,7 +74,7 @@ def backward(
 ) -> Gradients:
     """The first derivative; the residual's is dy itself behind no activation."""
     found = run_backward(dy, operands, saved.stats, num_groups, activation.code, activation.param, needs)
-    return found._replace(residual=dy) if needs.residual and activation.code == IDENTITY else found
+    return with_residual(found, dy, activation.code, needs)
 
 
 def run_backward(
@@ -75,16 +83,13 @@ def run_backward(
     """The gradients that are wanted; without the residual's where there is no activation."""
     input, weight, bias, residual, *_ = operands
     x = dense(input)
-    dx = torch.empty_like(x) if needs.input else None
-    dresidual = torch.empty_like(x) if needs.residual and code != IDENTITY else None
-    dweight = torch.zeros_like(weight) if needs.weight and weight is not None else None
-    dbias = torch.zeros_like(bias) if needs.bias and bias is not None else None
-    gradients = Gradients(dx, dweight, dbias, dresidual)
+    gradients = empty_gradients(operands, x, code, needs)
+    dx, dweight, dbias, dresidual = gradients
     if not x.numel() or not has_memory():
         return gradients
     cut = plan(x, num_groups)
     given = (x, beside(dy, x), beside(residual, x), vector(weight, x), vector(bias, x), stats.contiguous())
-    flags = _flags(weight, bias, residual, code)
+    flags = compiled_for(weight, bias, residual, code)
     wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None}
     of_parameters = dweight is not None or dbias is not None
     out = (x if dx is None else dx, x if dresidual is None else dresidual)
@@ -123,10 +128,3 @@ def run_backward(
                 WANTS_BIAS=dbias is not None, num_warps=4,
             )  # fmt: skip
     return gradients
-
-
-def _flags(weight: Maybe, bias: Maybe, residual: Maybe, code: int) -> dict[str, Any]:
-    return {
-        "CODE": code, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None,
-        "HAS_RESIDUAL": residual is not None,
-    }  # fmt: skip
