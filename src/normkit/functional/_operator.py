@@ -68,12 +68,13 @@ def register(name: str) -> None:
 class Operator(Asked):
     """The two operators of one norm, and the derivative that they make."""
 
-    def __init__(self, name: str, operators: Callable[[], tuple[Any, Any]], *, keeps_bits: bool = False) -> None:
+    def __init__(self, name: str, operators: Callable[[], tuple[Any, Any, bool]]) -> None:
+        """operators: makes (forward, backward, whether the forward keeps bits of the activation)."""
         super().__init__(name)
-        self._operators, self._keeps_bits = operators, keeps_bits
+        self._operators = operators
 
     def make(self) -> None:
-        forward, self.backward = self._operators()
+        forward, self.backward, self._keeps_bits = self._operators()
         forward.register_autograd(self._differentiate, setup_context=self._save)
         self.forward = forward
 
@@ -109,11 +110,11 @@ def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
     """A norm's operators by the native kernels, opaque to the compiler."""
     bodies = _Native(make, sets)
 
-    def operators() -> tuple[Any, Any]:
+    def operators() -> tuple[Any, Any, bool]:
         backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
-        return define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward
+        return define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, True
 
-    return Operator(norm, operators, keeps_bits=True)
+    return Operator(norm, operators)
 
 
 def triton_operator(norm: str) -> Operator:
