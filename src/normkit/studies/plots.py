@@ -80,6 +80,11 @@ def dots(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: 
     axis.plot(x, y, color=SERIES[index], linestyle="none", marker=_MARKERS[index], markersize=7, label=label)
 
 
+def lone(axis: Axes, x: float, y: float, marker: str, label: str) -> None:
+    """One arm that was tried at one place, in the colour of the text."""
+    axis.plot([x], [y], color=INK, linestyle="none", marker=marker, markersize=8, markeredgewidth=1.8, label=label)
+
+
 def difference(
     axis: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], index: int = 2, label: str = ""
 ) -> None:
