@@ -30,7 +30,7 @@ ROUNDINGS = 16
 
 
 class Case(NamedTuple):
-    """One call: shape, dtype, channels last, residual, activation, training; groups: 0 is batch norm."""
+    """One call: shape, dtype, channels last, residual, activation, training; groups: 0 is batch norm; under a mask."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -39,6 +39,7 @@ class Case(NamedTuple):
     activation: str | None
     training: bool = True
     groups: int = 0
+    masked: bool = False
 
     def __str__(self) -> str:
         kind = str(self.dtype).removeprefix("torch.")
@@ -48,6 +49,7 @@ class Case(NamedTuple):
                 f"group norm of {self.groups}" if self.groups else "batch norm",
                 *["add"] * self.residual,
                 *filter(None, [self.activation]),
+                *["mask"] * self.masked,
             ]
         )
         mode = "" if self.training else ", evaluation"
@@ -64,10 +66,11 @@ class Tensors(NamedTuple):
     dy: Tensor
     mean: Tensor | None
     var: Tensor | None
+    mask: Tensor | None
 
 
 def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
-    """Seeded, so that two machines see the same numbers."""
+    """Seeded, so that two machines see the same numbers. NaN stands under the mask."""
     generator = torch.Generator().manual_seed(0)
 
     def big(mean: float = 0.0) -> Tensor:
@@ -78,38 +81,66 @@ def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
     vectors = [torch.rand(channels, generator=generator).add_(0.5).to(device) for _ in range(4)]
     x, residual, dy = big(mean), big() if case.residual else None, big()
     given = (None, None) if case.training else (vectors[2], vectors[3])
-    return Tensors(x.requires_grad_(), vectors[0].requires_grad_(), vectors[1].requires_grad_(), residual, dy, *given)
+    mask = None
+    if case.masked:
+        mask = torch.rand((case.shape[0], 1, *case.shape[2:]), generator=generator).lt(0.7).to(device)
+        for tensor in (x, dy, *([] if residual is None else [residual])):
+            tensor.masked_fill_(~mask, math.nan)
+    leaves = [tensor.requires_grad_() for tensor in (x, *vectors[:2])]
+    return Tensors(*leaves, residual, dy, *given, mask)
 
 
 def by_triton(case: Case, given: Tensors) -> Tensor:
     with nk.backend("triton"):
         if case.groups:
             return nk.functional.group_norm(
-                given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual, activation=case.activation
-            )
+                given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual,
+                activation=case.activation, mask=given.mask,
+            )  # fmt: skip
         return nk.functional.batch_norm(
             given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS, residual=given.residual,
-            activation=case.activation,
+            activation=case.activation, mask=given.mask,
         )  # fmt: skip
 
 
+def of_real_values(case: Case, given: Tensors) -> Tensor:
+    """The truth under a mask: PyTorch's norm of the real values alone, gathered."""
+    assert given.mask is not None
+    last, real = given.x.movedim(1, -1), given.mask.squeeze(1)
+    plain = case._replace(residual=False, activation=None, masked=False)
+    if case.groups:
+        rows = [
+            by_torch(plain, given._replace(x=x[kept].T[None], residual=None))[0].T
+            for x, kept in zip(last, real, strict=True)
+        ]
+        found = torch.cat(rows)
+    else:
+        found = by_torch(plain, given._replace(x=last[real], residual=None))
+    y = torch.zeros_like(last).index_put((real,), found).movedim(-1, 1)
+    y = y if given.residual is None else y + given.residual.masked_fill(~given.mask, 0)
+    y = y if case.activation is None else getattr(F, case.activation)(y)
+    return y.masked_fill(~given.mask, 0)
+
+
 def by_torch(case: Case, given: Tensors) -> Tensor:
+    """Without a mask the same; under one, what costs least: its values are part of the statistics, and then cleared."""
     if case.groups:
         y = F.group_norm(given.x, case.groups, given.weight, given.bias, EPS)
     else:
         y = F.batch_norm(given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS)
     y = y if given.residual is None else y + given.residual
-    return y if case.activation is None else getattr(F, case.activation)(y)
+    y = y if case.activation is None else getattr(F, case.activation)(y)
+    return y.masked_fill(~given.mask, 0) if case.masked and given.mask is not None else y
 
 
 def verified(case: Case, device: str, mean: float) -> str:
     """ "" or what is wrong: y and gradients against float64, and two runs bit by bit."""
     given = tensors(case, device, mean)
-    wide = Tensors(*(None if t is None else t.detach().double() for t in given))
+    wide = Tensors(*(t if t is None or t.dtype == torch.bool else t.detach().double() for t in given))
     wanted, truths = ("x", "weight", "bias"), []
     for leaf in (wide.x, wide.weight, wide.bias):
         leaf.requires_grad_()
-    truth = by_torch(case, wide)
+    truth = (of_real_values if case.masked else by_torch)(case, wide)
     truths = [truth, *torch.autograd.grad(truth, [wide.x, wide.weight, wide.bias], wide.dy)]
     runs = []
     for _ in range(2):
@@ -118,7 +149,7 @@ def verified(case: Case, device: str, mean: float) -> str:
     wrong = []
     for name, actual, again, expected in zip(("y", *(f"d{name}" for name in wanted)), *runs, truths, strict=True):
         u = unit_roundoff(actual.dtype)
-        scale = expected.abs().max().item() if name in ("y", "dx") else wide.dy.abs().sum().item() / case.shape[1]
+        scale = expected.abs().max().item() if name in ("y", "dx") else wide.dy.abs().nansum().item() / case.shape[1]
         error = (actual.double() - expected).abs().max().item()
         allowed = (ROUNDINGS * u + 4 * FLOAT32_STATISTICS) * max(scale, 1.0)
         if not error <= allowed:
@@ -140,6 +171,9 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
                     yield Case(shape, dtype, last, residual, activation), 1.0
         yield Case(shape, torch.float32, False, True, "gelu", training=False), 1.0
         yield Case(shape, torch.float32, False, False, None), 1e4
+        for last in (False, True) if len(shape) > 2 else (False,):
+            yield Case(shape, torch.float32, last, True, "relu", masked=True), 1e3
+        yield Case(shape, torch.bfloat16, False, False, "silu", training=False, masked=True), 1.0
     grouped = [((2, 6, 5, 7), 3)] + (
         [] if small else [((2, 320, 64, 64), 32), ((2, 1280, 8, 8), 32), ((8, 30, 301), 5)]
     )
@@ -148,6 +182,8 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
             for last in (False, True):
                 yield Case(shape, dtype, last, True, "silu", groups=groups), 1.0
         yield Case(shape, torch.float32, False, False, None, groups=groups), 1e4
+        for last in (False, True):
+            yield Case(shape, torch.float32, last, True, "silu", groups=groups, masked=True), 1e3
 
 
 def verify(device: str, deadline: float) -> int:
@@ -172,6 +208,8 @@ TO_TIME = [
     ((64, 1024, 14, 14), "relu", True), ((64, 2048, 7, 7), "relu", True), ((64, 256, 56, 56), None, False),
     ((256, 64, 112, 112), None, False), ((65536, 512), None, False),
 ]  # fmt: skip
+# Padded images and sequences.
+MASKED_TO_TIME = [(64, 256, 56, 56), (64, 512, 28, 28), (256, 256, 1000)]
 # What a U-Net of a diffusion model has: group norm of 32 groups with SiLU.
 GROUPED_TO_TIME = [(8, 320, 64, 64), (8, 640, 32, 32), (8, 1280, 16, 16), (8, 1280, 8, 8)]
 
@@ -211,18 +249,20 @@ def time_all(deadline: float) -> None:
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     ratios: dict[str, list[float]] = {}
     print("ms forward / backward: triton, torch eager, torch.compile, a copy", flush=True)
-    grouped = [(shape, "silu", False, 32) for shape in GROUPED_TO_TIME]
-    for shape, activation, residual, groups in [*((*case, 0) for case in TO_TIME), *grouped]:
+    grouped = [(shape, "silu", False, 32, False) for shape in GROUPED_TO_TIME]
+    masked_ones = [(shape, None, False, 0, True) for shape in MASKED_TO_TIME]
+    plain = [(*case, 0, False) for case in TO_TIME]
+    for shape, activation, residual, groups, masked in [*plain, *grouped, *masked_ones]:
         for dtype in (torch.float32, torch.bfloat16):
             for last in (False, True) if len(shape) > 2 else (False,):
                 if time.monotonic() > deadline:
                     print("  stopped by the clock", flush=True)
                     break
-                case = Case(shape, dtype, last, residual, activation, groups=groups)
+                case = Case(shape, dtype, last, residual, activation, groups=groups, masked=masked)
                 found = timed(case, flush)
                 print(f"  {case}: " + ", ".join(f"{a:.3f} / {b:.3f}" for a, b in found.values()), flush=True)
                 kind = "with extras" if residual or activation else "plain"
-                kind = "group norm" if groups else kind
+                kind = "group norm" if groups else "masked, beside torch's norm and masking" if masked else kind
                 for rival in ("eager", "compile"):
                     for i, half in enumerate(("forward", "backward")):
                         ratios.setdefault(f"{kind}, {half}, over torch {rival}", []).append(

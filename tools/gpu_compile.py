@@ -131,7 +131,8 @@ CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
 
 
 def launches() -> list[Launch]:
-    """Every kernel on every layout, in float32 and bfloat16, behind a residual, with ReLU and with SiLU."""
+    """Every kernel on every layout, in float32 and bfloat16, behind a residual, with ReLU and with SiLU; and under a
+    mask, in float32 with ReLU."""
     found = []
     for words, shape, last in CASES:
         for dtype in (torch.float32, torch.bfloat16):
@@ -140,6 +141,8 @@ def launches() -> list[Launch]:
                 name = "relu" if code == _activation.RELU else "silu"
                 tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, {name}"
                 found += _of_batch_norm(tensors, _empty(shape, dtype, last), code)
+        x = _empty(shape, torch.float32, last)
+        found += _of_batch_norm(f"{words}, float32, residual, relu, mask", x, _activation.RELU, _mask(x))
     found += _group_launches()
     unique = {}
     for launch in found:  # what has neither residual nor activation is the same for both
@@ -153,16 +156,20 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Tensor:
     return torch.empty((batch, *shape[1:]), dtype=dtype, device="meta", memory_format=layout)
 
 
+def _mask(x: Tensor) -> Tensor:
+    return torch.empty((x.shape[0], 1, *x.shape[2:]), dtype=torch.bool, device="meta")
+
+
 def _key(launch: Launch) -> tuple[Any, ...]:
     kinds = tuple(a.dtype if isinstance(a, Tensor) else a for a in launch.arguments)
     return (*kinds, *sorted(launch.options.items()))
 
 
-def _of_batch_norm(tensors: str, x: Tensor, code: int) -> list[Launch]:
+def _of_batch_norm(tensors: str, x: Tensor, code: int, mask: Tensor | None = None) -> list[Launch]:
     def vector(dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(x.shape[1], dtype=dtype, device="meta")
 
-    operands = Operands(x, vector(), vector(), x)
+    operands = Operands(x, vector(), vector(), x, mask)
     batches = torch.empty((), dtype=torch.int64, device="meta")
     activation = _activation.by_code(code, 0.0)
     with recorded(batch_norm) as seen:
@@ -187,17 +194,18 @@ GROUP_CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
 
 
 def _group_launches() -> list[Launch]:
-    """Group norm's kernels, behind a residual, with SiLU."""
+    """Group norm's kernels, behind a residual, with SiLU; under a mask in float32."""
     found = []
     for words, shape, last in GROUP_CASES:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype, masked in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):
             x = _empty(shape, dtype, last)
             weight = torch.empty(x.shape[1], device="meta")
-            operands, code = Operands(x, weight, weight, x), _activation.SILU
+            operands = Operands(x, weight, weight, x, _mask(x) if masked else None)
+            code = _activation.SILU
             with recorded(group_norm) as seen:
                 _, stats = group_norm.run_forward(operands, 32, 1e-5, code, 0.0)
                 group_norm.run_backward(x, operands, stats, 32, code, 0.0, Needs(True, True, True, True))
-            tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, silu"
+            tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, silu{', mask' if masked else ''}"
             found += [
                 Launch(_name(kernel, options), tensors, kernel, arguments, options, x)
                 for _, kernel, arguments, options in seen

@@ -1,4 +1,5 @@
-"""What Triton's kernels are held to: batch norm with residual and activation in float64, and the contract's bounds."""
+"""What Triton's kernels are held to: batch norm with residual, activation and mask in float64, and the contract's
+bounds."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import Tensor
 import normkit as nk
 from normkit import contract
 from normkit._activation import Activation, resolve
+from normkit.reference._moments import count, moments, select, spatial_mask, total
 from normkit.reference.batch_norm import channel_axes, per_channel
 from tests.cases import EPS
 from tests.tolerances import assert_within
@@ -18,7 +20,8 @@ from tests.tolerances import assert_within
 
 @dataclass
 class Case:
-    """One call. x, dy, residual: (N, C, *); weight, bias, mean, var: (C,). mean and var: evaluation by these."""
+    """One call. x, dy, residual: (N, C, *); weight, bias, mean, var: (C,); mask: (N, *). mean and var: evaluation by
+    these."""
 
     x: Tensor
     weight: Tensor | None = None
@@ -27,6 +30,7 @@ class Case:
     activation: str | None = None
     mean: Tensor | None = None
     var: Tensor | None = None
+    mask: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
         return [self.x, self.weight, self.bias, self.residual]
@@ -39,7 +43,7 @@ def run(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     with nk.backend("triton"):
         y = nk.functional.batch_norm(
             x, case.mean, case.var, weight, bias, case.mean is None, eps=EPS, residual=residual,
-            activation=case.activation,
+            activation=case.activation, mask=case.mask,
         )  # fmt: skip
         wanted = [leaf for leaf in leaves if leaf is not None]
         found = iter(torch.autograd.grad(y, wanted, dy))
@@ -50,23 +54,30 @@ def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     """Run it, and raise unless y and every gradient lie within the bounds around float64."""
     y, gradients = run(case, dy)
     u = contract.unit_roundoff(case.x.dtype)
-    x, dy64 = case.x.double(), dy.double()
+    keep = spatial_mask(case.mask, case.x)
+    x, dy64 = (select(t.double(), keep) for t in (case.x, dy))
     axes, training = channel_axes(x), case.mean is None
     weight, bias = per_channel(_wide(case.weight), x, 1.0), per_channel(_wide(case.bias), x, 0.0)
-    residual = torch.zeros_like(x) if case.residual is None else case.residual.double()
-    mean = x.mean(axes) if training else case.mean.double()
-    var = x.var(axes, correction=0) if training else case.var.double()
-    rstd = (per_channel(var, x, 1.0) + EPS).rsqrt()
-    xhat = (x - per_channel(mean, x, 0.0)) * rstd
+    residual = torch.zeros_like(x) if case.residual is None else select(case.residual.double(), keep)
+    if training:
+        _, var, centred = moments(x, axes, keep)
+    else:
+        var, centred = per_channel(case.var.double(), x, 1.0), x - per_channel(case.mean.double(), x, 0.0)
+    rstd = (var + EPS).rsqrt()
+    xhat = select(centred * rstd, keep)
     z = xhat * weight + bias + residual
     activation = resolve(case.activation)
     slack = contract.output_bound(xhat, weight, bias, 2.0**-24, residual) + contract.float32_output_bound(xhat, weight)
-    assert_within(y, activation.function(z), _through(activation.function, z, slack, u), "y")
+    assert_within(y, select(activation.function(z), keep), _through(activation.function, z, slack, u), "y")
 
     g, g_slack = _slope(activation, z, slack)
     g, g_slack = g * dy64, g_slack * dy64.abs()
-    average = contract.mean_over(axes) if training else torch.zeros_like
-    dx = weight * rstd * (g - average(g) - xhat * average(g * xhat))
+    values = count(x, axes, keep)
+
+    def average(t: Tensor) -> Tensor:
+        return total(t, axes, keep) / values if training else torch.zeros_like(t)
+
+    dx = select(weight * rstd * (g - average(g) - xhat * average(g * xhat)), keep)
     scale, magnitude = weight.abs() * rstd, g.abs() + g_slack
     bound = contract.input_gradient_bound(g, xhat, rstd, average, max(u, 2.0**-24)) * weight.abs()
     bound = bound + contract.float32_gradient_bound(magnitude, xhat, scale, average)

@@ -1,8 +1,10 @@
 """Triton's kernels, behind the same functions as the native ones: for CUDA, and for the CPU by interpretation.
 
     operands  input (N, C, *) contiguous or channels last, or (N, C); other strides are made dense first
-    saved     stats float32 (4, sets): mean, biased variance, rstd, and the rest of the mean (`moments.doubles` reads
-              them); bits as the native kernels write them, and none of group norm, which reads the residual again
+    mask      (N, 1, *); what it hides enters nothing, and outputs and gradients are zero there
+    saved     stats float32 (5, sets): mean, biased variance, rstd, the rest of the mean, and how many values
+              (`moments.doubles` reads them); bits as the native kernels write them, and none of group norm, which reads
+              the residual again
 
 Statistics and arithmetic are float32, none is float64: a mean is two floats. Partial results merge in a fixed order, so
 two runs give the same bits. Triton is an extra, `normkit[triton]`: this module imports it with the first kernel.
@@ -62,7 +64,7 @@ def exceeds(input: Tensor) -> bool:
 def batch_norm_forward(
     operands: Operands, activation: Activation, eps: float, *, save: bool, running: Any = None
 ) -> tuple[Tensor, Saved]:
-    """activation(batch_norm(input) + residual) by the batch's statistics.
+    """activation(batch_norm(input) + residual) by the batch's statistics, zero under the mask.
 
     running: (mean, var, batches or None, momentum or None) to be moved by the kernels; None: nothing moves.
     """
@@ -72,7 +74,7 @@ def batch_norm_forward(
 def batch_norm_inference(
     operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved | None]:
-    """activation(batch_norm(input) + residual) by given statistics (C,)."""
+    """activation(batch_norm(input) + residual) by given statistics (C,), zero under the mask."""
     return _kernels("batch_norm").inference(operands, mean, var, activation, eps, save)
 
 
@@ -86,7 +88,10 @@ def batch_norm_backward(
 def group_norm_forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved | None]:
-    """activation(group_norm(input) + residual); stats (4, N * num_groups). Instance norm: C groups."""
+    """activation(group_norm(input) + residual), zero under the mask; stats (5, N * num_groups).
+
+    Instance norm: C groups.
+    """
     return _kernels("group_norm").forward(operands, num_groups, activation, eps, save)
 
 

@@ -4,7 +4,8 @@
     whole -> move                where a channel's values stay in registers: the input is read once
     apply                        by given statistics
 
-stats: float32 (4, C): mean, biased variance, 1 / sqrt(variance + eps), and the rest of the mean.
+stats: float32 (5, C): mean, biased variance, 1 / sqrt(variance + eps), the rest of the mean, and how many values.
+mask: (N, S) bytes; what it hides enters nothing, and y is zero there.
 """
 
 import triton
@@ -14,6 +15,8 @@ from ._activations import activate, is_open
 from ._running import move_running
 from ._tiles import (
     channel_moments,
+    kept,
+    load_real,
     merge_moments,
     merge_parts,
     pack,
@@ -21,6 +24,7 @@ from ._tiles import (
     place,
     place_bits,
     reciprocal_std,
+    store_real,
 )
 
 
@@ -51,31 +55,33 @@ def load_stats(stats, C, c, real):
 
 
 @triton.jit
-def store_stats(stats, C, c, real, hi, lo, var, rstd):
+def store_stats(stats, C, c, real, hi, lo, var, rstd, count):
     tl.store(stats + c, hi, mask=real)
     tl.store(stats + C + c, var, mask=real)
     tl.store(stats + 2 * C + c, rstd, mask=real)
     tl.store(stats + 3 * C + c, lo, mask=real)
+    tl.store(stats + 4 * C + c, tl.zeros_like(hi) + count, mask=real)
 
 
 @triton.jit
 def finish(
-    z, residual, y, bits, tile, channel, offset, inside, param, N, C, S, BN: tl.constexpr, BC: tl.constexpr,
-    BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr, HAS_RESIDUAL: tl.constexpr, KEEPS_BITS: tl.constexpr,
+    z, residual, y, bits, tile, channel, offset, inside, real, param, N, C, S, BN: tl.constexpr, BC: tl.constexpr,
+    BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr, CODE: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    KEEPS_BITS: tl.constexpr,
 ):  # fmt: skip
     """Add the residual, keep the bits, apply the activation, store."""
     if HAS_RESIDUAL:
         z += tl.load(residual + offset, mask=inside, other=0).to(tl.float32)
     if KEEPS_BITS:
-        at, real = place_bits(tile, channel, N, C, S, BN, BC, BS, LAST)
-        tl.store(bits + at, pack(is_open(z, CODE) & inside, BN, BC, BS, LAST), mask=real)
-    tl.store(y + offset, activate(z, param, CODE).to(y.dtype.element_ty), mask=inside)
+        at, there = place_bits(tile, channel, N, C, S, BN, BC, BS, LAST)
+        tl.store(bits + at, pack(is_open(z, CODE) & inside, BN, BC, BS, LAST), mask=there)
+    store_real(y + offset, activate(z, param, CODE), inside, real, MASKED)
 
 
 @triton.jit
 def partial(
-    x, parts, N, CU, SU, tiles, each, VC: tl.constexpr, VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
-    BS: tl.constexpr, LAST: tl.constexpr,
+    x, mask, parts, N, CU, SU, tiles, each, VC: tl.constexpr, VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+    BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The moments of one part of the batch. parts: (4, parts, C): count, mean, its rest, m2."""
     C, S = CU * VC, SU * VS
@@ -84,8 +90,9 @@ def partial(
     lo, m2 = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):
         offset, inside, count = place(tile, channel, N, C, S, BN, BC, BS, LAST)
-        values = tl.load(x + offset, mask=inside, other=0).to(tl.float32)
-        hi2, lo2, m22 = channel_moments(values, inside, count)
+        real, count = kept(mask, tile, inside, count, N, S, BN, BS, MASKED)
+        values = load_real(x + offset, inside, real, MASKED)
+        hi2, lo2, m22 = channel_moments(values, real, count)
         n, hi, lo, m2 = merge_moments(n, hi, lo, m2, count, hi2, lo2, m22)
     c = channel + tl.arange(0, BC)
     row, rows = part * C + c, tl.num_programs(1) * C
@@ -105,18 +112,18 @@ def merge(parts, stats, C, count_parts, eps, PARTS: tl.constexpr, BC: tl.constex
     hi = tl.load(parts + rows + row, mask=real, other=0)
     lo = tl.load(parts + 2 * rows + row, mask=real, other=0)
     m2 = tl.load(parts + 3 * rows + row, mask=real, other=0)
-    count, hi, lo, m2 = merge_parts(tl.where(c[None, :] < C, n, tl.where(part[:, None] == 0, 1.0, 0.0)), hi, lo, m2)
-    var = m2 / count
-    store_stats(stats, C, c, c < C, hi, lo, var, reciprocal_std(var, eps))
+    count, hi, lo, m2 = merge_parts(n, hi, lo, m2)
+    var = m2 / tl.maximum(count, 1.0)
+    store_stats(stats, C, c, c < C, hi, lo, var, reciprocal_std(var, eps), count)
 
 
 @triton.jit
 def apply(
-    x, residual, weight, bias, mean, var, stats, y, bits, running_mean, running_var, batches, N, CU, SU, tiles, each,
-    eps, param, momentum, values, VC: tl.constexpr, VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
-    BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
-    HAS_RESIDUAL: tl.constexpr, KEEPS_BITS: tl.constexpr, GIVEN: tl.constexpr, MOVES: tl.constexpr,
-    COUNTS: tl.constexpr, CUMULATIVE: tl.constexpr,
+    x, residual, mask, weight, bias, mean, var, stats, y, bits, running_mean, running_var, batches, N, CU, SU, tiles,
+    each, eps, param, momentum, VC: tl.constexpr, VS: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+    BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr, CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, KEEPS_BITS: tl.constexpr, GIVEN: tl.constexpr,
+    MOVES: tl.constexpr, COUNTS: tl.constexpr, CUMULATIVE: tl.constexpr,
 ):  # fmt: skip
     """y by statistics: given ones (mean, var; stats is written), or stats. The first program moves the running ones."""
     C, S = CU * VC, SU * VS
@@ -126,41 +133,44 @@ def apply(
         hi = tl.load(mean + c, mask=c < C, other=0).to(tl.float32)
         variance = tl.load(var + c, mask=c < C, other=0).to(tl.float32)
         lo, rstd = tl.zeros([BC], tl.float32), reciprocal_std(variance, eps)
-        store_stats(stats, C, c, (c < C) & (part == 0), hi, lo, variance, rstd)
+        store_stats(stats, C, c, (c < C) & (part == 0), hi, lo, variance, rstd, 0.0)  # of no batch
     else:
         hi, lo, rstd = load_stats(stats, C, c, c < C)
     w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):
-        offset, inside, _ = place(tile, channel, N, C, S, BN, BC, BS, LAST)
+        offset, inside, count = place(tile, channel, N, C, S, BN, BC, BS, LAST)
+        real, _ = kept(mask, tile, inside, count, N, S, BN, BS, MASKED)
         z = affine(tl.load(x + offset, mask=inside, other=0).to(tl.float32), hi, lo, rstd * w, b)
         finish(
-            z, residual, y, bits, tile, channel, offset, inside, param, N, C, S, BN, BC, BS, LAST, CODE, HAS_RESIDUAL,
-            KEEPS_BITS,
+            z, residual, y, bits, tile, channel, offset, inside, real, param, N, C, S, BN, BC, BS, LAST, MASKED, CODE,
+            HAS_RESIDUAL, KEEPS_BITS,
         )  # fmt: skip
     if MOVES:
         if tl.program_id(0) + part == 0:
-            move_running(stats, running_mean, running_var, batches, momentum, values, C, COUNTS, CUMULATIVE)
+            move_running(stats, running_mean, running_var, batches, momentum, C, COUNTS, CUMULATIVE)
 
 
 @triton.jit
 def whole(
-    x, residual, weight, bias, stats, y, bits, N, CU, SU, eps, param, VC: tl.constexpr, VS: tl.constexpr,
-    BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, KEEPS_BITS: tl.constexpr,
+    x, residual, mask, weight, bias, stats, y, bits, N, CU, SU, eps, param, VC: tl.constexpr, VS: tl.constexpr,
+    BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr,
+    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    KEEPS_BITS: tl.constexpr,
 ):  # fmt: skip
     """Statistics and y of channels whose values one tile holds."""
     C, S = CU * VC, SU * VS
     channel = tl.program_id(0) * BC
     c = channel + tl.arange(0, BC)
     offset, inside, count = place(0, channel, N, C, S, BN, BC, BS, LAST)
-    values = tl.load(x + offset, mask=inside, other=0).to(tl.float32)
-    hi, lo, m2 = channel_moments(values, inside, count)
-    var = m2 / count
+    real, count = kept(mask, 0, inside, count, N, S, BN, BS, MASKED)
+    values = load_real(x + offset, inside, real, MASKED)
+    hi, lo, m2 = channel_moments(values, real, count)
+    var = m2 / tl.maximum(count, 1.0)
     rstd = reciprocal_std(var, eps)
-    store_stats(stats, C, c, c < C, hi, lo, var, rstd)
+    store_stats(stats, C, c, c < C, hi, lo, var, rstd, count)
     w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
     z = affine(values, hi, lo, rstd * w, b)
     finish(
-        z, residual, y, bits, 0, channel, offset, inside, param, N, C, S, BN, BC, BS, LAST, CODE, HAS_RESIDUAL,
-        KEEPS_BITS,
+        z, residual, y, bits, 0, channel, offset, inside, real, param, N, C, S, BN, BC, BS, LAST, MASKED, CODE,
+        HAS_RESIDUAL, KEEPS_BITS,
     )  # fmt: skip

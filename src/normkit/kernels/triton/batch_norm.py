@@ -21,6 +21,7 @@ from ._launch import (
     has_memory,
     is_traced,
     on_device,
+    positions,
     vector,
     with_residual,
 )  # fmt: skip
@@ -43,22 +44,22 @@ def forward(
 def run_forward(
     operands: Operands, eps: float, code: int, param: float, save: bool, running: Any = None
 ) -> tuple[Tensor, Tensor, Maybe]:
-    """(y, stats (4, C), bits or None)."""
-    input, weight, bias, residual, *_ = operands
+    """(y, stats (5, C), bits or None)."""
+    input, weight, bias, residual, mask, *_ = operands
     x = dense(input)
-    y, stats = torch.empty_like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
+    y, stats = torch.empty_like(x), x.new_empty((5, x.shape[1]), dtype=torch.float32)
     bits = _new_bits(x, residual, code, save)
     if not x.numel():
         return y, _without_values(stats, eps), bits
     if not has_memory():
         return y, stats, bits
     cut = plan(x)
-    given = (x, beside(residual, x), vector(weight, x), vector(bias, x))
-    flags = compiled_for(weight, bias, residual, code) | {"KEEPS_BITS": bits is not None}
+    hidden = positions(mask, x)
+    given = (x, beside(residual, x), hidden, vector(weight, x), vector(bias, x))
+    flags = compiled_for(operands, code) | {"KEEPS_BITS": bits is not None}
     out = (y, x if bits is None else bits)
-    values = float(cut.n * cut.s)
     mean, var, batches, momentum = (x, x, None, 0.0) if running is None else running
-    moved = (mean, var, x if batches is None else batches, 0.0 if momentum is None else float(momentum), values)
+    moved = (mean, var, x if batches is None else batches, 0.0 if momentum is None else float(momentum))
     counting = {"COUNTS": batches is not None, "CUMULATIVE": momentum is None}
     with on_device(x):
         if cut.whole:
@@ -67,7 +68,7 @@ def run_forward(
             if running is not None:
                 _move[(1,)](stats, *moved, cut.c, **counting, num_warps=4)
         else:
-            _find_statistics(x, cut, stats, eps)
+            _find_statistics(x, hidden, cut, stats, eps, mask is not None)
             apply = wrap_triton(_apply) if is_traced() else _apply
             apply[cut.grid](
                 *given, stats, stats, stats, *out, *moved[:3], *cut.sizes, cut.tiles, cut.each, eps, param, *moved[3:],
@@ -78,10 +79,12 @@ def run_forward(
     return y, stats, bits
 
 
-def _find_statistics(x: Tensor, cut: Plan, stats: Tensor, eps: float) -> None:
+def _find_statistics(x: Tensor, hidden: Tensor, cut: Plan, stats: Tensor, eps: float, masked: bool) -> None:
     parts = x.new_empty((4, cut.parts, cut.c), dtype=torch.float32)
     partial = wrap_triton(_partial) if is_traced() else _partial
-    partial[cut.grid](x, parts, *cut.sizes, cut.tiles, cut.each, **cut.constants, num_warps=cut.warps)
+    partial[cut.grid](
+        x, hidden, parts, *cut.sizes, cut.tiles, cut.each, **cut.constants, MASKED=masked, num_warps=cut.warps
+    )
     merge = wrap_triton(_merge) if is_traced() else _merge
     merge[cut.merge_grid](parts, stats, cut.c, cut.parts, eps, **cut.merge_constants, num_warps=4)
 
@@ -90,20 +93,21 @@ def inference(
     operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, save: bool
 ) -> tuple[Tensor, Saved | None]:
     """By given statistics (C,): one launch."""
-    input, weight, bias, residual, *_ = operands
+    input, weight, bias, residual, mask, *_ = operands
     x, code = dense(input), activation.code
-    y, stats = torch.empty_like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
+    y, stats = torch.empty_like(x), x.new_empty((5, x.shape[1]), dtype=torch.float32)
     bits = _new_bits(x, residual, code, save)
     if not x.numel():
-        given = [mean.float(), var.float(), (var.float() + eps).rsqrt(), torch.zeros_like(mean, dtype=torch.float32)]
-        return y, Saved(torch.stack(given), bits) if save else None
+        wide, nothing = var.float(), torch.zeros_like(mean, dtype=torch.float32)
+        given = torch.stack([mean.float(), wide, (wide + eps).rsqrt(), nothing, nothing])
+        return y, Saved(given, bits) if save else None
     cut = plan(x)
     with on_device(x):
         _apply[cut.grid](
-            x, beside(residual, x), vector(weight, x), vector(bias, x), mean.contiguous(), var.contiguous(), stats, y,
-            x if bits is None else bits, x, x, x, *cut.sizes, cut.tiles, cut.each, eps, activation.param, 0.0, 0.0,
-            **cut.constants, **compiled_for(weight, bias, residual, code), KEEPS_BITS=bits is not None, GIVEN=True,
-            MOVES=False, COUNTS=False, CUMULATIVE=False, num_warps=cut.warps,
+            x, beside(residual, x), positions(mask, x), vector(weight, x), vector(bias, x), mean.contiguous(),
+            var.contiguous(), stats, y, x if bits is None else bits, x, x, x, *cut.sizes, cut.tiles, cut.each, eps,
+            activation.param, 0.0, **cut.constants, **compiled_for(operands, code), KEEPS_BITS=bits is not None,
+            GIVEN=True, MOVES=False, COUNTS=False, CUMULATIVE=False, num_warps=cut.warps,
         )  # fmt: skip
     return y, Saved(stats, bits) if save else None
 
@@ -113,27 +117,26 @@ def backward(
 ) -> Gradients:
     """The first derivative; the residual's is dy itself behind no activation."""
     found = run_backward(dy, operands, saved, activation.code, activation.param, needs, training)
-    return with_residual(found, dy, activation.code, needs)
+    return with_residual(found, dy, operands, activation.code, needs)
 
 
 def run_backward(
     dy: Tensor, operands: Operands, saved: Saved, code: int, param: float, needs: Needs, training: bool = True
 ) -> Gradients:
-    """The gradients that are wanted; without the residual's where there is no activation."""
-    input, weight, bias, residual, *_ = operands
+    """The gradients that are wanted; without the residual's where there is neither activation nor mask."""
+    input, weight, bias, residual, mask, *_ = operands
     x = dense(input)
     found = empty_gradients(operands, x, code, needs)
     dx, dweight, dbias, dresidual = found
     if not x.numel() or not has_memory():
         return found
     cut = plan(x)
-    values = float(cut.n * cut.s)
     bits, stats = saved.bits, saved.stats.contiguous()
     given = (
-        x, beside(dy, x), beside(residual, x), x if bits is None else bits.contiguous(), vector(weight, x),
-        vector(bias, x), stats,
+        x, beside(dy, x), beside(residual, x), positions(mask, x), x if bits is None else bits.contiguous(),
+        vector(weight, x), vector(bias, x), stats,
     )  # fmt: skip
-    flags = compiled_for(weight, bias, residual, code) | {"HAS_BITS": bits is not None}
+    flags = compiled_for(operands, code) | {"HAS_BITS": bits is not None}
     wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None, "TRAINING": training}
     of_parameters = {"WANTS_WEIGHT": dweight is not None, "WANTS_BIAS": dbias is not None}
     to_tensors = (x if dx is None else dx, x if dresidual is None else dresidual)
@@ -143,7 +146,7 @@ def run_backward(
         if cut.whole:
             whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
             whole[cut.grid](
-                *given, *to_tensors, *to_vectors, *cut.sizes, param, values, **cut.constants, **flags, **wants,
+                *given, *to_tensors, *to_vectors, *cut.sizes, param, **cut.constants, **flags, **wants,
                 **of_parameters, num_warps=cut.warps,
             )  # fmt: skip
             return found
@@ -161,8 +164,8 @@ def run_backward(
         if elementwise:
             apply = wrap_triton(_gradients) if is_traced() else _gradients
             apply[cut.grid](
-                *given, totals, *to_tensors, *cut.sizes, cut.tiles, cut.each, param, values, **cut.constants, **flags,
-                **wants, num_warps=cut.warps,
+                *given, totals, *to_tensors, *cut.sizes, cut.tiles, cut.each, param, **cut.constants, **flags, **wants,
+                num_warps=cut.warps,
             )  # fmt: skip
     return found
 
@@ -175,6 +178,6 @@ def _new_bits(x: Tensor, residual: Maybe, code: int, save: bool) -> Maybe:
 
 
 def _without_values(stats: Tensor, eps: float) -> Tensor:
-    """The statistics of no values: mean 0 and variance 0."""
+    """The statistics of no values: mean, variance and count are 0."""
     stats.zero_()[2].fill_(float("inf") if eps <= 0 else eps**-0.5)
     return stats

@@ -18,7 +18,7 @@ def forward(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, size: int, eps: float,
     activation: int, param: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(y like the input, stats (4, C), bits); size is not read."""
+    """(y like the input, stats (5, C), bits); size is not read."""
     y, stats, bits = run_forward(Operands(input, weight, bias, residual), eps, activation, param, True)
     return like(y, input), stats, none(input) if bits is None else bits
 
