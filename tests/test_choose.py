@@ -163,7 +163,8 @@ def test_cuda_takes_triton_where_it_is_installed_and_pytorch_elsewhere(monkeypat
     x, mask = OnCuda(X), torch.ones(4, 1, dtype=torch.bool)
     monkeypatch.setattr(triton, "INSTALLED", True)
     assert pick(x) == ("triton", "Triton's kernels serve CUDA")
-    assert pick(x, mask=mask)[0] == "composed"
+    assert pick(x, mask=OnCuda(mask)) == ("triton", "Triton's kernels serve CUDA")
+    assert pick(x, mask=mask)[0] == "composed"  # of another device
     assert pick(x, LayerNormSpec(NONE, (3,), 1e-3)) == ("aten", "PyTorch's own kernels serve CUDA")
     assert pick(OnCuda(X.double()))[0] == "aten"
     monkeypatch.setattr(torch.version, "hip", "6.0")

@@ -156,4 +156,5 @@ def whole(
     z = tl.fma((values - per_channel(hi)) - per_channel(lo), per_channel(rstd) * w, b)
     if HAS_RESIDUAL:
         z += tl.load(residual + start + offset, mask=inside, other=0).to(tl.float32)
+    real, _ = kept_of_sample(mask, sample, inside, S, per, BS, MASKED)  # again: to keep it took a spill on sm_80
     store_real(y + start + offset, activate(z, param, CODE), inside, real, MASKED)
