@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,23 +37,42 @@ class Case:
         return [self.x, self.weight, self.bias, self.residual]
 
 
-def run(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """(y, gradients of x, weight, bias, residual) by Triton's kernels."""
+def run(
+    case: Case, dy: Tensor, norm: Callable[..., Tensor] = nk.functional.batch_norm, **options: Any
+) -> tuple[Tensor, list[Tensor | None]]:
+    """(y, gradients of x, weight, bias, residual) by Triton's kernels. norm: batch norm or one of its kind."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in case.tensors()]
     x, weight, bias, residual = leaves
     with nk.backend("triton"):
-        y = nk.functional.batch_norm(
+        y = norm(
             x, case.mean, case.var, weight, bias, case.mean is None, eps=EPS, residual=residual,
-            activation=case.activation, mask=case.mask,
+            activation=case.activation, mask=case.mask, **options,
         )  # fmt: skip
         wanted = [leaf for leaf in leaves if leaf is not None]
         found = iter(torch.autograd.grad(y, wanted, dy))
     return y.detach(), [None if leaf is None else next(found) for leaf in leaves]
 
 
+NAMES = ("y", "dx", "dweight", "dbias", "dresidual")
+Truths = dict[str, tuple[Tensor, Tensor]]  # by name: float64, and how far off a result may be
+
+
 def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     """Run it, and raise unless y and every gradient lie within the bounds around float64."""
     y, gradients = run(case, dy)
+    compare([y, *gradients], truths(case, dy))
+    return y, gradients
+
+
+def compare(found: list[Tensor | None], expected: Truths) -> None:
+    """Raise unless each result, in the order of NAMES, lies within its bound."""
+    for name, actual in zip(NAMES, found, strict=True):
+        if actual is not None:
+            assert_within(actual, *expected[name], name)
+
+
+def truths(case: Case, dy: Tensor) -> Truths:
+    """Float64's results of a case, and their bounds."""
     u = contract.unit_roundoff(case.x.dtype)
     keep = spatial_mask(case.mask, case.x)
     x, dy64 = (select(t.double(), keep) for t in (case.x, dy))
@@ -68,7 +88,7 @@ def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     z = xhat * weight + bias + residual
     activation = resolve(case.activation)
     slack = contract.output_bound(xhat, weight, bias, 2.0**-24, residual) + contract.float32_output_bound(xhat, weight)
-    assert_within(y, select(activation.function(z), keep), _through(activation.function, z, slack, u), "y")
+    found = {"y": (select(activation.function(z), keep), _through(activation.function, z, slack, u))}
 
     g, g_slack = _slope(activation, z, slack)
     g, g_slack = g * dy64, g_slack * dy64.abs()
@@ -82,16 +102,14 @@ def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     bound = contract.input_gradient_bound(g, xhat, rstd, average, max(u, 2.0**-24)) * weight.abs()
     bound = bound + contract.float32_gradient_bound(magnitude, xhat, scale, average)
     bound = bound + scale * (g_slack + average(g_slack) + xhat.abs() * average(g_slack * xhat.abs()))
-    assert_within(gradients[0], dx, bound, "dx")
-    for name, found, terms in (("dweight", gradients[1], g * xhat), ("dbias", gradients[2], g)):
-        if found is not None:
-            allowed = contract.parameter_gradient_bound(terms, axes, contract.unit_roundoff(found.dtype))
+    found["dx"] = dx, bound
+    for name, parameter, terms in (("dweight", case.weight, g * xhat), ("dbias", case.bias, g)):
+        if parameter is not None:
+            allowed = contract.parameter_gradient_bound(terms, axes, contract.unit_roundoff(parameter.dtype))
             lost = contract.float32_parameter_bound(magnitude, xhat, axes) + (g_slack * (1 + xhat.abs())).sum(axes)
-            assert_within(found, terms.sum(axes), allowed + lost, name)
-    if case.residual is not None:
-        allowed = contract.residual_gradient_bound(g, u) + g_slack + 2.0**-20 * g.abs()
-        assert_within(gradients[3], g, allowed, "dresidual")
-    return y, gradients
+            found[name] = terms.sum(axes), allowed + lost
+    found["dresidual"] = g, contract.residual_gradient_bound(g, u) + g_slack + 2.0**-20 * g.abs()
+    return found
 
 
 def _wide(tensor: Tensor | None) -> Tensor | None:

@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import math
 import os
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -62,13 +63,15 @@ def exceeds(input: Tensor) -> bool:
 
 
 def batch_norm_forward(
-    operands: Operands, activation: Activation, eps: float, *, save: bool, running: Any = None
-) -> tuple[Tensor, Saved]:
+    operands: Operands, activation: Activation, eps: float, *, save: bool, running: Any = None,
+    sizes: Sequence[int] = (),
+) -> tuple[Tensor, Saved]:  # fmt: skip
     """activation(batch_norm(input) + residual) by the batch's statistics, zero under the mask.
 
-    running: (mean, var, batches or None, momentum or None) to be moved by the kernels; None: nothing moves.
+    running: (mean, var, batches or None, momentum or None) to be moved by the kernels; None: nothing moves. sizes: how
+    many samples each slice has, where slices have statistics of their own: stats is (5, slices * C) then.
     """
-    return _kernels("batch_norm").forward(operands, activation, eps, save, running)
+    return _kernels("batch_norm").forward(operands, activation, eps, save, running, sizes)
 
 
 def batch_norm_inference(
@@ -79,10 +82,36 @@ def batch_norm_inference(
 
 
 def batch_norm_backward(
-    dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, *, training: bool
+    dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, *, training: bool,
+    sizes: Sequence[int] = (),
+) -> Gradients:  # fmt: skip
+    """training=False: the statistics are constants. sizes: as in the forward."""
+    return _kernels("batch_norm_gradients").backward(dy, operands, saved, activation, needs, training, sizes)
+
+
+def batch_norm_statistics(operands: Operands, eps: float) -> Tensor:
+    """stats (5, C) of the batch alone, without an output."""
+    return _kernels("batch_norm").statistics(operands, eps)
+
+
+def batch_norm_by_statistics(
+    operands: Operands, stats: Tensor, activation: Activation, *, save: bool, running: Any = None
+) -> tuple[Tensor, Saved | None]:
+    """activation(batch_norm(input) + residual) by statistics as these kernels save them; running: moved by them."""
+    return _kernels("batch_norm").by_statistics(operands, stats, activation, save, running)
+
+
+def batch_norm_sums(dy: Tensor, operands: Operands, saved: Saved, activation: Activation) -> Tensor:
+    """float32 (2, C): the gradients of bias and weight."""
+    return _kernels("batch_norm_gradients").sums(dy, operands, saved, activation)
+
+
+def batch_norm_by_shares(
+    dy: Tensor, operands: Operands, saved: Saved, shares: Tensor, activation: Activation, needs: Needs
 ) -> Gradients:
-    """training=False: the statistics are constants."""
-    return _kernels("batch_norm").backward(dy, operands, saved, activation, needs, training)
+    """The gradients of input and residual where it is known, float32 (2, C), what statistics take off:
+    dx = rstd * weight * g - shares[0] - xhat * shares[1], g the gradient of what the activation was applied to."""
+    return _kernels("batch_norm_gradients").by_shares(dy, operands, saved, shares, activation, needs)
 
 
 def group_norm_forward(

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from ._activations import activation_gradient
 from ._batch_norm_backward import gradient
-from ._batch_norm_forward import load_parameters, load_stats
+from ._batch_norm_forward import load_count, load_parameters, load_stats
 from ._group_norm_forward import kept_of_sample, part_row, place_groups, sample_and_channel
 from ._tiles import add_compensated, channel_sum, kept, per_channel, place, store_real
 
@@ -89,7 +89,7 @@ def gradients(
     w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
     mean_g, mean_gx = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     if WANTS_INPUT:
-        values = tl.maximum(tl.load(stats + 4 * N * G + set_, mask=c < C, other=0), 1.0)
+        values = load_count(stats, N * G, set_, c < C)
         mean_g = tl.load(totals + set_, mask=c < C, other=0) / values
         mean_gx = tl.load(totals + N * G + set_, mask=c < C, other=0) / values
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):

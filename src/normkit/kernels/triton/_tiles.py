@@ -4,6 +4,9 @@ A tensor is (N, C, S) to the kernels. Planar: as it lies in memory. LAST (channe
 of all samples, the channels innermost. A tile is [BN, BC, BS] of it. Sizes come as a count of units and the unit (a
 power of two), which tells the compiler how far loads may be joined.
 
+The slices of a batch are tensors of their own, one after the other, with statistics of their own: sets are slices times
+channels. Programs of all slices are in one launch (`slice_of`).
+
 A mask says of each position whether its values are real: (N, S) bytes in row-major order, whatever the layout. What it
 hides is loaded with the rest, so that loads stay wide, and selected away before anything is computed.
 
@@ -32,6 +35,42 @@ def place(tile, channel, N, C, S, BN: tl.constexpr, BC: tl.constexpr, BS: tl.con
         inside = inside & (n < N)
     count = tl.minimum(N - n0, BN) * tl.minimum(S - s0, BS)
     return offset, inside, count.to(tl.float32)
+
+
+@triton.jit
+def slice_of(N, C, S, longer, BC: tl.constexpr, LAST: tl.constexpr, SLICED: tl.constexpr):
+    """Of a program: its first channel, the sets before its slice and in all, the samples before, N and S of the slice.
+
+    SLICED: N is how many samples a slice has, one more in the first `longer`; S the positions of one sample.
+    """
+    program = tl.program_id(0)
+    if SLICED:
+        blocks = tl.cdiv(C, BC)
+        number = program // blocks
+        samples = tl.where(number < longer, N + 1, N)
+        first = tl.cast(number, tl.int64) * N + tl.minimum(number, longer)
+        sets = (tl.num_programs(0) // blocks) * C
+        if LAST:
+            return (program % blocks) * BC, number * C, sets, first, 1, S * samples
+        else:
+            return (program % blocks) * BC, number * C, sets, first, samples, S
+    else:
+        return program * BC, 0, C, 0, N, S
+
+
+@triton.jit
+def count_tiles(N, S, BN: tl.constexpr, BS: tl.constexpr):
+    """How many tiles a block of channels has."""
+    return tl.cdiv(N, BN) * tl.cdiv(S, BS)
+
+
+@triton.jit
+def bytes_of_bits(C, S, LAST: tl.constexpr):
+    """How many bytes of bits a sample has."""
+    if LAST:
+        return S * tl.cdiv(C, 8)
+    else:
+        return C * tl.cdiv(S, 8)
 
 
 @triton.jit
