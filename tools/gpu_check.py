@@ -11,126 +11,22 @@ import argparse
 import math
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor
 
-import normkit as nk
 from normkit.contract import FLOAT32_STATISTICS, unit_roundoff
 from normkit.kernels import triton
+from tools.gpu_cases import GHOST, RENORM, SYNC, Case, Tensors, by_torch, by_triton, tensors, true
 
-EPS = 1e-5
 # Of the float64 truth: 8 roundings of the result, and what statistics in float32 lose, in units of the largest value.
 ROUNDINGS = 16
-
-
-class Case(NamedTuple):
-    """One call: shape, dtype, channels last, residual, activation, training; groups: 0 is batch norm; under a mask."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    last: bool
-    residual: bool
-    activation: str | None
-    training: bool = True
-    groups: int = 0
-    masked: bool = False
-
-    def __str__(self) -> str:
-        kind = str(self.dtype).removeprefix("torch.")
-        layout = "channels last" if self.last else "planar"
-        extras = " + ".join(
-            [
-                f"group norm of {self.groups}" if self.groups else "batch norm",
-                *["add"] * self.residual,
-                *filter(None, [self.activation]),
-                *["mask"] * self.masked,
-            ]
-        )
-        mode = "" if self.training else ", evaluation"
-        return f"{extras}{mode}, {'x'.join(map(str, self.shape))}, {kind}, {layout}"
-
-
-class Tensors(NamedTuple):
-    """Of one case."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor
-    residual: Tensor | None
-    dy: Tensor
-    mean: Tensor | None
-    var: Tensor | None
-    mask: Tensor | None
-
-
-def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
-    """Seeded, so that two machines see the same numbers. NaN stands under the mask."""
-    generator = torch.Generator().manual_seed(0)
-
-    def big(mean: float = 0.0) -> Tensor:
-        values = torch.randn(case.shape, generator=generator).add_(mean).to(device, case.dtype)
-        return values.movedim(1, -1).contiguous().movedim(-1, 1) if case.last else values
-
-    channels = case.shape[1]
-    vectors = [torch.rand(channels, generator=generator).add_(0.5).to(device) for _ in range(4)]
-    x, residual, dy = big(mean), big() if case.residual else None, big()
-    given = (None, None) if case.training else (vectors[2], vectors[3])
-    mask = None
-    if case.masked:
-        mask = torch.rand((case.shape[0], 1, *case.shape[2:]), generator=generator).lt(0.7).to(device)
-        for tensor in (x, dy, *([] if residual is None else [residual])):
-            tensor.masked_fill_(~mask, math.nan)
-    leaves = [tensor.requires_grad_() for tensor in (x, *vectors[:2])]
-    return Tensors(*leaves, residual, dy, *given, mask)
-
-
-def by_triton(case: Case, given: Tensors) -> Tensor:
-    with nk.backend("triton"):
-        if case.groups:
-            return nk.functional.group_norm(
-                given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual,
-                activation=case.activation, mask=given.mask,
-            )  # fmt: skip
-        return nk.functional.batch_norm(
-            given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS, residual=given.residual,
-            activation=case.activation, mask=given.mask,
-        )  # fmt: skip
-
-
-def of_real_values(case: Case, given: Tensors) -> Tensor:
-    """The truth under a mask: PyTorch's norm of the real values alone, gathered."""
-    assert given.mask is not None
-    last, real = given.x.movedim(1, -1), given.mask.squeeze(1)
-    plain = case._replace(residual=False, activation=None, masked=False)
-    if case.groups:
-        rows = [
-            by_torch(plain, given._replace(x=x[kept].T[None], residual=None))[0].T
-            for x, kept in zip(last, real, strict=True)
-        ]
-        found = torch.cat(rows)
-    else:
-        found = by_torch(plain, given._replace(x=last[real], residual=None))
-    y = torch.zeros_like(last).index_put((real,), found).movedim(-1, 1)
-    y = y if given.residual is None else y + given.residual.masked_fill(~given.mask, 0)
-    y = y if case.activation is None else getattr(F, case.activation)(y)
-    return y.masked_fill(~given.mask, 0)
-
-
-def by_torch(case: Case, given: Tensors) -> Tensor:
-    """Without a mask the same; under one, what costs least: its values are part of the statistics, and then cleared."""
-    if case.groups:
-        y = F.group_norm(given.x, case.groups, given.weight, given.bias, EPS)
-    else:
-        y = F.batch_norm(given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS)
-    y = y if given.residual is None else y + given.residual
-    y = y if case.activation is None else getattr(F, case.activation)(y)
-    return y.masked_fill(~given.mask, 0) if case.masked and given.mask is not None else y
 
 
 def verified(case: Case, device: str, mean: float) -> str:
@@ -140,7 +36,7 @@ def verified(case: Case, device: str, mean: float) -> str:
     wanted, truths = ("x", "weight", "bias"), []
     for leaf in (wide.x, wide.weight, wide.bias):
         leaf.requires_grad_()
-    truth = (of_real_values if case.masked else by_torch)(case, wide)
+    truth = true(case, wide)
     truths = [truth, *torch.autograd.grad(truth, [wide.x, wide.weight, wide.bias], wide.dy)]
     runs = []
     for _ in range(2):
@@ -174,6 +70,9 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
         for last in (False, True) if len(shape) > 2 else (False,):
             yield Case(shape, torch.float32, last, True, "relu", masked=True), 1e3
         yield Case(shape, torch.bfloat16, False, False, "silu", training=False, masked=True), 1.0
+        for norm in (GHOST, RENORM, SYNC):
+            yield Case(shape, torch.float32, False, True, "relu", norm=norm), 1e2
+            yield Case(shape, torch.bfloat16, len(shape) > 2, True, "silu", norm=norm, masked=True), 1.0
     grouped = [((2, 6, 5, 7), 3)] + (
         [] if small else [((2, 320, 64, 64), 32), ((2, 1280, 8, 8), 32), ((8, 30, 301), 5)]
     )
@@ -273,6 +172,18 @@ def time_all(deadline: float) -> None:
         print(f"{name}: {mean:.2f} in geometric mean, {min(values):.2f} at worst, of {len(values)}", flush=True)
 
 
+@contextmanager
+def one_rank(device: str) -> Iterator[None]:
+    """A process group of this rank alone, in which synchronised norms gather and add up."""
+    backend = "nccl" if device == "cuda" and dist.is_nccl_available() else "gloo"
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=220, help="when to end, whatever is left")
@@ -286,7 +197,8 @@ def main() -> int:
         return 2
     name = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
     print(f"{name}, torch {torch.__version__}", flush=True)
-    wrong = verify(device, start + given.seconds * (1 if given.verify or device == "cpu" else 0.4))
+    with one_rank(device):
+        wrong = verify(device, start + given.seconds * (1 if given.verify or device == "cpu" else 0.4))
     if device == "cuda" and not given.verify and not wrong:
         time_all(start + given.seconds)
     return bool(wrong)

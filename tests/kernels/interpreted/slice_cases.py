@@ -21,8 +21,9 @@ from normkit.functional.ghost_batch_norm import slice_sizes
 from normkit.kernels import triton
 from normkit.kernels.triton import _plan
 from normkit.reference.batch_renorm import correction
+from tests import processes
 from tests.cases import EPS, MOMENTUM, generator, random_mask
-from tests.kernels.interpreted import truth
+from tests.kernels.interpreted import ranks, truth
 from tests.kernels.interpreted.batch_norm_cases import cut as cut
 from tests.kernels.interpreted.batch_norm_cases import make
 from tests.kernels.interpreted.mask_cases import masked
@@ -239,11 +240,13 @@ def test_two_runs_give_the_same_bits(cut: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-# --- synchronised batch norm: two ranks are in `ranks.py`
+# --- synchronised batch norm
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Iterator[None]:
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A group of one rank, in which a layer gathers and adds up as among many."""
+    monkeypatch.setattr("normkit.nn.sync_batch_norm.is_distributed", lambda group: True)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -271,3 +274,26 @@ def test_one_rank_of_a_group_is_batch_norm(
     with nk.backend("composed"):
         twin(case.x, mask=case.mask)
     torch.testing.assert_close(dict(layer.named_buffers()), dict(twin.named_buffers()))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    return processes.results("tests.kernels.interpreted.ranks", tmp_path_factory.mktemp("ranks"), 2, ranks.LIMIT)
+
+
+@pytest.mark.parametrize("name", ranks.CASES)
+def test_two_ranks_are_one_batch(name: str, two_ranks: list[dict[str, Tensor]]) -> None:
+    """Whatever path each of them takes, and where one has no sample or no value."""
+    case, dy = ranks.whole(name)
+    found = [
+        {key: rank[f"{name}.{key}"] for key in (*truth.NAMES, "running_mean", "running_var")} for rank in two_ranks
+    ]
+    joined = [torch.cat([rank[key] for rank in found]) for key in ("y", "dx")]
+    joined += [sum(rank[key] for rank in found) for key in ("dweight", "dbias")]
+    truth.compare([*joined, torch.cat([rank["dresidual"] for rank in found])], truth.truths(case, dy))
+    alone = nk.BatchNorm2d(case.x.shape[1], EPS, MOMENTUM)
+    with nk.backend("composed"):
+        alone(case.x, mask=case.mask)
+    for rank in found:
+        torch.testing.assert_close(rank["running_mean"], alone.running_mean)
+        torch.testing.assert_close(rank["running_var"], alone.running_var)
