@@ -83,12 +83,12 @@ x, w, bits = torch.randn(64, 16, 28, 28), torch.randn(16), torch.zeros(64 * 16 *
 facts = (0, 1e-5, 1, 0.0)
 assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x, w) == 3
 assert launches(
-    lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(4, 16), bits
+    lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(5, 16), bits
 ) == 3
 assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x[:4], w) == 1  # a channel fits on chip
 for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
     facts = (size, 1e-5, 4, 0.0)
-    s = torch.randn(4, 64 * size)
+    s = torch.randn(5, 64 * size)
     assert launches(lambda x, w: groups.forward(x, w, w, x, *facts), x, w) == forward
     assert launches(lambda x, w, s: groups.backward(x, x, w, w, x, s, None, *facts, [True] * 4), x, w, s) == backward
 for name, kernels in (
