@@ -186,6 +186,21 @@ def test_cuda_takes_triton_where_it_is_installed_and_pytorch_elsewhere(monkeypat
     assert pick(x)[0] == "aten"
 
 
+@pytest.mark.skipif(not hasattr(torch.library, "triton_op"), reason="torch.library.triton_op is of torch 2.6")
+def test_few_bytes_are_left_to_pytorch_where_it_has_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the size on that is measured on a GPU; until then nothing is."""
+    monkeypatch.setattr(_choose, "is_plain", lambda tensor: True)
+    monkeypatch.setattr(triton, "INSTALLED", True)
+    x, ghost = OnCuda(X), sliced(BatchNormSpec(NONE, None, True, 1e-3), X, 2)
+    assert triton.SMALL == 0
+    assert pick(x)[0] == "triton"
+    monkeypatch.setattr(triton, "SMALL", X.nbytes + 1)
+    assert pick(x) == ("aten", "PyTorch's own kernels serve CUDA, faster on so few bytes")
+    assert pick(x, ghost)[0] == "triton"
+    monkeypatch.setattr(triton, "SMALL", X.nbytes)
+    assert pick(x)[0] == "triton"
+
+
 def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:
     with nk.backend("aten"):
         with pytest.raises(RuntimeError, match=r"a torch\.func transform is active"):

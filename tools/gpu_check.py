@@ -184,6 +184,32 @@ def one_rank(device: str) -> Iterator[None]:
             dist.destroy_process_group()
 
 
+def time_small(deadline: float) -> None:
+    """From which size on the kernels are faster than PyTorch's, launches included: what `SMALL` should be."""
+
+    def wall(call: Callable[[Case, Tensors], Tensor], case: Case) -> float:
+        given, times = tensors(case, "cuda"), []
+        for _ in range(60):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            y = call(case, given)
+            torch.autograd.grad(y, [given.x, given.weight, given.bias], given.dy)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[20:])
+
+    least = 0
+    for samples in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        if time.monotonic() > deadline:
+            print("  stopped by the clock", flush=True)
+            return
+        case = Case((samples, 64, 14, 14), torch.float32, True, False, None)
+        size, ours, theirs = samples * 64 * 14 * 14 * 4, wall(by_triton, case), wall(by_torch, case)
+        print(f"  {case}, {size} bytes: {ours * 1e6:.0f} us, torch eager {theirs * 1e6:.0f} us", flush=True)
+        least = size + 1 if ours > theirs else least
+    print(f"SMALL = {least}  # for src/normkit/kernels/triton/__init__.py", flush=True)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=220, help="when to end, whatever is left")
@@ -200,6 +226,7 @@ def main() -> int:
     with one_rank(device):
         wrong = verify(device, start + given.seconds * (1 if given.verify or device == "cpu" else 0.4))
     if device == "cuda" and not given.verify and not wrong:
+        time_small(start + given.seconds * 0.5)
         time_all(start + given.seconds)
     return bool(wrong)
 

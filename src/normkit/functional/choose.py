@@ -89,13 +89,14 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
         return "native", f"{how}, {_modulated(norm, operands)}" if is_modulated(operands) else how
     if operands.input.device.type != "cuda":
         return "composed", why_not
-    if torch.version.hip is None and why_not_triton(norm, operands) is None:  # nobody has tried them on ROCm
+    small = triton.is_small(operands.input) and why_not_aten(norm, operands) is None
+    if torch.version.hip is None and not small and why_not_triton(norm, operands) is None:  # not tried on ROCm
         return "triton", "Triton's kernels serve CUDA"
     if why_not_aten(norm, operands) is None:
         if torch.compiler.is_compiling() and why_not_exported(norm, operands) is None:
             return "exported", "PyTorch's own operation is left to the compiler on CUDA"
         if not torch.compiler.is_compiling():
-            return "aten", "PyTorch's own kernels serve CUDA"
+            return "aten", "PyTorch's own kernels serve CUDA" + (", faster on so few bytes" if small else "")
     return "composed", why_not
 
 

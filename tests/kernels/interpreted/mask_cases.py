@@ -51,9 +51,9 @@ def masked(case: Any, dy: Tensor, mask: Tensor | None = None, seed: int = 5) -> 
 DRAWN = [
     ((5, 67), F32, "contiguous", "relu", True), ((33, 1), BF16, "contiguous", None, True),
     ((3, 5, 11), F32, "contiguous", None, False), ((3, 5, 11), F32, "channels_last", "silu", True),
-    ((4, 6, 5, 7), F32, "channels_last", "relu", True), ((4, 6, 5, 7), F16, "contiguous", "relu", True),
-    ((4, 9, 4, 8), BF16, "channels_last", "leaky_relu", True), ((4, 6, 5, 7), F32, "transposed", "sigmoid", True),
-    ((4, 6, 5, 7), F32, "strided", None, True), ((7, 4, 1), F32, "contiguous", "gelu", False),
+    ((4, 6, 5, 7), F32, "channels_last", "relu", True), ((4, 2, 5, 7), F16, "contiguous", "relu", True),
+    ((4, 9, 4, 8), BF16, "channels_last", "leaky_relu", True), ((4, 2, 3, 7), F32, "transposed", "sigmoid", True),
+    ((4, 2, 5, 7), F32, "strided", None, True), ((7, 4, 1), F32, "contiguous", "gelu", False),
     ((1, 8, 3, 3), BF16, "channels_last", None, False), ((2, 4, 3, 2, 5), F32, "channels_last", "relu6", False),
 ]  # fmt: skip
 
@@ -77,8 +77,8 @@ def test_batch_norm_in_evaluation(layout: str, activation: str | None, cut: str)
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_batch_norm_of_every_tail(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The innermost axis of each seventh size up to 70, in one pass and in tiles by turns; padded at the end."""
-    for size in range(2, 71, 7):
+    """The innermost axis of each eleventh size up to 70, in one pass and in tiles by turns; padded at the end."""
+    for size in range(2, 71, 11):
         monkeypatch.setattr(_plan, "TILE", 128 if size % 2 else 4096)
         monkeypatch.setattr(_plan, "ON_CHIP", 8 if size % 2 else 8192)
         shape = (3, 2, size) if layout == "contiguous" else (3, size, 5)
@@ -90,20 +90,20 @@ def test_batch_norm_of_every_tail(layout: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("mean", [-1e4, 1e6])
 def test_tiles_without_a_value_lose_nothing_at_a_mean_far_beyond_the_deviation(mean: float, cut: str) -> None:
     """The first tiles are empty, some in between, and the last."""
-    mask = torch.zeros(12, 5, 7, dtype=torch.bool)
-    mask[4], mask[6, :2], mask[9, 4, 6] = True, True, True
+    mask = torch.zeros(9, 5, 7, dtype=torch.bool)
+    mask[4], mask[6, :2], mask[7, 4, 6] = True, True, True
     for layout in ("contiguous", "channels_last"):
-        case, dy = batch_norm_cases.make((12, 4, 5, 7), layout=layout, mean=mean, activation="relu", residual=True)
+        case, dy = batch_norm_cases.make((9, 2, 5, 7), layout=layout, mean=mean, activation="relu", residual=True)
         truth.check(*masked(case, dy, mask))
 
 
 def test_a_mask_that_all_samples_share_and_one_of_ones(cut: str) -> None:
-    case, dy = batch_norm_cases.make((4, 6, 5, 7), activation="silu", residual=True)
+    case, dy = batch_norm_cases.make((4, 2, 5, 7), activation="silu", residual=True)
     plain = truth.run(case, dy)
     case.mask = torch.ones(4, 1, 5, 7, dtype=torch.bool)
     for actual, expected in zip(truth.run(case, dy)[1], plain[1], strict=True):
         assert_within(actual, expected, 2.0**-20 * (1 + expected.abs()))
-    shared = random_mask((1, 6, 5, 7), generator(3)).unsqueeze(1)
+    shared = random_mask((1, 2, 5, 7), generator(3)).unsqueeze(1)
     case.mask = shared
     found = truth.run(case, dy)
     case.mask = shared.squeeze(1).expand(4, 5, 7)
@@ -217,7 +217,7 @@ def test_an_activation_that_no_kernel_fuses_follows_under_the_mask(cut: str) -> 
 
 def test_bytes_moved_are_those_without_a_mask_and_the_mask_once_a_sweep(cut: str) -> None:
     """A mask has a byte a position. In tiles its programs read it for every block of channels."""
-    case, dy = batch_norm_cases.make((4, 16, 6, 8), activation="relu", residual=True)
+    case, dy = batch_norm_cases.make((4, 4, 6, 8), activation="relu", residual=True)
     mask = random_mask(case.x.shape, generator(1)).unsqueeze(1)
     size, sweeps = case.x.nbytes, 1 if cut == "one pass" else 2
     blocks = _plan.plan(case.x).grid[0]
@@ -236,8 +236,8 @@ def test_bytes_moved_are_those_without_a_mask_and_the_mask_once_a_sweep(cut: str
 
 DRAWN_GROUPS = [
     ((3, 9, 11), 3, F32, "contiguous", "silu", True), ((3, 9, 11), 1, BF16, "channels_last", None, True),
-    ((4, 6, 5, 7), 2, F32, "channels_last", "silu", True), ((4, 6, 5, 7), 6, F16, "contiguous", "relu", True),
-    ((4, 6, 5, 7), 3, F32, "strided", None, False), ((2, 8, 3, 5), 2, F32, "channels_last", "relu", False),
+    ((4, 6, 3, 7), 2, F32, "channels_last", "silu", True), ((4, 3, 5, 7), 3, F16, "contiguous", "relu", True),
+    ((4, 4, 3, 7), 2, F32, "strided", None, False), ((2, 8, 3, 5), 2, F32, "channels_last", "relu", False),
     ((2, 4, 3, 2, 5), 1, BF16, "contiguous", "gelu", False),
 ]  # fmt: skip
 
@@ -292,11 +292,11 @@ def test_a_sample_without_a_value_has_no_nan_where_eps_is_0(cut_groups: str) -> 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_instance_norm_moves_by_samples_with_two_values_or_more(layout: str, cut_groups: str) -> None:
-    case, dy = group_norm_cases.make((4, 6, 5, 7), 6, layout=layout, mean=3.0, activation="relu")
-    masked(case, dy, sparse((4, 6, 5, 7)))
+    case, dy = group_norm_cases.make((4, 3, 3, 7), 3, layout=layout, mean=3.0, activation="relu")
+    masked(case, dy, sparse((4, 3, 3, 7)))
     found = []
     for path in ("triton", "composed"):
-        layer = nk.InstanceNorm2d(6, EPS, MOMENTUM, affine=True, track_running_stats=True, activation="relu")
+        layer = nk.InstanceNorm2d(3, EPS, MOMENTUM, affine=True, track_running_stats=True, activation="relu")
         x = case.x.detach().requires_grad_()
         with nk.backend(path):
             y = layer(x, mask=case.mask)
@@ -307,10 +307,10 @@ def test_instance_norm_moves_by_samples_with_two_values_or_more(layout: str, cut
 
 
 def test_recomputed_outputs_are_the_same(cut: str) -> None:
-    case, dy = batch_norm_cases.make((2, 8, 5, 7), activation="relu", residual=True)
-    mask, conv = random_mask((2, 8, 5, 7), generator(2)), torch.ones(8, 8, 1, 1, requires_grad=True)
+    case, dy = batch_norm_cases.make((2, 4, 3, 7), activation="relu", residual=True)
+    mask, conv = random_mask((2, 4, 3, 7), generator(2)), torch.ones(4, 4, 1, 1, requires_grad=True)
     makes: list[Callable[[], torch.nn.Module]] = [
-        lambda: nk.BatchNorm2d(8, EPS, activation="relu"), lambda: nk.GroupNorm(2, 8, EPS, activation="relu"),
+        lambda: nk.BatchNorm2d(4, EPS, activation="relu"), lambda: nk.GroupNorm(2, 4, EPS, activation="relu"),
     ]  # fmt: skip
     for make in makes:
         found = []

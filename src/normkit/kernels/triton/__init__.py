@@ -17,6 +17,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ..._activation import CODES, Activation
 from ..._operands import Gradients, Needs, Operands, Saved
+from ..._torch import asked_while_traced
 from ..native import keeps_bits, unpack_bits
 
 __all__ = ["keeps_bits", "unpack_bits"]
@@ -34,6 +36,10 @@ FUSES_RESIDUAL = True
 MOVES_RUNNING = True
 STATISTICS = torch.float32
 DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16})
+
+# An input of fewer bytes is left to PyTorch's kernels where they have the norm: there the launches cost more than the
+# bytes. 0 leaves nothing, since nobody has measured where that begins; `python -m tools.gpu_check` prints it.
+SMALL = 0
 
 # Found, not imported: `import normkit` stays as fast as it is without Triton.
 INSTALLED = importlib.util.find_spec("triton") is not None
@@ -47,8 +53,10 @@ def why_not(device: str) -> str | None:
         return "Triton is not installed: pip install 'normkit[triton]'"
     if not hasattr(torch.library, "triton_op"):
         return f"Triton's kernels need torch 2.6 or newer, this is {torch.__version__}"
-    if device == "cuda" or (device == "cpu" and INTERPRETS):
+    if device == "cpu" and INTERPRETS:
         return None
+    if device == "cuda":
+        return _why_no_cache()
     if device == "cpu":
         return (
             "Triton's kernels run on CUDA devices, and on the CPU where TRITON_INTERPRET=1 is set (slowly, for tests)"
@@ -56,10 +64,38 @@ def why_not(device: str) -> str | None:
     return f"Triton's kernels have not been tried on {device}"
 
 
+@asked_while_traced
+def _why_no_cache() -> str | None:
+    """Triton compiles into a folder, and where that cannot be written its launches raise."""
+    if os.environ.get("TRITON_CACHE_MANAGER"):  # somebody's own, which may have no folder
+        return None
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~/")
+    return _why_not_written(os.environ.get("TRITON_CACHE_DIR") or os.path.join(home, ".triton", "cache"))
+
+
+@cache
+def _why_not_written(folder: str) -> str | None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror
+    if reason is None:
+        return None
+    return (
+        f"Triton compiles into {folder}, which cannot be written ({reason}): set TRITON_CACHE_DIR to a folder that can"
+    )
+
+
 def exceeds(input: Tensor) -> bool:
     """Whether a channel has more values, or a sample more channels, than the kernels count in 32 bits."""
     n, c, *positions = input.shape
     return n * math.prod(positions) > (1 << 31) - (1 << 14) or c > 1 << 20
+
+
+def is_small(input: Tensor) -> bool:
+    """Whether PyTorch's kernels are faster on so few bytes."""
+    return SMALL > 0 and input.numel() * input.element_size() < SMALL
 
 
 def batch_norm_forward(
