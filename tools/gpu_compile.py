@@ -327,9 +327,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="write the table into docs/gpu.md")
     parser.add_argument("--arch", type=int, action="append", help="80, 90 or 100; all of them if not given")
+    parser.add_argument("--plain", action="store_true", help="leave out masks and slices")
     given = parser.parse_args()
     rows, faults = [HEAD], []
     for launch in launches():
+        if given.plain and ("mask" in launch.tensors or "slices" in launch.tensors):
+            continue
         for arch in given.arch or ARCHITECTURES:
             compiled = compile_for(launch, arch)
             rows.append(compiled.row())
