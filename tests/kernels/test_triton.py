@@ -203,5 +203,5 @@ print(counters["inductor"]["fxgraph_cache_hit"], y.double().sum().item().hex())
 
 
 def test_importing_normkit_imports_no_triton() -> None:
-    program = "import sys, normkit; sys.exit('triton' in sys.modules)"
+    program = "import sys, normkit; sys.exit(sys.modules.get('triton') is not None)"
     in_process("-c", program, interpreted=False)
