@@ -154,12 +154,15 @@ class InstanceNormSpec(BatchNormSpec):
         return y, saved
 
     def move(self, stats: Tensor, input: Tensor, mask: Tensor | None = None) -> None:
-        """Move the running statistics by those of the batch `input`. stats: (3, N * C); mask: (N, 1, *)."""
+        """Move the running statistics by those of the batch `input`.
+
+        stats: (3 or more, N * C), mean and variance first; mask: (N, 1, *).
+        """
         assert self.running is not None
         count: int | Tensor = math.prod(input.shape[2:])
         if mask is not None:
             count = mask.expand(len(input), 1, *input.shape[2:]).flatten(1).sum(1, keepdim=True).expand(input.shape[:2])
-        mean, var, _ = stats.reshape(3, *input.shape[:2])
+        mean, var = stats[:2].reshape(2, *input.shape[:2])
         _move(self.running, Moments.of_stats(count, mean, var))
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
