@@ -172,7 +172,7 @@ def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
         return "the call is being traced"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
-    for tensor in (*operands[1:], *norm.buffers()):
+    for tensor in (*tuple(operands)[1:], *norm.buffers()):
         if tensor is not None and not (is_plain(tensor) and tensor.is_cpu):
             return "a parameter, buffer, residual or mask is not a plain CPU tensor"
     return norm.why_not_native(operands)
@@ -221,7 +221,7 @@ def why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
         return f"{type(input).__name__} is a tensor subclass"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
-    others = [tensor for tensor in (*operands[1:], *norm.buffers()) if tensor is not None]
+    others = [tensor for tensor in (*tuple(operands)[1:], *norm.buffers()) if tensor is not None]
     for tensor in (input, *others):
         if tensor.dtype not in triton.DTYPES and tensor is not operands.mask:
             return f"no Triton kernel for {tensor.dtype}"

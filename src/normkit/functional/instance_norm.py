@@ -220,7 +220,7 @@ def _verify(operands: Operands, target: Running | None) -> None:
     if input.dim() < 2:
         raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
     n, c = input.shape[:2]
-    mean, var = (None, None) if target is None else target[:2]
+    mean, var = (None, None) if target is None else (target.mean, target.var)
     for name, tensor in (("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.numel() != c:
             # torch computes on (1, N*C, *) and its text counts so
