@@ -10,7 +10,7 @@ JOBS ?= 2
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check gpu-compile \
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check site gpu-compile \
     doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
@@ -46,12 +46,12 @@ test: $(VENV)/.dev browser  ## run the tests
 	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
 
 test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
-	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook" $(ARGS)
+	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook and not site" $(ARGS)
 
 test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some GB are fetched once)
 	@test -n "$(VERSION)" || { echo "say which: make test-torch VERSION=2.6.0" >&2; exit 2; }
 	$(BIN)/python -m tools.torch_env $(VERSION)
-	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser and not notebook" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
+	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser and not notebook and not site" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
 	failed=$$? ; .venv-torch-$(VERSION)/bin/python -m tools.compatibility $(OUT)/torch-$(VERSION).xml ; exit $$failed
 
 defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached
@@ -74,9 +74,13 @@ format: $(VENV)/.dev  ## let ruff rewrite the code
 bench: $(VENV)/.package  ## the benchmark suite against its peers
 	$(BIN)/normkit bench $(ARGS)
 
-docs: $(VENV)/.dev browser  ## write the generated parts of the docs
+docs: $(VENV)/.dev browser  ## write the generated parts of the docs, then build the site
 	$(BIN)/python -m tools.docs
 	$(BIN)/python -m tools.learn_figures
+	$(BIN)/python -m tools.site
+
+site: $(VENV)/.dev  ## build the docs as a site in build/site/html, strictly: a warning or a dead link fails
+	$(BIN)/python -m tools.site
 
 docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
