@@ -7,11 +7,11 @@ OUT ?= out
 SECONDS ?= 600
 SEED ?= 0
 JOBS ?= 2
-NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
+NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*.map native/*/*.h native/*/*.cpp)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check site gpu-compile \
-    doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
+    release-check dist doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,10 @@ $(VENV)/.package $(VENV)/.dev: export NORMKIT_REQUIRE_NATIVE ?= $(if $(shell com
 
 $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[studies]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.dev requirements-release.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-release.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.package requirements-zoo.txt
@@ -85,6 +89,12 @@ site: $(VENV)/.dev  ## build the docs as a site in build/site/html, strictly: a 
 docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/python -m tools.learn_figures --check
+
+release-check: $(VENV)/.release  ## all that a release needs, in one table: ARGS=--without-tests leaves .ci/run out
+	$(BIN)/python -m tools.release $(ARGS)
+
+dist: $(VENV)/.release  ## the source and the wheel without the core, in build/release/dist
+	$(BIN)/python -m tools.release --portable
 
 gpu-compile: $(VENV)/.dev  ## compile the Triton kernels for each GPU, no GPU needed, and write the table in docs/gpu.md
 	$(BIN)/python -m tools.gpu_compile --write
