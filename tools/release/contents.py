@@ -6,14 +6,17 @@ import io
 import re
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from email.parser import BytesParser
 from pathlib import Path
 
 from packaging.metadata import parse_email
+from packaging.tags import Tag
 from packaging.utils import parse_wheel_filename
 
 MOST = 5_000_000  # bytes
-ALLOWED = re.compile(r"normkit/[\w/.-]+|normkit-[\w.]+\.dist-info/[\w/.]+")
+GLIBC = (2, 28)  # torch's own wheels ask for it
+ALLOWED = re.compile(r"normkit(/[\w.-]+)*|normkit-[\w.]+\.dist-info(/[\w.]+)*")
 NEEDED = {
     "normkit/__init__.py",
     "normkit/py.typed",
@@ -22,7 +25,7 @@ NEEDED = {
 }
 IN_SOURCE = ("src/normkit/__init__.py", "native/bind.cpp", "tests/test_wheel.py", "docs/README.md", "docs/README.zh.md",
              "tools/release/contents.py", "examples/README.md", "CMakeLists.txt", "Makefile", "LICENSE", "CHANGELOG.md",
-             "constraints.txt", "requirements-hashed.txt")  # fmt: skip
+             "constraints.txt", "requirements-hashed.txt", ".github/workflows/wheels.yml", "tools/site/mkdocs.yml")  # fmt: skip
 NAMES = {"PyInit__native"}  # that the core shows to other libraries
 
 
@@ -30,11 +33,12 @@ def of_wheel(wheel: Path) -> list[str]:
     """What is wrong with it."""
     wrong = [] if wheel.stat().st_size <= MOST else [f"{wheel.stat().st_size:,} bytes, at most {MOST:,}"]
     _, version, _, tags = parse_wheel_filename(wheel.name)
+    wrong += _glibc(tags)
     with zipfile.ZipFile(wheel) as files:
         names = files.namelist()
         info = f"normkit-{version}.dist-info"
         wrong += [f"lacks {name}" for name in sorted({*NEEDED, f"{info}/licenses/LICENSE"} - set(names))]
-        wrong += [f"holds {name}" for name in names if not ALLOWED.fullmatch(name) or "__pycache__" in name]
+        wrong += [f"holds {name}" for name in names if not ALLOWED.fullmatch(name.rstrip("/")) or "__pycache__" in name]
         facts = BytesParser().parsebytes(files.read(f"{info}/WHEEL"))
         if set(facts.get_all("Tag", [])) != {str(tag) for tag in tags}:
             wrong.append(f"its name says {sorted(map(str, tags))}, its WHEEL {facts.get_all('Tag')}")
@@ -46,6 +50,17 @@ def of_wheel(wheel: Path) -> list[str]:
         for core in cores:
             wrong += of_core(files.read(core))
     return wrong
+
+
+def _glibc(tags: Iterable[Tag]) -> list[str]:
+    """What is wrong with a tag for Linux: it asks for a newer glibc than torch, or nobody has looked what for."""
+    linux = [tag.platform for tag in tags if "linux" in tag.platform]
+    asked = [tuple(map(int, re.findall(r"\d+", name)[:2])) for name in linux if name.startswith("manylinux_")]
+    return (
+        []
+        if not linux or any(version <= GLIBC for version in asked)
+        else [f"is for {', '.join(linux)}, not glibc 2.28"]
+    )
 
 
 def of_core(binary: bytes) -> list[str]:

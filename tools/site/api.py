@@ -63,7 +63,8 @@ def public() -> dict[str, list[Name]]:
             _, part, *rest = value.__module__.split(".")
             page = f"nn/{rest[0].replace('domain_call', 'domain_batch_norm')}" if part == "nn" else part
             found.setdefault(page, []).append(name)
-    return {page: sorted(names, key=lambda name: not inspect.isclass(name.value)) for page, names in found.items()}
+    first = {page: "/" in page for page in found}  # layers: the classes; elsewhere the functions
+    return {page: sorted(names, key=lambda n: inspect.isclass(n.value) != first[page]) for page, names in found.items()}
 
 
 def write(folder: Path) -> None:
