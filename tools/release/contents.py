@@ -23,9 +23,11 @@ NEEDED = {
     "normkit/_native.pyi",
     "normkit/defects/01_channels_last_variance.py",
 }
-IN_SOURCE = ("src/normkit/__init__.py", "native/bind.cpp", "tests/test_wheel.py", "docs/README.md", "docs/README.zh.md",
-             "tools/release/contents.py", "examples/README.md", "CMakeLists.txt", "Makefile", "LICENSE", "CHANGELOG.md",
-             "constraints.txt", "requirements-hashed.txt", ".github/workflows/wheels.yml", "tools/site/mkdocs.yml")  # fmt: skip
+IN_SOURCE = (
+    "src/normkit/__init__.py", "native/bind.cpp", "examples/README.md", "tests/test_wheel.py", "docs/README.md",
+    "docs/README.zh.md", "tools/release/contents.py", "tools/site/mkdocs.yml", ".github/workflows/wheels.yml",
+    "CMakeLists.txt", "Makefile", "LICENSE", "CHANGELOG.md", "constraints.txt", "requirements-hashed.txt",
+)  # fmt: skip
 NAMES = {"PyInit__native"}  # that the core shows to other libraries
 
 
