@@ -6,7 +6,8 @@ import json
 
 import pytest
 from tools.precision import page
-from tools.precision.nets import ASIDE, ASIDE_BASES, BY_NAME, NETS, OPEN_BASES, net
+from tools.precision.aside import ASIDE, ASIDE_BASES, OPEN_BASES
+from tools.precision.nets import BY_NAME, NETS, net
 from tools.precision.plan import Plan, plans
 
 from normkit.doctor.catalogue import catalogue
@@ -53,10 +54,10 @@ def test_a_row_is_made_as_the_data_say(tmp_path, one_thread) -> None:
     from tools.precision.run import rows
 
     plan = next(plan for plan in plans() if (plan.code, plan.net) == ("NK104", "timm test_resnet"))
-    (row,) = rows([plan], tmp_path / "log.jsonl", "now")["sick"]
+    (row,) = rows([(plan, False)], tmp_path / "log.jsonl", "now")["sick"]
     (kept,) = [row for row in DATA["sick"] if (row["code"], row["net"]) == (plan.code, plan.net)]
     assert {key: row[key] for key in ("where", "named", "severity", "beside", "peer")} == {
         key: kept[key] for key in ("where", "named", "severity", "beside", "peer")
     }
-    again = rows([Plan(plan.code, plan.net, 0.0)], tmp_path / "log.jsonl", "later")["sick"]
+    again = rows([(Plan(plan.code, plan.net, 0.0), False)], tmp_path / "log.jsonl", "later")["sick"]
     assert again == [row]  # what was made before a break is kept

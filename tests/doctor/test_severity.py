@@ -89,3 +89,50 @@ def test_a_pass_under_unsettled_statistics_that_goes_astray_is_not_taken() -> No
     nk.recalibrate(model, batches, progress=False)
     found = nk.doctor.attribute_gap(model, batches, progress=False)
     assert all(share.distance is None or share.distance < 10 for share in found.shares)
+
+
+def test_a_dead_channels_variance_of_zero_explains_nothing() -> None:
+    """A channel that stands still in the data too is right, whatever else is wrong with the layer."""
+    model = small_net()
+    with torch.no_grad():
+        model[3].weight[2] = 0
+    model = settled(model, images())
+    assert float(model[4].running_var[2]) == 0
+    model[4].running_var.mul_(14)
+    found = nk.diagnose(model, images()).at_least("warning")
+    assert [(finding.key, finding.follows) for finding in found] == [("NK103 4", ())]
+
+
+def test_a_living_channels_variance_of_zero_is_an_error_and_explains_the_distance() -> None:
+    model = small_net()
+    model[4].running_var[2] = 0
+    findings = {finding.key: finding for finding in nk.diagnose(model, images()).at_least("warning")}
+    assert set(findings) == {"NK103 4", "NK107 4"}
+    assert findings["NK107 4"].follows == ("NK103 4",)
+
+
+def test_with_momentum_0_no_batch_counts() -> None:
+    model = small_net()
+    model[4].momentum = 0.0
+    assert nk.diagnose(model, images(), select=["NK104"]).findings == ()  # right as they are
+    model[4].running_var.mul_(14)
+    findings = {finding.key: finding for finding in nk.diagnose(model, images()).at_least("warning")}
+    assert set(findings) == {"NK103 4", "NK104 4"}
+    found = findings["NK104 4"]
+    assert (found.measured, found.follows) == (1.0, ("NK103 4",))
+    assert "with momentum 0, 1000 batches leave 100% of what was there before them" in found.cause
+
+
+def test_of_a_rule_that_speaks_of_many_layers_the_worst_are_shown_and_the_others_named() -> None:
+    layers: list[nn.Module] = []
+    for i in range(8):
+        layers += [nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    model: Any = settled(nn.Sequential(*layers), images())
+    for i in range(8):
+        model[3 * i + 1].running_var[0] = float("nan")
+    found = nk.diagnose(model)
+    assert len(found.at_least("error")) == 8
+    text = str(found)
+    assert text.count("error NK108") == 4
+    assert "error NK108  the same at 10, 13, 16 and 2 more" in text
+    assert text.count("\n  fix: ") == 3
