@@ -144,8 +144,8 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         )
         shown = parallel(layers, evaluated)
         images = min((count for watched in seen.values() if (count := _images(watched))), default=0)
-        trial = Trial(model, batches, forward, exact, right, seen)
-        other = in_batches
+        trial = Trial(model, batches, forward, exact, right, seen, images)
+        other, each = in_batches, images / len(batches)  # of how many images the noise is
         if len(batches) == 1:  # its own statistics are the exact ones
             other = answers.answer(model, batches, forward, answers.lending(trial.perturbed()))
         norms = {name: NormRun(name, found) for name, found in traffic.items()}
@@ -157,10 +157,10 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         far = sorted((x for x in layers if norms[x.name].far), key=lambda x: -norms[x.name].sortable)
         awake = [layer for layer in awake if layer.module in exact and layer not in far]
         alone = trial.alone(far + awake) if images > 1 else {}
-        guilty = _guilty({x.name: alone[x.name] for x in far if x.name in alone}, exceeds(change, noise))
+        guilty = _guilty({x.name: alone[x.name] for x in far if x.name in alone}, exceeds(change, noise, each))
         for name, felt in alone.items():
             norms[name] = replace(norms[name], change=felt.change, by_batch=felt.by_batch, harmful=name in guilty)
-        eps_harmful = exceeds(trial.other_eps(state), noise)
+        eps_harmful = exceeds(trial.other_eps(state), noise, each)
     return Forward(len(batches), images, norms, most(change), most(noise), bool(guilty), eps_harmful, flow)
 
 
