@@ -40,10 +40,16 @@ def row(one: More) -> dict[str, Any]:
 
 
 @cache
-def _healthy(name: str) -> tuple[nn.Module, Batches, Diagnosis]:
+def _made(name: str) -> tuple[nn.Module, Batches]:
     one = net(name)
     model, batches = one.healthy(), one.batches()
     assert batches is not None
+    return model, batches
+
+
+@cache
+def _healthy(name: str) -> tuple[nn.Module, Batches, Diagnosis]:
+    model, batches = _made(name)
     return model, batches, nk.diagnose(model, batches)
 
 
@@ -97,7 +103,7 @@ def _two_row(one: Two) -> dict[str, Any]:
 
 
 def _told_row(one: Told) -> dict[str, Any]:
-    model, batches, _ = _healthy(one.net)
+    model, batches = _made(one.net)
     story = stories.BY_NAME[one.story]
     sick, given = story.tell(net(one.net), copy.deepcopy(model), batches)
     found = nk.diagnose(sick, given)
