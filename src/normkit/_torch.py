@@ -327,8 +327,8 @@ def why_own_forward(module: nn.Module) -> str:
     if "_hf_hook" not in module.__dict__:
         return why
     return (
-        f"{why} by a hook of Hugging Face's accelerate: change the model before it is dispatched or offloaded (hooks go "
-        "around what is there), or after accelerate.hooks.remove_hook_from_submodules(model)"
+        f"{why} by a hook of Hugging Face's accelerate: change the model before it is dispatched or offloaded (hooks "
+        "go around what is there), or after accelerate.hooks.remove_hook_from_submodules(model)"
     )
 
 

@@ -25,6 +25,7 @@ from .watch import Watched
 
 PLAYERS = 16  # layers that get passes of their own
 JUDGES = 4  # batches in each of these passes
+CHAOTIC = 0.95  # of the answer's standard deviation by single batches: about as far as answers to other inputs
 FELT = 0.05  # of the answer's standard deviation: a smaller change is none
 COUNTED = (
     32  # images in the batch whose noise a change is held against: the least that batch norm is mostly trained with
@@ -106,6 +107,20 @@ def exceeds(change: list[float] | None, noise: list[float] | None, images: float
         return False
     scale = math.sqrt(images / COUNTED)
     return any(a > max(2 * scale * b, FELT) for a, b in zip(change, noise, strict=True))
+
+
+def exceeds_together(change: list[float] | None, noise: list[float] | None, images: float, known_from: int) -> bool:
+    """Whether all running statistics together change some output by more than batches differ, though no layer is
+    surely off.
+
+    Noise of single batches is not scaled to smaller batches here, and where their answers have hardly anything in
+    common with the exact ones (a chaotic network) nothing is said. known_from: of how many images the exact statistics
+    are, which are off by that themselves.
+    """
+    if change is None or noise is None:
+        return False
+    scale = max(1.5 * max(1.0, math.sqrt(images / COUNTED)), 2.5 * math.sqrt(images / known_from))
+    return any(a > max(scale * b, FELT) and b < CHAOTIC for a, b in zip(change, noise, strict=True))
 
 
 def most(values: list[float] | None) -> float | None:
