@@ -161,11 +161,11 @@ def test_one_channel_whose_variance_is_far_too_large_is_named() -> None:
 
 
 def deep() -> Any:
-    layers: list[nn.Module] = []
-    for i in range(6):
-        layers += [nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        layers: list[nn.Module] = []
+        for i in range(6):
+            layers += [nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
         return settled(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)), images())
 
 
@@ -177,11 +177,11 @@ def unlike(batches: int, size: int, seed: int) -> list[Tensor]:
     return list((torch.randn(shape, generator=g) * (0.3 + contrast) + light).split(size))
 
 
-def test_statistics_of_four_images_are_named_though_no_layer_is_surely_off() -> None:
-    model, batches = deep(), unlike(3, 8, 6)
+def test_statistics_of_five_images_are_named_though_no_layer_is_surely_off() -> None:
+    model, batches = deep(), unlike(4, 8, 6)
     nk.recalibrate(model, unlike(8, 8, 5), progress=False)
     assert nk.diagnose(model, batches).healthy
-    nk.recalibrate(model, unlike(1, 4, 9), progress=False)
+    nk.recalibrate(model, unlike(1, 5, 1), progress=False)
     found = nk.diagnose(model, batches)
     assert [(finding.key, finding.severity) for finding in found.at_least("warning")] == [
         ("NK103 (the model itself)", "error")
@@ -198,3 +198,22 @@ def test_together_statistics_are_held_against_the_batches_given_and_what_these_c
     assert not exceeds_together([0.6], [0.3], 128, 1280)  # batches of 32 would differ by 0.6
     assert not exceeds_together([9.0], [0.96], 8, 64)  # a chaotic network
     assert not exceeds_together(None, [0.3], 8, 64)
+
+
+def test_what_a_state_alone_says_of_statistics_that_never_moved() -> None:
+    model = small_net()
+    for norm in (model[1], model[4]):
+        norm.reset_running_stats()
+    assert {finding.severity for finding in nk.diagnose(model, select=["NK101"]).findings} == {"error"}
+    assert {finding.severity for finding in nk.diagnose(model.state_dict()).findings} == {"error"}
+    both = nk.diagnose({"model": small_net().state_dict(), "ema": model.state_dict()}, select=["NK101"])
+    assert {(finding.where, finding.severity) for finding in both.findings} == {
+        ("ema: 1", "error"),
+        ("ema: 4", "error"),
+    }
+    assert {finding.severity for finding in nk.diagnose(model.train(), select=["NK101"]).findings} == {"warning"}
+    frozen = nk.freeze(model.eval())  # merged into gamma and beta, on purpose
+    assert {finding.severity for finding in nk.diagnose(frozen, select=["NK101"]).findings} <= {"note"}
+    for norm in (model[1], model[4]):
+        norm.reset_parameters()
+    assert {finding.severity for finding in nk.diagnose(model, select=["NK101"]).findings} == {"note"}

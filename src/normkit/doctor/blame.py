@@ -119,7 +119,8 @@ def exceeds_together(change: list[float] | None, noise: list[float] | None, imag
     """
     if change is None or noise is None:
         return False
-    scale = max(1.5 * max(1.0, math.sqrt(images / COUNTED)), 2.5 * math.sqrt(images / known_from))
+    share = min(images / known_from, 0.5)  # of a batch in the exact statistics, from which it differs by so much less
+    scale = max(1.5 * max(1.0, math.sqrt(images / COUNTED)), 4 * math.sqrt(share / (1 - share)))
     return any(a > max(scale * b, FELT) and b < CHAOTIC for a, b in zip(change, noise, strict=True))
 
 
