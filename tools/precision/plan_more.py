@@ -75,7 +75,7 @@ TOLD_OF = (
     "MobileNet-V2 of fdet, adapted", "digits, convolutions", "digits, rows", "digits, residual", "CREPE tiny, adapted",
 )  # fmt: skip
 LOST = (
-    *OPEN_BASES, *ASIDE_BASES, "torchvision resnet18", "timm repvgg_a0", "timm skresnet18", "timm test_efficientnet",
+    *OPEN_BASES, *ASIDE_BASES, "timm test_efficientnet",
     "monai UNet, batch norm", "transformers Wav2Vec2-Conformer", "digits, rows, seed 1",
 )  # fmt: skip
 
