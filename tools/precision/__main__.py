@@ -34,7 +34,7 @@ def main() -> int:
     options = parser.parse_args()
     first: list[Any] = [*plans(), *ALL] if options.part != "2" else []
     second: list[Any] = plan_more.plans() if options.part != "1" else []
-    both = [(one, False) for one in first] + [(one, True) for one in second]
+    both = [(one, True) for one in second] + [(one, False) for one in first]
     wanted = [(one, more) for one, more in both if options.only in str(one)]
     if options.open:
         wanted = [(one, more) for one, more in wanted if not net(one if isinstance(one, str) else one.net).aside]
