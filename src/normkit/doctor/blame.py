@@ -27,9 +27,7 @@ PLAYERS = 16  # layers that get passes of their own
 JUDGES = 4  # batches in each of these passes
 CHAOTIC = 0.95  # of the answer's standard deviation by single batches: about as far as answers to other inputs
 FELT = 0.05  # of the answer's standard deviation: a smaller change is none
-COUNTED = (
-    32  # images in the batch whose noise a change is held against: the least that batch norm is mostly trained with
-)
+COUNTED = 32  # images in the batch whose noise a change is held against: few train batch norm with less
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Trial:
 def exceeds(change: list[float] | None, noise: list[float] | None, images: float) -> bool:
     """Whether some output changes by more than twice what batches of COUNTED images differ, and so that it is felt.
 
-    noise: what the statistics of so many images make; as a standard error it goes with 1 / sqrt(images).
+    noise: what the statistics of `images` images make; as a standard error it goes with 1 / sqrt(images).
     """
     if change is None or noise is None:
         return False
