@@ -228,7 +228,7 @@ class BatchNormSpec(NormSpec):
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By one operator; the running statistics move outside of it."""
-        operator = OPERATOR if kernel is native else triton_operator("batch_norm")
+        operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(0, self.eps, activation, operands)
         if self.running is not None:
             count = _shapes.values_per_channel(operands.input.shape)
@@ -271,3 +271,4 @@ OPERATOR = native_operator(
     lambda size, eps, activation: BatchNormSpec(activation, None, True, eps),
     lambda input, size: input.shape[1],
 )
+TRITON_OPERATOR = triton_operator("batch_norm")

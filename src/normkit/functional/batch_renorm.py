@@ -23,6 +23,7 @@ from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed
 from ..moments import Moments
 from . import running
+from ._operator import Asked, define, register
 from .batch_norm import BatchNormSpec, running_of
 from .choose import is_exporting, is_transformed, may_look
 from .road import run
@@ -261,20 +262,22 @@ def correction(
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 
 
-# torch 2.4 infers no schema from annotations that are text
-@torch.library.custom_op("normkit::kept", mutates_args=(), schema="(Tensor value) -> Tensor")
-def _kept(value: Tensor) -> Tensor:
+class _Kept(Asked):
     """The value, as an operator that a compiled backward saves and never recomputes.
 
     The partitioner of compiled graphs recomputes cheap values from the graph's inputs, also from buffers that the graph
     has overwritten by then: r and d would come from the statistics after the move.
     """
-    return value.clone()
+
+    def make(self) -> None:
+        self.forward = define(self.name, "(Tensor value) -> Tensor", torch.clone, torch.empty_like, device=None)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        register(self.name)
+        return self.forward(value)
 
 
-@_kept.register_fake
-def _kept_fake(value: Tensor) -> Tensor:
-    return torch.empty_like(value)
+_kept = _Kept("kept")
 
 
 def _var(moments: Moments) -> Tensor:

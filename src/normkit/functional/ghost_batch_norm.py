@@ -137,7 +137,8 @@ class GhostBatchNormSpec(BatchNormSpec):
         assert self.running is not None
         whole = slices.merge_along(0)
         if operands.mask is None:
-            whole = replace(whole, count=_shapes.values_per_channel(operands.input.shape))
+            count = _shapes.values_per_channel(operands.input.shape)
+            whole = Moments(count, whole.mean, whole.m2, whole.dim, whole.low)  # 2.4's Dynamo: no `replace`
         running.move(self.running, whole)
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:

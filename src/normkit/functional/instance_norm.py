@@ -20,9 +20,8 @@ from ..moments import Moments, doubles
 from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
-from ._operator import triton_operator
 from .batch_norm import BatchNormSpec
-from .group_norm import OPERATOR, GroupNormSpec, why_not_masked
+from .group_norm import OPERATOR, TRITON_OPERATOR, GroupNormSpec, why_not_masked
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -188,7 +187,7 @@ class InstanceNormSpec(BatchNormSpec):
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By the one opaque operator of group norm."""
-        operator = OPERATOR if kernel is native else triton_operator("group_norm")
+        operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:
             self.move(stats, operands.input)

@@ -179,7 +179,8 @@ class SyncBatchNormSpec(BatchNormSpec):
             whole = self._whole(own, operands.input)
         else:
             mean, var, _, count, *low = stats
-            whole = replace(Moments.of_stats(count[0].long(), mean, var), low=low[0] if low else None)
+            rounded = Moments.of_stats(count[0].long(), mean, var)
+            whole = Moments(rounded.count, rounded.mean, rounded.m2, rounded.dim, low[0] if low else None)
         moments = _attached(own, whole, self.group)
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 
@@ -202,7 +203,7 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
         parts = gather([count, mean.detach(), moments.m2.detach(), *low], group)
         counts, means, m2s, *lows = (torch.stack(column) for column in zip(*parts, strict=True))
         whole = Moments(counts, means, m2s, None, lows[0] if lows else None).merge_along(0)
-        return replace(whole, count=counts.sum(), dim=moments.dim)
+        return Moments(counts.sum(), whole.mean, whole.m2, moments.dim, whole.low)
     rows = gather_rows([count, mean, moments.m2, *low], group)  # in float64: counts are exact up to 2^53
     counts, means, m2s, *lows = rows.split([1, *[len(mean)] * (2 + len(low))], dim=1)
     whole = Moments(counts, means + lows[0] if lows else means, m2s).merge_along(0)
