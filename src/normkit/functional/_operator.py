@@ -81,7 +81,7 @@ class Operator(Asked):
     def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
         """(output like the input, stats (3, sets) float64)."""
         register(self.name)
-        output, stats, _ = self.forward(*operands[:4], size, eps, activation.code, float(activation.param))
+        output, stats, _ = self.forward(*tuple(operands)[:4], size, eps, activation.code, float(activation.param))
         return output, doubles(stats)
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -74,7 +74,7 @@ class AddedOperator(Asked):
     def __call__(self, size: int, eps: float, operands: Operands) -> tuple[Tensor, Tensor]:
         """(output, sum), both like the input."""
         register(self.name)
-        y, total, _ = self.forward(*operands[:4], size, eps)
+        y, total, _ = self.forward(*tuple(operands)[:4], size, eps)
         return y, total
 
     def _run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -138,7 +138,7 @@ class BatchNormSpec(NormSpec):
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The running mean and variance."""
-        return () if self.running is None else self.running[:2]
+        return () if self.running is None else (self.running.mean, self.running.var)
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The native kernels take masks."""
@@ -190,7 +190,7 @@ class BatchNormSpec(NormSpec):
     def given(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of an evaluation."""
         assert self.running is not None
-        return self.running[:2]
+        return self.running.mean, self.running.var
 
     def move(self, stats: Tensor, input: Tensor) -> None:
         """Move the running statistics by those of the batch `input`; the core asks for what it leaves to Python."""
@@ -248,7 +248,7 @@ class BatchNormSpec(NormSpec):
 def verify(norm: BatchNormSpec, operands: Operands) -> None:
     """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
     input, weight, bias, *_ = operands
-    mean, var = (None, None) if norm.running is None else norm.running[:2]
+    mean, var = (None, None) if norm.running is None else (norm.running.mean, norm.running.var)
     _shapes.verify_number(norm.name, "eps", norm.eps)
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)

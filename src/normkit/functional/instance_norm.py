@@ -154,12 +154,15 @@ class InstanceNormSpec(BatchNormSpec):
         return y, saved
 
     def move(self, stats: Tensor, input: Tensor, mask: Tensor | None = None) -> None:
-        """Move the running statistics by those of the batch `input`. stats: (3, N * C); mask: (N, 1, *)."""
+        """Move the running statistics by those of the batch `input`.
+
+        stats: (3 or more, N * C), mean and variance first; mask: (N, 1, *).
+        """
         assert self.running is not None
         count: int | Tensor = math.prod(input.shape[2:])
         if mask is not None:
             count = mask.expand(len(input), 1, *input.shape[2:]).flatten(1).sum(1, keepdim=True).expand(input.shape[:2])
-        mean, var, _ = stats.reshape(3, *input.shape[:2])
+        mean, var = stats[:2].reshape(2, *input.shape[:2])
         _move(self.running, Moments.of_stats(count, mean, var))
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
@@ -217,7 +220,7 @@ def _verify(operands: Operands, target: Running | None) -> None:
     if input.dim() < 2:
         raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
     n, c = input.shape[:2]
-    mean, var = (None, None) if target is None else target[:2]
+    mean, var = (None, None) if target is None else (target.mean, target.var)
     for name, tensor in (("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.numel() != c:
             # torch computes on (1, N*C, *) and its text counts so
