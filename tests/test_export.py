@@ -156,3 +156,47 @@ def test_onnx_runtime_computes_the_same_through_all_layers(dynamo: bool) -> None
 def test_onnx_runtime_computes_the_same(name: str, dynamo: bool) -> None:
     layer = layer_of(name).eval()
     assert_close(onnx_output(layer, example(3), dynamo), layer(example(3)))
+
+
+class Rms(nn.Module):
+    """An RMS norm of somebody else, as transformers writes them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0.5, 1.5, size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
+        return self.weight * wide.to(x.dtype)
+
+
+class Blocks(nn.Module):
+    """A residual block of batch norms, then a pre-norm block: every fusion that accelerate makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, EPS)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6, EPS)
+        self.group, self.mix, self.rms, self.out = nn.GroupNorm(2, 6), nn.Linear(5, 5), Rms(5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.bn1(self.conv1(x)))
+        x = torch.relu(self.bn2(self.conv2(y)) + x)
+        x = torch.nn.functional.silu(self.group(x))
+        x = x + self.mix(x)
+        return self.out(self.rms(x))
+
+
+@each_exporter
+def test_onnx_runtime_computes_what_an_accelerated_model_does(dynamo: bool) -> None:
+    torch.manual_seed(0)
+    model = Blocks()
+    model(example(1))
+    fast = nk.accelerate(model.eval(), example())
+    reasons = {entry.name: entry.reason for entry in nk.changes(fast)}
+    assert "fused with the addition and relu" in reasons["bn2"]
+    assert "fused with the addition in front of it" in reasons["rms"]
+    plain = model(example(3))
+    assert_close(fast(example(3)), plain)
+    assert_close(onnx_output(fast, example(3), dynamo), plain)

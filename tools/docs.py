@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import benchmark_chart, compatibility, notebooks
+from . import benchmark_chart, compatibility, doctor_case, notebooks
 from . import defects as by_torch
 from .precision import page as precision
 from .scaling import page as scaling
@@ -117,7 +117,7 @@ def measure() -> None:
 
 # file -> name of the part -> what makes it
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"defects": defects, "missing": missing},
+    "README.md": {"defects": defects, "missing": missing, "doctor": doctor_case.first_screen},
     "docs/layers.md": {"features": features},
     "docs/doctor.md": {"precision": precision.table},
 }

@@ -321,6 +321,17 @@ def has_own_forward(module: nn.Module) -> bool:
     return getattr(own, "__self__", None) is not module or getattr(own, "__func__", None) is not type(module).forward
 
 
+def why_own_forward(module: nn.Module) -> str:
+    """The refusal of a module that `has_own_forward`, with what to do where a known tool has put it there."""
+    why = "its forward was replaced on the instance"
+    if "_hf_hook" not in module.__dict__:
+        return why
+    return (
+        f"{why} by a hook of Hugging Face's accelerate: change the model before it is dispatched or offloaded (hooks "
+        "go around what is there), or after accelerate.hooks.remove_hook_from_submodules(model)"
+    )
+
+
 def keywords_of_call() -> dict[str, Any]:
     """The keyword arguments of the module's call that a global pre-hook, the caller, is run for: the very dict that its
     forward gets. Such a hook is told the positional ones alone, in every release so far."""

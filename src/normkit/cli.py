@@ -166,8 +166,9 @@ def _add_changes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         command.add_argument("target", metavar="TARGET", help="package.module:factory of the model")
         if name == "convert":
             command.add_argument(
-                "family", metavar="FAMILY", help="batch, sync, group, layer, instance, frozen, torch, ..."
+                "family", metavar="FAMILY", help="batch, sync, group, layer, instance, frozen, domain, torch, ..."
             )
+            command.add_argument("--domains", type=int, metavar="N", help="of the family domain: how many there are")
         command.add_argument(
             "--weights", type=Path, metavar="F", help="weights for it (.pt, .safetensors; no code is run)"
         )
@@ -196,6 +197,7 @@ def _change(args: argparse.Namespace) -> int:
         operation=args.operation,
         target=args.target,
         family=getattr(args, "family", None),
+        domains=getattr(args, "domains", None),
         weights=args.weights,
         part=args.part,
         out=args.out,

@@ -256,6 +256,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "raises": (["freeze", "theirs:raises", "--dry-run"], "theirs:raises raised ArithmeticError: no luck"),
     "no_norm": (["freeze", "theirs:linear", "--dry-run"], "expected a model with a normalization layer"),
     "family": (["convert", "theirs:net", "batchnorm", "--dry-run"], "target must be one of batch, sync"),
+    "domains": (["convert", "theirs:net", "domain", "--dry-run"], "target 'domain' needs domains, how many there are"),
     "over_the_input": (["freeze", "theirs:net", "--weights", "in.pt", "--out", "in.pt"], "never the input in.pt"),
     "no_weights": (["freeze", "theirs:net", "--weights", "no.pt", "--dry-run"], "cannot read no.pt: No such file"),
     "part": (["freeze", "theirs:net", "--weights", "in.pt", "--part", "x", "--dry-run"], "has no part 'x'; it has ''"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import normkit as nk
+from normkit.surgery.row_norms import RowForward
 from tests.ecosystem.nets import OURS, assert_same_state, images, labels, net
+from tests.surgery.transformers_models import model_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # accelerate's own deprecations
 
@@ -70,6 +73,7 @@ def test_sizes_and_device_maps_are_those_of_torchs_layers() -> None:
     assert infer_auto_device_map(net(nk), memory) == infer_auto_device_map(net(nn), memory)
 
 
+HOOKED = "its forward was replaced on the instance by a hook of Hugging Face's accelerate: change the model before"
 CHANGES: dict[str, Callable[[nn.Module], nn.Module]] = {
     "accelerate": lambda model: nk.accelerate(model, images(), inplace=True),
     "convert": lambda model: nk.convert(model, "batch", only="bn*", inplace=True),
@@ -88,7 +92,7 @@ def test_a_dispatched_model_is_left_as_it_is_and_says_why(change: str) -> None:
         nk.convert(model, "batch", only="bn*")
     changed = CHANGES[change](model)
     torch.testing.assert_close(changed(images()), expected)
-    assert nk.changes(changed)["bn1"].reason == "its forward was replaced on the instance"
+    assert nk.changes(changed)["bn1"].reason.startswith(HOOKED)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -106,3 +110,61 @@ def test_once_the_hooks_are_gone_it_is_changed(change: str) -> None:
     assert nk.changes(changed)["bn1"].action == "replaced"
     if change == "accelerate":
         assert "relu" in nk.changes(changed)["bn1"].reason
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(0)
+    return model_of("Llama").eval()
+
+
+def tokens() -> Tensor:
+    return torch.randint(61, (2, 7), generator=torch.Generator().manual_seed(0))
+
+
+DISPATCHED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "device map": lambda model: accelerate().dispatch_model(model, device_map={"": "cpu"}, force_hooks=True),
+    "offloaded": lambda model: accelerate().cpu_offload(model, torch.device("cpu")),
+}
+
+
+def accelerate() -> Any:
+    import accelerate
+
+    return accelerate
+
+
+@pytest.mark.parametrize("how", DISPATCHED)
+def test_norms_of_other_classes_that_are_dispatched_say_what_to_do(how: str) -> None:
+    model = DISPATCHED[how](llama())
+    with pytest.raises(ValueError, match=rf"as model.layers.0.input_layernorm \(LlamaRMSNorm\): {HOOKED}"):
+        nk.accelerate(model, tokens(), inplace=True)
+
+
+@pytest.mark.parametrize("how", DISPATCHED)
+@torch.no_grad()
+def test_an_accelerated_model_is_dispatched_and_its_hooks_taken_off(how: str) -> None:
+    from accelerate.hooks import remove_hook_from_submodules
+
+    expected, fast = llama()(tokens()).logits, nk.accelerate(llama(), tokens())
+    assert len(nk.changes(fast).replaced) == 5
+    calls: list[int] = []
+    own = RowForward.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowForward, "__call__", lambda *args, **kwargs: (calls.append(1), own(*args, **kwargs))[1])
+        patch.setattr(RowForward, "added", lambda *_: None)  # the addition in front and the norm one by one
+        fast = DISPATCHED[how](fast)
+        torch.testing.assert_close(fast(tokens()).logits, expected)
+        assert len(calls) == 5  # our kernels, under the hooks
+        fast = remove_hook_from_submodules(fast) or fast
+        torch.testing.assert_close(fast(tokens()).logits, expected)
+        assert len(calls) == 10
+
+
+@torch.no_grad()
+def test_a_model_loaded_with_a_device_map_is_accelerated(tmp_path: Path) -> None:
+    whole = llama()
+    whole.save_pretrained(tmp_path)
+    loaded = type(whole).from_pretrained(tmp_path, device_map="auto").eval()
+    fast = nk.accelerate(loaded, tokens())
+    assert len(nk.changes(fast).replaced) == 5
+    torch.testing.assert_close(fast(tokens()).logits, whole(tokens()).logits)

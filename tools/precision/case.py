@@ -12,9 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from .nets import Batches, Net, settle
+from .made import Batches, Net, settle
 from .parts import put
-from .sources import SETTLING
 
 
 @dataclass
@@ -36,8 +35,7 @@ class Case:
         return int(self.norm.num_features)
 
     def settle(self) -> None:
-        assert self.net.data is not None
-        settle(self.model.eval(), self.net.data(1, SETTLING))
+        settle(self.model.eval(), self.net.settling())
 
     def put(self, module: nn.Module) -> None:
         put(self.model, self.layer, module)

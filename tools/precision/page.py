@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from . import page_more
+
 DATA = Path(__file__).resolve().parents[2] / "docs" / "data" / "doctor_precision.json"
 Row = dict[str, Any]
 
@@ -16,8 +18,9 @@ def table() -> str:
     data = json.loads(DATA.read_text(encoding="utf-8"))
     healthy, sick = data["healthy"], data["sick"]
     versions = ", ".join(f"{name} {number}" for name, number in data["versions"].items())
-    commits = sorted({row["commit"] for row in (*healthy, *sick)})
-    seconds = sum(row.get("seconds", 0) for row in (*healthy, *sick))
+    more = [row for part in ("more_healthy", "more_sick", "graded", "two", "told") for row in data[part]]
+    seconds = sum(row.get("seconds", 0) for row in (*healthy, *sick, *more))
+    commits = sorted({row["commit"] for row in (*healthy, *sick, *more)})
     lines = [
         f"{len(healthy)} healthy nets and {len(sick)} planted faults; {versions}; commit {', '.join(commits)} of "
         f"{data['date']}; {seconds / 60:.0f} minutes of one core.",
@@ -35,10 +38,11 @@ def table() -> str:
         rows = [row for row in sick if row["aside"] is aside]
         named, alone, peer = (sum(map(how, rows)) for how in (_named, _alone, _peer))
         lines.append(f"| planted faults, {name} | {len(rows)} | {named} | {alone} | {peer} |")
-    return "\n".join([*lines, "", *_by_rule(healthy, sick), "", *_left(healthy, sick), "", *_nets(healthy)]) + "\n"
+    lines += ["", *_by_rule(healthy, sick, page_more.named_from(data["graded"])), "", *_left(healthy, sick), ""]
+    return "\n".join([*lines, *page_more.tables(data), "", *_nets(healthy)]) + "\n"
 
 
-def _by_rule(healthy: list[Row], sick: list[Row]) -> list[str]:
+def _by_rule(healthy: list[Row], sick: list[Row], sizes: dict[str, str]) -> list[str]:
     rows: dict[str, list[Row]] = defaultdict(list)
     for row in sick:
         rows[row["code"]].append(row)
@@ -47,8 +51,8 @@ def _by_rule(healthy: list[Row], sick: list[Row]) -> list[str]:
         for code in {key.partition(" ")[0] for key in row.get("above", row.get("beside", ()))}:
             alarms[code] += 1
     lines = [
-        "| rule | planted | caught | missed | as | false alarms | torch-audit |",
-        "|---|---:|---:|---:|---|---:|---|",
+        "| rule | planted | caught | missed | as | named from | false alarms | torch-audit |",
+        "|---|---:|---:|---:|---|---|---:|---|",
     ]
     for code in sorted({*rows, *alarms}):
         own = rows[code]
@@ -58,7 +62,9 @@ def _by_rule(healthy: list[Row], sick: list[Row]) -> list[str]:
         link = f"[{code}](doctor/{code}.md)"
         levels = Counter(row["severity"] for row in own if _named(row))
         how = ", ".join(f"{count} {level}{'s' if count > 1 else ''}" for level, count in levels.most_common())
-        lines.append(f"| {link} | {len(own)} | {caught} | {len(own) - caught} | {how} | {alarms[code]} | {said} |")
+        size = sizes.get(code, "all or nothing")
+        counts = f"{len(own)} | {caught} | {len(own) - caught} | {how} | {size} | {alarms[code]}"
+        lines.append(f"| {link} | {counts} | {said} |")
     return lines
 
 

@@ -13,14 +13,14 @@ LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 class Shared(nn.Module):
-    """One norm for two inputs of unlike scale."""
+    """One norm for two inputs of unlike scale. unlike: by how much; 2 for a factor of 3."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, unlike: float = 2.0) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm, self.unlike = norm, unlike
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x) + self.norm(3 * x + 2 * x.detach().abs().mean())
+        return self.norm(x) + self.norm((1 + self.unlike) * x + self.unlike * x.detach().abs().mean())
 
 
 class Checkpointed(nn.Module):

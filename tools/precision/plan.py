@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .aside import ASIDE_BASES, OPEN_BASES
 from .faults import PLANTERS
-from .nets import ASIDE_BASES, OPEN_BASES
 
 # rules that only some nets can have
 NORMLESS = ("timm test_convnext", "torchvision vit of 2 layers"), ("timm test_efficientnet_gn",)

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from .case import Case, Planted, after, here, plants
-from .nets import settle
+from .made import settle
 from .parts import put
-from .sources import SETTLING
 
 
 @plants("NK201")
@@ -112,8 +111,7 @@ def overflow(case: Case) -> Planted:
     first = nn.BatchNorm2d(case.batches[0].shape[1], eps=case.norm.eps)
     first.num_batches_tracked.fill_(1000)
     model = nn.Sequential(first, case.model).eval()
-    assert case.net.data is not None
-    settle(model, [x * 500 for x in case.net.data(1, SETTLING)])
+    settle(model, [x * 500 for x in case.net.settling()])
     return Planted(nn.Sequential(first, case.model.half()), [(x * 500).half() for x in case.batches], "0")
 
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from .case import Case, Planted, here, plants
-from .nets import settle
+from .made import settle
 from .parts import Shared
-from .sources import SETTLING
 
 
 @plants("NK001")
@@ -92,8 +91,7 @@ def shared(case: Case) -> Planted:
 @plants("NK111")
 def padding(case: Case) -> Planted:
     """Images of unlike widths, filled up with zeros; the statistics are theirs."""
-    assert case.net.data is not None
-    given = [_padded(x) for x in case.net.data(1, SETTLING)]
+    given = [_padded(x) for x in case.net.settling()]
     settle(case.model, given)
     return Planted(case.model, [_padded(x) for x in case.batches], case.layer)
 

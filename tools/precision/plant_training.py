@@ -9,9 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from normkit.doctor.examples import replicated
 
 from .case import Case, Planted, after, here, plants
-from .nets import settle
+from .made import settle
 from .parts import Checkpointed, Pair, Scaled, put
-from .sources import SETTLING
 
 
 @plants("NK401")
@@ -55,8 +54,7 @@ def gradients(case: Case) -> Planted:
         inputs = channels if i == 0 else 16
         layers += [nn.Conv2d(inputs, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
     model = nn.Sequential(*layers, nn.Conv2d(16, channels, 1), nn.Upsample(scale_factor=4), case.model)
-    assert case.net.data is not None
-    settle(model.eval(), case.net.data(1, SETTLING))
+    settle(model.eval(), case.net.settling())
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked.fill_(1000)  # type: ignore[union-attr]  # it tracks

@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from normkit.doctor.finding import WHOLE
 from normkit.doctor.follow import followers
 
 from . import peer
-from .faults import PLANTERS, Case, Planted
-from .nets import NETS, Batches, net
+from .faults import PLANTERS, Case
+from .made import Batches
+from .nets import NETS, net
 from .parts import LINEAR, feeders
 from .plan import EVERYWHERE, WITHOUT_NORM, Plan
 
@@ -49,28 +51,26 @@ def sick_row(plan: Plan) -> dict[str, Any]:
     """One planted fault: whether it is named with its layer, and what else stands above a note."""
     began = time.process_time()
     model, batches, healthy, said = _healthy(plan.net)
-    case = _case(plan, copy.deepcopy(model), batches)
+    case = case_of(plan, copy.deepcopy(model), batches)
     planted = PLANTERS[plan.code](case)
     found = nk.diagnose(planted.model, planted.batches, **planted.options)
     key = f"{plan.code} {planted.where or WHOLE}"
     own = next((finding for finding in found.findings if finding.key == key), None)
     known = {finding.key for finding in healthy.findings}
-    beside = peer.audit(planted.model, planted.batches, planted.options)
+    audited = peer.audit(planted.model, planted.batches, planted.options)
     return {
         "code": plan.code, "net": plan.net, "aside": net(plan.net).aside, "where": planted.where,
         "named": own is not None and key not in known, "severity": None if own is None else own.severity,
-        "beside": _beside(plan, planted, found),
-        "peer": peer.names(beside, said, planted.where, *([case.feeder] if plan.code in NEEDS_FEEDER else [])),
+        "beside": beside(plan.code, planted.where, found),
+        "peer": peer.names(audited, said, planted.where, *([case.feeder] if plan.code in NEEDS_FEEDER else [])),
         "seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
 
 
-def _beside(plan: Plan, planted: Planted, found: Diagnosis) -> list[str]:
+def beside(code: str, where: str, found: Diagnosis) -> list[str]:
     """What stands above a note and neither is the fault planted nor follows from it."""
     own = [
-        finding
-        for finding in found.findings
-        if finding.code == plan.code and (finding.where == planted.where or plan.code in EVERYWHERE)
+        finding for finding in found.findings if finding.code == code and (finding.where == where or code in EVERYWHERE)
     ]
     explained = followers(own)
     return [f.key for f in found.at_least("warning") if f not in own and f.key not in explained]
@@ -83,7 +83,7 @@ def _healthy(name: str) -> tuple[nn.Module, Batches | None, Diagnosis, list[peer
     return model, batches, nk.diagnose(model, batches), peer.audit(model, batches, {})
 
 
-def _case(plan: Plan, model: nn.Module, batches: Batches | None) -> Case:
+def case_of(plan: Plan, model: nn.Module, batches: Batches | None) -> Case:
     """The case with its layer: so far down among the batch norms that the data reach."""
     assert batches is not None
     found = list(feeders(model, batches[0]).items())
@@ -98,36 +98,49 @@ def _case(plan: Plan, model: nn.Module, batches: Batches | None) -> Case:
     return Case(net(plan.net), model, batches, layer, feeder)
 
 
-def rows(wanted: list[Plan | str], log: Path, commit: str) -> dict[str, list[dict[str, Any]]]:
+def rows(wanted: list[Any], log: Path, commit: str) -> dict[str, list[dict[str, Any]]]:
     """The rows of these plans and healthy nets, the rows of `log` among them: a run that was broken off goes on.
 
     One that raises is a row that says so, and counts as missed or as an alarm.
     """
+    from . import run_more
+
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     known = {_key(row): row for row in map(json.loads, log.read_text("utf-8").splitlines())} if log.exists() else {}
-    found: dict[str, list[dict[str, Any]]] = {"healthy": [], "sick": []}
+    found: dict[str, list[dict[str, Any]]] = {"healthy": [], "sick": [], **{x: [] for x in run_more.SECTIONS.values()}}
     # the gap is about shares, not about findings, and takes most of the time
     with warnings.catch_warnings(), patch.object(evidence, "_gap", lambda *_: None):
         warnings.simplefilter("ignore")  # the libraries' own
-        for one in wanted:
-            about = {"net": one} if isinstance(one, str) else {"code": one.code, "net": one.net}
+        for one, more in wanted:
+            about = run_more.about(one) if more else _about(one)
             row = known.get(_key(about))
             if row is None:
-                row = {**_row(about, one), "commit": commit}
+                row = {**_row(about, run_more.row if more else _first_row, one), "commit": commit}
                 with log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            found["healthy" if isinstance(one, str) else "sick"].append(row)
+            found[about.get("part") or ("healthy" if isinstance(one, str) else "sick")].append(row)
     return found
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str]:
-    return row.get("code", ""), row["net"]
+def _about(one: Plan | str) -> dict[str, Any]:
+    return {"net": one} if isinstance(one, str) else {"code": one.code, "net": one.net}
 
 
-def _row(about: dict[str, str], one: Plan | str) -> dict[str, Any]:
+def _first_row(one: Plan | str) -> dict[str, Any]:
+    return healthy_row(one) if isinstance(one, str) else sick_row(one)
+
+
+def _key(row: dict[str, Any]) -> str:
+    """What tells a row: its part, its net and what was done to it."""
+    part = row.get("part", "")
+    told = () if part == "graded" else (row.get("code"),)  # a graded row has its code beside its grade
+    return json.dumps([part, row["net"], *told, row.get("grade"), row.get("codes"), row.get("story")])
+
+
+def _row(about: dict[str, Any], make: Callable[[Any], dict[str, Any]], one: Any) -> dict[str, Any]:
     try:
-        return healthy_row(one) if isinstance(one, str) else sick_row(one)
+        return make(one)
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

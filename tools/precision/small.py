@@ -26,6 +26,7 @@ def vision_transformer() -> nn.Module:
 
 
 def _transformers() -> Any:
+    library("torchvision")  # without the operators that do not load beside this torch
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -17,7 +17,7 @@ def crops(size: int, batch: int, seed: int, *, count: int = BATCHES) -> list[Ten
     With noise of 0.01, as a sensor has: a black border of a photograph would be padding to a norm, and rightly so.
     """
     g = torch.Generator().manual_seed(seed)
-    photos, found = _photographs(), []
+    photos, found = photographs(), []
     for _ in range(count * batch):
         photo = photos[int(torch.randint(len(photos), (), generator=g))]
         side = int(torch.randint(size, min(2 * size, min(photo.shape[1:])) + 1, (), generator=g))
@@ -69,7 +69,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _photographs() -> list[Tensor]:
+def photographs() -> list[Tensor]:
     """(3, H, W), between 0 and 1."""
     from skimage import data
 

@@ -35,13 +35,14 @@ Operation = Literal["convert", "fold", "recalibrate", "freeze"]
 
 @dataclass(frozen=True)
 class Order:
-    """One call. target: package.module:factory. family: what convert turns norms into. weights, part: the file that is
-    loaded, and which state dict in it. out: the file that is written, by its suffix. data, shape: batches, or the shape
-    of an example. steps: batches at most."""
+    """One call. target: package.module:factory. family, domains: what convert turns norms into. weights, part: the file
+    that is loaded, and which state dict in it. out: the file that is written, by its suffix. data, shape: batches, or
+    the shape of an example. steps: batches at most."""
 
     operation: Operation
     target: str
     family: str | None = None
+    domains: int | None = None
     weights: Path | None = None
     part: str | None = None
     out: Path | None = None
@@ -110,7 +111,9 @@ def _changed(model: nn.Module, order: Order, example: Any) -> tuple[nn.Module, A
         return model, report, bool(report.recalibrated)
     inplace = any(model.children())  # a model that is one norm cannot be replaced in place
     calls: dict[str, Callable[[], nn.Module]] = {
-        "convert": lambda: convert(model, order.family or "", only, skip, inplace=inplace, example_inputs=example),
+        "convert": lambda: convert(
+            model, order.family or "", only, skip, inplace=inplace, example_inputs=example, domains=order.domains
+        ),
         "freeze": lambda: freeze(model, only, skip, inplace=inplace, example_inputs=example),
         "fold": lambda: fold(model, example, only=only, skip=skip, inplace=inplace),
     }

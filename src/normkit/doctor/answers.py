@@ -76,5 +76,5 @@ def apart(one: Answer, other: Answer) -> list[float] | None:
 
 
 def _sampled(output: Tensor) -> Tensor:
-    flat = output.detach().flatten()
+    flat = (output.values() if output.layout is torch.jagged else output).detach().flatten()
     return flat[:: max(1, -(-flat.numel() // LARGEST))].double().cpu()

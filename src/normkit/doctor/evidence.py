@@ -60,12 +60,11 @@ class Evidence:
 
     @property
     def untrained(self) -> bool:
-        """Whether no training has touched the norms yet: their statistics are those of a new model, or the optimizer
-        has made no step and gamma and beta are where they began."""
+        """Whether no training has touched the norms yet: gamma and beta are where they began, and the statistics are
+        those of a new model, or an optimizer came that has made no step."""
         norms = [norm for norm in self.norms if norm.tracked and norm.fixed is None]
-        if self.state.stepped is False and all(norm.affine_at_start for norm in norms):
-            return True
-        return all(norm.at_start for norm in norms)
+        begun = all(norm.affine_at_start for norm in norms)
+        return begun and (self.state.stepped is False or all(norm.at_start for norm in norms))
 
     def in_training(self, norm: NormState | None = None) -> Severity:
         """ "warning" in a model that trains, "note" else."""

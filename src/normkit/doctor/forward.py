@@ -23,7 +23,7 @@ from ..statistics.batches import Feed
 from ..statistics.distance import distance
 from ..statistics.layers import Layer, find, running_statistics
 from . import answers
-from .blame import Felt, Trial, exceeds, most
+from .blame import Felt, Trial, exceeds, exceeds_together, most
 from .exact import empty, eps_of, parallel, seeing
 from .flow import flow_of
 from .state import State
@@ -31,7 +31,7 @@ from .watch import Traffic, TrafficWatch, Watched, watching
 
 UNIT = "sqrt(var + eps)"
 SCREEN = 0.1  # a tenth of a standard deviation, over the channels: below it nothing is worth a word
-WORST = 1.0  # of a single channel
+WORST = 0.5  # of a single channel; one whose running variance is far too large comes near 1 and never beyond
 SURE = 2.5  # standard errors: of 100 healthy layers one is beyond
 
 
@@ -104,7 +104,7 @@ class Forward:
     change: of the answer under running statistics from that under exact ones; noise: what single batches' statistics
     do to it; both in standard deviations of the answer, at the output that feels it most, None where answers cannot be
     compared. harmful: some layer's running statistics change it by more than batches differ, and it is felt;
-    eps_harmful: so does the eps that the reference has.
+    together: no layer is surely off, and all of them do; eps_harmful: so does the eps that the reference has.
     """
 
     batches: int
@@ -113,6 +113,7 @@ class Forward:
     change: float | None
     noise: float | None
     harmful: bool
+    together: bool
     eps_harmful: bool
     flow: Flow | None
 
@@ -144,8 +145,8 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         )
         shown = parallel(layers, evaluated)
         images = min((count for watched in seen.values() if (count := _images(watched))), default=0)
-        trial = Trial(model, batches, forward, exact, right, seen)
-        other = in_batches
+        trial = Trial(model, batches, forward, exact, right, seen, images)
+        other, each = in_batches, images / len(batches)  # of how many images the noise is
         if len(batches) == 1:  # its own statistics are the exact ones
             other = answers.answer(model, batches, forward, answers.lending(trial.perturbed()))
         norms = {name: NormRun(name, found) for name, found in traffic.items()}
@@ -157,11 +158,13 @@ def look(model: nn.Module, state: State, batches: Sequence[Any], forward: Feed |
         far = sorted((x for x in layers if norms[x.name].far), key=lambda x: -norms[x.name].sortable)
         awake = [layer for layer in awake if layer.module in exact and layer not in far]
         alone = trial.alone(far + awake) if images > 1 else {}
-        guilty = _guilty({x.name: alone[x.name] for x in far if x.name in alone}, exceeds(change, noise))
+        guilty = _guilty({x.name: alone[x.name] for x in far if x.name in alone}, exceeds(change, noise, each))
         for name, felt in alone.items():
             norms[name] = replace(norms[name], change=felt.change, by_batch=felt.by_batch, harmful=name in guilty)
-        eps_harmful = exceeds(trial.other_eps(state), noise)
-    return Forward(len(batches), images, norms, most(change), most(noise), bool(guilty), eps_harmful, flow)
+        eps_harmful = exceeds(trial.other_eps(state), noise, each)
+        together = not far and images > 1 and exceeds_together(change, noise, each, images)
+        harmful = bool(guilty) or together
+    return Forward(len(batches), images, norms, most(change), most(noise), harmful, together, eps_harmful, flow)
 
 
 def _guilty(alone: dict[str, Felt], together: bool) -> set[str]:

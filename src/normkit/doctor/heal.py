@@ -74,11 +74,14 @@ def heal(
     sick = [f for f in findings if f.code in STATISTICS and _statistics_can(f)]
     if sick and batches is not None:
         names = list(dict.fromkeys(finding.where for finding in sick))
-        made_of = recalibrate(inner, batches, only=_exactly(names), forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
+        which = None if "" in names else _exactly(names)  # the model itself: all of its layers
+        made_of = recalibrate(inner, batches, only=which, forward=asked.forward, progress=False)  # type: ignore[union-attr]  # it gave the batches
         made = {layer.name for layer in made_of.recalibrated}
         for finding in sick:
             if finding.where in made:
                 done[finding.key] = f"recalibrated from {made_of[finding.where].values:,} values"
+            elif not finding.where and made:
+                done[finding.key] = f"{len(made)} layers recalibrated"
     given = Request(None, None, None, None) if asked is None else asked
     again = diagnose(model, batches, forward=given.forward, optimizer=given.optimizer, loss_fn=given.loss_fn)
     treatments = tuple(_treatment(finding, done.get(finding.key), report, again) for finding in findings)

@@ -6,7 +6,7 @@ Rule: blocks of one network are of one form too; a teacher's weights are those o
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..model.families import BATCH_FAMILIES, family
@@ -19,7 +19,8 @@ def pairs(model: nn.Module) -> dict[str, str]:
     groups: dict[tuple[object, ...], list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules():
         if name and any(family(part) in BATCH_FAMILIES for part in module.modules()):
-            held = module.state_dict(keep_vars=True)
+            state = module.state_dict(keep_vars=True)  # may hold what a module's get_extra_state gives
+            held = {key: value for key, value in state.items() if isinstance(value, Tensor)}
             if any(is_lazy(tensor) for tensor in held.values()):
                 continue
             own = tuple((key, tuple(tensor.shape)) for key, tensor in held.items())

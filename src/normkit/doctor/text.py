@@ -14,6 +14,7 @@ _COLOURS = {"error": "#c0392b", "warning": "#b7791f", "note": "#6b7280"}
 SAID = 0.05  # of the gap: a layer's share below it is on the page and in the JSON
 RAISES = "NK001"
 FEW = 3  # layers of a note that are named
+MANY = 5  # findings of one rule above a note: of more the FEW worst are shown, the others named
 
 
 def plain(diagnosis: Report) -> str:
@@ -42,13 +43,21 @@ def html(diagnosis: Report) -> str:
 
 
 def _lines(diagnosis: Report) -> list[tuple[str, str]]:
-    """(style, line): the head, what is above a note one by one, the notes by rule."""
+    """(style, line): the head, what is above a note one by one, where a rule speaks of many layers the worst of them,
+    the notes by rule."""
     under = followers(diagnosis.findings)
     by_key = {finding.key: finding for finding in diagnosis.findings}
     lines = [("head", line) for line in _head(diagnosis)]
-    for finding in diagnosis.findings:
-        if finding.severity != "note" and finding.key not in under:
+    above = [finding for finding in diagnosis.findings if finding.severity != "note" and finding.key not in under]
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in above:
+        groups.setdefault((finding.severity, finding.code), []).append(finding)
+    for group in groups.values():
+        few = group if len(group) <= MANY else _worst(group, diagnosis)
+        for finding in few:
             lines += _one(finding, by_key)
+        if len(few) < len(group):
+            lines += _others([finding for finding in group if finding not in few])
     notes = [finding for finding in diagnosis.findings if finding.severity == "note" and finding.key not in under]
     if notes:
         lines.append(("", ""))
@@ -85,6 +94,19 @@ def _one(finding: Finding, by_key: dict[str, Finding]) -> list[tuple[str, str]]:
         effect = by_key[key]
         lines.append(("note", f"  follows from it: {effect.code}{_number(effect)}: {effect.cause}"))
     return lines
+
+
+def _worst(findings: list[Finding], diagnosis: Report) -> list[Finding]:
+    """The FEW whose layers change the answer most, in the model's order."""
+    change = {layer.name: layer.change or 0.0 for layer in diagnosis.layers}
+    ranked = sorted(findings, key=lambda finding: -change.get(finding.where, 0.0))[:FEW]
+    return [finding for finding in findings if finding in ranked]
+
+
+def _others(findings: list[Finding]) -> list[tuple[str, str]]:
+    first, names = findings[0], ", ".join(finding.where for finding in findings[:FEW])
+    more = f" and {len(findings) - FEW} more" if len(findings) > FEW else ""
+    return [("", ""), (first.severity, f"{first.severity} {first.code}  the same at {names}{more}")]
 
 
 def _together(findings: list[Finding]) -> list[tuple[str, str]]:

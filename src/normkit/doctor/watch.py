@@ -152,12 +152,21 @@ class TrafficWatch:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._counts[name] += 1
             x = next((argument for argument in args if isinstance(argument, Tensor)), None)
-            if x is not None and isinstance(output, Tensor) and x.dim() >= 2 and x.numel():
+            if x is not None and isinstance(output, Tensor) and _is_plain(x) and _is_plain(output):
                 if self.traffic[name].order < 0:
                     self.traffic[name].order, self._reached = self._reached, self._reached + 1
-                note(self.traffic[name], x.detach(), output.detach())
+                note(self.traffic[name], _values(x), _values(output))
 
         return hook
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it has values in rows and columns: no nested and no sparse one, and no single sample's vector."""
+    return tensor.layout is torch.strided and tensor.dim() >= 2 and tensor.numel() > 0
+
+
+def _values(tensor: Tensor) -> Tensor:
+    return tensor.dequantize() if tensor.is_quantized else tensor.detach()
 
 
 def note(traffic: Traffic, x: Tensor, y: Tensor) -> None:

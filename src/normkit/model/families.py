@@ -27,6 +27,7 @@ BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
 # What a probe has shown of a layer, and the layer's settings then: a flag may freeze it later.
 _known_moves: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], bool | None]] = WeakKeyDictionary()
 _known_axes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_QUANTIZED = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")  # they compute on integers and never train
 _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, most specific first
     ("GhostBatchNorm", "ghost"),
     ("BatchRenorm", "renorm"),
@@ -78,6 +79,8 @@ def is_frozen(module: nn.Module) -> bool:
     """Whether a batch norm's statistics stand still for good, whatever `train()` says."""
     if isinstance(module, torch.jit.ScriptModule) or "running_mean" not in module._buffers:
         return False
+    if type(module).__module__.startswith(_QUANTIZED):
+        return True  # whatever its mode says
     fixed = all(_per_channel(module._buffers.get(name)) for name in ("running_mean", "running_var")) and all(
         name in module._buffers and (module._buffers[name] is None or _per_channel(module._buffers[name]))
         for name in ("weight", "bias")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from .._torch import has_own_forward
+from .._torch import has_own_forward, why_own_forward
 from .row_norm import RowNorm
 from .row_search import search
 from .row_twin import arguments, held
@@ -46,7 +46,7 @@ def _refusal(module: nn.Module) -> str | None:
         ours = any(
             part.__module__.startswith("normkit.") for part in (type(forward), getattr(forward, "__func__", type))
         )
-        return "it calls normkit's kernels already" if ours else "its forward was replaced on the instance"
+        return "it calls normkit's kernels already" if ours else why_own_forward(module)
     if parametrized(module):
         return "it has a parametrized weight"
     if any(child is not None for child in module._modules.values()):

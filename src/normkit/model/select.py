@@ -120,7 +120,10 @@ def _nothing_selected(
     unknown = [site for site in sites if known(site.module) is not None]
     if len(unknown) == len(sites):
         first = f"{unknown[0].name or '(the model itself)'} ({type(unknown[0].module).__name__})"
-        return f"expected a model with a normalization layer, got {len(sites)} of unknown classes, as {first}"
+        why = str(known(unknown[0].module)).partition(": ")[2]
+        return f"expected a model with a normalization layer, got {len(sites)} of unknown classes, as {first}" + (
+            f": {why}" if why else ""
+        )
     shown = ", ".join(f"{site.name or '(the model itself)'} ({type(site.module).__name__})" for site in sites[:5])
     return (
         f"only={only!r} and skip={skip!r} select none of the {len(sites)} normalization layers; "

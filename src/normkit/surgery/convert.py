@@ -7,7 +7,7 @@ stays shared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -20,6 +20,7 @@ from ..model.transaction import Transaction
 from . import row_norms
 from .build import TARGETS, Built, build
 from .changes import Change, record
+from .domains import Domains, owner, single, verify, why_not_of_domains
 from .instance_forward import uninstall
 from .layer_facts import facts_of
 from .positions import Positions
@@ -35,6 +36,10 @@ def convert(
     skip: Selector | None = None,
     inplace: bool = False,
     example_inputs: Any = None,
+    *,
+    domains: int | None = None,
+    shared_affine: bool = False,
+    domain: int | str | None = None,
 ) -> nn.Module:
     """Replace the model's normalization layers by those of another family.
 
@@ -44,6 +49,8 @@ def convert(
       says so.
     - "layer": LayerNorm2d (over channels, at each position) on images, LayerNorm on (N, C).
     - "instance": per sample and channel.
+    - "domain": DomainBatchNormNd, whose norm of each domain begins as the layer. The way back is any target with
+      ``domain=``, as ``convert(model, "torch", domain=0)``.
     - "torch": the same family in torch.nn; a sync layer becomes the BatchNormNd that it was. The way back from
       ``nk.accelerate`` too: rewritten forwards and recomputation go, layers of other libraries are what they were.
 
@@ -57,13 +64,21 @@ def convert(
         inplace: change `model` itself, with the same Parameter objects; otherwise a copy.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments. A sync or group layer does not
             say how many spatial dimensions it sees: where the model does not show it otherwise, one run on them does.
+        domains, shared_affine: of target "domain": how many there are, and whether they have one weight and bias.
+        domain: the number of the domain whose norm takes the place of each layer of several domains; "all": the
+            statistics of all of them as one set, where they share weight and bias. Other layers are left as they are.
 
-    Returns: the changed model; ``nk.changes(model)`` lists every layer. Raises ValueError for an unknown target and
-    where no normalization layer is selected, RuntimeError where the model cannot be copied.
+    Returns: the changed model; ``nk.changes(model)`` lists every layer. Raises ValueError for an unknown target, for
+    arguments that do not go with it, and where no normalization layer is selected, IndexError for a domain that is not
+    there, RuntimeError where the model cannot be copied.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {', '.join(TARGETS)}, but got {target!r}")
-    return apply(model, "convert", target, only, skip, inplace, example_inputs)
+    if target not in (*TARGETS, "domain"):
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, domain, but got {target!r}")
+    verify(target, domains, shared_affine, domain)
+    if domain is not None:
+        return _single(model, target, domain, only, skip, inplace, example_inputs)
+    many = None if domains is None else Domains(domains, shared_affine)
+    return apply(model, "convert", target, only, skip, inplace, example_inputs, many)
 
 
 def apply(
@@ -74,22 +89,55 @@ def apply(
     skip: Selector | None,
     inplace: bool,
     example_inputs: Any,
+    domains: Domains | None = None,
 ) -> nn.Module:
     """What `convert` and `freeze` have in common."""
     unknown = _but_for_row_norms if target == "torch" else why_no_family
     select(model, only, skip, unknown)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
-        surroundings = Surroundings(model, Positions(model, example_inputs))
+        surroundings = Surroundings(model, Positions(model, example_inputs), domains)
         built = {site: _built(site, target, surroundings, inplace) for site in select(model, only, skip, unknown)}
         change.commit(lambda: _put(model, built, operation, target))
+    return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
+
+
+def _single(
+    model: nn.Module,
+    target: str,
+    domain: int | str,
+    only: Selector | None,
+    skip: Selector | None,
+    inplace: bool,
+    example_inputs: Any,
+) -> nn.Module:
+    """One batch norm in the place of each layer of several domains, and that as the target."""
+    if not any(why_not_of_domains(module) is None for module in model.modules()):
+        raise ValueError(
+            f"domain={domain!r} needs a model with a domain batch norm, got {type(model).__name__} with none"
+        )
+    select(model, only, skip, why_not_of_domains)
+    model = working_copy(model, inplace)
+    with Transaction(model) as change, change:
+        surroundings = Surroundings(model, Positions(model, example_inputs))
+        built: dict[Site, Built] = {}
+        for site in select(model, only, skip, why_not_of_domains):
+            one = single(site, domain)
+            if isinstance(one, str):
+                built[site] = one
+                continue
+            new = successor(replace(site, module=one), target, surroundings)
+            built[site] = (one, "") if isinstance(new, str) and target == "batch" else new
+            if inplace and site.name == "" and not isinstance(built[site], str):
+                built[site] = _IS_THE_MODEL
+        change.commit(lambda: _put(model, built, "convert", target))
     return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
 
 
 def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -> Built:
     built = site.refused or successor(site, target, surroundings)
     if inplace and site.name == "" and not isinstance(built, str) and built[0] is not site.module:
-        return "it is the model itself, which cannot be replaced in place"
+        return _IS_THE_MODEL
     return built
 
 
@@ -116,6 +164,7 @@ class Surroundings:
 
     model: nn.Module
     positions: Positions
+    domains: Domains | None = None
 
 
 def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
@@ -135,6 +184,10 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
         return shape
     where = surroundings.positions
     facts = facts_of(norm, shape, where.spatial(site.module))
+    if surroundings.domains is not None:
+        if owner(dict(surroundings.model.named_modules()), site.name) is not None:
+            return "it is the norm of one of several domains already"
+        return surroundings.domains.norm(facts, where.flat(site.module))
     built = build(facts, target, flat=where.flat(site.module), probably_flat=where.probably_flat(site.module))
     if not isinstance(built, str) and target == "frozen":
         remember(built[0], norm, surroundings.model)
@@ -146,6 +199,7 @@ def _but_for_row_norms(module: nn.Module) -> str | None:
     return None if row_norms.installed(module) else why_no_family(module)
 
 
+_IS_THE_MODEL = "it is the model itself, which cannot be replaced in place"
 _STATE = frozenset(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"))
 
 

@@ -14,9 +14,9 @@ from ..model.recorder import RecordedCall
 from ..model.select import Site
 from ..model.swap import kind, parametrized, put
 from ..model.transaction import Transaction
-from ..nn.domain_batch_norm import _DomainBatchNorm
 from .affine import Affine, Weights, affine_of, border, fold_after, fold_before
 from .affine_probe import takes_affine
+from .domains import owner
 from .fold_flow import FoldedFlow
 from .folded_rest import folded_rest
 from .probe import Structure, structure
@@ -47,8 +47,7 @@ class Plan:
             self.reasons[site.name] = reason or str(shape)
 
     def _of_domains(self, name: str) -> str | None:
-        owner = self.modules.get(name.rpartition(".norms.")[0])
-        if not isinstance(owner, _DomainBatchNorm):
+        if owner(self.modules, name) is None:
             return None
         return "it is one of several domains' norms in the same place; put layer.to_norm(domain) there first"
 

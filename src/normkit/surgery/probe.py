@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._torch import has_own_forward
+from .._torch import has_own_forward, why_own_forward
 from ..model.families import BATCH_FAMILIES, author_of_forward, channels, eps, family, rank
 from .across_ranks import reads_ranks
 
@@ -46,7 +46,7 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
     modes: the values of `training` for which it must hold.
     """
     if has_own_forward(norm):
-        return "its forward was replaced on the instance"
+        return why_own_forward(norm)
     if author_of_forward(norm) == "normkit":
         return Structure(norm.activation)  # type: ignore[arg-type]  # every layer of normkit.nn has it
     if author_of_forward(norm) == "torch":

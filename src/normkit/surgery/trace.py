@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .._torch import TRACED_CONSTANT, has_own_forward, saved_tensors_hooks_top
+from .._torch import TRACED_CONSTANT, has_own_forward, saved_tensors_hooks_top, why_own_forward
 from ..model.ambient import autocasts, drawn_outside_torch, set_autocasts
 from ..model.dataflow import Flow
 from ..model.interrupts import Guard
@@ -63,7 +63,7 @@ def _refuse_signature(module: nn.Module) -> None:
     if isinstance(module, fx.GraphModule):
         raise ValueError("copies of a GraphModule make their forward anew from the graph")
     if has_own_forward(module):
-        raise ValueError("its forward was replaced on the instance")
+        raise ValueError(why_own_forward(module))
     for parameter in inspect.signature(module.forward).parameters.values():
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise ValueError(f"its forward takes {parameter.name} by position only, and a rewritten one takes names")

@@ -7,9 +7,12 @@ by the batch's own deviation: activations of deviation 5 come out 5 times too la
 happens when a checkpoint is loaded without its buffers (strict=False, parameters only), when a layer only ever ran in
 evaluation mode, or with momentum=0.
 
-Ignore it: in a model that is not trained yet, and in layers that evaluation does not run (auxiliary heads); both are
-notes. Without batches it is a warning where gamma or beta have been trained, since then the layer has been run; with
-batches it is an error where the answer changes by more than batches differ.
+Ignore it: in a model that is not trained yet, in layers that evaluation does not run (auxiliary heads), and in frozen
+layers; these are notes. With batches it is an error where the answer changes by more than batches differ. Without, it
+is an error where every layer of a model that is not in training stands at 0 and 1 and some gamma or beta has been
+trained: in every network on which this was measured (docs/doctor.md) the answer was lost. A single such layer is a
+warning: what it does depends on the layer. Networks whose statistics were merged into gamma and beta (Caffe's,
+Detectron's) stand at 0 and 1 on purpose: nk.freeze says so.
 
 Sources: Ioffe & Szegedy 2015, algorithm 2, https://arxiv.org/abs/1502.03167; pytorch#4741, pytorch#5406
 """
@@ -47,8 +50,18 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 def _severity(evidence: Evidence, norm: NormState) -> Severity:
     if evidence.run(norm) is not None:
         return evidence.severity(norm)  # what it does has been seen, or that it does not run
-    trained = not norm.affine_at_start and norm.momentum != 0
-    return "warning" if trained and norm.fixed is None else "note"
+    if norm.fixed is not None:
+        return "note"
+    if _lost(evidence, norm.copy):
+        return "error"
+    return "warning" if not norm.affine_at_start and norm.momentum != 0 else "note"
+
+
+def _lost(evidence: Evidence, copy: str) -> bool:
+    """Whether a trained model, or a copy of it in a file, that does not train now has no statistics left at all."""
+    own = [norm for norm in evidence.norms if norm.copy == copy and norm.tracked and norm.fixed is None]
+    trained = any(not norm.affine_at_start for norm in own)
+    return trained and len(own) > 1 and all(norm.at_start for norm in own) and evidence.state.training is not True
 
 
 def sick() -> Example:

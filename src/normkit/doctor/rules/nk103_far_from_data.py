@@ -2,12 +2,14 @@
 
 What it checks: the exact mean and variance of each layer's inputs over the batches given, against its running ones,
 in units of sqrt(running_var + eps): d = sqrt((mean - mean_data)^2 + (std - std_data)^2) / std, per channel; the root
-mean square over the channels above 0.1, or one channel above 1, beyond what the number of images can tell.
+mean square over the channels above 0.1, or one channel above 0.5, beyond what the number of images can tell. Where no
+layer is surely off, whether all of them together move the answer by more than batches differ: then the model itself
+is named.
 
 Why: evaluation normalizes by the running values; d is what the next layer feels, in standard deviations. That is an
 error where the answer moves by more than the layer's statistics of single batches move it (twice that, and 0.05 of
-its own standard deviation), with all other layers at their exact statistics, so that an earlier layer's fault is not
-blamed on it.
+its own standard deviation; of batches of 32 images, whatever the loader's are), with all other layers at their exact
+statistics, so that an earlier layer's fault is not blamed on it.
 
 Ignore it: where the batches given are not the data that the model is for. Layers that are frozen or in eval mode
 inside a training model are not measured: they stand still on purpose.
@@ -44,6 +46,20 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             measured=run.apart,
             limit=SCREEN,
             unit=UNIT,
+        )
+    whole = evidence.forward
+    if whole is not None and whole.together and whole.change is not None:
+        yield make(
+            CODE,
+            "",
+            "note" if evidence.untrained else "error",
+            "no layer is surely off by itself, and all running statistics together move the answer by "
+            f"{whole.change:.2g} of its deviation, where single batches move it by {whole.noise:.2g}: as statistics of "
+            "a few images do",
+            "nk.recalibrate(model, batches), with more images",
+            measured=whole.change,
+            limit=whole.noise,
+            unit="of the answer's deviation",
         )
 
 

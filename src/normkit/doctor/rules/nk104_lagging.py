@@ -5,7 +5,7 @@ with batches only where the statistics are in fact off.
 
 Why: each batch makes running = (1 - momentum) running + momentum batch. With momentum 0.1 half of the start is gone
 after 7 batches and 99 % after 44; with 0.001 after 200 batches 82 % of the statistics are still the 0 and 1 of a new
-layer.
+layer. With momentum 0, which converters of networks write, no batch ever counts.
 
 Ignore it: where a counter was reset or carried over with other statistics (ported weights, recalibrated models); it
 is a note unless the answer changes by more than batches differ.
@@ -29,7 +29,7 @@ CODE, WHERE = "NK104", "4"
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     for norm in evidence.norms:
-        if not norm.tracked or norm.fixed or not norm.momentum or not norm.counter or norm.at_start:
+        if not norm.tracked or norm.fixed or norm.momentum is None or not norm.counter or norm.at_start:
             continue
         left = (1 - min(norm.momentum, 1.0)) ** norm.counter
         run = evidence.measured(norm)
@@ -39,7 +39,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             CODE,
             norm.where,
             evidence.severity(norm),
-            f"with momentum {norm.momentum:g}, {norm.counter:.0f} batches leave {left:.0%} of the initial 0 and 1",
+            f"with momentum {norm.momentum:g}, {norm.counter:.0f} batches leave {left:.0%} of "
+            + ("the initial 0 and 1" if norm.momentum else "what was there before them"),
             f"nk.recalibrate(model, batches, only={norm.name!r})",
             measured=left,
             limit=LEFT,

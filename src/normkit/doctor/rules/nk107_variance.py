@@ -7,7 +7,8 @@ NaN. It comes from averages in low precision, from subtraction (model soups, tas
 variance of 0 makes the layer multiply what it did not see in training by 1 / sqrt(eps): 316 with eps 1e-5.
 
 Ignore it: zero and subnormal variances are notes: a channel that is always the same (a dead filter) has variance 0,
-and trained, published networks have some. Negative ones are errors.
+and trained, published networks have some. Batches tell whether such a channel is alive: where it stands still in the
+data too, nothing is said. Negative ones are errors.
 
 Sources: timm's and torchvision's published checkpoints hold variances of 1e-45 and of 0
 """
@@ -16,9 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from ..evidence import Evidence
 from ..examples import Example, images, small_net
 from ..finding import Finding, make
+from ..forward import SCREEN
+from ..state import NormState
 
 SMALLEST = 1.1754944e-38
 
@@ -30,7 +36,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         if norm.var is None:
             continue
         negative = int((norm.var < 0).sum())
-        tiny = int(((norm.var >= 0) & (norm.var < SMALLEST)).sum())
+        tiny = int(((norm.var >= 0) & (norm.var < SMALLEST) & _alive(evidence, norm)).sum())
         if negative:
             yield make(
                 CODE,
@@ -54,6 +60,15 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                 limit=SMALLEST,
                 unit="running_var",
             )
+
+
+def _alive(evidence: Evidence, norm: NormState) -> Tensor:
+    """(C,) bool: the channels of which batches do not show that they stand still where the statistics say so."""
+    assert norm.var is not None
+    run = evidence.measured(norm)
+    if run is None or run.distance is None:
+        return torch.ones_like(norm.var, dtype=torch.bool)
+    return ~(run.distance <= SCREEN)  # one that is no number is not known to
 
 
 def sick() -> Example:
