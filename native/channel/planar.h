@@ -36,8 +36,8 @@ template <class T> struct PlanarForward {
 
     // Adds the sums of kRows rows of channels [first, last). Apart from its caller, which has three forms of it, for the
     // registers' sake.
-    template <int kRows>
-    __attribute__((noinline)) void sum_rows(int64_t first, int64_t last, int64_t n, const double* k, BlockSums& sums) const {
+    template <int kRows> __attribute__((noinline)) void sum_rows(int64_t first, int64_t last, int64_t n,
+                                                                 const double* k, BlockSums& sums) const {
         const int64_t at = (n * s.c + first) * s.s, stride = s.c * s.s, length = s.s;
         const T *p = x + at, *output = (stream || !y ? x : y) + at;
         for (int64_t c = 0; c < last - first; ++c) {
@@ -75,7 +75,7 @@ template <class T> struct PlanarForward {
 
     // next: elements from this block to the thread's next one, 0 for its last.
     void block(int64_t first, int64_t last, int64_t next) const {
-                alignas(64) double memory[Columns<Scalar>::doubles(kGroupMax)];
+        alignas(64) double memory[Columns<Scalar>::doubles(kGroupMax)];
         const Columns<Scalar> columns(memory, kGroupMax);
         double k[kGroupMax] = {};
         BlockSums sums(last - first);

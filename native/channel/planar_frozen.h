@@ -27,9 +27,9 @@ template <class T> struct PlanarFrozen {
     explicit PlanarFrozen(const ChannelBackward& a_)
         : a(a_), s(a_.shape), planes(a_), sums_wanted(a_.dweight.data || a_.dbias.data), stream(planes.tensors.stream),
           together(!stream && s.s < kTogether), per_row(std::max<int64_t>(1, (s.s + kSegment - 1) / kSegment)),
-          segments(s.c * per_row),
-          samples(std::max<int64_t>(1, std::min(kTasks, s.n / (together ? kRowsAtOnce : 1)))),
-          parts(std::max<int64_t>(1, std::min({(kTasks + samples - 1) / samples, segments, s.c * s.s / kTaskElements}))),
+          segments(s.c * per_row), samples(std::max<int64_t>(1, std::min(kTasks, s.n / (together ? kRowsAtOnce : 1)))),
+          parts(
+              std::max<int64_t>(1, std::min({(kTasks + samples - 1) / samples, segments, s.c * s.s / kTaskElements}))),
           plane(segments + kLanes) {}
 
     // Segments [begin, end) of one or of kRowsAtOnce samples, at most kGroupMax of them.

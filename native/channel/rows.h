@@ -78,11 +78,19 @@ template <class T> struct RowsForward {
                                for (Scalar* field : {constants.m, constants.scale, constants.shift})
                                    repeat_columns(field, own, times);
                            }};
-        const Sweep output{y == nullptr ? 0 : plan.blocks, bytes, [&](int64_t b) {
-                               for_chunks_backwards(plan.begin(b), plan.end(b), channels * int64_t(sizeof(T)),
-                                                    [&](int64_t first, int64_t last) { writer(out, constants, first, last); });
-                           }, !given};
-        in_turn(parallel, [&] { if (out.stream) stream_fence(); }, sums, merged, output);
+        const Sweep output{y == nullptr ? 0 : plan.blocks, bytes,
+                           [&](int64_t b) {
+                               for_chunks_backwards(
+                                   plan.begin(b), plan.end(b), channels * int64_t(sizeof(T)),
+                                   [&](int64_t first, int64_t last) { writer(out, constants, first, last); });
+                           },
+                           !given};
+        in_turn(
+            parallel,
+            [&] {
+                if (out.stream) stream_fence();
+            },
+            sums, merged, output);
     }
 };
 

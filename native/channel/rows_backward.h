@@ -38,7 +38,8 @@ template <class T> struct RowsBackward {
     }
 
     // dweight, dbias and the constants of dx from the sums of all blocks.
-    void merge(const RowsPlan& plan, const Columns<Scalar>& k, const double* partial, int64_t first, int64_t last) const {
+    void merge(const RowsPlan& plan, const Columns<Scalar>& k, const double* partial, int64_t first,
+               int64_t last) const {
         const D2 each = both_halves(-1.0 / double(a.values()));
         for (int64_t c = first; c < last; c += kLanes) {
             const D2 mean = load_head(a.stats + c, own - c), rstd = load_head(a.stats + 2 * own + c, own - c);
@@ -83,11 +84,19 @@ template <class T> struct RowsBackward {
                                repeat_all();
                            }};
         const bool written = (a.dx || a.dresidual) && !(summed && once);
-        const Sweep output{written ? plan.blocks : 0, bytes, [&](int64_t b) {
-                               for_chunks_backwards(plan.begin(b), plan.end(b), 2 * channels * int64_t(sizeof(T)),
-                                                    [&](int64_t first, int64_t last) { sweeps.write(tensors, k, first, last); });
-                           }, summed};
-        in_turn(parallel, [&] { if (tensors.stream) stream_fence(); }, found, merged, output);
+        const Sweep output{written ? plan.blocks : 0, bytes,
+                           [&](int64_t b) {
+                               for_chunks_backwards(
+                                   plan.begin(b), plan.end(b), 2 * channels * int64_t(sizeof(T)),
+                                   [&](int64_t first, int64_t last) { sweeps.write(tensors, k, first, last); });
+                           },
+                           summed};
+        in_turn(
+            parallel,
+            [&] {
+                if (tensors.stream) stream_fence();
+            },
+            found, merged, output);
     }
 };
 

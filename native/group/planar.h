@@ -26,8 +26,8 @@ template <class T> struct GroupPlanarForward {
 
     explicit GroupPlanarForward(const GroupForward& a_)
         : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, sizeof(T))), out(a_),
-          writers(planar_writers<T>(a_.activation, a_.residual != nullptr)),
-          x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
+          writers(planar_writers<T>(a_.activation, a_.residual != nullptr)), x(static_cast<const T*>(a_.x)),
+          y(static_cast<T*>(a_.y)),
           stream(outgrows_cache(a_.shape.elements() * int64_t(sizeof(T))) && !stages(a_.shape)) {}
 
     int64_t slab_elements() const { return plan.channels * s.s; }
@@ -41,7 +41,8 @@ template <class T> struct GroupPlanarForward {
         const int64_t first = at(begin), last = end == plan.segments ? (slab + 1) * slab_elements() : at(end);
         LaneSums lanes;
         add_run(lanes, x + first, last - first, k, (stream ? x : y) + first);
-        if (kShortSums<T> && !in_range(sum_lanes(lanes.dot()))) add_wide_run(lanes = LaneSums(), x + first, last - first);
+        if (kShortSums<T> && !in_range(sum_lanes(lanes.dot())))
+            add_wide_run(lanes = LaneSums(), x + first, last - first);
         return lanes;
     }
 
@@ -49,13 +50,14 @@ template <class T> struct GroupPlanarForward {
     void output(int64_t begin, int64_t end, int64_t slab, const double* mean, const double* rstd, int64_t next) const {
         const SegmentConstants<Scalar> k(end - begin);
         for (int64_t j = begin; j < end; ++slab, ++mean, ++rstd)
-            for (; j < std::min(end, (slab + 1) * plan.segments); ++j) k.mean[j - begin] = *mean, k.rstd[j - begin] = *rstd;
+            for (; j < std::min(end, (slab + 1) * plan.segments); ++j)
+                k.mean[j - begin] = *mean, k.rstd[j - begin] = *rstd;
         const int64_t first = plan.in_sample(begin);
         for (int64_t i = 0; begin + i < end; i += kLanes)
-            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, first + i, 1.0),
+            k.columns.set_affine(i, load2(k.mean + i), load2(k.rstd + i),
+                                 segment_param(a.weight, s, plan, first + i, 1.0),
                                  segment_param(a.bias, s, plan, first + i, 0.0));
-        if (plan.per_row == 1)
-            return writers.rows(out, k.columns, begin, end - begin, y + begin * s.s, stream, next);
+        if (plan.per_row == 1) return writers.rows(out, k.columns, begin, end - begin, y + begin * s.s, stream, next);
         for (int64_t j = begin; j < end; ++j) {
             const Piece p = piece_of(plan, j);
             writers.segments(out, k.columns, j - begin, row_of(plan.per_row), p.row, p.at, p.at + 1, stream, next);
@@ -72,7 +74,8 @@ template <class T> struct GroupPlanarForward {
         }
         sums.close(last - first);
         for (int64_t i = 0; first + i < last; i += kLanes) {
-            const Statistics2 st = finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), slab_elements(), a.eps);
+            const Statistics2 st =
+                finish(load2(sums.total + i), load2(sums.dot + i), load2(k + i), slab_elements(), a.eps);
             write_statistics(a.stats, first + i, last, plan.slabs, st);
             store2(mean + i, st.mean);
             store2(rstd + i, st.rstd);

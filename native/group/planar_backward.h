@@ -33,7 +33,8 @@ template <class T> struct GroupPlanarBackward {
     const int64_t plane;  // of the sums of all segments: S dz, then S dz * xhat, each padded
 
     explicit GroupPlanarBackward(const GroupBackward& a_)
-        : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, 2 * sizeof(T))), tensors(a_, cuts_channels(a_.shape)),
+        : a(a_), s(a_.shape), plan(plan_slabs(a_.shape, a_.groups, 2 * sizeof(T))),
+          tensors(a_, cuts_channels(a_.shape)),
           sweeps(planar_gradient_sweeps<T>(a_.activation, a_.bits != nullptr, a_.residual != nullptr)),
           plane(plan.slabs * plan.segments + kLanes) {}
 
@@ -81,7 +82,8 @@ template <class T> struct GroupPlanarBackward {
                 const D2 dz = load2(block.total + (j - begin));
                 const D2 dot = dots<T>(k.columns, i, load2(block.dot + (j - begin)));
                 store_head(found + j, dz, end - j);
-                store_head(found + plane + j, k.columns.center(i, load2(k.mean + i), load2(k.rstd + i), dz, dot), end - j);
+                store_head(found + plane + j, k.columns.center(i, load2(k.mean + i), load2(k.rstd + i), dz, dot),
+                           end - j);
             }
         }
     }

@@ -22,8 +22,7 @@ template <class T> struct GroupRowsBackward {
 
     explicit GroupRowsBackward(const GroupBackward& a_)
         : channels(a_.shape.c), times(rows_in_one<T>(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)),
-          s(a.shape),
-          plan(plan_samples(s, 2 * sizeof(T))), tensors(a, s.c, plan.rows.blocks > 1),
+          s(a.shape), plan(plan_samples(s, 2 * sizeof(T))), tensors(a, s.c, plan.rows.blocks > 1),
           sweeps(rows_gradient_sweeps<T>(a.activation, a.bits != nullptr, a.residual != nullptr)), wide(padded(s.c)),
           width(channels / a.groups) {}
 
@@ -42,7 +41,8 @@ template <class T> struct GroupRowsBackward {
     }
     void sums(int64_t n, int64_t b, double* memory) const {
         double* found = memory + 2 * b * wide;
-        sweeps.sums(tensors, columns_of(memory).columns, n * s.s + plan.rows.begin(b), n * s.s + plan.rows.end(b), found, found + wide);
+        sweeps.sums(tensors, columns_of(memory).columns, n * s.s + plan.rows.begin(b), n * s.s + plan.rows.end(b),
+                    found, found + wide);
     }
     // Folds the blocks of sample n into its place in `channel`; sets the slopes.
     void constants(int64_t n, double* memory) const {
@@ -115,9 +115,10 @@ template <class T> struct GroupRowsBackward {
             relay(steps, steps.chunks(), parallel, s.n * sample);
         }
         if (a.dweight.data || a.dbias.data)
-            parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * s.n * channels, [&](int64_t begin, int64_t end) {
-                parameters(begin * kMergeChannels, std::min(channels, end * kMergeChannels));
-            });
+            parallel((channels + kMergeChannels - 1) / kMergeChannels, 16 * s.n * channels,
+                     [&](int64_t begin, int64_t end) {
+                         parameters(begin * kMergeChannels, std::min(channels, end * kMergeChannels));
+                     });
     }
 };
 

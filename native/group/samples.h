@@ -10,8 +10,8 @@ namespace normkit {
 namespace NK_ISA {
 
 struct SamplePlan {
-    RowsPlan rows;           // of one sample
-    int64_t together = 1;    // samples whose sums are made before their outputs
+    RowsPlan rows;         // of one sample
+    int64_t together = 1;  // samples whose sums are made before their outputs
 };
 
 inline SamplePlan plan_samples(const Shape& s, int64_t element_bytes) {
@@ -85,7 +85,8 @@ template <class Scalar> struct GroupColumns {
                                param_at(bias, c, channels, 0.0));
             store_as(columns.rstd + c, load2(rstd + c));
         }
-        for (Scalar* field : {columns.m, columns.scale, columns.shift, columns.rstd}) repeat_columns(field, channels, times);
+        for (Scalar* field : {columns.m, columns.scale, columns.shift, columns.rstd})
+            repeat_columns(field, channels, times);
     }
 };
 

@@ -42,7 +42,9 @@ inline SlabPlan plan_slabs(const Shape& s, int64_t groups, int64_t element_bytes
 }
 
 // Where segment `index` of the whole tensor is: in which memory row, and the how-manieth of it.
-struct Piece { int64_t row, at; };
+struct Piece {
+    int64_t row, at;
+};
 NK_INLINE Piece piece_of(const SlabPlan& plan, int64_t index) {
     if (plan.per_row == 1) return {index, 0};  // a division costs as much as half a short row
     return {index / plan.per_row, index % plan.per_row};
@@ -68,7 +70,8 @@ template <class Scalar> struct SegmentConstants {
     double *mean, *rstd, *dz, *dz_xhat;
     Columns<Scalar> columns;
 
-    explicit SegmentConstants(int64_t segments) : SegmentConstants(segments, scratch<Scratch::kTask>(doubles(segments))) {}
+    explicit SegmentConstants(int64_t segments)
+        : SegmentConstants(segments, scratch<Scratch::kTask>(doubles(segments))) {}
     SegmentConstants(int64_t segments, double* memory)
         : mean(memory), rstd(mean + padded(segments)), dz(rstd + padded(segments)), dz_xhat(dz + padded(segments)),
           columns(dz_xhat + padded(segments), segments) {}

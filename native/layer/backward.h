@@ -11,11 +11,11 @@ namespace NK_ISA {
 
 template <class T> struct LayerBackwardKernel : LayerRows<T> {
     using Base = LayerRows<T>;
+    using Base::rows, Base::wide, Base::width;
     using typename Base::Constants;
     using typename Base::N;
     using typename Base::Scalar;
     using typename Base::V;
-    using Base::rows, Base::wide, Base::width;
 
     const LayerBackward& a;
     const T *dy, *dsum, *x;
@@ -47,7 +47,9 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
         };
         for_columns(
             first, last, [&](int64_t j) { take(N::get_wide(gp + j), N::get_wide(xp + j), j); },
-            [&](int64_t j, int64_t n) { take(widen(N::get_tail(gp + j, n, zero)), widen(N::get_tail(xp + j, n, zero)), j); });
+            [&](int64_t j, int64_t n) {
+                take(widen(N::get_tail(gp + j, n, zero)), widen(N::get_tail(xp + j, n, zero)), j);
+            });
         put(total, dot);
     }
 
@@ -60,8 +62,8 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     }
 
     // dx of rows [r, r + kRows), columns [first, last), constants from i on; adds to sums: (2, wide), may be null.
-    template <int kRows, bool Added, bool Stream>
-    void write(int64_t r, const Constants& k, int64_t i, int64_t first, int64_t last, const Scalar* w, double* sums) const {
+    template <int kRows, bool Added, bool Stream> void write(int64_t r, const Constants& k, int64_t i, int64_t first,
+                                                             int64_t last, const Scalar* w, double* sums) const {
         V m[kRows], rs[kRows], off[kRows], sb[kRows], sc[kRows];
         for (int u = 0; u < kRows; ++u) {
             m[u] = N::set(k.m[i + u]), rs[u] = N::set(k.scale[i + u]), off[u] = N::set(k.shift[i + u]);
@@ -92,17 +94,18 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
         for_columns(
             first, last,
             [&](int64_t j) {
-                column(j, [](const T* p) { return N::get(p, 0); },
-                       [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
+                column(
+                    j, [](const T* p) { return N::get(p, 0); },
+                    [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
             },
             [&](int64_t j, int64_t n) {
-                column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
-                       [&](T* p, V v) { N::put_tail(p, v, n); });
+                column(
+                    j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
+                    [&](T* p, V v) { N::put_tail(p, v, n); });
             });
     }
-    template <bool Added, bool Stream>
-    void write_rows(int64_t r, int64_t end, const Constants& k, int64_t first, int64_t last, const Scalar* w,
-                    double* sums) const {
+    template <bool Added, bool Stream> void write_rows(int64_t r, int64_t end, const Constants& k, int64_t first,
+                                                       int64_t last, const Scalar* w, double* sums) const {
         int64_t i = 0;
         for (; r + kRowsTogether <= end; r += kRowsTogether, i += kRowsTogether)
             write<kRowsTogether, Added, Stream>(r, k, i, first, last, w, sums);
@@ -138,19 +141,20 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
             if (stream) stream_fence();
         });
         if (!summing) return;
-        parallel((width + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * width, [&](int64_t begin, int64_t end) {
-            const int64_t first = begin * kMergeChannels, last = std::min(wide, end * kMergeChannels);
-            for (int64_t j = first; j < last; j += kLanes) {
-                D2 total = load2(partial + j), dot = load2(partial + wide + j);
-                for (int64_t block = 1; block < plan.blocks; ++block) {
-                    total = total + load2(partial + 2 * block * wide + j);
-                    dot = dot + load2(partial + (2 * block + 1) * wide + j);
-                }
-                store2(partial + j, total);
-                store2(partial + wide + j, dot);
-            }
-            put_parameters(partial, first, std::min(width, last));
-        });
+        parallel((width + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * width,
+                 [&](int64_t begin, int64_t end) {
+                     const int64_t first = begin * kMergeChannels, last = std::min(wide, end * kMergeChannels);
+                     for (int64_t j = first; j < last; j += kLanes) {
+                         D2 total = load2(partial + j), dot = load2(partial + wide + j);
+                         for (int64_t block = 1; block < plan.blocks; ++block) {
+                             total = total + load2(partial + 2 * block * wide + j);
+                             dot = dot + load2(partial + (2 * block + 1) * wide + j);
+                         }
+                         store2(partial + j, total);
+                         store2(partial + wide + j, dot);
+                     }
+                     put_parameters(partial, first, std::min(width, last));
+                 });
     }
     void put_parameters(const double* sums, int64_t first, int64_t last) const {
         put_columns(a.dbias, first, last, sums);

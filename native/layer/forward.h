@@ -106,17 +106,18 @@ template <class T> struct LayerRows {
     const Scalar* constants(const Param& p, double absent, Scalar* memory, const Parallel& parallel) const {
         if (as_it_is(p)) return static_cast<const Scalar*>(p.data);
         std::fill(memory + width, memory + wide, Scalar(0));
-        parallel((width + kLongWidth - 1) / kLongWidth, width * int64_t(sizeof(Scalar)), [&](int64_t begin, int64_t end) {
-            expand(p, absent, begin * kLongWidth, std::min(width, end * kLongWidth), memory);
-        });
+        parallel((width + kLongWidth - 1) / kLongWidth, width * int64_t(sizeof(Scalar)),
+                 [&](int64_t begin, int64_t end) {
+                     expand(p, absent, begin * kLongWidth, std::min(width, end * kLongWidth), memory);
+                 });
         return memory;
     }
 
     // Two sums of each of `count` rows, a part of a row a task, merged in order: add(i, first, last, put) puts those of row
     // i's columns, in lanes; finish(i, n, a, b) takes those of rows [i, i + n). partial: (parts, 2, kChunkRows).
-    template <class Add, class Finish>
-    static void sum_chunk(const TilesPlan& plan, int64_t count, int64_t bytes, double* partial, const Parallel& parallel,
-                          Add&& add, Finish&& finish) {
+    template <class Add, class Finish> static void sum_chunk(const TilesPlan& plan, int64_t count, int64_t bytes,
+                                                             double* partial, const Parallel& parallel, Add&& add,
+                                                             Finish&& finish) {
         constexpr int64_t chunk = TilesPlan::kChunkRows;
         parallel(count * plan.parts, bytes, [&](int64_t begin, int64_t end) {
             for (int64_t t = begin; t < end; ++t) {
@@ -141,11 +142,11 @@ template <class T> struct LayerRows {
 
 template <class T> struct LayerForwardKernel : LayerRows<T> {
     using Base = LayerRows<T>;
+    using Base::rows, Base::wide, Base::width;
     using typename Base::Constants;
     using typename Base::N;
     using typename Base::Scalar;
     using typename Base::V;
-    using Base::rows, Base::wide, Base::width;
 
     const LayerForward& a;
     const T* x;  // what is normalized
@@ -162,8 +163,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     }
 
     // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements behind.
-    template <class Put>
-    void sums(int64_t r, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
+    template <class Put> void sums(int64_t r, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
         if (a.residual) sums_of(added(r), first, last, k, ahead, put);
         else sums_of(RowRead<T>{x + r * width}, first, last, k, ahead, put);
     }
@@ -211,9 +211,8 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     }
 
     // Rows [r, r + kRows), columns [first, last); their constants from i on.
-    template <int kRows, bool Bias, bool Stream>
-    void write(int64_t r, const Constants& k, int64_t i, int64_t first, int64_t last, const Scalar* w,
-               const Scalar* b) const {
+    template <int kRows, bool Bias, bool Stream> void write(int64_t r, const Constants& k, int64_t i, int64_t first,
+                                                            int64_t last, const Scalar* w, const Scalar* b) const {
         V m[kRows], scale[kRows], shift[kRows];
         for (int u = 0; u < kRows; ++u)
             m[u] = N::set(k.m[i + u]), scale[u] = N::set(k.scale[i + u]), shift[u] = N::set(k.shift[i + u]);
@@ -232,18 +231,19 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
         for_columns(
             first, last,
             [&](int64_t j) {
-                column(j, [](const T* p) { return N::get(p, 0); },
-                       [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
+                column(
+                    j, [](const T* p) { return N::get(p, 0); },
+                    [](T* p, V v) { Stream ? N::put_stream(p, v) : N::put(p, v); });
             },
             [&](int64_t j, int64_t n) {
-                column(j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
-                       [&](T* p, V v) { N::put_tail(p, v, n); });
+                column(
+                    j, [&](const T* p) { return N::get_tail(p, n, N::set(0)); },
+                    [&](T* p, V v) { N::put_tail(p, v, n); });
             });
     }
 
-    template <bool Bias, bool Stream>
-    void write_rows(int64_t r, int64_t end, const Constants& k, int64_t first, int64_t last, const Scalar* w,
-                    const Scalar* b) const {
+    template <bool Bias, bool Stream> void write_rows(int64_t r, int64_t end, const Constants& k, int64_t first,
+                                                      int64_t last, const Scalar* w, const Scalar* b) const {
         int64_t i = 0;
         for (; r + kRowsTogether <= end; r += kRowsTogether, i += kRowsTogether)
             write<kRowsTogether, Bias, Stream>(r, k, i, first, last, w, b);
@@ -282,7 +282,8 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     static int64_t tiles_memory(const TilesPlan& plan) {
         return TilesPlan::kChunkRows * (1 + 2 * plan.parts) + Constants::doubles(TilesPlan::kChunkRows);
     }
-    void by_tiles(const TilesPlan& plan, double* memory, const Scalar* w, const Scalar* b, const Parallel& parallel) const {
+    void by_tiles(const TilesPlan& plan, double* memory, const Scalar* w, const Scalar* b,
+                  const Parallel& parallel) const {
         constexpr int64_t chunk = TilesPlan::kChunkRows;
         double *shift = memory, *partial = memory + chunk;  // partial: (parts, 2, chunk)
         const Constants k(partial + 2 * plan.parts * chunk, chunk);

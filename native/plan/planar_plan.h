@@ -10,10 +10,10 @@
 
 namespace normkit {
 
-constexpr int64_t kSegment = 16384;          // elements
-constexpr int64_t kSlabBytes = 1 << 20;      // half of a common L2: what one task may keep there between its two passes
-constexpr int64_t kShortRow = 400;           // elements: rows below it are too short to stream one channel at a time
-constexpr int64_t kRun = 784;                // elements: channels of a group times S, where rows are short
+constexpr int64_t kSegment = 16384;      // elements
+constexpr int64_t kSlabBytes = 1 << 20;  // half of a common L2: what one task may keep there between its two passes
+constexpr int64_t kShortRow = 400;       // elements: rows below it are too short to stream one channel at a time
+constexpr int64_t kRun = 784;            // elements: channels of a group times S, where rows are short
 constexpr int64_t kGroupMax = 32;
 
 struct PlanarPlan {

@@ -15,15 +15,16 @@ namespace normkit {
 
 namespace NK_ISA {
 
-constexpr int64_t kInFlight = 4;  // chunks that may be begun and not written, each with a slot of memory: two unless a thread is late
+constexpr int64_t kInFlight =
+    4;  // chunks that may be begun and not written, each with a slot of memory: two unless a thread is late
 
 // Steps has units(chunk), as many for every chunk but a shorter last; prepare(chunk, slot), sums(chunk, slot, unit),
 // finish(chunk, slot), output(chunk, slot, unit), and leave(), called by each thread at its end.
 template <class Steps> class Relay {
   public:
     Relay(const Steps& steps, int64_t chunks)
-        : steps_(steps), chunks_(chunks), units_(steps.units(0)), total_((chunks - 1) * units_ + steps.units(chunks - 1)),
-          chunk_(new Chunk[chunks]), unit_(new Unit[total_]) {
+        : steps_(steps), chunks_(chunks), units_(steps.units(0)),
+          total_((chunks - 1) * units_ + steps.units(chunks - 1)), chunk_(new Chunk[chunks]), unit_(new Unit[total_]) {
         for (int64_t chunk = 0; chunk < std::min(chunks, kInFlight); ++chunk) prepare(chunk);
     }
 
@@ -32,10 +33,8 @@ template <class Steps> class Relay {
         parallel(total_, bytes, [&](int64_t begin, int64_t) {
             Worker worker{threads_.fetch_add(1, std::memory_order_relaxed) + 1, begin * units_ / total_};
             for (int idle = 0; worker.output < chunks_;)
-                if (write(worker) || sum(worker))
-                    idle = 0;
-                else
-                    wait_for_others(++idle);
+                if (write(worker) || sum(worker)) idle = 0;
+                else wait_for_others(++idle);
             steps_.leave();
         });
     }

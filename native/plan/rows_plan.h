@@ -17,9 +17,10 @@ struct RowsPlan {
 inline RowsPlan plan_rows(int64_t rows, int64_t row_elements, int64_t least_rows = 32) {
     constexpr int64_t kSmall = 16 * 1024, kLarge = 64 * 1024, kFew = 8, kMost = 32;
     RowsPlan plan{rows, 1};
-    auto pays = [&](int64_t blocks) {  // few blocks first: the merge of many costs as much as a sweep over a small tensor
-        return rows >= blocks * least_rows && rows * row_elements >= blocks * (blocks <= kFew ? kSmall : kLarge);
-    };
+    auto pays =
+        [&](int64_t blocks) {  // few blocks first: the merge of many costs as much as a sweep over a small tensor
+            return rows >= blocks * least_rows && rows * row_elements >= blocks * (blocks <= kFew ? kSmall : kLarge);
+        };
     while (plan.blocks < kMost && pays(2 * plan.blocks)) plan.blocks *= 2;
     return plan;
 }

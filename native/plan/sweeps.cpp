@@ -19,12 +19,9 @@ void pause() {
 
 void wait_for_others(int times) {
     constexpr int kSpin = 4000, kYield = 5000;  // about 50 us, then about a millisecond
-    if (times <= kSpin)
-        pause();
-    else if (times <= kYield)
-        std::this_thread::yield();
-    else
-        std::this_thread::sleep_for(std::chrono::microseconds(20));
+    if (times <= kSpin) pause();
+    else if (times <= kYield) std::this_thread::yield();
+    else std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
 }  // namespace normkit

@@ -55,7 +55,7 @@ class Turns {
     }
 
     struct Worker {
-        int number;  // from 1
+        int number;     // from 1
         int64_t begin;  // its place
         int64_t sweep = 0, offset = 0, before = 0;
     };
@@ -87,7 +87,7 @@ class Turns {
     const int64_t places_;
     std::atomic<int> few_[kFew]{};
     std::unique_ptr<std::atomic<int>[]> many_;
-    std::atomic<int>* taken_ = few_;         // by which worker, of all sweeps' tasks
+    std::atomic<int>* taken_ = few_;            // by which worker, of all sweeps' tasks
     std::atomic<int64_t> done_[kMostSweeps]{};  // tasks, of each sweep
     std::atomic<int> workers_{0};
 };

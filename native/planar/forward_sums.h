@@ -51,7 +51,8 @@ NK_INLINE void add_short(Pairs v0, Pairs v1, Pairs v2, Pairs v3, LaneSums& to) {
 #endif
 
 // The same of four rows.
-template <class T> NK_INLINE void add_short_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, const T* output) {
+template <class T>
+NK_INLINE void add_short_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, const T* output) {
     using N = Num<InRow<T>>;
     LaneSums t = to;
     auto column = [&](int64_t i, auto&& read) NK_IN_PLACE {

@@ -29,9 +29,8 @@ template <class T, Gate G> struct PlanarFrozenForm {
     };
 
     // Vectors of `count` elements, kLanes or a tail of less: kVectors of them `stride` elements apart.
-    template <int kVectors>
-    static NK_INLINE void step(const Segment& k, const Rows& at, const Source& from, Target to, int64_t i, int64_t count,
-                               LaneSums& t) {
+    template <int kVectors> static NK_INLINE void step(const Segment& k, const Rows& at, const Source& from, Target to,
+                                                       int64_t i, int64_t count, LaneSums& t) {
         const bool whole = count == kLanes;
         auto read = [&](const T* p, V fill) NK_IN_PLACE { return whole ? N::get(p, 0) : N::get_tail(p, count, fill); };
         auto put = [&](T* p, V v) NK_IN_PLACE {
@@ -65,16 +64,22 @@ template <class T, Gate G> struct PlanarFrozenForm {
     }
 
     // One run, four vectors at a time; or the short rows of kRows samples side by side.
-    template <int kRows>
-    static NK_INLINE LaneSums run(const Gradient& g, const Constants& columns, int64_t c, const Rows& at, Target to,
-                                  bool sums_wanted) {
+    template <int kRows> static NK_INLINE LaneSums run(const Gradient& g, const Constants& columns, int64_t c,
+                                                       const Rows& at, Target to, bool sums_wanted) {
         constexpr int64_t kStep = kRowsAtOnce * kLanes;
         const Source from = g.template source<In>(at);
         const Rows vectors{at.offset, at.length, at.bit_byte, kLanes, kLanes / 8};
         const In in(g.activation, {columns.m[c], columns.scale[c], columns.shift[c]});
-        const Segment k{in, N::set(columns.rstd[c]), N::set(columns.a[c]), widen(in.m), sums_wanted,
-                        kRows == 1 && g.streamable(to), In::reads_bits(from.bits), In::adds(from.r, from.bits),
-                        to.dx && !g.stream ? to.dx : from.dy, to.dz && !g.stream ? to.dz : from.dy};
+        const Segment k{in,
+                        N::set(columns.rstd[c]),
+                        N::set(columns.a[c]),
+                        widen(in.m),
+                        sums_wanted,
+                        kRows == 1 && g.streamable(to),
+                        In::reads_bits(from.bits),
+                        In::adds(from.r, from.bits),
+                        to.dx && !g.stream ? to.dx : from.dy,
+                        to.dz && !g.stream ? to.dz : from.dy};
         LaneSums t;
         int64_t i = 0;
         if (kRows == 1)
@@ -85,9 +90,9 @@ template <class T, Gate G> struct PlanarFrozenForm {
     }
 
     // Segments [begin, end) of kRows samples from n on, at most kGroupMax of them; staged outputs lie one behind the other.
-    template <int kRows>
-    static void block(const Gradient& g, const Constants& columns, int64_t per_row, bool sums_wanted, int64_t n,
-                      int64_t begin, int64_t end, Target stage, BlockSums& sums) {
+    template <int kRows> static void block(const Gradient& g, const Constants& columns, int64_t per_row,
+                                           bool sums_wanted, int64_t n, int64_t begin, int64_t end, Target stage,
+                                           BlockSums& sums) {
         const Shape& s = g.s;
         for (int64_t j = begin; j < end; ++j) {
             int64_t c = j, from = 0;

@@ -1,8 +1,8 @@
 // What a backward reads and writes, layout (N, C, S), and its sweeps: compiled once for batch norm and group norm, in
 // planar_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
-#include "planar/block.h"
 #include "plan/streams.h"
+#include "planar/block.h"
 #include "planar/sums.h"
 
 namespace normkit {
@@ -36,7 +36,9 @@ template <class T> struct PlanarGradient {
           dresidual(static_cast<T*>(a.dresidual)), stream(streams(a.shape, sizeof(T), a.dresidual != nullptr)),
           staged(stream && stages(a.shape)), next_dx(fetched(dx, parts)), next_dz(fetched(dresidual, parts)) {}
 
-    Target target(int64_t offset) const { return {dx ? dx + offset : nullptr, dresidual ? dresidual + offset : nullptr}; }
+    Target target(int64_t offset) const {
+        return {dx ? dx + offset : nullptr, dresidual ? dresidual + offset : nullptr};
+    }
     bool streamable(Target to) const {
         return stream && !staged && aligned_for_stream(to.dx ? to.dx : to.dz) && (!to.dz || aligned_for_stream(to.dz));
     }
@@ -74,11 +76,13 @@ template <class T> struct PlanarGradientSweeps {
     void (*write_segments)(const Gradient&, const Constants&, int64_t i, const PlanarPlan&, int64_t c, int64_t begin,
                            int64_t end, int64_t next);
     // planar/frozen.h, of one and of four samples.
-    using Frozen = void (*)(const Gradient&, const Constants&, int64_t per_row, bool sums_wanted, int64_t n, int64_t begin,
-                            int64_t end, GradientTarget<T> stage, BlockSums&);
+    using Frozen = void (*)(const Gradient&, const Constants&, int64_t per_row, bool sums_wanted, int64_t n,
+                            int64_t begin, int64_t end, GradientTarget<T> stage, BlockSums&);
     Frozen frozen, frozen_four;
 
-    SumRows sum_rows_of(int samples) const { return samples == 1 ? sum_rows : samples == 2 ? sum_two_rows : sum_four_rows; }
+    SumRows sum_rows_of(int samples) const {
+        return samples == 1 ? sum_rows : samples == 2 ? sum_two_rows : sum_four_rows;
+    }
 };
 
 template <class T>

@@ -39,20 +39,21 @@ template <class T, Gate G> struct PlanarGradientSums {
                     const D2 dz = N::get_wide(from.dy + here);
                     return t.template add<u>(dz, dz, centered);
                 }
-                const D2 dz = widen(in(N::get(from.dy + here, 0), N::get(from.x + here, 0) - in.m, by_bits,
-                                       [&]() NK_IN_PLACE { return get_bits(from.bits + u * at.bit_stride + i / 8); }, added,
-                                       [&]() NK_IN_PLACE { return N::get(from.r + here, 0); }));
+                const D2 dz = widen(in(
+                    N::get(from.dy + here, 0), N::get(from.x + here, 0) - in.m, by_bits,
+                    [&]() NK_IN_PLACE { return get_bits(from.bits + u * at.bit_stride + i / 8); }, added,
+                    [&]() NK_IN_PLACE { return N::get(from.r + here, 0); }));
                 t.template add<u>(dz, dz, centered);
             });
         if (const int64_t left = at.length - i; left > 0)  // the tail's dy is zero: its lanes add nothing
             repeat<kRows>([&](auto u) NK_IN_PLACE {
                 const int64_t here = u * at.stride + i;
                 const V xv = N::get_tail(from.x + here, left, in.m);
-                const V dz = in(N::get_tail(from.dy + here, left, zero), xv - in.m, by_bits,
-                                [&]() NK_IN_PLACE { return get_bits_tail(from.bits + u * at.bit_stride + i / 8, left); },
-                                added, [&]() NK_IN_PLACE { return N::get_tail(from.r + here, left, zero); });
-                if (left <= kDoubles)
-                    return t.template add_low<u>(widen(dz).a, widen(dz).a, widen(xv).a - m.a);
+                const V dz = in(
+                    N::get_tail(from.dy + here, left, zero), xv - in.m, by_bits,
+                    [&]() NK_IN_PLACE { return get_bits_tail(from.bits + u * at.bit_stride + i / 8, left); }, added,
+                    [&]() NK_IN_PLACE { return N::get_tail(from.r + here, left, zero); });
+                if (left <= kDoubles) return t.template add_low<u>(widen(dz).a, widen(dz).a, widen(xv).a - m.a);
                 t.template add<u>(widen(dz), widen(dz), widen(xv) - m);
             });
         to = t;
@@ -60,9 +61,8 @@ template <class T, Gate G> struct PlanarGradientSums {
 
     // The same of 16-bit types, the rows added in float32 first: S dz and S dz * xhat of `count` elements of each row, `last`
     // of the last one.
-    template <int kRows>
-    NK_INLINE void add_short(const In& in, V rstd, const Rows& at, int64_t i, int64_t count, int64_t last,
-                             LaneSums& t) const {
+    template <int kRows> NK_INLINE void add_short(const In& in, V rstd, const Rows& at, int64_t i, int64_t count,
+                                                  int64_t last, LaneSums& t) const {
         const GradientSource<T> from = tensors.template source<In>(at);
         const bool by_bits = In::reads_bits(from.bits), added = In::adds(from.r, from.bits);
         ShortProducts<kRows, InRow<T>> sums;

@@ -16,8 +16,8 @@ template <class T, Gate G> struct PlanarGradientForms {
     using Constants = Columns<Scalar>;
     static constexpr int kVector = Stretch::N::kCount;
 
-    template <int kRows>
-    static void sum_rows(const Gradient& g, int64_t row, int64_t count, const Constants& k, int64_t from, BlockSums& sums) {
+    template <int kRows> static void sum_rows(const Gradient& g, int64_t row, int64_t count, const Constants& k,
+                                              int64_t from, BlockSums& sums) {
         const Shape& s = g.s;
         const Sums input{g};
         Rows at{row * s.s, s.s, row * s.bit_row(), s.c * s.s, s.c * s.bit_row()};
@@ -37,7 +37,8 @@ template <class T, Gate G> struct PlanarGradientForms {
         const Sums input{g};
         const typename Sums::In in(g.activation, k.affine);
         LaneSums lanes;
-        for (int64_t i = begin; i < end; ++i) input.add_run(in, Sums::N::set(k.rstd), segment_at(g.s, plan, c, i), lanes);
+        for (int64_t i = begin; i < end; ++i)
+            input.add_run(in, Sums::N::set(k.rstd), segment_at(g.s, plan, c, i), lanes);
         sums = lanes;
     }
 
@@ -47,7 +48,8 @@ template <class T, Gate G> struct PlanarGradientForms {
                          : k.template run<false>(from, to.dx, to.dz, at.length, next);
     }
 
-    static void write_rows(const Gradient& g, const Constants& columns, int64_t row, int64_t count, Target to, int64_t next) {
+    static void write_rows(const Gradient& g, const Constants& columns, int64_t row, int64_t count, Target to,
+                           int64_t next) {
         const Shape& s = g.s;
         Rows at{row * s.s, s.s, row * s.bit_row()};
         if constexpr (G != Gate::kBits) {
@@ -58,9 +60,8 @@ template <class T, Gate G> struct PlanarGradientForms {
                 return for_flat<kVector>(
                     count, s.s, up_to_aligned(into),
                     [&](int64_t i) NK_IN_PLACE { return Stretch(g.activation, columns, i); },
-                    [&](const Stretch& k, int64_t i) NK_IN_PLACE {
-                        k.template vector<false>(from, i, into, nullptr, next);
-                    },
+                    [&](const Stretch& k, int64_t i)
+                        NK_IN_PLACE { k.template vector<false>(from, i, into, nullptr, next); },
                     [&](const Stretch& k, int64_t i, int64_t n) NK_IN_PLACE { k.tail(from, i, into, nullptr, n); });
             }
         }
@@ -72,8 +73,8 @@ template <class T, Gate G> struct PlanarGradientForms {
         }
     }
 
-    static void write_segments(const Gradient& g, const Constants& columns, int64_t i, const PlanarPlan& plan, int64_t c,
-                               int64_t begin, int64_t end, int64_t next) {
+    static void write_segments(const Gradient& g, const Constants& columns, int64_t i, const PlanarPlan& plan,
+                               int64_t c, int64_t begin, int64_t end, int64_t next) {
         const Stretch k(g.activation, columns, i);
         for (int64_t j = end - 1; j >= begin; --j) {
             const Rows at = segment_at(g.s, plan, c, j);

@@ -17,9 +17,9 @@ template <class T> struct PlanarOutput {
     const bool stream, staged;
 
     explicit PlanarOutput(const ChannelForward& a)
-        : activation(a.activation), s(a.shape), x(static_cast<const T*>(a.x)), residual(static_cast<const T*>(a.residual)),
-          y(static_cast<T*>(a.y)), bits(a.bits), stream(streams(a.shape, sizeof(T), a.residual != nullptr)),
-          staged(stream && stages(a.shape)) {}
+        : activation(a.activation), s(a.shape), x(static_cast<const T*>(a.x)),
+          residual(static_cast<const T*>(a.residual)), y(static_cast<T*>(a.y)), bits(a.bits),
+          stream(streams(a.shape, sizeof(T), a.residual != nullptr)), staged(stream && stages(a.shape)) {}
 };
 
 // The input is fetched this many elements ahead; 0: nothing new. Writers that fetch have the lines of the output as well.

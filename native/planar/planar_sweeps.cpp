@@ -24,14 +24,19 @@ PlanarGradientSweeps<T> planar_gradient_sweeps(const ActivationSpec& activation,
     with_gate<T>(activation, bits, residual, [&](auto gate) {
         using Form = PlanarGradientForms<T, decltype(gate)::value>;
         using Frozen = PlanarFrozenForm<T, decltype(gate)::value>;
-        found = {Form::template sum_rows<1>, Form::template sum_rows<2>,     Form::template sum_rows<kRowsAtOnce>,
-                 Form::sum_segments,         Form::write_rows,               Form::write_segments,
-                 Frozen::template block<1>,  Frozen::template block<kRowsAtOnce>};
+        found = {Form::template sum_rows<1>,
+                 Form::template sum_rows<2>,
+                 Form::template sum_rows<kRowsAtOnce>,
+                 Form::sum_segments,
+                 Form::write_rows,
+                 Form::write_segments,
+                 Frozen::template block<1>,
+                 Frozen::template block<kRowsAtOnce>};
     });
     return found;
 }
 
-#define NK_INSTANTIATE(T)                                                     \
+#define NK_INSTANTIATE(T)                                                           \
     template PlanarWriters<T> planar_writers<T>(const ActivationSpec&, bool, bool); \
     template PlanarGradientSweeps<T> planar_gradient_sweeps<T>(const ActivationSpec&, bool, bool);
 NK_INSTANTIATE(float)

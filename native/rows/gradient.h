@@ -28,7 +28,8 @@ template <class T> struct RowsGradient {
 
 template <class T> struct RowsGradientSweeps {
     using Constants = Columns<typename Num<T>::Scalar>;
-    using Sums = void (*)(const RowsGradient<T>&, const Constants&, int64_t begin, int64_t end, double* total, double* dot);
+    using Sums = void (*)(const RowsGradient<T>&, const Constants&, int64_t begin, int64_t end, double* total,
+                          double* dot);
 
     Sums sums;          // total[j] = S dz, dot[j] = S dz * (x - m) over rows [begin, end)
     Sums sums_written;  // the same, and dx = a * dz and dresidual are written

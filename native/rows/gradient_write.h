@@ -23,8 +23,8 @@ template <class T, Gate G> struct RowsGradientForms {
 
     // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz behind the gate.
     template <int kRows, class Read, class ReadSigns, class Term>
-    static NK_INLINE void terms(const Gradient& g, const In& in, int64_t r, int64_t j, Read&& read, ReadSigns&& read_signs,
-                                Term&& term) {
+    static NK_INLINE void terms(const Gradient& g, const In& in, int64_t r, int64_t j, Read&& read,
+                                ReadSigns&& read_signs, Term&& term) {
         const int64_t stride = g.channels, at = r * stride + j;
         const bool by_bits = In::reads_bits(g.bits), added = In::adds(g.residual, g.bits);
         const T *xp = g.x + at, *gp = g.dy + at, *rp = added ? g.residual + at : xp;
@@ -36,16 +36,18 @@ template <class T, Gate G> struct RowsGradientForms {
             prefetch(gp + next);
             if (added) prefetch(rp + next);
             const V xv = read(xp + here);
-            term(u, xv, in(read(gp + here), xv - in.m, by_bits,
-                           [&]() NK_IN_PLACE { return read_signs(bits + u * bit_stride); }, added,
-                           [&]() NK_IN_PLACE { return read(rp + here); }));
+            term(u, xv,
+                 in(
+                     read(gp + here), xv - in.m, by_bits,
+                     [&]() NK_IN_PLACE { return read_signs(bits + u * bit_stride); }, added,
+                     [&]() NK_IN_PLACE { return read(rp + here); }));
         });
     }
 
     // total[j] = S dz, dot[j] = S dz * (x - m) over rows [begin, end), from exact products: dz may vanish where the sums
     // nearly cancel. Of 16-bit types four rows are added in float32 first. kWrites: dx = a * dz and dresidual, too.
-    template <bool kWrites = false>
-    static void sums(const Gradient& g, const Columns<Scalar>& k, int64_t begin, int64_t end, double* total, double* dot) {
+    template <bool kWrites = false> static void sums(const Gradient& g, const Columns<Scalar>& k, int64_t begin,
+                                                     int64_t end, double* total, double* dot) {
         const int64_t channels = g.channels, wide = g.wide;
         T *const dx = g.dx, *const dresidual = g.dresidual;
         std::fill(total, total + wide, 0.0);
@@ -87,17 +89,20 @@ template <class T, Gate G> struct RowsGradientForms {
             for_columns(
                 first, last,
                 [&](int64_t j) {
-                    column(j, [](const T* p) NK_IN_PLACE { return N::get(p, 0); }, [](const uint8_t* p) NK_IN_PLACE { return get_bits(p); },
-                           [&](T* p, V v, int64_t next) NK_IN_PLACE {
-                               if (g.stream) return N::put_stream(p, v);
-                               prefetch_to_write(p + next);
-                               N::put(p, v);
-                           });
+                    column(
+                        j, [](const T* p) NK_IN_PLACE { return N::get(p, 0); },
+                        [](const uint8_t* p) NK_IN_PLACE { return get_bits(p); },
+                        [&](T* p, V v, int64_t next) NK_IN_PLACE {
+                            if (g.stream) return N::put_stream(p, v);
+                            prefetch_to_write(p + next);
+                            N::put(p, v);
+                        });
                 },
                 [&](int64_t j, int64_t n) {
-                    column(j, [&](const T* p) NK_IN_PLACE { return N::get_tail(p, n, N::set(0)); },
-                           [&](const uint8_t* p) NK_IN_PLACE { return get_bits_tail(p, n); },
-                           [&](T* p, V v, int64_t) NK_IN_PLACE { N::put_tail(p, v, n); });
+                    column(
+                        j, [&](const T* p) NK_IN_PLACE { return N::get_tail(p, n, N::set(0)); },
+                        [&](const uint8_t* p) NK_IN_PLACE { return get_bits_tail(p, n); },
+                        [&](T* p, V v, int64_t) NK_IN_PLACE { N::put_tail(p, v, n); });
                 });
         });
         if constexpr (kShortProducts<T>)  // they are of xhat
@@ -134,9 +139,10 @@ template <class T, Gate G> struct RowsGradientForms {
                     if (!Stream && to) prefetch_to_write(to + here + next_y);
                     if (!Stream && to_dz) prefetch_to_write(to_dz + here + next_y);
                     const Wide centered = read(xp + here) - in.m;
-                    const Wide dz = in(read(gp + here), centered, by_bits,
-                                       [&]() NK_IN_PLACE { return read_signs(bits + u * bit_stride); }, added,
-                                       [&]() NK_IN_PLACE { return read(rp + here); });
+                    const Wide dz = in(
+                        read(gp + here), centered, by_bits,
+                        [&]() NK_IN_PLACE { return read_signs(bits + u * bit_stride); }, added,
+                        [&]() NK_IN_PLACE { return read(rp + here); });
                     if (to) put(to + here, fma(sb, centered * rs, fma(sa, dz, sc)));
                     if (to_dz) put(to_dz + here, dz);
                 });
@@ -144,15 +150,17 @@ template <class T, Gate G> struct RowsGradientForms {
             for_columns<W::kCount>(
                 first, last,
                 [&](int64_t j) {
-                    column(j, [](const T* p) NK_IN_PLACE { return W::get(p, 0); },
-                           [](const uint8_t* p) NK_IN_PLACE { return get_bits<W::kCount>(p); },
-                           [](T* p, Wide v) NK_IN_PLACE { Stream ? W::put_stream(p, v) : W::put(p, v); });
+                    column(
+                        j, [](const T* p) NK_IN_PLACE { return W::get(p, 0); },
+                        [](const uint8_t* p) NK_IN_PLACE { return get_bits<W::kCount>(p); },
+                        [](T* p, Wide v) NK_IN_PLACE { Stream ? W::put_stream(p, v) : W::put(p, v); });
                 },
                 [&](int64_t j, int64_t n) {
                     if constexpr (Stream) return;  // whole vectors alone
-                    column(j, [&](const T* p) NK_IN_PLACE { return W::get_tail(p, n, W::set(0)); },
-                           [&](const uint8_t* p) NK_IN_PLACE { return get_bits_tail<W::kCount>(p, n); },
-                           [&](T* p, Wide v) NK_IN_PLACE { W::put_tail(p, v, n); });
+                    column(
+                        j, [&](const T* p) NK_IN_PLACE { return W::get_tail(p, n, W::set(0)); },
+                        [&](const uint8_t* p) NK_IN_PLACE { return get_bits_tail<W::kCount>(p, n); },
+                        [&](T* p, Wide v) NK_IN_PLACE { W::put_tail(p, v, n); });
                 });
         });
     }

@@ -35,7 +35,8 @@ inline void add_columns(double* v, int64_t channels, int64_t times) {
 // sums (blocks, 2, wide): adds all blocks' into the first, of which it folds the columns.
 inline void fold_blocks(double* sums, int64_t blocks, int64_t wide, int64_t channels, int64_t times) {
     for (int64_t b = 1; b < blocks; ++b)
-        for (int64_t j = 0; j < 2 * wide; j += kLanes) store2(sums + j, load2(sums + j) + load2(sums + 2 * b * wide + j));
+        for (int64_t j = 0; j < 2 * wide; j += kLanes)
+            store2(sums + j, load2(sums + j) + load2(sums + 2 * b * wide + j));
     add_columns(sums, channels, times);
     add_columns(sums + wide, channels, times);
 }

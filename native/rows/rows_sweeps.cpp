@@ -25,9 +25,9 @@ RowsGradientSweeps<T> rows_gradient_sweeps(const ActivationSpec& activation, boo
     return found;
 }
 
-#define NK_INSTANTIATE(T)                                                                            \
-    template RowsWriter<T> rows_writer<T>(const ActivationSpec&, bool);                              \
-    template RowsGradientSweeps<T> rows_gradient_sweeps<T>(const ActivationSpec&, bool, bool);       \
+#define NK_INSTANTIATE(T)                                                                             \
+    template RowsWriter<T> rows_writer<T>(const ActivationSpec&, bool);                               \
+    template RowsGradientSweeps<T> rows_gradient_sweeps<T>(const ActivationSpec&, bool, bool);        \
     template void rows_sums<T>(const T*, int64_t, int64_t, int64_t, const double*, double*, double*); \
     template void rows_shifts<T>(const T*, int64_t, int64_t, double*);
 NK_INSTANTIATE(float)

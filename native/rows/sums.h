@@ -8,8 +8,8 @@ namespace normkit {
 namespace NK_ISA {
 
 // sum[j] = S(x - k), squares[j] = S(x - k)^2 over rows [begin, end) for all `wide` = padded(C) channels.
-template <class T>
-void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k, double* sum, double* squares) {
+template <class T> void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k,
+                                  double* sum, double* squares) {
     using N = Num<T>;
     std::fill(sum, sum + padded(channels), 0.0);
     std::fill(squares, squares + padded(channels), 0.0);
@@ -49,7 +49,8 @@ void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const d
             if constexpr (kShortSums<T> && rows % kShort == 0) short_column(x + r * channels + j, j, rows, read);
             else wide_column(x + r * channels + j, j, rows, read);
         };
-        for_columns(first, last, [&](int64_t j) { column(j, get); }, [&](int64_t j, int64_t n) { column(j, get_tail(n)); });
+        for_columns(
+            first, last, [&](int64_t j) { column(j, get); }, [&](int64_t j, int64_t n) { column(j, get_tail(n)); });
     });
     if constexpr (kShortSums<T>) {
         auto again = [&](int64_t j, int64_t n, auto&& read) {

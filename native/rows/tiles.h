@@ -22,7 +22,8 @@ inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
 }
 
 // Rows [begin, end) of a tile of channels at a time, kRows together: group(r, first, last, integral_constant).
-template <int kRows, class Group> NK_INLINE void for_tiles(int64_t begin, int64_t end, int64_t channels, Group&& group) {
+template <int kRows, class Group>
+NK_INLINE void for_tiles(int64_t begin, int64_t end, int64_t channels, Group&& group) {
     for (int64_t first = 0; first < channels; first += kTile) {
         const int64_t last = std::min(channels, first + kTile);
         int64_t r = begin;

@@ -49,15 +49,17 @@ template <class T, Act A, bool R> struct RowsWrite {
             for_columns<N::kCount>(
                 first, last,
                 [&](int64_t j) {
-                    column(j, [](const T* p) NK_IN_PLACE { return N::get(p, 0); },
-                           [](T* p, V v) NK_IN_PLACE { Stream ? N::put_stream(p, v) : N::put(p, v); },
-                           [](uint8_t* p, uint32_t bits) NK_IN_PLACE { put_bits<N::kCount>(p, bits); });
+                    column(
+                        j, [](const T* p) NK_IN_PLACE { return N::get(p, 0); },
+                        [](T* p, V v) NK_IN_PLACE { Stream ? N::put_stream(p, v) : N::put(p, v); },
+                        [](uint8_t* p, uint32_t bits) NK_IN_PLACE { put_bits<N::kCount>(p, bits); });
                 },
                 [&](int64_t j, int64_t n) {
                     if constexpr (Stream) return;  // whole vectors alone
-                    column(j, [&](const T* p) NK_IN_PLACE { return N::get_tail(p, n, N::set(0)); },
-                           [&](T* p, V v) NK_IN_PLACE { N::put_tail(p, v, n); },
-                           [&](uint8_t* p, uint32_t bits) NK_IN_PLACE { put_bits_tail<N::kCount>(p, bits, n); });
+                    column(
+                        j, [&](const T* p) NK_IN_PLACE { return N::get_tail(p, n, N::set(0)); },
+                        [&](T* p, V v) NK_IN_PLACE { N::put_tail(p, v, n); },
+                        [&](uint8_t* p, uint32_t bits) NK_IN_PLACE { put_bits_tail<N::kCount>(p, bits, n); });
                 });
         });
     }

@@ -13,7 +13,9 @@ namespace NK_ISA {
 enum class Act { kNone, kRelu, kAny };
 
 // Whether a form that has a residual has it in this call.
-template <Act A> NK_INLINE bool has(const void* residual) { return A != Act::kAny || kCommonForms || residual != nullptr; }
+template <Act A> NK_INLINE bool has(const void* residual) {
+    return A != Act::kAny || kCommonForms || residual != nullptr;
+}
 
 template <class T> struct Activate {
     using N = Num<T>;
@@ -46,8 +48,7 @@ template <class T> struct Activate {
                 V middle = dy * fma(z, N::set(1.0 / 3.0), N::set(0.5));
                 return pick(above(z, N::set(-3)), pick(above(three, z), middle, dy), zero);
             }
-            case kHardsigmoid:
-                return pick(both(above(z, N::set(-3)), above(three, z)), dy * N::set(1.0 / 6.0), zero);
+            case kHardsigmoid: return pick(both(above(z, N::set(-3)), above(three, z)), dy * N::set(1.0 / 6.0), zero);
             default: return dy * smooth_derivative<Scalar>(code, param, z);
         }
     }

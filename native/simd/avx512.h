@@ -68,7 +68,9 @@ NK_INLINE vd low_half(vf v) { return _mm512_cvtps_pd(_mm512_castps512_ps256(v));
 NK_INLINE vd high_half(vf v) {
     return _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
 }
-NK_INLINE vd load_as_doubles(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }  // no shuffle, unlike a half
+NK_INLINE vd load_as_doubles(const float* p) {
+    return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+}  // no shuffle, unlike a half
 NK_INLINE vf join(vd lo, vd hi) {
     __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(_mm512_cvtpd_ps(lo)));
     return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(_mm512_cvtpd_ps(hi)), 1));

@@ -24,7 +24,9 @@ NK_INLINE D2 both_halves(double v) { return {set1(v), set1(v)}; }
 template <class V> NK_INLINE V smaller(V x, V y) { return pick(above(x, y), y, x); }
 template <class V> NK_INLINE V larger(V x, V y) { return pick(above(x, y), x, y); }
 // V: D2 or vd.
-template <class V> NK_INLINE V median_of_three(V a, V b, V c) { return larger(smaller(a, b), smaller(larger(a, b), c)); }
+template <class V> NK_INLINE V median_of_three(V a, V b, V c) {
+    return larger(smaller(a, b), smaller(larger(a, b), c));
+}
 
 NK_INLINE D2 rstd_of(D2 var, double eps) {
     double t[kLanes];

@@ -20,19 +20,20 @@ template <class F> NK_INLINE D2 each_lane(D2 x, F&& f) {
     return load2(t);
 }
 
-constexpr float kUnderflow = -104.0f;    // e^x is 0 in float from here on down
-constexpr float kShifter = 12583103.0f;  // 1.5 * 2^23 + 191: the low bits of x + kShifter hold the integer next to x, + 191
+constexpr float kUnderflow = -104.0f;  // e^x is 0 in float from here on down
+constexpr float kShifter =
+    12583103.0f;  // 1.5 * 2^23 + 191: the low bits of x + kShifter hold the integer next to x, + 191
 
 #if NK_LEVEL == 2
 NK_INLINE vf times_power(vf v, vf, vf k) { return _mm512_scalef_ps(v, k); }
 #else
 // v * 2^k, -191 < k <= 0, in two steps: only the second one rounds, where the result is subnormal. shifted = k + kShifter.
-NK_INLINE vf times_power(vf v, vf shifted, vf) {
-    return v * power_from(shifted) * set1(0x1p-64f);
-}
+NK_INLINE vf times_power(vf v, vf shifted, vf) { return v * power_from(shifted) * set1(0x1p-64f); }
 #endif
 
-struct Reduced { vf shifted, k, r; };  // x = k ln2 + r
+struct Reduced {
+    vf shifted, k, r;
+};  // x = k ln2 + r
 
 // x in [-113, 0]
 NK_INLINE Reduced reduce(vf x) {
@@ -52,17 +53,23 @@ NK_INLINE vf expm1_near_zero(vf r) {
 
 NK_INLINE vf exp_of(const Reduced& x) { return times_power(expm1_near_zero(x.r) + set1(1.0f), x.shifted, x.k); }
 NK_INLINE vf exp_negative(vf x) { return exp_of(reduce(at_least(x, set1(kUnderflow)))); }
-NK_INLINE D2 exp_negative(D2 x) { return each_lane(x, [](double v) { return std::exp(v); }); }
+NK_INLINE D2 exp_negative(D2 x) {
+    return each_lane(x, [](double v) { return std::exp(v); });
+}
 
 NK_INLINE vf expm1_negative(vf x) {
     const Reduced to = reduce(at_least(x, set1(kUnderflow)));
     const vf power = times_power(set1(1.0f), to.shifted, to.k);
     return fma(power, expm1_near_zero(to.r), power - set1(1.0f));
 }
-NK_INLINE D2 expm1_negative(D2 x) { return each_lane(x, [](double v) { return std::expm1(v); }); }
+NK_INLINE D2 expm1_negative(D2 x) {
+    return each_lane(x, [](double v) { return std::expm1(v); });
+}
 
 // The standard normal distribution: its tail below x <= 0, and its density there.
-template <class T> struct Normal { typename Num<T>::V tail, density; };
+template <class T> struct Normal {
+    typename Num<T>::V tail, density;
+};
 
 // tail(-a) = e^(-a^2/2) R(a) with R rational, 0.1 u off, all terms positive: relative errors stay small as the tail
 // goes to 0. a^2 is kept in two parts where fma is one rounding; where it is two, e^(-a^2/2) is off by a^2/2 u, which is

@@ -21,7 +21,9 @@ template <class T, Gate G> struct Incoming {
     // Whether a sweep reads bits, or else a residual, where they are given.
     static constexpr bool kMayReadBits = G == Gate::kBits || G == Gate::kAny;
     static constexpr bool kMayAdd = G == Gate::kAdded || G == Gate::kAny;
-    static NK_INLINE bool reads_bits(const uint8_t* bits) { return G == Gate::kBits || (kMayReadBits && bits != nullptr); }
+    static NK_INLINE bool reads_bits(const uint8_t* bits) {
+        return G == Gate::kBits || (kMayReadBits && bits != nullptr);
+    }
     template <class P> static NK_INLINE bool adds(const P* residual, const uint8_t* bits) {
         return G == Gate::kAdded || (G == Gate::kAny && residual != nullptr && bits == nullptr);
     }
@@ -29,7 +31,8 @@ template <class T, Gate G> struct Incoming {
     ActivationSpec spec;
     V m, scale, shift;
 
-    Incoming(const ActivationSpec& spec_, V m_, V scale_, V shift_) : spec(spec_), m(m_), scale(scale_), shift(shift_) {}
+    Incoming(const ActivationSpec& spec_, V m_, V scale_, V shift_)
+        : spec(spec_), m(m_), scale(scale_), shift(shift_) {}
     Incoming(const ActivationSpec& spec_, Affine<typename N::Scalar> f)
         : Incoming(spec_, N::set(f.m), N::set(f.scale), N::set(f.shift)) {}
 

@@ -10,8 +10,16 @@ typedef int32_t half_maskf __attribute__((vector_size(16)));
 typedef int64_t half_maskd __attribute__((vector_size(16)));
 typedef uint32_t half_words __attribute__((vector_size(16)));
 
-NK_INLINE half_vf read_half(const float* p) { half_vf v; std::memcpy(&v, p, sizeof v); return v; }
-NK_INLINE half_vd read_half(const double* p) { half_vd v; std::memcpy(&v, p, sizeof v); return v; }
+NK_INLINE half_vf read_half(const float* p) {
+    half_vf v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+NK_INLINE half_vd read_half(const double* p) {
+    half_vd v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
 // Choices by bits: of the compiler's ?: GCC makes one lane at a time.
 NK_INLINE half_vf pick(half_maskf m, half_vf yes, half_vf no) {
     return (half_vf)(((half_maskf)yes & m) | ((half_maskf)no & ~m));

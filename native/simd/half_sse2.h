@@ -9,7 +9,9 @@ NK_INLINE half_vf fma(half_vf a, half_vf b, half_vf c) { return a * b + c; }
 NK_INLINE half_vd fma(half_vd a, half_vd b, half_vd c) { return a * b + c; }
 NK_INLINE half_maskf above(half_vf a, half_vf b) { return (half_maskf)_mm_cmpnle_ps(a, b); }
 NK_INLINE half_maskd above(half_vd a, half_vd b) { return (half_maskd)_mm_cmpnle_pd(a, b); }
-NK_INLINE half_vf at_least(half_vf x, half_vf least) { return _mm_max_ps(least, x); }  // the second operand where one is NaN
+NK_INLINE half_vf at_least(half_vf x, half_vf least) {
+    return _mm_max_ps(least, x);
+}  // the second operand where one is NaN
 NK_INLINE half_vf at_most(half_vf x, half_vf most) { return _mm_min_ps(most, x); }
 NK_INLINE uint32_t to_bits(half_maskf m) { return uint32_t(_mm_movemask_ps((__m128)m)); }
 NK_INLINE uint32_t to_bits(half_maskd m) { return uint32_t(_mm_movemask_pd((__m128d)m)); }

@@ -34,10 +34,18 @@ NK_INLINE half_vf high_from_f16(const void* p) { return from_f16(high_words(p));
 NK_INLINE void put_f16(void* p, half_vf lo, half_vf hi) { put_words(p, as_f16(lo), as_f16(hi)); }
 #endif
 
-struct vf { half_vf lo, hi; };
-struct vd { half_vd lo, hi; };
-struct maskf { half_maskf lo, hi; };
-struct maskd { half_maskd lo, hi; };
+struct vf {
+    half_vf lo, hi;
+};
+struct vd {
+    half_vd lo, hi;
+};
+struct maskf {
+    half_maskf lo, hi;
+};
+struct maskd {
+    half_maskd lo, hi;
+};
 constexpr int kFloats = 8, kDoubles = 4;
 
 NK_INLINE vf operator+(vf a, vf b) { return {a.lo + b.lo, a.hi + b.hi}; }
@@ -87,7 +95,9 @@ NK_INLINE vf power_from(vf v) {  // the lowest bits as the exponent: of 1.5 * 2^
 }
 
 // Words of 16 bits each in a lane of 32.
-struct Words { half_words lo, hi; };
+struct Words {
+    half_words lo, hi;
+};
 NK_INLINE Words words_at(const void* p) { return {low_words(p), high_words(p)}; }
 NK_INLINE vf load(const bf16* p) {
     const Words w = words_at(p);

@@ -13,8 +13,12 @@ namespace NK_ISA {
 
 constexpr int kLanes = kFloats;
 
-struct D2 { vd a, b; };
-struct M2 { maskd a, b; };
+struct D2 {
+    vd a, b;
+};
+struct M2 {
+    maskd a, b;
+};
 
 NK_INLINE D2 operator+(D2 x, D2 y) { return {x.a + y.a, x.b + y.b}; }
 NK_INLINE D2 operator-(D2 x, D2 y) { return {x.a - y.a, x.b - y.b}; }
@@ -28,7 +32,10 @@ NK_INLINE uint32_t to_bits(M2 m) { return to_bits_d(m.a) | (to_bits_d(m.b) << kD
 NK_INLINE double sum_lanes(D2 v) { return sum_lanes(v.a + v.b); }
 NK_INLINE D2 zero2() { return {set1(0.0), set1(0.0)}; }
 NK_INLINE D2 load2(const double* p) { return {load(p), load(p + kDoubles)}; }
-NK_INLINE void store2(double* p, D2 v) { store(p, v.a); store(p + kDoubles, v.b); }
+NK_INLINE void store2(double* p, D2 v) {
+    store(p, v.a);
+    store(p + kDoubles, v.b);
+}
 NK_INLINE D2 widen(vf v) { return {low_half(v), high_half(v)}; }
 NK_INLINE D2 widen(D2 v) { return v; }
 template <class T> NK_INLINE D2 load_wide(const T* p) { return widen(load(p)); }
@@ -86,7 +93,10 @@ template <> struct Num<double> {
         return {load(p), load_tail(p + kDoubles, n - kDoubles, fill.b)};
     }
     static NK_INLINE void put(double* p, V v) { store2(p, v); }
-    static NK_INLINE void put_stream(double* p, V v) { stream(p, v.a); stream(p + kDoubles, v.b); }
+    static NK_INLINE void put_stream(double* p, V v) {
+        stream(p, v.a);
+        stream(p + kDoubles, v.b);
+    }
     static NK_INLINE void put_tail(double* p, V v, int64_t n) {
         if (n <= kDoubles) return store_tail(p, v.a, n);
         store(p, v.a);

@@ -10,15 +10,23 @@ namespace normkit {
 namespace NK_ISA {
 
 // The element type as whose vectors the rows of T are taken.
-template <class T> struct InRows { using type = T; };
+template <class T> struct InRows {
+    using type = T;
+};
 template <class T> using InRow = typename InRows<T>::type;
 
 #if NK_LEVEL == 2
 struct Paired;
-template <> struct InRows<bf16> { using type = Paired; };
+template <> struct InRows<bf16> {
+    using type = Paired;
+};
 
-struct Pairs { vf even, odd; };
-struct PairMask { maskf even, odd; };
+struct Pairs {
+    vf even, odd;
+};
+struct PairMask {
+    maskf even, odd;
+};
 
 NK_INLINE Pairs operator+(Pairs x, Pairs y) { return {x.even + y.even, x.odd + y.odd}; }
 NK_INLINE Pairs operator-(Pairs x, Pairs y) { return {x.even - y.even, x.odd - y.odd}; }
@@ -62,7 +70,8 @@ template <> struct Num<Paired> {
         const __m512i upper = _mm512_mask_blend_epi16(kOdd, _mm512_srli_epi32(e, 16), o);
         const __m512i lower = _mm512_mask_blend_epi16(kOdd, e, _mm512_slli_epi32(o, 16));
         const __m512i next = _mm512_add_epi16(upper, one);
-        const __m512i least = _mm512_ternarylogic_epi32(upper, one, _mm512_set1_epi16(int16_t(0x8000)), 0xae);  // ~a & b | c
+        const __m512i least =
+            _mm512_ternarylogic_epi32(upper, one, _mm512_set1_epi16(int16_t(0x8000)), 0xae);  // ~a & b | c
         const __mmask32 number = _mm512_test_epi16_mask(next, _mm512_set1_epi16(0x7fff));
         return _mm512_mask_mov_epi16(upper, _mm512_mask_cmpge_epu16_mask(number, lower, least), next);
     }

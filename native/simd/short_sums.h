@@ -24,9 +24,9 @@
 namespace normkit {
 namespace NK_ISA {
 
-template <class T> constexpr bool kShortSums = std::is_same_v<T, bf16>;                    // forward
+template <class T> constexpr bool kShortSums = std::is_same_v<T, bf16>;                      // forward
 template <class T> constexpr bool kShortProducts = kShortSums<T> || std::is_same_v<T, f16>;  // backward
-constexpr int kShort = 4;  // terms
+constexpr int kShort = 4;                                                                    // terms
 
 // sum += a + b + c + d, squares += their squares.
 NK_INLINE void add_four(vf a, vf b, vf c, vf d, D2& sum, D2& squares) {

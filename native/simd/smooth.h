@@ -17,7 +17,9 @@ template <class T> struct Smooth {
     static NK_INLINE V set(double v) { return Num<T>::set(v); }
 
     // The logistic function of +-s and of -+s, s <= 0: by the sign of z.
-    struct Logistic { V value, rest; };
+    struct Logistic {
+        V value, rest;
+    };
     template <class M> static NK_INLINE Logistic logistic(V s, M positive) {
         const V e = exp_negative(s), w = set(1) / (set(1) + e);
         return {pick(positive, w, e * w), pick(positive, e * w, w)};
@@ -107,7 +109,8 @@ template <class T> struct Smooth {
 template <class T> static __attribute__((noinline)) auto smooth_value(int code, double param, typename Num<T>::V z) {
     return Smooth<T>::value(code, param, z);
 }
-template <class T> static __attribute__((noinline)) auto smooth_derivative(int code, double param, typename Num<T>::V z) {
+template <class T>
+static __attribute__((noinline)) auto smooth_derivative(int code, double param, typename Num<T>::V z) {
     return Smooth<T>::derivative(code, param, z);
 }
 #if NK_LEVEL == 2
