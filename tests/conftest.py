@@ -10,6 +10,8 @@ rest.
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -35,3 +37,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             pytest.exit("NORMKIT_NO_NATIVE asks for a run without the native core, and it was imported", returncode=1)
     elif (_set("NORMKIT_REQUIRE_NATIVE") or _set("CI")) and not native.available():
         pytest.exit(f"CI or NORMKIT_REQUIRE_NATIVE asks for the native core: {native.why_not()}", returncode=1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fresh_compiler() -> Iterator[None]:
+    """Each file begins with an empty cache: a function that was compiled too often runs as it is, without a word."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -49,3 +50,8 @@ def join(folder: Path, rank: int, ranks: int, limit: float) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=timedelta(seconds=limit)
     )
+
+
+# FSDP2 is private in torch 2.4, stops on the CPU in 2.6, and in 2.8 trains two linear layers otherwise than DDP does
+FSDP2 = torch.__version__ >= (2, 10)  # type: ignore[operator]
+needs_fsdp2 = pytest.mark.skipif(not FSDP2, reason="FSDP2 of this torch does not serve the CPU, or not as DDP does")

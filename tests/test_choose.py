@@ -17,10 +17,15 @@ from normkit._activation import NONE
 from normkit._operands import Operands
 from normkit.functional import choose as _choose
 from normkit.functional.batch_norm import BatchNormSpec
+from normkit.functional.batch_renorm import Limits, corrected
 from normkit.functional.choose import choose
+from normkit.functional.ghost_batch_norm import sliced
 from normkit.functional.group_norm import GroupNormSpec
+from normkit.functional.instance_norm import InstanceNormSpec
 from normkit.functional.layer_norm import LayerNormSpec
+from normkit.functional.running import Running
 from normkit.functional.spec import NormSpec
+from normkit.functional.sync_batch_norm import SyncBatchNormSpec
 from normkit.kernels import native, triton
 from tests.kernels.native_isa import needs_native
 
@@ -163,7 +168,15 @@ def test_cuda_takes_triton_where_it_is_installed_and_pytorch_elsewhere(monkeypat
     x, mask = OnCuda(X), torch.ones(4, 1, dtype=torch.bool)
     monkeypatch.setattr(triton, "INSTALLED", True)
     assert pick(x) == ("triton", "Triton's kernels serve CUDA")
-    assert pick(x, mask=mask)[0] == "composed"
+    assert pick(x, mask=OnCuda(mask)) == ("triton", "Triton's kernels serve CUDA")
+    assert pick(x, mask=mask)[0] == "composed"  # of another device
+    running = Running(OnCuda(torch.zeros(3)), OnCuda(torch.ones(3)), None, 0.1)
+    batch = BatchNormSpec(NONE, running, True, 1e-3)
+    for norm in (
+        sliced(batch, X, 2), corrected(batch, Limits(3.0, 5.0), None), SyncBatchNormSpec(NONE, running, True, 1e-3),
+        InstanceNormSpec(NONE, running, True, 1e-3), GROUPS,
+    ):  # fmt: skip
+        assert pick(x, norm, mask=OnCuda(mask)) == ("triton", "Triton's kernels serve CUDA"), norm.name
     assert pick(x, LayerNormSpec(NONE, (3,), 1e-3)) == ("aten", "PyTorch's own kernels serve CUDA")
     assert pick(OnCuda(X.double()))[0] == "aten"
     monkeypatch.setattr(torch.version, "hip", "6.0")
@@ -171,6 +184,21 @@ def test_cuda_takes_triton_where_it_is_installed_and_pytorch_elsewhere(monkeypat
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(triton, "INSTALLED", False)
     assert pick(x)[0] == "aten"
+
+
+@pytest.mark.skipif(not hasattr(torch.library, "triton_op"), reason="torch.library.triton_op is of torch 2.6")
+def test_few_bytes_are_left_to_pytorch_where_it_has_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the size on that is measured on a GPU; until then nothing is."""
+    monkeypatch.setattr(_choose, "is_plain", lambda tensor: True)
+    monkeypatch.setattr(triton, "INSTALLED", True)
+    x, ghost = OnCuda(X), sliced(BatchNormSpec(NONE, None, True, 1e-3), X, 2)
+    assert triton.SMALL == 0
+    assert pick(x)[0] == "triton"
+    monkeypatch.setattr(triton, "SMALL", X.nbytes + 1)
+    assert pick(x) == ("aten", "PyTorch's own kernels serve CUDA, faster on so few bytes")
+    assert pick(x, ghost)[0] == "triton"
+    monkeypatch.setattr(triton, "SMALL", X.nbytes)
+    assert pick(x)[0] == "triton"
 
 
 def test_aten_refuses_a_transform_and_an_unknown_norm() -> None:

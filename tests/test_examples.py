@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed.fsdp
+
+from tests.processes import needs_fsdp2
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIMIT = 240  # seconds for one run; a start under load takes twenty
@@ -35,11 +36,6 @@ def trained(script: str, ranks: int, folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return trained("ddp_train.py", 1, tmp_path_factory.mktemp("alone"))
-
-
-needs_fsdp2 = pytest.mark.skipif(
-    not hasattr(torch.distributed.fsdp, "fully_shard"), reason="FSDP2 serves the CPU in torch 2.6, not in 2.4"
-)
 
 
 @pytest.mark.parametrize("script", ["ddp_train.py", pytest.param("fsdp2_train.py", marks=needs_fsdp2)])

@@ -7,7 +7,7 @@ import torch
 
 import normkit as nk
 from normkit.functional.choose import BACKENDS
-from normkit.info import collect
+from normkit.info import TRITON_NORMS, collect
 from normkit.kernels import triton
 
 
@@ -33,7 +33,7 @@ def test_the_triton_path_is_told_by_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(triton, "INSTALLED", True)
     assert collect()["triton path"].startswith("available")
-    assert collect()["on cuda"] == "triton (batch, group and instance norm), aten, composed"
+    assert collect()["on cuda"] == f"triton ({TRITON_NORMS}), aten, composed"
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert "not been tried" in collect()["on cuda"]
     monkeypatch.setattr(torch.version, "hip", None)

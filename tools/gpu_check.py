@@ -11,105 +11,32 @@ import argparse
 import math
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
 from torch import Tensor
 
-import normkit as nk
 from normkit.contract import FLOAT32_STATISTICS, unit_roundoff
 from normkit.kernels import triton
+from tools.gpu_cases import GHOST, RENORM, SYNC, Case, Tensors, by_torch, by_triton, tensors, true
 
-EPS = 1e-5
 # Of the float64 truth: 8 roundings of the result, and what statistics in float32 lose, in units of the largest value.
 ROUNDINGS = 16
-
-
-class Case(NamedTuple):
-    """One call: shape, dtype, channels last, residual, activation, training; groups: 0 is batch norm."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    last: bool
-    residual: bool
-    activation: str | None
-    training: bool = True
-    groups: int = 0
-
-    def __str__(self) -> str:
-        kind = str(self.dtype).removeprefix("torch.")
-        layout = "channels last" if self.last else "planar"
-        extras = " + ".join(
-            [
-                f"group norm of {self.groups}" if self.groups else "batch norm",
-                *["add"] * self.residual,
-                *filter(None, [self.activation]),
-            ]
-        )
-        mode = "" if self.training else ", evaluation"
-        return f"{extras}{mode}, {'x'.join(map(str, self.shape))}, {kind}, {layout}"
-
-
-class Tensors(NamedTuple):
-    """Of one case."""
-
-    x: Tensor
-    weight: Tensor
-    bias: Tensor
-    residual: Tensor | None
-    dy: Tensor
-    mean: Tensor | None
-    var: Tensor | None
-
-
-def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
-    """Seeded, so that two machines see the same numbers."""
-    generator = torch.Generator().manual_seed(0)
-
-    def big(mean: float = 0.0) -> Tensor:
-        values = torch.randn(case.shape, generator=generator).add_(mean).to(device, case.dtype)
-        return values.movedim(1, -1).contiguous().movedim(-1, 1) if case.last else values
-
-    channels = case.shape[1]
-    vectors = [torch.rand(channels, generator=generator).add_(0.5).to(device) for _ in range(4)]
-    x, residual, dy = big(mean), big() if case.residual else None, big()
-    given = (None, None) if case.training else (vectors[2], vectors[3])
-    return Tensors(x.requires_grad_(), vectors[0].requires_grad_(), vectors[1].requires_grad_(), residual, dy, *given)
-
-
-def by_triton(case: Case, given: Tensors) -> Tensor:
-    with nk.backend("triton"):
-        if case.groups:
-            return nk.functional.group_norm(
-                given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual, activation=case.activation
-            )
-        return nk.functional.batch_norm(
-            given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS, residual=given.residual,
-            activation=case.activation,
-        )  # fmt: skip
-
-
-def by_torch(case: Case, given: Tensors) -> Tensor:
-    if case.groups:
-        y = F.group_norm(given.x, case.groups, given.weight, given.bias, EPS)
-    else:
-        y = F.batch_norm(given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS)
-    y = y if given.residual is None else y + given.residual
-    return y if case.activation is None else getattr(F, case.activation)(y)
 
 
 def verified(case: Case, device: str, mean: float) -> str:
     """ "" or what is wrong: y and gradients against float64, and two runs bit by bit."""
     given = tensors(case, device, mean)
-    wide = Tensors(*(None if t is None else t.detach().double() for t in given))
+    wide = Tensors(*(t if t is None or t.dtype == torch.bool else t.detach().double() for t in given))
     wanted, truths = ("x", "weight", "bias"), []
     for leaf in (wide.x, wide.weight, wide.bias):
         leaf.requires_grad_()
-    truth = by_torch(case, wide)
+    truth = true(case, wide)
     truths = [truth, *torch.autograd.grad(truth, [wide.x, wide.weight, wide.bias], wide.dy)]
     runs = []
     for _ in range(2):
@@ -118,7 +45,7 @@ def verified(case: Case, device: str, mean: float) -> str:
     wrong = []
     for name, actual, again, expected in zip(("y", *(f"d{name}" for name in wanted)), *runs, truths, strict=True):
         u = unit_roundoff(actual.dtype)
-        scale = expected.abs().max().item() if name in ("y", "dx") else wide.dy.abs().sum().item() / case.shape[1]
+        scale = expected.abs().max().item() if name in ("y", "dx") else wide.dy.abs().nansum().item() / case.shape[1]
         error = (actual.double() - expected).abs().max().item()
         allowed = (ROUNDINGS * u + 4 * FLOAT32_STATISTICS) * max(scale, 1.0)
         if not error <= allowed:
@@ -140,6 +67,12 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
                     yield Case(shape, dtype, last, residual, activation), 1.0
         yield Case(shape, torch.float32, False, True, "gelu", training=False), 1.0
         yield Case(shape, torch.float32, False, False, None), 1e4
+        for last in (False, True) if len(shape) > 2 else (False,):
+            yield Case(shape, torch.float32, last, True, "relu", masked=True), 1e3
+        yield Case(shape, torch.bfloat16, False, False, "silu", training=False, masked=True), 1.0
+        for norm in (GHOST, RENORM, SYNC):
+            yield Case(shape, torch.float32, False, True, "relu", norm=norm), 1e2
+            yield Case(shape, torch.bfloat16, len(shape) > 2, True, "silu", norm=norm, masked=True), 1.0
     grouped = [((2, 6, 5, 7), 3)] + (
         [] if small else [((2, 320, 64, 64), 32), ((2, 1280, 8, 8), 32), ((8, 30, 301), 5)]
     )
@@ -148,6 +81,8 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
             for last in (False, True):
                 yield Case(shape, dtype, last, True, "silu", groups=groups), 1.0
         yield Case(shape, torch.float32, False, False, None, groups=groups), 1e4
+        for last in (False, True):
+            yield Case(shape, torch.float32, last, True, "silu", groups=groups, masked=True), 1e3
 
 
 def verify(device: str, deadline: float) -> int:
@@ -172,6 +107,8 @@ TO_TIME = [
     ((64, 1024, 14, 14), "relu", True), ((64, 2048, 7, 7), "relu", True), ((64, 256, 56, 56), None, False),
     ((256, 64, 112, 112), None, False), ((65536, 512), None, False),
 ]  # fmt: skip
+# Padded images and sequences.
+MASKED_TO_TIME = [(64, 256, 56, 56), (64, 512, 28, 28), (256, 256, 1000)]
 # What a U-Net of a diffusion model has: group norm of 32 groups with SiLU.
 GROUPED_TO_TIME = [(8, 320, 64, 64), (8, 640, 32, 32), (8, 1280, 16, 16), (8, 1280, 8, 8)]
 
@@ -211,18 +148,20 @@ def time_all(deadline: float) -> None:
     flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
     ratios: dict[str, list[float]] = {}
     print("ms forward / backward: triton, torch eager, torch.compile, a copy", flush=True)
-    grouped = [(shape, "silu", False, 32) for shape in GROUPED_TO_TIME]
-    for shape, activation, residual, groups in [*((*case, 0) for case in TO_TIME), *grouped]:
+    grouped = [(shape, "silu", False, 32, False) for shape in GROUPED_TO_TIME]
+    masked_ones = [(shape, None, False, 0, True) for shape in MASKED_TO_TIME]
+    plain = [(*case, 0, False) for case in TO_TIME]
+    for shape, activation, residual, groups, masked in [*plain, *grouped, *masked_ones]:
         for dtype in (torch.float32, torch.bfloat16):
             for last in (False, True) if len(shape) > 2 else (False,):
                 if time.monotonic() > deadline:
                     print("  stopped by the clock", flush=True)
                     break
-                case = Case(shape, dtype, last, residual, activation, groups=groups)
+                case = Case(shape, dtype, last, residual, activation, groups=groups, masked=masked)
                 found = timed(case, flush)
                 print(f"  {case}: " + ", ".join(f"{a:.3f} / {b:.3f}" for a, b in found.values()), flush=True)
                 kind = "with extras" if residual or activation else "plain"
-                kind = "group norm" if groups else kind
+                kind = "group norm" if groups else "masked, beside torch's norm and masking" if masked else kind
                 for rival in ("eager", "compile"):
                     for i, half in enumerate(("forward", "backward")):
                         ratios.setdefault(f"{kind}, {half}, over torch {rival}", []).append(
@@ -231,6 +170,44 @@ def time_all(deadline: float) -> None:
     for name, values in sorted(ratios.items()):
         mean = math.exp(statistics.fmean(map(math.log, values)))
         print(f"{name}: {mean:.2f} in geometric mean, {min(values):.2f} at worst, of {len(values)}", flush=True)
+
+
+@contextmanager
+def one_rank(device: str) -> Iterator[None]:
+    """A process group of this rank alone, in which synchronised norms gather and add up."""
+    backend = "nccl" if device == "cuda" and dist.is_nccl_available() else "gloo"
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def time_small(deadline: float) -> None:
+    """From which size on the kernels are faster than PyTorch's, launches included: what `SMALL` should be."""
+
+    def wall(call: Callable[[Case, Tensors], Tensor], case: Case) -> float:
+        given, times = tensors(case, "cuda"), []
+        for _ in range(60):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            y = call(case, given)
+            torch.autograd.grad(y, [given.x, given.weight, given.bias], given.dy)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[20:])
+
+    least = 0
+    for samples in (1, 2, 4, 8, 16, 32, 64, 128, 256):
+        if time.monotonic() > deadline:
+            print("  stopped by the clock", flush=True)
+            return
+        case = Case((samples, 64, 14, 14), torch.float32, True, False, None)
+        size, ours, theirs = samples * 64 * 14 * 14 * 4, wall(by_triton, case), wall(by_torch, case)
+        print(f"  {case}, {size} bytes: {ours * 1e6:.0f} us, torch eager {theirs * 1e6:.0f} us", flush=True)
+        least = size + 1 if ours > theirs else least
+    print(f"SMALL = {least}  # for src/normkit/kernels/triton/__init__.py", flush=True)
 
 
 def main() -> int:
@@ -246,8 +223,10 @@ def main() -> int:
         return 2
     name = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
     print(f"{name}, torch {torch.__version__}", flush=True)
-    wrong = verify(device, start + given.seconds * (1 if given.verify or device == "cpu" else 0.4))
+    with one_rank(device):
+        wrong = verify(device, start + given.seconds * (1 if given.verify or device == "cpu" else 0.4))
     if device == "cuda" and not given.verify and not wrong:
+        time_small(start + given.seconds * 0.5)
         time_all(start + given.seconds)
     return bool(wrong)
 

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ from triton.runtime.jit import JITFunction
 
 from normkit import _activation
 from normkit._operands import Needs, Operands, Saved
-from normkit.kernels.triton import batch_norm, group_norm
+from normkit.functional.ghost_batch_norm import slice_sizes
+from normkit.kernels.triton import batch_norm, batch_norm_gradients, group_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "gpu.md"
@@ -107,16 +108,21 @@ class _Recorder:
 
 
 @contextmanager
-def recorded(module: Any) -> Iterator[list[tuple[Any, ...]]]:
-    """Within the block the module's kernels are not launched, and the list has what would have been."""
+def recorded(*modules: Any) -> Iterator[list[tuple[Any, ...]]]:
+    """Within the block the modules' kernels are not launched, and the list has what would have been."""
     launches: list[tuple[Any, ...]] = []
-    kernels = {name: kernel for name, kernel in vars(module).items() if isinstance(kernel, JITFunction)}
-    for name, kernel in kernels.items():
+    kernels = [
+        (module, name, kernel)
+        for module in modules
+        for name, kernel in vars(module).items()
+        if isinstance(kernel, JITFunction)
+    ]
+    for module, name, kernel in kernels:
         setattr(module, name, _Recorder(kernel.fn.__qualname__, kernel, launches))
     try:
         yield launches
     finally:
-        for name, kernel in kernels.items():
+        for module, name, kernel in kernels:
             setattr(module, name, kernel)
 
 
@@ -130,8 +136,18 @@ CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
 )
 
 
+# Cut into slices of 32 samples or one fewer: in tiles, and each just fits on chip.
+SLICED_CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
+    ("planar 28x28, slices of 32", (95, 256, 28, 28), False),
+    ("channels last 28x28, slices of 32", (95, 256, 28, 28), True),
+    ("planar 16x16, slices of 32, one pass", (95, 256, 16, 16), False),
+    ("channels last 4x4, slices of 32, one pass", (95, 256, 4, 4), True),
+)
+
+
 def launches() -> list[Launch]:
-    """Every kernel on every layout, in float32 and bfloat16, behind a residual, with ReLU and with SiLU."""
+    """Every kernel on every layout, in float32 and bfloat16, behind a residual, with ReLU and with SiLU; under a mask
+    and in slices, in float32 with ReLU."""
     found = []
     for words, shape, last in CASES:
         for dtype in (torch.float32, torch.bfloat16):
@@ -140,6 +156,11 @@ def launches() -> list[Launch]:
                 name = "relu" if code == _activation.RELU else "silu"
                 tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, {name}"
                 found += _of_batch_norm(tensors, _empty(shape, dtype, last), code)
+        x = _empty(shape, torch.float32, last)
+        found += _of_batch_norm(f"{words}, float32, residual, relu, mask", x, _activation.RELU, _mask(x))
+    for words, shape, last in SLICED_CASES:
+        x = _empty(shape, torch.float32, last)
+        found += _of_slices(f"{words}, float32, residual, relu", x, slice_sizes(len(x), 32))
     found += _group_launches()
     unique = {}
     for launch in found:  # what has neither residual nor activation is the same for both
@@ -153,24 +174,42 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Tensor:
     return torch.empty((batch, *shape[1:]), dtype=dtype, device="meta", memory_format=layout)
 
 
+def _mask(x: Tensor) -> Tensor:
+    return torch.empty((x.shape[0], 1, *x.shape[2:]), dtype=torch.bool, device="meta")
+
+
 def _key(launch: Launch) -> tuple[Any, ...]:
     kinds = tuple(a.dtype if isinstance(a, Tensor) else a for a in launch.arguments)
     return (*kinds, *sorted(launch.options.items()))
 
 
-def _of_batch_norm(tensors: str, x: Tensor, code: int) -> list[Launch]:
+def _of_batch_norm(tensors: str, x: Tensor, code: int, mask: Tensor | None = None) -> list[Launch]:
     def vector(dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(x.shape[1], dtype=dtype, device="meta")
 
-    operands = Operands(x, vector(), vector(), x)
+    operands = Operands(x, vector(), vector(), x, mask)
     batches = torch.empty((), dtype=torch.int64, device="meta")
     activation = _activation.by_code(code, 0.0)
-    with recorded(batch_norm) as seen:
+    with recorded(batch_norm, batch_norm_gradients) as seen:
         running = (vector(), vector(), batches, 0.1)
         _, stats, bits = batch_norm.run_forward(operands, 1e-5, code, 0.0, True, running)
         batch_norm.inference(operands, vector(), vector(), activation, 1e-5, True)
         kept = operands if bits is None else operands._replace(residual=None)
-        batch_norm.run_backward(x, kept, Saved(stats, bits), code, 0.0, Needs(True, True, True, True))
+        batch_norm_gradients.run_backward(x, kept, Saved(stats, bits), code, 0.0, Needs(True, True, True, True))
+    return [
+        Launch(_name(kernel, options), tensors, kernel, arguments, options, x) for _, kernel, arguments, options in seen
+    ]
+
+
+def _of_slices(tensors: str, x: Tensor, sizes: Sequence[int]) -> list[Launch]:
+    vector, code = torch.empty(x.shape[1], device="meta"), _activation.RELU
+    batches = torch.empty((), dtype=torch.int64, device="meta")
+    with recorded(batch_norm, batch_norm_gradients) as seen:
+        running = (vector, vector, batches, 0.1)
+        operands = Operands(x, vector, vector, x)
+        _, stats, bits = batch_norm.run_forward(operands, 1e-5, code, 0.0, True, running, sizes)
+        kept, needs = operands._replace(residual=None), Needs(True, True, True, True)
+        batch_norm_gradients.run_backward(x, kept, Saved(stats, bits), code, 0.0, needs, True, sizes)
     return [
         Launch(_name(kernel, options), tensors, kernel, arguments, options, x) for _, kernel, arguments, options in seen
     ]
@@ -187,17 +226,18 @@ GROUP_CASES: tuple[tuple[str, tuple[int, ...], bool], ...] = (
 
 
 def _group_launches() -> list[Launch]:
-    """Group norm's kernels, behind a residual, with SiLU."""
+    """Group norm's kernels, behind a residual, with SiLU; under a mask in float32."""
     found = []
     for words, shape, last in GROUP_CASES:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype, masked in ((torch.float32, False), (torch.bfloat16, False), (torch.float32, True)):
             x = _empty(shape, dtype, last)
             weight = torch.empty(x.shape[1], device="meta")
-            operands, code = Operands(x, weight, weight, x), _activation.SILU
+            operands = Operands(x, weight, weight, x, _mask(x) if masked else None)
+            code = _activation.SILU
             with recorded(group_norm) as seen:
                 _, stats = group_norm.run_forward(operands, 32, 1e-5, code, 0.0)
                 group_norm.run_backward(x, operands, stats, 32, code, 0.0, Needs(True, True, True, True))
-            tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, silu"
+            tensors = f"{words}, {str(dtype).removeprefix('torch.')}, residual, silu{', mask' if masked else ''}"
             found += [
                 Launch(_name(kernel, options), tensors, kernel, arguments, options, x)
                 for _, kernel, arguments, options in seen
@@ -287,9 +327,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--write", action="store_true", help="write the table into docs/gpu.md")
     parser.add_argument("--arch", type=int, action="append", help="80, 90 or 100; all of them if not given")
+    parser.add_argument("--plain", action="store_true", help="leave out masks and slices")
     given = parser.parse_args()
     rows, faults = [HEAD], []
     for launch in launches():
+        if given.plain and ("mask" in launch.tensors or "slices" in launch.tensors):
+            continue
         for arch in given.arch or ARCHITECTURES:
             compiled = compile_for(launch, arch)
             rows.append(compiled.row())

@@ -53,7 +53,8 @@ _BY_NAME: dict[str, tuple[int, type[nn.Module]]] = {
     "mish": (MISH, nn.Mish),
 }
 FUSED = frozenset(_BY_NAME)  # the names that have a kernel of their own
-MODULES = frozenset(kind for _, kind in _BY_NAME.values())  # torch's modules of these
+# torch's modules of these; a tuple: Dynamo of torch 2.8 does not ask a frozenset for a class
+MODULES = tuple(dict.fromkeys(kind for _, kind in _BY_NAME.values()))
 # Names without a kernel of their own: computed after the normalization.
 _NAMES_AFTER = frozenset(
     ["celu", "selu", "hardtanh", "softplus", "softsign", "tanhshrink", "hardshrink", "softshrink", "logsigmoid"]

@@ -47,7 +47,8 @@ class Saved(NamedTuple):
     """What a kernel's forward leaves for its backward beside the operands.
 
     stats: float64 (3, sets): mean, biased variance, rstd of each set of values; some norms add rows of their own.
-        Triton's kernels: float32 (4, sets), the rest of the mean last (`moments.doubles` reads both).
+        Triton's kernels: float32 (5, sets), then the rest of the mean, and how many values there are
+        (`moments.doubles` reads both).
     bits: uint8, one bit per element, where a piecewise linear activation behind a residual has slope 1; or None.
     """
 

@@ -8,6 +8,7 @@ import platform
 
 import torch
 
+TRITON_NORMS = "batch norm and its kinds, group and instance norm, masked or not"
 EXTRAS = {"studies": ("numpy", "scipy", "matplotlib", "sklearn", "mlxtend", "jinja2", "rich"), "triton": ("triton",)}
 
 
@@ -72,11 +73,11 @@ def _paths() -> dict[str, str]:
     if triton.why_not("cpu") is None:
         of_triton = "available on the CPU by interpretation (TRITON_INTERPRET=1): slow, for tests"
     elif triton.why_not("cuda") is None and cuda is None:
-        of_triton = "available for CUDA tensors: batch, group and instance norm"
+        of_triton = f"available for CUDA tensors: {TRITON_NORMS}"
     else:
         of_triton = f"not available: {triton.why_not('cuda') or cuda}"
     own = "native, " if here else ""
-    of_cuda = "" if triton.why_not("cuda") else "triton (batch, group and instance norm), "
+    of_cuda = "" if triton.why_not("cuda") else f"triton ({TRITON_NORMS}), "
     return {
         "native path": f"available, instruction set {native.isa()}" if here else f"not available: {native.why_not()}",
         "composed path": "available",

@@ -25,11 +25,20 @@ from ._shapes import expand_mask
 
 
 def doubles(stats: Tensor) -> Tensor:
-    """A kernel's statistics in float64, (3, sets): mean, variance, rstd. In float32 the mean is two floats."""
+    """A kernel's statistics in float64: mean, variance, rstd of each set, and the rows that a norm adds.
+
+    In float32 the mean is two floats, the second in the row behind.
+    """
     if stats.dtype != torch.float32:
         return stats
     wide = stats.double()
-    return torch.stack([wide[0] + wide[3], wide[1], wide[2]])
+    return torch.cat([(wide[0] + wide[3])[None], wide[1:3], wide[4:]])
+
+
+def moments_of(stats: Tensor) -> Moments:
+    """The moments that the statistics of Triton's kernels are, float32 (5, sets); nothing of the mean is lost."""
+    mean, var, _, low, count = stats[:5]
+    return Moments(count.long(), mean, var * count, None, low)
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ def _calls(device: str) -> list[_Call]:
             tensors = f"{device} {dtype} {layout}".replace("torch.", "").removesuffix("_format")
             mask = torch.empty(4, 1, 3, 3, dtype=torch.bool, device=device)
             calls += [_Call(name, tensors, spec, Operands(x)) for name, spec in _norms(x).items()]
-            masked = {"batch norm, masked": _norms(x)["batch norm"], "group norm, masked": _norms(x)["group norm"]}
+            masked = {f"{name}, masked": _norms(x)[name] for name in ("batch norm", "group norm", "ghost batch norm")}
             calls += [_Call(name, tensors, spec, Operands(x, mask=mask)) for name, spec in masked.items()]
     return calls
 

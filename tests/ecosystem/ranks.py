@@ -27,12 +27,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 State = dict[str, Tensor]
 
-try:
+if processes.FSDP2:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-except ImportError:
-    HAS_FSDP2 = False  # 2.4 has it under a private name, for CUDA alone; 2.6 for the CPU too
-else:
-    HAS_FSDP2 = True
 
 
 def sharded(model: nn.Module, **options: object) -> nn.Module:
@@ -96,7 +92,7 @@ def main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     processes.join(folder, rank, RANKS, LIMIT)
     try:
-        torch.save(replicated(rank) | (scattered(rank) if HAS_FSDP2 else {}), folder / f"{rank}.pt")
+        torch.save(replicated(rank) | (scattered(rank) if processes.FSDP2 else {}), folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 

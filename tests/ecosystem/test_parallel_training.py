@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests import processes
-from tests.ecosystem.ranks import HAS_FSDP2, RANKS, State
+from tests.ecosystem.ranks import RANKS, State
+from tests.processes import needs_fsdp2
 
 LIMIT = 240  # seconds for both processes together; alone they take fifteen
-needs_fsdp2 = pytest.mark.skipif(not HAS_FSDP2, reason="FSDP2 serves the CPU in torch 2.6, not in 2.4")
 
 
 @pytest.fixture(scope="module")

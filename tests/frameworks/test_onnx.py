@@ -14,6 +14,7 @@ from torch import nn
 
 import normkit as nk
 from tests.frameworks.nets import Net, arrays, images, normalized
+from tests.test_export import why_not_onnx
 
 
 def graph(nodes: list[Any], held: dict[str, np.ndarray]) -> Any:
@@ -83,6 +84,8 @@ def test_layer_norm_and_rms_norm() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # the exporter's, about itself
 def test_a_model_that_torch_exported_comes_back_by_its_names() -> None:
+    if (reason := why_not_onnx(True)) is not None:
+        pytest.skip(reason)
     theirs = nn.ModuleDict(
         {"norms": nn.Sequential(nn.GELU(), nn.BatchNorm2d(6, eps=3e-4), nn.GELU(), nn.BatchNorm2d(6))}
     )

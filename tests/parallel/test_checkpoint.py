@@ -11,13 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as saved
 from torch import Tensor, nn
+from torch.distributed import fsdp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     set_model_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 import normkit as nk
 from tests import processes
@@ -27,7 +27,10 @@ from tests.tolerances import assert_equal64
 
 LIMIT = 300.0  # seconds that a rank waits for the others; six starts take half a minute of a core
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo's file store is for POSIX here")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="gloo's file store is for POSIX here"),
+    processes.needs_fsdp2,
+]
 
 
 def sharded(ranks: int, dtype: torch.dtype = torch.float64, **options: object) -> nn.Module:
@@ -35,8 +38,8 @@ def sharded(ranks: int, dtype: torch.dtype = torch.float64, **options: object) -
     model, mesh = net(nk.SyncBatchNorm(4, EPS, MOMENTUM)).to(dtype), init_device_mesh("cpu", (ranks,))
     for layer in model:
         if list(layer.parameters()):
-            fully_shard(layer, mesh=mesh, **options)
-    return fully_shard(model, mesh=mesh, **options)
+            fsdp.fully_shard(layer, mesh=mesh, **options)
+    return fsdp.fully_shard(model, mesh=mesh, **options)
 
 
 def trained(model: nn.Module, rank: int, ranks: int, steps: slice, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -62,7 +65,7 @@ def save(folder: Path, rank: int, ranks: int) -> dict[str, State]:
     """Two steps on four ranks, saved; and the same in bfloat16, by mixed precision of float32 parameters."""
     model = trained(sharded(ranks), rank, ranks, slice(0, 2))
     saved.save({"model": get_model_state_dict(model)}, checkpoint_id=folder / "saved")
-    half = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    half = fsdp.MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     mixed = trained(sharded(ranks, torch.float32, mp_policy=half), rank, ranks, slice(0, 2), torch.float32)
     return {"saved": whole(model), "mixed": whole(mixed), "buffers": {k: v.clone() for k, v in mixed.named_buffers()}}
 

@@ -104,7 +104,7 @@ def test_the_list_has_every_claim_its_runs_and_its_time(
     flat = " ".join(shown.split())
     for study in STUDIES.values():
         assert f"{study.name}: {study.title} {study.claim} quick: " in flat
-    assert "quick: 180 runs, about 50 s; full: 900 runs, about 20 min" in flat  # small_batch
+    assert "quick: 180 runs, about 50 s; full: 1020 runs, about 22 min" in flat  # small_batch
     assert "with 2 workers" in flat
     assert list(tmp_path.iterdir()) == []
 

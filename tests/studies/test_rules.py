@@ -1,5 +1,7 @@
 """Each study's own rule can support its claim, contradict it, and leave it open."""
 
+import re
+
 import pytest
 
 from normkit.studies import STUDIES, Preset
@@ -30,6 +32,11 @@ def test_plots_are_drawn_from_any_outcome(name: str) -> None:
         assert plot.svg.startswith("<svg")
         assert plot.description in plot.svg.replace("&#x27;", "'")
         assert "#0a00" not in plot.svg  # every stand-in colour became one of the page's
+        series = re.findall(r'<g id="[^"]*-series-\d+">.*?(?=<g id=|\Z)', plot.svg, flags=re.S)
+        assert [len(re.findall("<use ", group)) for group in series] == [
+            len(re.findall("<circle [^>]*><title>[^<]+ at ", group)) for group in series
+        ]  # the values of every mark are under the pointer
+        assert series
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
+from normkit._torch import takes_bias
+
 from .case import Case
 
 
@@ -28,6 +32,9 @@ class Norm:
 
 _FUNCTION = "nk.functional.{name}(x, running_mean, running_var, weight, bias, {{training}}, {{momentum}}, {{eps}}"
 _TRACKED = "(C, eps={eps}, momentum={momentum}, affine={affine}, track_running_stats={tracked}, bias={biased}"
+# torch 2.10 and older have layers of batch and group norm without bias=: theirs is then 0
+_BIASED = ", bias={biased}" if takes_bias(nn.GroupNorm.__init__) else ""
+_TORCH_TRACKED = _TRACKED.removesuffix(", bias={biased}") + _BIASED
 _BATCH = frozenset({"bias", "running", "residual", "mask"})
 _ROWS = "(x, x.shape[{first}:], weight, "
 
@@ -35,11 +42,11 @@ NORMS: dict[str, Norm] = {
     "batch_norm": Norm(
         _FUNCTION.format(name="batch_norm"),
         "F.batch_norm(x, running_mean, running_var, weight, bias, {training}, {momentum}, {eps})",
-        "nk.BatchNorm{d}d" + _TRACKED, "nn.BatchNorm{d}d" + _TRACKED, takes=_BATCH),
+        "nk.BatchNorm{d}d" + _TRACKED, "nn.BatchNorm{d}d" + _TORCH_TRACKED, takes=_BATCH),
     "group_norm": Norm(
         "nk.functional.group_norm(x, {part}, weight, bias, {eps}", "F.group_norm(x, {part}, weight, bias, {eps})",
         "nk.GroupNorm({part}, C, eps={eps}, affine={affine}, bias={biased}",
-        "nn.GroupNorm({part}, C, eps={eps}, affine={affine}, bias={biased}", part=True),
+        "nn.GroupNorm({part}, C, eps={eps}, affine={affine}" + _BIASED, part=True),
     "layer_norm": Norm(
         "nk.functional.layer_norm" + _ROWS + "bias, {eps}", "F.layer_norm" + _ROWS + "bias, {eps})",
         "nk.LayerNorm(x.shape[{first}:], eps={eps}, elementwise_affine={affine}, bias={biased}",
@@ -53,7 +60,7 @@ NORMS: dict[str, Norm] = {
     "instance_norm": Norm(
         _FUNCTION.format(name="instance_norm"),
         "F.instance_norm(x, running_mean, running_var, weight, bias, {training}, {momentum}, {eps})",
-        "nk.InstanceNorm{d}d" + _TRACKED, "nn.InstanceNorm{d}d" + _TRACKED, takes=_BATCH),
+        "nk.InstanceNorm{d}d" + _TRACKED, "nn.InstanceNorm{d}d" + _TORCH_TRACKED, takes=_BATCH),
     "layer_norm_2d": Norm(
         "", "F.layer_norm(x.movedim(1, -1), (C,), weight, bias, {eps}).movedim(-1, 1)",
         "nk.LayerNorm2d(C, eps={eps}, elementwise_affine={affine}, bias={biased}",
@@ -67,8 +74,8 @@ NORMS: dict[str, Norm] = {
     "frozen_batch_norm": Norm(
         "", "F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, {eps})",
         "nk.FrozenBatchNorm{d}d(C, eps={eps}", takes=_BATCH),
-    "sync_batch_norm": Norm(
-        "", "", "nk.SyncBatchNorm" + _TRACKED, "nn.BatchNorm{d}d" + _TRACKED, takes=_BATCH),  # torch's is for GPUs
+    "sync_batch_norm": Norm(  # torch's own is for GPUs
+        "", "", "nk.SyncBatchNorm" + _TRACKED, "nn.BatchNorm{d}d" + _TORCH_TRACKED, takes=_BATCH),
     "add_layer_norm": Norm(
         "nk.functional.add_layer_norm(x, residual, x.shape[{first}:], weight, bias, {eps}",
         "F.layer_norm(x + residual, x.shape[{first}:], weight, bias, {eps})",

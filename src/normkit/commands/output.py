@@ -74,16 +74,28 @@ def _program(model: nn.Module, example: Any) -> bytes:
 
 
 def _onnx(model: nn.Module, example: Any) -> bytes:
+    """By the exporter that captures the program; by the one that traces a call where that one cannot: torch 2.4's goes
+    with old versions of onnxscript alone."""
     args, kwargs = arguments(example)
     try:
         with _quiet():
             program = torch.onnx.export(model, args, kwargs=kwargs, dynamo=True, verbose=False)
+            assert program is not None
+            return bytes(program.model_proto.SerializeToString())
     except ImportError as error:
         raise UsageError(f"a .onnx file needs more packages (pip install onnx onnxscript): {line(error)}") from None
-    except Exception as error:
-        raise UsageError(f"torch.onnx cannot export the model: {line(error)}") from error
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    except Exception as captured:
+        try:
+            return _traced_onnx(model, (*args, kwargs) if kwargs else args)
+        except Exception:
+            raise UsageError(f"torch.onnx cannot export the model: {line(captured)}") from captured
+
+
+def _traced_onnx(model: nn.Module, args: tuple[Any, ...]) -> bytes:
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.onnx.export(model, args, buffer, dynamo=False, verbose=False)  # type: ignore[arg-type]  # it takes streams
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -193,6 +193,9 @@ def _floats(stats: Tensor, dtype: torch.dtype) -> Tensor:
     rows, count = stats.shape
     if not stats.numel():
         return torch.empty(rows, count // dtype.itemsize, dtype=dtype, device=stats.device)
+    if torch.is_inference_mode_enabled():  # in which torch 2.4 refuses the view
+        with torch.inference_mode(False):
+            return stats.contiguous().view(dtype)
     return stats.contiguous().view(dtype)
 
 

@@ -9,8 +9,9 @@ The schemas below are the operators' signatures; the functions behind them take 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,16 +36,52 @@ _BACKWARD = (
 )
 
 
-class Operator:
+class Asked:
+    """Operators that torch learns of with the first graph that asks: each costs the import a millisecond otherwise.
+
+    `forward` and `backward` are attributes, which Dynamo guards one by one; a dictionary it would guard whole.
+    """
+
+    _all: ClassVar[dict[str, Asked]] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    forward: Any = None
+    backward: Any = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._all[name] = self
+
+    def make(self) -> None:
+        """Set `forward` and `backward`."""
+        raise NotImplementedError
+
+
+@asked_while_traced
+def register(name: str) -> None:
+    """Make the operators of that name known to torch."""
+    asked = Asked._all[name]
+    with Asked._lock:
+        if asked.forward is None:
+            asked.make()
+
+
+class Operator(Asked):
     """The two operators of one norm, and the derivative that they make."""
 
-    def __init__(self, forward: Any, backward: Any, keeps_bits: bool) -> None:
-        self._forward, self._backward, self._keeps_bits = forward, backward, keeps_bits
-        self._forward.register_autograd(self._differentiate, setup_context=self._save)
+    def __init__(self, name: str, operators: Callable[[], tuple[Any, Any, bool]]) -> None:
+        """operators: makes (forward, backward, whether the forward keeps bits of the activation)."""
+        super().__init__(name)
+        self._operators = operators
+
+    def make(self) -> None:
+        forward, self.backward, self._keeps_bits = self._operators()
+        forward.register_autograd(self._differentiate, setup_context=self._save)
+        self.forward = forward
 
     def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
         """(output like the input, stats (3, sets) float64)."""
-        output, stats, _ = self._forward(*operands[:4], size, eps, activation.code, float(activation.param))
+        register(self.name)
+        output, stats, _ = self.forward(*tuple(operands)[:4], size, eps, activation.code, float(activation.param))
         return output, doubles(stats)
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -62,7 +99,7 @@ class Operator:
         through = has_residual and activation == IDENTITY  # then the residual's gradient is dy itself
         asked = [*needs[:3], needs[3] and not through]
         bits = bits if bits.numel() else None
-        found = self._backward(dy, *operands, stats, bits, size, eps, activation, param, asked)
+        found = self.backward(dy, *operands, stats, bits, size, eps, activation, param, asked)
         asked_for = [gradient if asked[i] else None for i, gradient in enumerate(found)]
         if through and needs[3]:
             asked_for[3] = dy
@@ -72,23 +109,17 @@ class Operator:
 def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
     """A norm's operators by the native kernels, opaque to the compiler."""
     bodies = _Native(make, sets)
-    backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
-    return Operator(define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, keeps_bits=True)
 
+    def operators() -> tuple[Any, Any, bool]:
+        backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
+        return define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, True
 
-_TRITON: dict[str, Operator] = {}
-
-
-@asked_while_traced
-def _make_triton_operator(norm: str) -> None:
-    if norm not in _TRITON:
-        _TRITON[norm] = Operator(*triton.operators(norm))
+    return Operator(norm, operators)
 
 
 def triton_operator(norm: str) -> Operator:
-    """A norm's operators by Triton's kernels, which the compiler sees into; made with the first graph that asks."""
-    _make_triton_operator(norm)
-    return _TRITON[norm]  # a global, which Dynamo can guard
+    """A norm's operators by Triton's kernels, which the compiler sees into."""
+    return Operator(f"triton_{norm}", lambda: triton.operators(norm))
 
 
 class _Native:
@@ -123,8 +154,11 @@ class _Native:
         return fake_gradients(arguments[-1], input, weight, bias, input)
 
 
-def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    operator = torch.library.custom_op(f"normkit::{name}", run, mutates_args=(), device_types="cpu", schema=schema)
+def define(
+    name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any], device: str | None = "cpu"
+) -> Any:
+    """An operator of torch, opaque to the compiler. device: where it may run; None: anywhere."""
+    operator = torch.library.custom_op(f"normkit::{name}", run, mutates_args=(), device_types=device, schema=schema)
     operator.register_fake(fake)
     return operator
 

@@ -17,7 +17,7 @@ from .._operands import Maybe, Modulate, Needs, Operands
 from ..kernels import native
 from . import _autograd
 from . import mask as masks
-from ._operator import define, fake_gradients, gradients, like
+from ._operator import Asked, define, fake_gradients, gradients, like, register
 from .choose import choose, is_eager
 from .road import run
 from .spec import NormSpec
@@ -58,18 +58,23 @@ _BACKWARD = (
 )
 
 
-class AddedOperator:
+class AddedOperator(Asked):
     """`normkit::add_<norm>` of compiled graphs, (output, sum, stats), and its backward."""
 
     def __init__(self, name: str, *, rms: bool) -> None:
+        super().__init__(name)
         self._rms = rms
-        self._backward = define(f"{name}_backward", _BACKWARD, self._run_backward, self._fake_backward)
-        self._forward = define(name, _FORWARD, self._run_forward, self._fake_forward)
-        self._forward.register_autograd(self._differentiate, setup_context=_save)
+
+    def make(self) -> None:
+        self.backward = define(f"{self.name}_backward", _BACKWARD, self._run_backward, self._fake_backward)
+        forward = define(self.name, _FORWARD, self._run_forward, self._fake_forward)
+        forward.register_autograd(self._differentiate, setup_context=_save)
+        self.forward = forward
 
     def __call__(self, size: int, eps: float, operands: Operands) -> tuple[Tensor, Tensor]:
         """(output, sum), both like the input."""
-        y, total, _ = self._forward(*operands[:4], size, eps)
+        register(self.name)
+        y, total, _ = self.forward(*tuple(operands)[:4], size, eps)
         return y, total
 
     def _run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,7 +101,7 @@ class AddedOperator:
         total, weight, bias, stats = ctx.saved_tensors
         of_input, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
         needs = [of_input or of_residual, of_weight, of_bias]
-        found = self._backward(dy, dsum, total, weight, bias, stats, ctx.size, needs)
+        found = self.backward(dy, dsum, total, weight, bias, stats, ctx.size, needs)
         of_sum, of_weight, of_bias = (
             gradient if needed else None for gradient, needed in zip(found, needs, strict=True)
         )

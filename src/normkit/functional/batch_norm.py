@@ -138,7 +138,7 @@ class BatchNormSpec(NormSpec):
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The running mean and variance."""
-        return () if self.running is None else self.running[:2]
+        return () if self.running is None else (self.running.mean, self.running.var)
 
     def why_not_native(self, operands: Operands) -> str | None:
         """The native kernels take masks."""
@@ -190,7 +190,7 @@ class BatchNormSpec(NormSpec):
     def given(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of an evaluation."""
         assert self.running is not None
-        return self.running[:2]
+        return self.running.mean, self.running.var
 
     def move(self, stats: Tensor, input: Tensor) -> None:
         """Move the running statistics by those of the batch `input`; the core asks for what it leaves to Python."""
@@ -228,7 +228,7 @@ class BatchNormSpec(NormSpec):
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By one operator; the running statistics move outside of it."""
-        operator = OPERATOR if kernel is native else triton_operator("batch_norm")
+        operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(0, self.eps, activation, operands)
         if self.running is not None:
             count = _shapes.values_per_channel(operands.input.shape)
@@ -248,7 +248,7 @@ class BatchNormSpec(NormSpec):
 def verify(norm: BatchNormSpec, operands: Operands) -> None:
     """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
     input, weight, bias, *_ = operands
-    mean, var = (None, None) if norm.running is None else norm.running[:2]
+    mean, var = (None, None) if norm.running is None else (norm.running.mean, norm.running.var)
     _shapes.verify_number(norm.name, "eps", norm.eps)
     _shapes.verify_eps(norm.eps, norm.training)
     _shapes.verify_per_channel(input.size(1), running_mean=mean, running_var=var, weight=weight, bias=bias)
@@ -271,3 +271,4 @@ OPERATOR = native_operator(
     lambda size, eps, activation: BatchNormSpec(activation, None, True, eps),
     lambda input, size: input.shape[1],
 )
+TRITON_OPERATOR = triton_operator("batch_norm")

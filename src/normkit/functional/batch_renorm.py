@@ -20,9 +20,10 @@ from .. import _operands, _shapes
 from .._activation import resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
-from ..kernels import composed
-from ..moments import Moments
+from ..kernels import composed, triton
+from ..moments import Moments, moments_of
 from . import running
+from ._operator import Asked, define, register
 from .batch_norm import BatchNormSpec, running_of
 from .choose import is_exporting, is_transformed, may_look
 from .road import run
@@ -163,7 +164,6 @@ class BatchRenormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "batch_renorm"
     has_aten: ClassVar[bool] = False
-    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no correction."""
@@ -184,8 +184,10 @@ class BatchRenormSpec(BatchNormSpec):
         return f"PyTorch has no {self.name}"
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (5, C): mean, biased var, rstd, r, d."""
+        """stats: (5, C): mean, biased var, rstd, r, d. Triton's (7, C), r and d last."""
         assert self.running is not None
+        if kernel is triton:
+            return self._forward_by_triton(operands, save)
         found = kernel.batch_norm_statistics(operands.input)
         mean, var, _ = found
         count = operands.input.numel() // operands.input.shape[1]
@@ -196,11 +198,25 @@ class BatchRenormSpec(BatchNormSpec):
         running.move_by_stats(self.running, found, count)
         return y, None if saved is None else saved._replace(stats=torch.cat([saved.stats, r[None], d[None]]))
 
+    def _forward_by_triton(self, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
+        """In float32, masks too; the pass that normalizes moves the running statistics, after r and d are found."""
+        assert self.running is not None
+        stats = triton.batch_norm_statistics(operands, self.eps)
+        moments = moments_of(stats)
+        r, d = _correction(self, moments)
+        moved = running.for_kernel(self.running, operands.input)
+        y, saved = triton.batch_norm_by_statistics(
+            _with_correction(operands, r, d), stats, self.activation, save=save, running=moved
+        )
+        if moved is None:
+            running.move(self.running, moments)
+        return y, None if saved is None else saved._replace(stats=torch.cat([stats, r[None], d[None]]))
+
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
-        weight, bias, (r, d) = operands.weight, operands.bias, saved.stats[3:]
+        weight, bias, (r, d) = operands.weight, operands.bias, saved.stats[-2:]
         dx, dscale, dshift, dresidual = kernel.batch_norm_backward(
-            dy, _with_correction(operands, r, d), saved._replace(stats=saved.stats[:3]), self.activation,
+            dy, _with_correction(operands, r, d), saved._replace(stats=saved.stats[:-2]), self.activation,
             needs._replace(bias=needs.weight or needs.bias), training=True,
         )  # fmt: skip
         dweight = (r * dscale + d * dshift).to(weight.dtype) if needs.weight and weight is not None else None
@@ -216,7 +232,7 @@ class BatchRenormSpec(BatchNormSpec):
             r, d = _correction(self, moments)
             running.move(self.running, moments)
         else:
-            r, d = stats[3], stats[4]
+            r, d = stats[-2:]
         shape = _shapes.channel_shape(wide.dim(), wide.shape[1])
         xhat = composed.standardize(wide, moments, self.eps, operands.mask) * r.reshape(shape) + d.reshape(shape)
         return composed.finish_channels(xhat, operands, self.activation)
@@ -227,7 +243,7 @@ class BatchRenormSpec(BatchNormSpec):
 
 
 def _with_correction(operands: Operands, r: Tensor, d: Tensor) -> Operands:
-    """With the weight and bias that batch norm takes instead: r * weight, d * weight + bias, in float64."""
+    """With the weight and bias that batch norm takes instead: r * weight, d * weight + bias, as wide as r and d."""
     weight, bias = operands.weight, operands.bias
     scale, shift = (r, d) if weight is None else (r * weight, d * weight)
     return _operands.under(operands, scale, shift if bias is None else shift + bias)
@@ -257,24 +273,28 @@ def correction(
     r = (_var(moments).detach() + eps).sqrt() / sigma
     shift = mean - target.mean.detach().to(mean.dtype)
     d = (shift if moments.low is None else shift + moments.low.detach()) / sigma
-    r_max, d_max = (torch.as_tensor(limit, dtype=mean.dtype, device=mean.device).detach() for limit in limits)
+    r_max, d_max = (
+        limit.detach().to(mean) if isinstance(limit, Tensor) else mean.new_full((), limit) for limit in limits
+    )  # made on the device: a number that is copied there waits for it
     return r.clamp(1 / r_max, r_max), d.clamp(-d_max, d_max)
 
 
-# torch 2.4 infers no schema from annotations that are text
-@torch.library.custom_op("normkit::kept", mutates_args=(), schema="(Tensor value) -> Tensor")
-def _kept(value: Tensor) -> Tensor:
+class _Kept(Asked):
     """The value, as an operator that a compiled backward saves and never recomputes.
 
     The partitioner of compiled graphs recomputes cheap values from the graph's inputs, also from buffers that the graph
     has overwritten by then: r and d would come from the statistics after the move.
     """
-    return value.clone()
+
+    def make(self) -> None:
+        self.forward = define(self.name, "(Tensor value) -> Tensor", torch.clone, torch.empty_like, device=None)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        register(self.name)
+        return self.forward(value)
 
 
-@_kept.register_fake
-def _kept_fake(value: Tensor) -> Tensor:
-    return torch.empty_like(value)
+_kept = _Kept("kept")
 
 
 def _var(moments: Moments) -> Tensor:

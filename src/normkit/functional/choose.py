@@ -89,13 +89,14 @@ def _best(norm: NormSpec, operands: Operands) -> tuple[str, str]:
         return "native", f"{how}, {_modulated(norm, operands)}" if is_modulated(operands) else how
     if operands.input.device.type != "cuda":
         return "composed", why_not
-    if torch.version.hip is None and why_not_triton(norm, operands) is None:  # nobody has tried them on ROCm
+    small = triton.is_small(operands.input) and why_not_aten(norm, operands) is None
+    if torch.version.hip is None and not small and why_not_triton(norm, operands) is None:  # not tried on ROCm
         return "triton", "Triton's kernels serve CUDA"
     if why_not_aten(norm, operands) is None:
         if torch.compiler.is_compiling() and why_not_exported(norm, operands) is None:
             return "exported", "PyTorch's own operation is left to the compiler on CUDA"
         if not torch.compiler.is_compiling():
-            return "aten", "PyTorch's own kernels serve CUDA"
+            return "aten", "PyTorch's own kernels serve CUDA" + (", faster on so few bytes" if small else "")
     return "composed", why_not
 
 
@@ -171,7 +172,7 @@ def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
         return "the call is being traced"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
-    for tensor in (*operands[1:], *norm.buffers()):
+    for tensor in (*tuple(operands)[1:], *norm.buffers()):
         if tensor is not None and not (is_plain(tensor) and tensor.is_cpu):
             return "a parameter, buffer, residual or mask is not a plain CPU tensor"
     return norm.why_not_native(operands)
@@ -211,19 +212,21 @@ def why_not_exported(norm: NormSpec, operands: Operands) -> str | None:
 def why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
     """The first condition that keeps Triton's kernels from this call, or None."""
     input = operands.input
-    why_not = triton.why_not(input.device.type) or norm.why_not_triton(operands)
+    why_not = triton.why_not(input.device.type)
     if why_not is not None:
         return why_not
+    if not norm.has_triton:
+        return f"normkit has no Triton kernels of {norm.name}"
     if not is_plain(input):
         return f"{type(input).__name__} is a tensor subclass"
     if input.layout is not torch.strided:
         return f"the layout is {input.layout}"
-    others = [tensor for tensor in (*operands[1:], *norm.buffers()) if tensor is not None]
+    others = [tensor for tensor in (*tuple(operands)[1:], *norm.buffers()) if tensor is not None]
     for tensor in (input, *others):
-        if tensor.dtype not in triton.DTYPES:
+        if tensor.dtype not in triton.DTYPES and tensor is not operands.mask:
             return f"no Triton kernel for {tensor.dtype}"
     if any(tensor.device != input.device for tensor in others):
-        return "a parameter, buffer or residual is on another device"
+        return "a parameter, buffer, residual or mask is on another device"
     if is_exporting():
         return "an exported program must run without normkit"
     if triton.exceeds(input):
@@ -231,7 +234,7 @@ def why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
     if torch.compiler.is_compiling():
         return norm.why_not_operator(operands) or _why_not_transformable()
     if not all(is_plain(tensor) for tensor in others):
-        return "a parameter, buffer or residual is a tensor subclass"
+        return "a parameter, buffer, residual or mask is a tensor subclass"
     if count_dispatch_modes():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
     if is_transformed():

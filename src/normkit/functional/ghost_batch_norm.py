@@ -1,6 +1,7 @@
 """Ghost batch normalization as a function: batch norm of each slice of a batch by itself, all slices in one call.
 
 The slices are near-equal and in order, as numpy.array_split cuts. Native: the kernels of batch norm, slice by slice.
+Triton: the kernels of batch norm, whose programs belong to slices.
 Composed: there are at most two lengths, so two reductions give the statistics of all slices, and one elementwise pass
 lays them on the samples.
 """
@@ -20,8 +21,8 @@ from .. import _shapes
 from .._activation import resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
-from ..kernels import composed
-from ..moments import Moments
+from ..kernels import composed, triton
+from ..moments import Moments, moments_of
 from . import running
 from .batch_norm import BatchNormSpec, running_of
 from .road import run
@@ -92,7 +93,6 @@ class GhostBatchNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "ghost_batch_norm"
     has_aten: ClassVar[bool] = False
-    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no slices."""
@@ -111,11 +111,19 @@ class GhostBatchNormSpec(BatchNormSpec):
         return f"PyTorch has no {self.name}"
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (3 * slices, C): mean, biased var, rstd of each slice."""
-        y, saved = kernel.batch_norm_forward(operands, self.activation, self.eps, save=save, sizes=self.sizes)
-        if self.running is not None:
-            mean, var, _ = saved.stats.view(len(self.sizes), 3, -1).unbind(1)
-            count = torch.tensor(self.sizes, device=mean.device).unsqueeze(1) * math.prod(operands.input.shape[2:])
+        """stats: (3 * slices, C): mean, biased var, rstd of each slice; Triton's (5, slices * C)."""
+        given, sizes = (operands, self.activation, self.eps), self.sizes
+        moved = None
+        if self.running is not None and kernel.MOVES_RUNNING:
+            moved = running.for_kernel(self.running, operands.input)
+        if moved is not None:
+            return kernel.batch_norm_forward(*given, save=save, sizes=sizes, running=moved)
+        y, saved = kernel.batch_norm_forward(*given, save=save, sizes=sizes)
+        if self.running is not None and kernel is triton:
+            self._move(moments_of(saved.stats.view(5, len(sizes), -1)), operands)
+        elif self.running is not None:
+            mean, var, _ = saved.stats.view(len(sizes), 3, -1).unbind(1)
+            count = torch.tensor(sizes, device=mean.device).unsqueeze(1) * math.prod(operands.input.shape[2:])
             self._move(Moments.of_stats(count, mean, var), operands)
         return y, saved
 
@@ -137,7 +145,8 @@ class GhostBatchNormSpec(BatchNormSpec):
         assert self.running is not None
         whole = slices.merge_along(0)
         if operands.mask is None:
-            whole = replace(whole, count=_shapes.values_per_channel(operands.input.shape))
+            count = _shapes.values_per_channel(operands.input.shape)
+            whole = Moments(count, whole.mean, whole.m2, whole.dim, whole.low)  # 2.4's Dynamo: no `replace`
         running.move(self.running, whole)
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:

@@ -144,7 +144,7 @@ class GroupNormSpec(NormSpec):
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By one operator."""
-        operator = OPERATOR if kernel is native else triton_operator("group_norm")
+        operator = OPERATOR if kernel is native else TRITON_OPERATOR
         return operator(self.num_groups, self.eps, activation, operands)[0]
 
 
@@ -190,3 +190,4 @@ OPERATOR = native_operator(
     lambda size, eps, activation: GroupNormSpec(activation, size, eps),
     lambda input, size: input.shape[0] * size,
 )
+TRITON_OPERATOR = triton_operator("group_norm")

@@ -20,9 +20,8 @@ from ..moments import Moments, doubles
 from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
-from ._operator import triton_operator
 from .batch_norm import BatchNormSpec
-from .group_norm import OPERATOR, GroupNormSpec, why_not_masked
+from .group_norm import OPERATOR, TRITON_OPERATOR, GroupNormSpec, why_not_masked
 from .road import run
 from .running import Running
 from .spec import NormSpec
@@ -155,12 +154,15 @@ class InstanceNormSpec(BatchNormSpec):
         return y, saved
 
     def move(self, stats: Tensor, input: Tensor, mask: Tensor | None = None) -> None:
-        """Move the running statistics by those of the batch `input`. stats: (3, N * C); mask: (N, 1, *)."""
+        """Move the running statistics by those of the batch `input`.
+
+        stats: (3 or more, N * C), mean and variance first; mask: (N, 1, *).
+        """
         assert self.running is not None
         count: int | Tensor = math.prod(input.shape[2:])
         if mask is not None:
             count = mask.expand(len(input), 1, *input.shape[2:]).flatten(1).sum(1, keepdim=True).expand(input.shape[:2])
-        mean, var, _ = stats.reshape(3, *input.shape[:2])
+        mean, var = stats[:2].reshape(2, *input.shape[:2])
         _move(self.running, Moments.of_stats(count, mean, var))
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
@@ -188,7 +190,7 @@ class InstanceNormSpec(BatchNormSpec):
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """By the one opaque operator of group norm."""
-        operator = OPERATOR if kernel is native else triton_operator("group_norm")
+        operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:
             self.move(stats, operands.input)
@@ -218,7 +220,7 @@ def _verify(operands: Operands, target: Running | None) -> None:
     if input.dim() < 2:
         raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
     n, c = input.shape[:2]
-    mean, var = (None, None) if target is None else target[:2]
+    mean, var = (None, None) if target is None else (target.mean, target.var)
     for name, tensor in (("running_mean", mean), ("running_var", var), ("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.numel() != c:
             # torch computes on (1, N*C, *) and its text counts so

@@ -126,7 +126,7 @@ class LayerNormSpec(RowNormSpec):
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's layer norm is; mask: the leading shape."""
         _shapes.verify_number("layer_norm", "eps", self.eps)
-        input, weight, bias, _, mask = operands[:5]
+        input, weight, bias, _, mask, *_ = operands
         shape = self.normalized_shape
         _shapes.verify_normalized_shape(input, shape, F.layer_norm, weight=weight, bias=bias)
         _dtypes.verify("LayerNormKernelImpl", input, weight, bias)

@@ -52,7 +52,8 @@ def lay(operands: Operands, axes: int = 0) -> Operands:
     if input.is_nested:
         raise NotImplementedError("modulate: a nested input has no shape to lay scale and shift on; pad it")
     laid = lay_one("scale", scale, input, axes), lay_one("shift", shift, input, axes)
-    return Operands(*operands[:5], *laid)
+    input, weight, bias, residual, mask, *_ = operands
+    return Operands(input, weight, bias, residual, mask, *laid)
 
 
 def lay_one(name: str, tensor: Maybe, input: Tensor, axes: int) -> Maybe:

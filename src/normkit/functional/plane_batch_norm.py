@@ -42,7 +42,7 @@ class PlaneBatchNormSpec(NormSpec):
 
     def buffers(self) -> tuple[Tensor, ...]:
         """The running mean and variance."""
-        return () if self.running is None else self.running[:2]
+        return () if self.running is None else (self.running.mean, self.running.var)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * C), those of a channel at each of its planes."""
@@ -84,7 +84,7 @@ class PlaneBatchNormSpec(NormSpec):
         """By differentiable operations; asked for by derivatives of a higher order, when the statistics have moved."""
         input = operands.input
         beside = [*input.shape[:2], *[1] * (input.dim() - 2)]
-        weight, bias = (None if p is None else p.reshape(beside) for p in operands[1:3])
+        weight, bias = (None if p is None else p.reshape(beside) for p in (operands.weight, operands.bias))
         wide = composed.widened(operands)
         xhat = composed.standardize(wide, Moments.of(wide, _shapes.batch_dims(wide.dim())), self.eps, None)
         return composed.finish(xhat, _operands.under(operands, weight, bias), self.activation)

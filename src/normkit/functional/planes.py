@@ -45,7 +45,7 @@ def of(operands: Operands) -> Operands:
 
 def seen(operands: Operands) -> Operands:
     """The operands with input and residual as (1, N * C, *); weight, bias: (N * C,) already."""
-    input, weight, bias, residual = operands[:4]
+    input, weight, bias, residual, *_ = operands
     n, c, *positions = input.shape
     sizes = [1, n * c, *positions]
     return Operands(input.reshape(sizes), weight, bias, None if residual is None else residual.reshape(sizes))

@@ -62,8 +62,8 @@ def run(
         from . import jagged
 
         if jagged.serves(norm, operands):
-            operands = lay(operands)  # which says that there is no modulation of a nested input
-            return jagged.rebuilt(run(norm, jagged.values(input), *operands[1:5]), input)
+            lay(operands)  # which says that there is no modulation of a nested input
+            return jagged.rebuilt(run(norm, jagged.values(input), weight, bias, residual, mask), input)
     _layout.verify(norm, operands)
     _storage.verify((*operands, *norm.buffers()))  # first: what comes next may cast
     norm, operands = norm.verified(operands)

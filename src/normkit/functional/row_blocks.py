@@ -126,4 +126,4 @@ def quick(
 
 def _sizes(operands: Operands) -> torch.Size:
     """Of scale and shift together."""
-    return torch.broadcast_shapes(*(t.shape for t in operands[5:] if t is not None))
+    return torch.broadcast_shapes(*(t.shape for t in (operands.scale, operands.shift) if t is not None))

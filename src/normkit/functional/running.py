@@ -118,11 +118,15 @@ def for_kernel(running: Running, input: Tensor) -> tuple[Tensor, Tensor, Tensor 
     return None
 
 
-def move_by_stats(running: Running, stats: Tensor, count: int) -> None:
+def move_by_stats(running: Running, stats: Tensor, count: int | Tensor) -> None:
     """Move by a kernel's statistics, in one call of the core where it takes these buffers.
 
-    stats: (3, C) float64: mean, biased variance; a last row is not read.
+    stats: (3, C) float64: mean, biased variance; later rows are not read. count: a tensor on a device, which nobody
+    waits for.
     """
+    if isinstance(count, Tensor):
+        move(running, Moments.of_stats(count, stats[0], stats[1]))
+        return
     if count < 2 or is_recomputation():
         return
     mean, var, batches, momentum, deferred = running

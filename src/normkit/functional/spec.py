@@ -64,12 +64,6 @@ class NormSpec(ABC):
         """Why the native kernels cannot serve these operands of the norm, or None."""
         return None if operands.mask is None else "a mask is given"
 
-    def why_not_triton(self, operands: Operands) -> str | None:
-        """Why Triton's kernels cannot serve these operands of the norm, or None."""
-        if not self.has_triton:
-            return f"normkit has no Triton kernels of {self.name}"
-        return None if operands.mask is None else "the Triton kernels take no mask"
-
     def why_not_operator(self, operands: Operands) -> str | None:
         """Why the norm is no single operator under torch.compile, or None."""
         return f"{self.name} has no operator for compiled graphs"

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from .. import _operands, _shapes
 from .._activation import NONE
 from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
-from .._precision import wide_dtype
+from .._precision import accumulator_dtype, wide_dtype
 from ..distributed import gather, gather_rows, total
-from ..kernels import composed, native
-from ..moments import Moments
+from ..kernels import composed, native, triton
+from ..moments import Moments, moments_of
 from . import _autograd, agreement, running
 from .batch_norm import BatchNormSpec, verify
 from .choose import may_look
@@ -52,7 +52,7 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     Native forward: the statistics of this rank, then y by those of all ranks as if they were given. Native backward: dx
     as if they were constants, with this rank's sums; then what all ranks want of mean and m2, which is one more batch
-    norm of x, with that dx as its residual.
+    norm of x, with that dx as its residual. Triton's backward has the sums first, and puts that in with dx.
     """
 
     group: dist.ProcessGroup | None = None
@@ -60,7 +60,6 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     name: ClassVar[str] = "sync_batch_norm"
     has_aten: ClassVar[bool] = False
-    has_triton: ClassVar[bool] = False
 
     def in_core(self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> Maybe:
         """The core's one call knows no other ranks."""
@@ -88,14 +87,20 @@ class SyncBatchNormSpec(BatchNormSpec):
         return f"PyTorch has no {self.name}"
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (4, C): mean, biased var, rstd and count of all ranks, and the mean's low part where it has one.
+        """stats: (4, C): mean, biased var, rstd and count of all ranks, and the mean's low part where it has one;
+        Triton's as its kernels save them.
 
-        kernel: native or composed.
+        kernel: native, triton or composed.
 
         Raises:
             ValueError: all ranks together have one value per channel (read on the CPU alone).
         """
         input = operands.input
+        if kernel is triton:
+            # in the dtype of the composed path, which another rank may take
+            own = moments_of(triton.batch_norm_statistics(operands, self.eps)).to(accumulator_dtype(input))
+            stats = _in_float32(self._whole(own, input), self.eps)
+            return triton.batch_norm_by_statistics(operands, stats, self.activation, save=save)
         if kernel is native:
             mean, var, _ = native.batch_norm_statistics(input)
             values = _shapes.values_per_channel(input.shape)
@@ -141,6 +146,8 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
+        if kernel is triton:
+            return self._backward_by_triton(dy, operands, saved, needs)
         if kernel is not native:
             found = _autograd.composed_backward(self, kernel, dy, operands, saved, needs)
             return Gradients(*(None if gradient is None else gradient.detach() for gradient in found))
@@ -167,6 +174,22 @@ class SyncBatchNormSpec(BatchNormSpec):
             dresidual,
         )
 
+    def _backward_by_triton(self, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        input, weight, bias, *_ = operands
+        dbias, dweight = sums = triton.batch_norm_sums(dy, operands, saved, self.activation)
+        shares = sums  # not read where no input wants a gradient
+        if needs.input:
+            _, _, rstd, _, count = saved.stats
+            slope, count = -rstd if weight is None else -rstd * weight.float(), count.clamp(min=1)
+            wanted = torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight])  # of mean and m2
+            dmean, dm2 = total(wanted.to(accumulator_dtype(input)), self.group)
+            shares = torch.stack([-dmean / count, -2 * dm2 / rstd]).float()
+        found = triton.batch_norm_by_shares(dy, operands, saved, shares, self.activation, needs)
+        return found._replace(
+            weight=dweight.to(weight.dtype) if needs.weight and weight is not None else None,
+            bias=dbias.to(bias.dtype) if needs.bias and bias is not None else None,
+        )
+
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations; in an eager forward as one node of the graph, as the rule above asks."""
         if stats is None and not torch.compiler.is_compiling():
@@ -179,7 +202,8 @@ class SyncBatchNormSpec(BatchNormSpec):
             whole = self._whole(own, operands.input)
         else:
             mean, var, _, count, *low = stats
-            whole = replace(Moments.of_stats(count[0].long(), mean, var), low=low[0] if low else None)
+            rounded = Moments.of_stats(count[0].long(), mean, var)
+            whole = Moments(rounded.count, rounded.mean, rounded.m2, rounded.dim, low[0] if low else None)
         moments = _attached(own, whole, self.group)
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 
@@ -188,6 +212,15 @@ class SyncBatchNormSpec(BatchNormSpec):
         if kernel is not native:
             return None
         return BatchNormSpec(self.activation, Running(stats[0], stats[1], None, None), False, self.eps)
+
+
+def _in_float32(whole: Moments, eps: float) -> Tensor:
+    """The statistics of all ranks as Triton's kernels save them, (5, C)."""
+    mean, var = whole.mean, whole.var(correction=0)
+    high = mean.float()
+    low = mean - high if whole.low is None else whole.low
+    count = torch.as_tensor(whole.count, device=mean.device).expand_as(mean)
+    return torch.stack([t.float() for t in (high, var, (var + eps).rsqrt(), low, count)])
 
 
 def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
@@ -202,7 +235,7 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
         parts = gather([count, mean.detach(), moments.m2.detach(), *low], group)
         counts, means, m2s, *lows = (torch.stack(column) for column in zip(*parts, strict=True))
         whole = Moments(counts, means, m2s, None, lows[0] if lows else None).merge_along(0)
-        return replace(whole, count=counts.sum(), dim=moments.dim)
+        return Moments(counts.sum(), whole.mean, whole.m2, moments.dim, whole.low)
     rows = gather_rows([count, mean, moments.m2, *low], group)  # in float64: counts are exact up to 2^53
     counts, means, m2s, *lows = rows.split([1, *[len(mean)] * (2 + len(low))], dim=1)
     whole = Moments(counts, means + lows[0] if lows else means, m2s).merge_along(0)

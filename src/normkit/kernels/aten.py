@@ -60,7 +60,10 @@ def batch_norm_inference(
     operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, *, save: bool
 ) -> tuple[Tensor, Saved | None]:
     """Evaluation forward under the given statistics."""
-    kind, weight, bias = _statistics_dtype(operands.input), *(_upcast(p, operands) for p in operands[1:3])
+    kind, weight, bias = (
+        _statistics_dtype(operands.input),
+        *(_upcast(p, operands) for p in (operands.weight, operands.bias)),
+    )
     input = operands.input
     output = F.batch_norm(input, mean.to(kind), var.to(kind), weight, bias, eps=eps) if input.numel() else input.clone()
     if not save:

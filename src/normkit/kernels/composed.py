@@ -121,14 +121,14 @@ def _rstd(var: Tensor, eps: float, real: Tensor | None) -> Tensor:
 def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
     """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
     shape = channel_shape(xhat.dim(), xhat.shape[1])
-    weight, bias = (None if p is None else p.reshape(shape) for p in operands[1:3])
+    weight, bias = (None if p is None else p.reshape(shape) for p in (operands.weight, operands.bias))
     return finish(xhat, _operands.under(operands, weight, bias), activation)
 
 
 def finish(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
     """What follows the standardization: weight and bias, modulation, residual, activation, mask, one rounding to the
     input's dtype."""
-    input, weight, bias, residual, mask = operands[:5]
+    input, weight, bias, residual, mask, *_ = operands
     y = xhat
     if weight is not None:
         y = y * spread(weight, xhat)
@@ -148,7 +148,7 @@ def bare(operands: Operands) -> Operands:
     A modulated norm of 16-bit values is computed in float32: its own rounding, and that of scale * dy on the way back,
     would stand beside the one rounding of the result.
     """
-    input, weight, bias, _, mask = operands[:5]
+    input, weight, bias, _, mask, *_ = operands
     if is_modulated(operands) and input.dtype in (torch.float16, torch.bfloat16):
         weight, bias = (None if p is None else p.float() for p in (weight, bias))
         input = input.float()
@@ -190,5 +190,5 @@ def _modulation(operands: Operands) -> tuple[Maybe, Maybe]:
     mask = operands.mask
     if mask is None:
         return operands.scale, operands.shift
-    scale, shift = (None if t is None else torch.where(mask, t, 0) for t in operands[5:])
+    scale, shift = (None if t is None else torch.where(mask, t, 0) for t in (operands.scale, operands.shift))
     return scale, shift

@@ -111,7 +111,7 @@ def batch_norm_forward(
     input, weight, bias, residual, mask = operands[:5]
     if mask is not None and input.numel():
         filled, value = native_masked.fill(operands, training=True)
-        count = native_masked.count_values(operands)
+        count = int(native_masked.count_values(operands))
         mean, var = native_masked.statistics(batch_norm_statistics(filled.input), filled.input, value, count)
         y, saved = batch_norm_inference(filled, mean, var, activation, eps, save=save)
         return y.masked_fill_(~mask, 0), saved or Saved(torch.stack([mean, var]))
@@ -147,7 +147,7 @@ def batch_norm_backward(
     """training=False: the statistics are constants. sizes: as in the forward."""
     mask, count = operands.mask, 0  # 0: all values are behind the statistics
     if mask is not None and operands.input.numel():
-        count = native_masked.count_values(operands) if training else 0
+        count = int(native_masked.count_values(operands)) if training else 0
         operands, _ = native_masked.fill(operands, training)
         dy = native_masked.zeroed(dy, mask)
     input, weight, bias, residual = operands[:4]

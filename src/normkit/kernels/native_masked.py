@@ -21,13 +21,14 @@ from .._operands import Gradients, Operands
 from .._shapes import values_per_channel
 
 
-def count_values(operands: Operands) -> int:
-    """How many real values each channel has."""
+def count_values(operands: Operands) -> int | Tensor:
+    """How many real values each channel has; a 0-dim tensor where a mask is on a device, which nobody waits for."""
     input, mask = operands.input, operands.mask
     if mask is None:
         return values_per_channel(input.shape)
     positions = input.numel() // max(1, input.shape[1])
-    return int(mask.sum()) * (positions // max(1, mask.numel()))
+    kept = mask.sum() * (positions // max(1, mask.numel()))
+    return int(kept) if mask.is_cpu else kept
 
 
 def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -106,7 +106,8 @@ class Call:
     def under(self, here: Tensor) -> Call:
         """The same call with all samples hidden but those of `here`, bool (N,)."""
         mask = here.to(self.input.device).reshape(-1, *[1] * (self.input.dim() - 1))
-        return replace(self, mask=mask if self.mask is None else mask & _shapes.channel_mask(self.mask, self.input))
+        mask = mask if self.mask is None else mask & _shapes.channel_mask(self.mask, self.input)
+        return Call(self.input, self.residual, mask, self.activation, self.modulate)
 
 
 def by_parts(norms: Iterable[nn.Module], call: Call, which: Tensor, *, everywhere: bool) -> Tensor:

@@ -14,7 +14,9 @@ from html import escape
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from .study import Plot
@@ -80,6 +82,11 @@ def dots(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: 
     axis.plot(x, y, color=SERIES[index], linestyle="none", marker=_MARKERS[index], markersize=7, label=label)
 
 
+def lone(axis: Axes, x: float, y: float, marker: str, label: str) -> None:
+    """One arm that was tried at one place, in the colour of the text."""
+    axis.plot([x], [y], color=INK, linestyle="none", marker=marker, markersize=8, markeredgewidth=1.8, label=label)
+
+
 def difference(
     axis: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], index: int = 2, label: str = ""
 ) -> None:
@@ -128,11 +135,58 @@ def median(values: Sequence[float | None]) -> float:
 
 
 def finish(figure: Figure, key: str, title: str, description: str) -> Plot:
-    """The figure as a titled, described SVG whose ids start with `key`, so that many fit on one page."""
+    """The figure as a titled, described SVG whose ids start with `key`, so that many fit on one page.
+
+    The values of a mark are under the pointer.
+    """
+    values = _values(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return Plot(title, description, _inline(buffer.getvalue(), key, title, description))
+    return Plot(title, description, _inline(_with_values(buffer.getvalue(), values), key, title, description))
+
+
+def _values(figure: Figure) -> dict[str, list[str]]:
+    """What each mark of a series says, by the id that its line gets."""
+    found: dict[str, list[str]] = {}
+    for axis in figure.axes:
+        whole = {id(part[0]): part.get_label() for part in axis.containers if isinstance(part, ErrorbarContainer)}
+        for line in axis.lines:
+            if str(line.get_marker()) not in _MARKERS + "x+":  # a line alone, or the end of an interval
+                continue
+            gid, label = f"series-{len(found)}", str(whole.get(id(line), line.get_label()))
+            line.set_gid(gid)
+            name = "" if label.startswith("_") else f"{label}: "
+            points = zip(np.atleast_1d(line.get_xdata()), np.atleast_1d(line.get_ydata()), strict=True)
+            found[gid] = [f"{name}{y:.4g} at {_at(axis, float(x))}" for x, y in points if np.isfinite(y)]
+    return found
+
+
+def _at(axis: Axes, x: float) -> str:
+    """A place on the x axis, by the name of the tick that is meant."""
+    names = {float(t): label.get_text() for t, label in zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)}
+    near = min(names, key=lambda place: abs(place - x), default=x)
+    named = axis.get_xscale() == "linear" and abs(near - x) < 0.5 and _is_text(names.get(near, ""))
+    return names[near] if named else f"{x:.4g}"
+
+
+def _is_text(label: str) -> bool:
+    return bool(label) and not re.fullmatch(r"[-\u2212]?[\d.]+", label)
+
+
+def _with_values(svg: str, values: dict[str, list[str]]) -> str:
+    """The drawing with a place to point at around each mark."""
+    for gid, texts in values.items():
+        group = re.search(rf'<g id="{gid}">.*?(?=\n   <g id=|\n  </g>)', svg, flags=re.S)
+        marks = re.findall(r'<use xlink:href="#[^"]*" x="([^"]*)" y="([^"]*)"', group[0]) if group else []
+        if group is None or len(marks) != len(texts):  # some lie outside of the axes
+            continue
+        places = "".join(
+            f'<circle cx="{x}" cy="{y}" r="8" fill="none" pointer-events="all"><title>{escape(text)}</title></circle>'
+            for (x, y), text in zip(marks, texts, strict=True)
+        )
+        svg = svg[: group.end()].rstrip().removesuffix("</g>") + places + "</g>" + svg[group.end() :]
+    return svg
 
 
 _LIGHT = {

@@ -6,7 +6,8 @@ zero, so that the running average has come to rest when it is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torch import nn
 
@@ -22,28 +23,53 @@ BATCHES = [2, 8, 32]
 SMALL, LARGE = BATCHES[0], BATCHES[-1]
 NORMS = ["batch", "group"]
 MORE = ["renorm", "layer", "instance"]  # in the full preset
+# In the full preset at one batch, to answer one question each: does batch norm err at batch 2 for its statistics, or
+# for the noise of the gradient (batch 32 in slices of 2)? Would no statistics of the batch be better?
+ALONE = {"ghost": LARGE, "frozen": SMALL}
 RATES = [0.03, 0.12, 0.5]  # with momentum 0.9
+FROZEN_RATES = [0.0075, 0.03, 0.12]  # at 0.5 it diverges
 KNOWN = 2000  # training images that the exact statistics are taken from, at most
 LABELS = {"batch": "batch norm", "group": "group norm, 4 groups", "renorm": "batch renorm",
-          "layer": "layer norm (1 group)", "instance": "instance norm"}  # fmt: skip
+          "layer": "layer norm (1 group)", "instance": "instance norm",
+          "ghost": f"ghost norm, slices of {SMALL}", "frozen": "frozen at the start's"}  # fmt: skip
+
+
+Self = TypeVar("Self", bound="Frozen")
+
+
+class Frozen(nk.BatchNorm2d):
+    """Batch norm by the statistics that it was given."""
+
+    def train(self: Self, mode: bool = True) -> Self:
+        super().train(False)
+        return self
+
+
+MAKE: dict[str, Callable[[int], nn.Module]] = {
+    "renorm": nk.BatchRenorm2d,
+    "ghost": lambda channels: nk.GhostBatchNorm2d(channels, virtual_batch_size=SMALL),
+    "frozen": Frozen,
+}
 
 
 def plan(preset: Preset) -> list[Params]:
     steps = 250 if preset.quick else 1500
+    arms = [(norm, batch) for norm in (NORMS if preset.quick else NORMS + MORE) for batch in BATCHES]
     return [
         {"norm": norm, "batch": batch, "rate": rate, "steps": steps, "seed": seed, "data": preset.data}
         for seed in preset.seed_range()
-        for norm in (NORMS if preset.quick else NORMS + MORE)
-        for batch in BATCHES
-        for rate in RATES
+        for norm, batch in (arms if preset.quick else [*arms, *ALONE.items()])
+        for rate in (FROZEN_RATES if norm == "frozen" else RATES)
     ]
 
 
 def run(params: Params) -> Result:
     """error: on the test images; exact: the same with statistics of the training set; valid: what chooses the rate."""
     images = data.load(params["data"], params["seed"])
-    make = nk.BatchRenorm2d if params["norm"] == "renorm" else None
-    model = nets.conv_net(images, params["norm"], params["seed"], make=make)
+    model = nets.conv_net(images, params["norm"], params["seed"], make=MAKE.get(params["norm"]))
+    if params["norm"] == "frozen":
+        start = nets.conv_net(images, "batch", params["seed"])
+        model.load_state_dict(with_population_statistics(start, images.train_x[:KNOWN]).state_dict())
     plan = training.Plan(params["batch"], params["steps"], params["rate"], decay=True)
     training.train(model, images, plan, params["seed"])
     return judged(model, images, params["norm"])
@@ -84,11 +110,13 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
 
     figure, axes = plots.panels(2, height=3.9)
     seeds = [[run for run in runs if run.params["seed"] == seed] for seed in seeds_of(runs)]
-    there = [norm for norm in LABELS if any(run.params["norm"] == norm for run in runs)]
-    for index, norm in enumerate(there):
+    there = {run.params["norm"] for run in runs}
+    for index, norm in enumerate(norm for norm in [*NORMS, *MORE] if norm in there):
         groups = [[error(of, norm, batch) for of in seeds] for batch in BATCHES]
         band = ([min(group) for group in groups], [max(group) for group in groups]) if index < 2 else None
         plots.line(axes[0], BATCHES, [plots.median(group) for group in groups], index, LABELS[norm], band)
+    for marker, (norm, batch) in zip("x+", ((n, b) for n, b in ALONE.items() if n in there), strict=False):
+        plots.lone(axes[0], batch, plots.median([error(of, norm, batch) for of in seeds]), marker, LABELS[norm])
     against = [[error(of, "batch", b) - error(of, "group", b) for of in seeds] for b in BATCHES]
     plots.difference(axes[1], BATCHES, against, 1, "minus group norm")
     plots.difference(axes[1], [1.1 * b for b in BATCHES],
@@ -116,8 +144,8 @@ STUDY = Study(
     "batch norm; and exact statistics at test time give back some of what batch norm lost.",
     who="Wu & He 2018 (figure 1: group norm against batch norm from batch 32 to 2).",
     experiment="A network of three convolutions with normkit.BatchNorm2d or normkit.GroupNorm of four groups (in the "
-    "full preset also batch renorm, layer and instance norm), trained on real images with batches of 2, 8 and 32 for "
-    "the "
+    "full preset also batch renorm, layer and instance norm; at batch 32 ghost norm by slices of 2, at batch 2 a norm "
+    "that keeps the exact statistics of the start), trained on real images with batches of 2, 8 and 32 for the "
     f"same number of steps, SGD with momentum 0.9 at rates of {RATES[0]} to {RATES[-1]} that fall to zero; validation "
     "images choose the rate of each norm and batch. Then the trained batch norm gets the exact mean and variance of up "
     f"to {KNOWN:,} training images. Synchronized batch norm on one process is batch norm and is left out.",

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from .._torch import COMPILED_FROM
 from ..model.dataflow import observe
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, working_copy
@@ -64,7 +65,7 @@ def fold(
     model = working_copy(model, inplace)
     with Transaction(model) as change, change:
         sites = select(model, only, skip)
-        if model.training:
+        if getattr(model, COMPILED_FROM, model).training:  # before torch 2.5 the compiled one has a mode of its own
             change.commit(lambda: record(model, [_entry(site, {}, {}, _TRAINING) for site in sites]))
             return model
         plan = Plan(model, observe(model, example_inputs))

@@ -24,12 +24,8 @@ HEAD = "_normkit_head"  # of a module that ends with a norm: a `Head`, which com
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
-_TAKES_ACTIVATION = frozenset(
-    kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, Norm)
-)
-_TAKES_RESIDUAL = frozenset(
-    kind for kind in _TAKES_ACTIVATION if "residual" in inspect.signature(kind.forward).parameters
-)
+_TAKES_ACTIVATION = tuple(kind for kind in vars(layers).values() if isinstance(kind, type) and issubclass(kind, Norm))
+_TAKES_RESIDUAL = tuple(kind for kind in _TAKES_ACTIVATION if "residual" in inspect.signature(kind.forward).parameters)
 
 
 class FusedSequential(InstanceForward):

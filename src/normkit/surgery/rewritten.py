@@ -42,7 +42,8 @@ class RewrittenForward(InstanceForward):
         return RewrittenForward(owner, self.source, self.names, self.kinds, self.settings, self.idle)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(self._by_position, args, strict=False)), **kwargs}
+        by_position = dict(zip(self._by_position[: len(args)], args[: len(self._by_position)], strict=True))
+        given = {**by_position, **kwargs}
         if len(given) != len(args) + len(kwargs) or is_watched() or not self._fits(given):
             return self.original(*args, **kwargs)
         return self._function(self.owner, **given)

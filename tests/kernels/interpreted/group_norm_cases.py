@@ -16,6 +16,7 @@ from normkit._activation import FUSED, resolve
 from normkit._operands import Needs, Operands
 from normkit.kernels import native, triton
 from normkit.kernels.triton import _group_plan, _plan
+from normkit.reference._moments import select, spatial_mask
 from normkit.reference.batch_norm import channel_axes, per_channel
 from tests.cases import EPS, LAYOUTS, MOMENTUM, gaussian, generator
 from tests.kernels.interpreted.traffic import counted
@@ -31,7 +32,7 @@ SHAPES = [((2, 6), 2), ((3, 9, 11), 3), ((2, 6, 5, 7), 2), ((1, 8, 3, 3), 8), ((
 
 @dataclass
 class Case:
-    """One call. x, residual: (N, C, *); weight, bias: (C,)."""
+    """One call. x, residual: (N, C, *); weight, bias: (C,); mask: (N, *)."""
 
     x: Tensor
     groups: int
@@ -39,13 +40,14 @@ class Case:
     bias: Tensor | None = None
     residual: Tensor | None = None
     activation: Any = None
+    mask: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
         return [self.x, self.weight, self.bias, self.residual]
 
     def call(self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         return nk.functional.group_norm(
-            x, self.groups, weight, bias, EPS, residual=residual, activation=self.activation
+            x, self.groups, weight, bias, EPS, residual=residual, activation=self.activation, mask=self.mask
         )
 
 
@@ -86,28 +88,30 @@ def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     """Run it, and raise unless y and every gradient lie within the bounds around float64."""
     y, gradients = run(case, dy)
     u = contract.unit_roundoff(case.x.dtype)
-    x, dy64 = case.x.double(), dy.double()
+    keep = spatial_mask(case.mask, case.x)
+    x, dy64 = (select(t.double(), keep) for t in (case.x, dy))
     n, axes = x.shape[0], channel_axes(x)
+    values = select(torch.ones_like(x), keep).reshape(n, case.groups, -1).sum(-1, keepdim=True).clamp(min=1)
 
     def average(t: Tensor) -> Tensor:
-        t = t.expand(x.shape).reshape(n, case.groups, -1)
-        return t.mean(-1, keepdim=True).expand_as(t).reshape(x.shape)
+        t = select(t.expand(x.shape), keep).reshape(n, case.groups, -1)
+        return (t.sum(-1, keepdim=True) / values).expand_as(t).reshape(x.shape)
 
     weight, bias = (per_channel(None if p is None else p.double(), x, d) for p, d in ((case.weight, 1), (case.bias, 0)))
-    residual = torch.zeros_like(x) if case.residual is None else case.residual.double()
+    residual = torch.zeros_like(x) if case.residual is None else select(case.residual.double(), keep)
     centred = x - average(x)
-    centred = centred - average(centred)
+    centred = select(centred - average(centred), keep)
     rstd = (average(centred.square()) + EPS).rsqrt()
     xhat = centred * rstd
     z = xhat * weight + bias + residual
     activation = resolve(case.activation)
     slack = contract.output_bound(xhat, weight, bias, 2.0**-24, residual) + contract.float32_output_bound(xhat, weight)
-    assert_within(y, activation.function(z), _through(activation.function, z, slack, u), "y")
+    assert_within(y, select(activation.function(z), keep), _through(activation.function, z, slack, u), "y")
 
     g, g_slack = _slope(activation, z, slack)
     g, g_slack = g * dy64, g_slack * dy64.abs()
     d, d_slack = g * weight, g_slack * weight.abs()
-    dx = rstd * (d - average(d) - xhat * average(d * xhat))
+    dx = select(rstd * (d - average(d) - xhat * average(d * xhat)), keep)
     bound = contract.input_gradient_bound(d, xhat, rstd, average, max(u, 2.0**-24))
     bound = bound + contract.float32_gradient_bound(d.abs() + d_slack, xhat, rstd, average)
     bound = bound + rstd * (d_slack + average(d_slack) + xhat.abs() * average(d_slack * xhat.abs()))
@@ -330,16 +334,6 @@ def test_a_compiled_layer_is_one_graph_with_the_same_numbers(
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     assert found[0][0].stride() == found[1][0].stride()
     torch.testing.assert_close(dict(layer.state_dict()), dict(twin.state_dict()))
-
-
-def test_masks_are_refused_with_the_reason() -> None:
-    x = torch.ones(4, 3, 5)
-    for norm in (
-        lambda mask: nk.functional.group_norm(x, 3, mask=mask),
-        lambda mask: nk.functional.instance_norm(x, mask=mask),
-    ):
-        with nk.backend("triton"), pytest.raises(RuntimeError, match="the Triton kernels take no mask"):
-            norm(torch.ones(4, 5, dtype=torch.bool))
 
 
 def test_a_modulation_follows_the_kernel(cut: str) -> None:

@@ -1,9 +1,11 @@
-"""What Triton's kernels are held to: batch norm with residual and activation in float64, and the contract's bounds."""
+"""What Triton's kernels are held to: batch norm with residual, activation and mask in float64, and the contract's
+bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 import normkit as nk
 from normkit import contract
 from normkit._activation import Activation, resolve
+from normkit.reference._moments import count, moments, select, spatial_mask, total
 from normkit.reference.batch_norm import channel_axes, per_channel
 from tests.cases import EPS
 from tests.tolerances import assert_within
@@ -18,7 +21,8 @@ from tests.tolerances import assert_within
 
 @dataclass
 class Case:
-    """One call. x, dy, residual: (N, C, *); weight, bias, mean, var: (C,). mean and var: evaluation by these."""
+    """One call. x, dy, residual: (N, C, *); weight, bias, mean, var: (C,); mask: (N, *). mean and var: evaluation by
+    these."""
 
     x: Tensor
     weight: Tensor | None = None
@@ -27,60 +31,85 @@ class Case:
     activation: str | None = None
     mean: Tensor | None = None
     var: Tensor | None = None
+    mask: Tensor | None = None
 
     def tensors(self) -> list[Tensor | None]:
         return [self.x, self.weight, self.bias, self.residual]
 
 
-def run(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-    """(y, gradients of x, weight, bias, residual) by Triton's kernels."""
+def run(
+    case: Case, dy: Tensor, norm: Callable[..., Tensor] = nk.functional.batch_norm, **options: Any
+) -> tuple[Tensor, list[Tensor | None]]:
+    """(y, gradients of x, weight, bias, residual) by Triton's kernels. norm: batch norm or one of its kind."""
     leaves = [None if t is None else t.detach().requires_grad_() for t in case.tensors()]
     x, weight, bias, residual = leaves
     with nk.backend("triton"):
-        y = nk.functional.batch_norm(
+        y = norm(
             x, case.mean, case.var, weight, bias, case.mean is None, eps=EPS, residual=residual,
-            activation=case.activation,
+            activation=case.activation, mask=case.mask, **options,
         )  # fmt: skip
         wanted = [leaf for leaf in leaves if leaf is not None]
         found = iter(torch.autograd.grad(y, wanted, dy))
     return y.detach(), [None if leaf is None else next(found) for leaf in leaves]
 
 
+NAMES = ("y", "dx", "dweight", "dbias", "dresidual")
+Truths = dict[str, tuple[Tensor, Tensor]]  # by name: float64, and how far off a result may be
+
+
 def check(case: Case, dy: Tensor) -> tuple[Tensor, list[Tensor | None]]:
     """Run it, and raise unless y and every gradient lie within the bounds around float64."""
     y, gradients = run(case, dy)
+    compare([y, *gradients], truths(case, dy))
+    return y, gradients
+
+
+def compare(found: list[Tensor | None], expected: Truths) -> None:
+    """Raise unless each result, in the order of NAMES, lies within its bound."""
+    for name, actual in zip(NAMES, found, strict=True):
+        if actual is not None:
+            assert_within(actual, *expected[name], name)
+
+
+def truths(case: Case, dy: Tensor) -> Truths:
+    """Float64's results of a case, and their bounds."""
     u = contract.unit_roundoff(case.x.dtype)
-    x, dy64 = case.x.double(), dy.double()
+    keep = spatial_mask(case.mask, case.x)
+    x, dy64 = (select(t.double(), keep) for t in (case.x, dy))
     axes, training = channel_axes(x), case.mean is None
     weight, bias = per_channel(_wide(case.weight), x, 1.0), per_channel(_wide(case.bias), x, 0.0)
-    residual = torch.zeros_like(x) if case.residual is None else case.residual.double()
-    mean = x.mean(axes) if training else case.mean.double()
-    var = x.var(axes, correction=0) if training else case.var.double()
-    rstd = (per_channel(var, x, 1.0) + EPS).rsqrt()
-    xhat = (x - per_channel(mean, x, 0.0)) * rstd
+    residual = torch.zeros_like(x) if case.residual is None else select(case.residual.double(), keep)
+    if training:
+        _, var, centred = moments(x, axes, keep)
+    else:
+        var, centred = per_channel(case.var.double(), x, 1.0), x - per_channel(case.mean.double(), x, 0.0)
+    rstd = (var + EPS).rsqrt()
+    xhat = select(centred * rstd, keep)
     z = xhat * weight + bias + residual
     activation = resolve(case.activation)
     slack = contract.output_bound(xhat, weight, bias, 2.0**-24, residual) + contract.float32_output_bound(xhat, weight)
-    assert_within(y, activation.function(z), _through(activation.function, z, slack, u), "y")
+    found = {"y": (select(activation.function(z), keep), _through(activation.function, z, slack, u))}
 
     g, g_slack = _slope(activation, z, slack)
     g, g_slack = g * dy64, g_slack * dy64.abs()
-    average = contract.mean_over(axes) if training else torch.zeros_like
-    dx = weight * rstd * (g - average(g) - xhat * average(g * xhat))
+    values = count(x, axes, keep)
+
+    def average(t: Tensor) -> Tensor:
+        return total(t, axes, keep) / values if training else torch.zeros_like(t)
+
+    dx = select(weight * rstd * (g - average(g) - xhat * average(g * xhat)), keep)
     scale, magnitude = weight.abs() * rstd, g.abs() + g_slack
     bound = contract.input_gradient_bound(g, xhat, rstd, average, max(u, 2.0**-24)) * weight.abs()
     bound = bound + contract.float32_gradient_bound(magnitude, xhat, scale, average)
     bound = bound + scale * (g_slack + average(g_slack) + xhat.abs() * average(g_slack * xhat.abs()))
-    assert_within(gradients[0], dx, bound, "dx")
-    for name, found, terms in (("dweight", gradients[1], g * xhat), ("dbias", gradients[2], g)):
-        if found is not None:
-            allowed = contract.parameter_gradient_bound(terms, axes, contract.unit_roundoff(found.dtype))
+    found["dx"] = dx, bound
+    for name, parameter, terms in (("dweight", case.weight, g * xhat), ("dbias", case.bias, g)):
+        if parameter is not None:
+            allowed = contract.parameter_gradient_bound(terms, axes, contract.unit_roundoff(parameter.dtype))
             lost = contract.float32_parameter_bound(magnitude, xhat, axes) + (g_slack * (1 + xhat.abs())).sum(axes)
-            assert_within(found, terms.sum(axes), allowed + lost, name)
-    if case.residual is not None:
-        allowed = contract.residual_gradient_bound(g, u) + g_slack + 2.0**-20 * g.abs()
-        assert_within(gradients[3], g, allowed, "dresidual")
-    return y, gradients
+            found[name] = terms.sum(axes), allowed + lost
+    found["dresidual"] = g, contract.residual_gradient_bound(g, u) + g_slack + 2.0**-20 * g.abs()
+    return found
 
 
 def _wide(tensor: Tensor | None) -> Tensor | None:

@@ -5,7 +5,8 @@
     parameters                   the gradients of weight and bias, from the sums of all samples
 
 g is the gradient of what the activation was applied to: dx = rstd * (w * g - mean(w * g) - xhat * mean(w * g * xhat)),
-the means over a group of one sample. sums: (4, parts, N, C): of g, what its roundings lost, of g * xhat, and the same.
+the means over the real values of a group of one sample; g, xhat and dx are zero under the mask.
+sums: (4, parts, N, C): of g, what its roundings lost, of g * xhat, and the same.
 """
 
 import triton
@@ -13,16 +14,16 @@ import triton.language as tl
 
 from ._activations import activation_gradient
 from ._batch_norm_backward import gradient
-from ._batch_norm_forward import load_parameters, load_stats
-from ._group_norm_forward import part_row, place_groups, sample_and_channel
-from ._tiles import add_compensated, channel_sum, per_channel, place
+from ._batch_norm_forward import load_count, load_parameters, load_stats
+from ._group_norm_forward import kept_of_sample, part_row, place_groups, sample_and_channel
+from ._tiles import add_compensated, channel_sum, kept, per_channel, place, store_real
 
 
 @triton.jit
 def sums(
-    x, dy, residual, weight, bias, stats, found, N, CU, SU, blocks, tiles, each, G, per, param, VC: tl.constexpr,
-    VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    x, dy, residual, mask, weight, bias, stats, found, N, CU, SU, blocks, tiles, each, G, per, param, VC: tl.constexpr,
+    VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr,
+    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """The sums of one part of each channel of one sample."""
     C, S = CU * VC, SU * VS
@@ -34,10 +35,11 @@ def sums(
     sum_g, lost_g = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     sum_gx, lost_gx = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):
-        offset, inside, _ = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
+        offset, inside, count = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
+        real, _ = kept(mask + sample.to(tl.int64) * S, tile, inside, count, 1, S, 1, BS, MASKED)
         g, xhat = gradient(
-            x, dy, residual, x, tile, channel, start + offset, inside, hi, lo, rstd, w, b, param, 1, C, S, 1, BC, BS,
-            LAST, CODE, HAS_RESIDUAL, False,
+            x, dy, residual, x, tile, channel, start + offset, inside, real, hi, lo, rstd, w, b, param, 1, C, S, 1, BC,
+            BS, LAST, CODE, HAS_RESIDUAL, False,
         )  # fmt: skip
         sum_g, lost_g = add_compensated(sum_g, lost_g, channel_sum(g))
         sum_gx, lost_gx = add_compensated(sum_gx, lost_gx, channel_sum(g * xhat))
@@ -72,10 +74,10 @@ def merge(found, weight, totals, N, C, G, per, count_parts, BK: tl.constexpr, HA
 
 @triton.jit
 def gradients(
-    x, dy, residual, weight, bias, stats, totals, dx, dresidual, N, CU, SU, blocks, tiles, each, G, per, param,
-    VC: tl.constexpr, VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr, WANTS_INPUT: tl.constexpr,
-    WANTS_RESIDUAL: tl.constexpr,
+    x, dy, residual, mask, weight, bias, stats, totals, dx, dresidual, N, CU, SU, blocks, tiles, each, G, per, param,
+    VC: tl.constexpr, VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr,
+    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    WANTS_INPUT: tl.constexpr, WANTS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """dx and the residual's gradient by the sums over groups."""
     C, S = CU * VC, SU * VS
@@ -87,35 +89,38 @@ def gradients(
     w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
     mean_g, mean_gx = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     if WANTS_INPUT:
-        values = tl.cast(per * S, tl.float32)
+        values = load_count(stats, N * G, set_, c < C)
         mean_g = tl.load(totals + set_, mask=c < C, other=0) / values
         mean_gx = tl.load(totals + N * G + set_, mask=c < C, other=0) / values
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):
-        offset, inside, _ = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
+        offset, inside, count = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
+        real, _ = kept(mask + sample.to(tl.int64) * S, tile, inside, count, 1, S, 1, BS, MASKED)
         g, xhat = gradient(
-            x, dy, residual, x, tile, channel, start + offset, inside, hi, lo, rstd, w, b, param, 1, C, S, 1, BC, BS,
-            LAST, CODE, HAS_RESIDUAL, False,
+            x, dy, residual, x, tile, channel, start + offset, inside, real, hi, lo, rstd, w, b, param, 1, C, S, 1, BC,
+            BS, LAST, CODE, HAS_RESIDUAL, False,
         )  # fmt: skip
         if WANTS_INPUT:
             d = (g * per_channel(w) - per_channel(mean_g)) - xhat * per_channel(mean_gx)
-            tl.store(dx + start + offset, (d * per_channel(rstd)).to(dx.dtype.element_ty), mask=inside)
+            store_real(dx + start + offset, d * per_channel(rstd), inside, real, MASKED)
         if WANTS_RESIDUAL:
             tl.store(dresidual + start + offset, g.to(dresidual.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def whole(
-    x, dy, residual, weight, bias, stats, found, dx, dresidual, N, CU, SU, blocks, G, PU, param, VC: tl.constexpr,
-    VS: tl.constexpr, VP: tl.constexpr, BI: tl.constexpr, BG: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr,
-    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
-    WANTS_INPUT: tl.constexpr, WANTS_RESIDUAL: tl.constexpr, WANTS_PARAMETERS: tl.constexpr,
+    x, dy, residual, mask, weight, bias, stats, found, dx, dresidual, N, CU, SU, blocks, G, PU, param,
+    VC: tl.constexpr, VS: tl.constexpr, VP: tl.constexpr, BI: tl.constexpr, BG: tl.constexpr, BS: tl.constexpr,
+    LAST: tl.constexpr, MASKED: tl.constexpr, CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, WANTS_INPUT: tl.constexpr, WANTS_RESIDUAL: tl.constexpr,
+    WANTS_PARAMETERS: tl.constexpr,
 ):  # fmt: skip
     """dx and the residual's gradient of groups whose values one tile holds, and the sums of their channels."""
     C, S, per = CU * VC, SU * VS, PU * VP
     sample, start, block = sample_and_channel(blocks, C, S, 1)
-    c, real, offset, inside, group = place_groups(block, G, C, S, per, BI, BG, BS, LAST)
+    c, there, offset, inside, group = place_groups(block, G, C, S, per, BI, BG, BS, LAST)
+    real, count = kept_of_sample(mask, sample, inside, S, per, BS, MASKED)
     hi, lo, rstd = load_stats(stats, N * G, sample * G + group, group < G)
-    w, b = load_parameters(weight, bias, c, real, HAS_WEIGHT, HAS_BIAS)
+    w, b = load_parameters(weight, bias, c, there, HAS_WEIGHT, HAS_BIAS)
     values = tl.load(x + start + offset, mask=inside, other=0).to(tl.float32)
     g = tl.load(dy + start + offset, mask=inside, other=0).to(tl.float32)
     centred = (values - per_channel(hi)) - per_channel(lo)
@@ -124,18 +129,18 @@ def whole(
         if HAS_RESIDUAL:
             z += tl.load(residual + start + offset, mask=inside, other=0).to(tl.float32)
         g = activation_gradient(g, z, param, CODE)
-    g = tl.where(inside, g, 0.0)
-    xhat = tl.where(inside, centred * per_channel(rstd), 0.0)
+    g = tl.where(real, g, 0.0)
+    xhat = tl.where(real, centred * per_channel(rstd), 0.0)
     if WANTS_PARAMETERS:
         row = part_row(0, sample, N, C) + c
-        tl.store(found + row, tl.sum(g, axis=2, keep_dims=True), mask=real)
-        tl.store(found + part_row(1, 0, N, C) + row, tl.sum(g * xhat, axis=2, keep_dims=True), mask=real)
+        tl.store(found + row, tl.sum(g, axis=2, keep_dims=True), mask=there)
+        tl.store(found + part_row(1, 0, N, C) + row, tl.sum(g * xhat, axis=2, keep_dims=True), mask=there)
     if WANTS_INPUT:
-        share = 1.0 / tl.cast(per * S, tl.float32)
+        share = 1.0 / tl.maximum(count, 1.0)
         weighted = g * w
         mean_g, mean_gx = channel_sum(weighted) * share, channel_sum(weighted * xhat) * share
         d = (weighted - per_channel(mean_g)) - xhat * per_channel(mean_gx)
-        tl.store(dx + start + offset, (d * per_channel(rstd)).to(dx.dtype.element_ty), mask=inside)
+        store_real(dx + start + offset, d * per_channel(rstd), inside, real, MASKED)
     if WANTS_RESIDUAL:
         tl.store(dresidual + start + offset, g.to(dresidual.dtype.element_ty), mask=inside)
 

@@ -3,9 +3,11 @@
     partial -> merge -> apply    moments of each sample's channels by parts, merged to groups; one elementwise pass
     whole                        where a group's values stay in registers: the input is read once
 
-stats: float32 (4, N * G): mean, biased variance, 1 / sqrt(variance + eps), and the rest of the mean. `per` is how many
-channels a group has. A sample is a tensor (1, C, S) of its own to `place`; in `whole` a tile is [channels of a group,
-groups, positions], so that what sums over all but the channels of a batch sums over all but the groups here.
+stats: float32 (5, N * G): mean, biased variance, 1 / sqrt(variance + eps), the rest of the mean, and how many values.
+mask: (N, S) bytes; what it hides enters nothing, and y is zero there. `per` is how many channels a group has.
+
+A sample is a tensor (1, C, S) of its own to `place`; in `whole` a tile is [channels of a group, groups, positions], so
+that what sums over all but the channels of a batch sums over all but the groups here.
 """
 
 import triton
@@ -13,7 +15,18 @@ import triton.language as tl
 
 from ._activations import activate
 from ._batch_norm_forward import affine, load_parameters, load_stats, store_stats
-from ._tiles import channel_moments, merge_moments, merge_parts, per_channel, place, reciprocal_std
+from ._tiles import (
+    channel_moments,
+    channel_sum,
+    kept,
+    load_real,
+    merge_moments,
+    merge_parts,
+    per_channel,
+    place,
+    reciprocal_std,
+    store_real,
+)
 
 
 @triton.jit
@@ -35,17 +48,28 @@ def place_groups(block, G, C, S, per, BI: tl.constexpr, BG: tl.constexpr, BS: tl
     i, s = tl.arange(0, BI)[:, None, None], tl.arange(0, BS)[None, None, :]
     group = block * BG + tl.arange(0, BG)
     c = group[None, :, None] * per + i
-    real = (i < per) & (group[None, :, None] < G)
+    there = (i < per) & (group[None, :, None] < G)
     offset = s.to(tl.int64) * C + c
     if not LAST:
         offset = c.to(tl.int64) * S + s
-    return c, real, offset, real & (s < S), group
+    return c, there, offset, there & (s < S), group
+
+
+@triton.jit
+def kept_of_sample(mask, sample, inside, S, per, BS: tl.constexpr, MASKED: tl.constexpr):
+    """Of a tile of whole groups: which elements are real, and how many each group has."""
+    if MASKED:
+        s = tl.arange(0, BS)[None, None, :]
+        real = tl.load(mask + sample.to(tl.int64) * S + s, mask=s < S, other=0) != 0
+        return inside & real, (tl.sum(channel_sum(real.to(tl.int32)), axis=0) * per).to(tl.float32)
+    else:
+        return inside, tl.cast(per * S, tl.float32)
 
 
 @triton.jit
 def partial(
-    x, parts, N, CU, SU, blocks, tiles, each, VC: tl.constexpr, VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr,
-    LAST: tl.constexpr,
+    x, mask, parts, N, CU, SU, blocks, tiles, each, VC: tl.constexpr, VS: tl.constexpr, BC: tl.constexpr,
+    BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The moments of one part of each channel of one sample. parts: (4, parts, N, C): count, mean, its rest, m2."""
     C, S = CU * VC, SU * VS
@@ -55,8 +79,9 @@ def partial(
     lo, m2 = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):
         offset, inside, count = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
-        values = tl.load(x + start + offset, mask=inside, other=0).to(tl.float32)
-        hi2, lo2, m22 = channel_moments(values, inside, count)
+        real, count = kept(mask + sample.to(tl.int64) * S, tile, inside, count, 1, S, 1, BS, MASKED)
+        values = load_real(x + start + offset, inside, real, MASKED)
+        hi2, lo2, m22 = channel_moments(values, real, count)
         n, hi, lo, m2 = merge_moments(n, hi, lo, m2, count, hi2, lo2, m22)
     c = channel + tl.arange(0, BC)
     row, rows = part_row(part, sample, N, C) + c, part_row(tl.num_programs(1), 0, N, C)
@@ -84,15 +109,15 @@ def merge(parts, stats, N, C, G, per, count_parts, eps, BK: tl.constexpr):
         n2, hi2, lo2, m22 = merge_parts(n2, hi2, lo2, m22)
         n, hi, lo, m2 = merge_moments(n, hi, lo, m2, n2, hi2, lo2, m22)
     at = tl.program_id(0) + tl.arange(0, 1)
-    var = m2 / n
-    store_stats(stats, N * G, at, at >= 0, hi, lo, var, reciprocal_std(var, eps))
+    var = m2 / tl.maximum(n, 1.0)
+    store_stats(stats, N * G, at, at >= 0, hi, lo, var, reciprocal_std(var, eps), n)
 
 
 @triton.jit
 def apply(
-    x, residual, weight, bias, stats, y, N, CU, SU, blocks, tiles, each, G, per, param, VC: tl.constexpr,
-    VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    x, residual, mask, weight, bias, stats, y, N, CU, SU, blocks, tiles, each, G, per, param, VC: tl.constexpr,
+    VS: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, MASKED: tl.constexpr,
+    CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """y by the statistics of the groups."""
     C, S = CU * VC, SU * VS
@@ -102,31 +127,34 @@ def apply(
     hi, lo, rstd = load_stats(stats, N * G, sample * G + c // per, c < C)
     w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)
     for tile in range(part * each, tl.minimum(tiles, part * each + each)):
-        offset, inside, _ = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
+        offset, inside, count = place(tile, channel, 1, C, S, 1, BC, BS, LAST)
+        real, _ = kept(mask + sample.to(tl.int64) * S, tile, inside, count, 1, S, 1, BS, MASKED)
         z = affine(tl.load(x + start + offset, mask=inside, other=0).to(tl.float32), hi, lo, rstd * w, b)
         if HAS_RESIDUAL:
             z += tl.load(residual + start + offset, mask=inside, other=0).to(tl.float32)
-        tl.store(y + start + offset, activate(z, param, CODE).to(y.dtype.element_ty), mask=inside)
+        store_real(y + start + offset, activate(z, param, CODE), inside, real, MASKED)
 
 
 @triton.jit
 def whole(
-    x, residual, weight, bias, stats, y, N, CU, SU, blocks, G, PU, eps, param, VC: tl.constexpr, VS: tl.constexpr,
-    VP: tl.constexpr, BI: tl.constexpr, BG: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr, CODE: tl.constexpr,
-    HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESIDUAL: tl.constexpr,
+    x, residual, mask, weight, bias, stats, y, N, CU, SU, blocks, G, PU, eps, param, VC: tl.constexpr,
+    VS: tl.constexpr, VP: tl.constexpr, BI: tl.constexpr, BG: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr,
+    MASKED: tl.constexpr, CODE: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     """Statistics and y of groups whose values one tile holds."""
     C, S, per = CU * VC, SU * VS, PU * VP
     sample, start, block = sample_and_channel(blocks, C, S, 1)
-    c, real, offset, inside, group = place_groups(block, G, C, S, per, BI, BG, BS, LAST)
-    values = tl.load(x + start + offset, mask=inside, other=0).to(tl.float32)
-    count = tl.cast(per * S, tl.float32)
-    hi, lo, m2 = channel_moments(values, inside, count)
-    var = m2 / count
+    c, there, offset, inside, group = place_groups(block, G, C, S, per, BI, BG, BS, LAST)
+    real, count = kept_of_sample(mask, sample, inside, S, per, BS, MASKED)
+    values = load_real(x + start + offset, inside, real, MASKED)
+    hi, lo, m2 = channel_moments(values, real, count)
+    var = m2 / tl.maximum(count, 1.0)
     rstd = reciprocal_std(var, eps)
-    store_stats(stats, N * G, sample * G + group, group < G, hi, lo, var, rstd)
-    w, b = load_parameters(weight, bias, c, real, HAS_WEIGHT, HAS_BIAS)
+    store_stats(stats, N * G, sample * G + group, group < G, hi, lo, var, rstd, count)
+    w, b = load_parameters(weight, bias, c, there, HAS_WEIGHT, HAS_BIAS)
     z = tl.fma((values - per_channel(hi)) - per_channel(lo), per_channel(rstd) * w, b)
     if HAS_RESIDUAL:
         z += tl.load(residual + start + offset, mask=inside, other=0).to(tl.float32)
-    tl.store(y + start + offset, activate(z, param, CODE).to(y.dtype.element_ty), mask=inside)
+    real, _ = kept_of_sample(mask, sample, inside, S, per, BS, MASKED)  # again: to keep it took a spill on sm_80
+    store_real(y + start + offset, activate(z, param, CODE), inside, real, MASKED)

@@ -97,8 +97,13 @@ class GroupPlan(NamedTuple):
 
     @property
     def parameter_constants(self) -> dict[str, int]:
-        """What the kernel of the parameters' gradients is compiled for: 16 channels a program, or 32 bytes a row."""
-        return {"BR": min(128, max(8, power(self.n * self.parts))), "BC": 16}
+        """What the kernel of the parameters' gradients is compiled for."""
+        return parameter_constants(self.n * self.parts)
+
+
+def parameter_constants(rows: int) -> dict[str, int]:
+    """What the kernel of the parameters' gradients is compiled for: 16 channels a program, or 64 bytes a row."""
+    return {"BR": min(128, max(8, power(rows))), "BC": 16}
 
 
 def plan(input: Tensor, num_groups: int) -> GroupPlan:

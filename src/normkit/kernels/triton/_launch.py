@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._activation import IDENTITY
-from ..._operands import Gradients, Maybe, Needs, Operands
+from ..._operands import Gradients, Needs, Operands
 from ..._torch import count_dispatch_modes
 from . import INTERPRETS
 
@@ -35,6 +35,13 @@ def vector(parameter: Tensor | None, input: Tensor) -> Tensor:
     return input if parameter is None else parameter.contiguous()
 
 
+def positions(mask: Tensor | None, input: Tensor) -> Tensor:
+    """A mask (N, 1, *) as bytes (N, S) in row-major order; for None the input, which nobody reads as such."""
+    if mask is None:
+        return input
+    return mask.expand(input.shape[0], 1, *input.shape[2:]).contiguous().view(torch.uint8)
+
+
 def is_traced() -> bool:
     """Whether kernels become nodes of a graph: then they are wrapped, which costs too much in every eager call."""
     return count_dispatch_modes() > 0
@@ -50,28 +57,29 @@ def on_device(input: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(input.device) if input.is_cuda and not is_traced() else nullcontext()
 
 
-def compiled_for(weight: Maybe, bias: Maybe, residual: Maybe, code: int) -> dict[str, Any]:
+def compiled_for(operands: Operands, code: int) -> dict[str, Any]:
     """What a kernel is compiled for: its activation, and which operands there are."""
     return {
-        "CODE": code, "HAS_WEIGHT": weight is not None, "HAS_BIAS": bias is not None,
-        "HAS_RESIDUAL": residual is not None,
+        "CODE": code, "HAS_WEIGHT": operands.weight is not None, "HAS_BIAS": operands.bias is not None,
+        "HAS_RESIDUAL": operands.residual is not None, "MASKED": operands.mask is not None,
     }  # fmt: skip
 
 
 def empty_gradients(operands: Operands, x: Tensor, code: int, needs: Needs) -> Gradients:
     """The gradients that are wanted, to be written; those of parameters are 0, as of no values. x: the dense input.
 
-    Without the residual's where there is no activation: see `with_residual`.
+    Without the residual's where there is neither activation nor mask: see `with_residual`.
     """
-    _, weight, bias, *_ = operands
+    _, weight, bias, _, mask, *_ = operands
     return Gradients(
         torch.empty_like(x) if needs.input else None,
         torch.zeros_like(weight) if needs.weight and weight is not None else None,
         torch.zeros_like(bias) if needs.bias and bias is not None else None,
-        torch.empty_like(x) if needs.residual and code != IDENTITY else None,
+        torch.empty_like(x) if needs.residual and (code != IDENTITY or mask is not None) else None,
     )
 
 
-def with_residual(found: Gradients, dy: Tensor, code: int, needs: Needs) -> Gradients:
-    """Behind no activation the residual's gradient is dy itself."""
-    return found._replace(residual=dy) if needs.residual and code == IDENTITY else found
+def with_residual(found: Gradients, dy: Tensor, operands: Operands, code: int, needs: Needs) -> Gradients:
+    """Behind no activation the residual's gradient is dy itself; under a mask the kernels have cleared it."""
+    through = needs.residual and code == IDENTITY and operands.mask is None
+    return found._replace(residual=dy) if through else found

@@ -6,6 +6,7 @@ So a result depends on no number of processors. The sizes of a tile are powers o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -18,11 +19,21 @@ RUN = 64  # bytes that a channel, or neighbouring channels, are read by at least
 THREADS = 32
 
 
+class Slices(NamedTuple):
+    """How many slices a batch has, the samples of a short one, how many have one more, the positions of a sample."""
+
+    number: int
+    short: int
+    longer: int
+    positions: int
+
+
 class Plan(NamedTuple):
     """The sizes that kernels see, how a tensor is cut, and how many programs share a channel.
 
     n, c, s: (N, C, S); channels last: (1, C, all positions). unit_c, unit_s: powers of two that divide c and s, up to
     16 bytes of elements. rows, channels, columns: of a tile. tiles: how many a block of channels has, `each` a part.
+    slices: None, or those of the batch; all else is of the longest then.
     """
 
     n: int
@@ -37,6 +48,7 @@ class Plan(NamedTuple):
     tiles: int
     each: int
     parts: int
+    slices: Slices | None = None
 
     @property
     def whole(self) -> bool:
@@ -45,7 +57,7 @@ class Plan(NamedTuple):
 
     @property
     def grid(self) -> tuple[int, int]:
-        return -(-self.c // self.channels), self.parts
+        return -(-self.c // self.channels) * (1 if self.slices is None else self.slices.number), self.parts
 
     @property
     def warps(self) -> int:
@@ -54,42 +66,56 @@ class Plan(NamedTuple):
         return min(16, max(1, elements // (16 * THREADS)))
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        """What a launch passes: N, and C and S in their units."""
-        return self.n, self.c // self.unit_c, self.s // self.unit_s
+    def sets(self) -> int:
+        """How many sets of values have statistics of their own."""
+        return self.c * (1 if self.slices is None else self.slices.number)
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """What a launch passes: N, C and S in their units, and how many slices are longer (`slice_of`)."""
+        n, s, longer = self.n, self.s, 0
+        if self.slices is not None:
+            _, n, longer, s = self.slices
+        return n, self.c // self.unit_c, s // self.unit_s, longer
 
     @property
     def merge_grid(self) -> tuple[int]:
         """Of the programs that merge the parts."""
-        return (-(-self.c // self.merge_constants["BC"]),)
+        return (-(-self.sets // self.merge_constants["BC"]),)
 
     @property
     def merge_constants(self) -> dict[str, int]:
         """What a merging kernel is compiled for."""
         parts = _power(self.parts)
-        return {"PARTS": parts, "BC": max(8, min(_power(self.c), 2048 // parts, 128))}
+        return {"PARTS": parts, "BC": max(8, min(_power(self.sets), 2048 // parts, 128))}
 
     @property
     def constants(self) -> dict[str, int | bool]:
         """What a kernel is compiled for."""
         return {
             "VC": self.unit_c, "VS": self.unit_s, "BN": self.rows, "BC": self.channels, "BS": self.columns,
-            "LAST": self.last,
+            "LAST": self.last, "SLICED": self.slices is not None,
         }  # fmt: skip
 
 
-def plan(input: Tensor) -> Plan:
-    """Of an input (N, C, *) that is contiguous or channels last, and not empty."""
+def plan(input: Tensor, sizes: Sequence[int] = ()) -> Plan:
+    """Of an input (N, C, *) that is contiguous or channels last, and not empty.
+
+    sizes: how many samples each slice has, the longer ones first, by one.
+    """
     n, c = int(input.shape[0]), int(input.shape[1])
     s = math.prod(int(size) for size in input.shape[2:])
     last = s == 1 or not input.is_contiguous()
-    width = 16 // input.element_size()
+    width, slices = 16 // input.element_size(), None
+    if sizes:
+        n, short = sizes[0], sizes[-1]
+        slices = Slices(len(sizes), short, sum(size > short for size in sizes), s)
     if last:
-        return _channels_last(c, n * s, math.gcd(c, width), input.element_size())
-    return _planar(n, c, s, math.gcd(s, width), input.element_size())
+        return _channels_last(c, n * s, math.gcd(c, width), input.element_size(), slices)
+    return _planar(n, c, s, math.gcd(s, width), input.element_size(), slices)
 
 
-def _channels_last(c: int, s: int, unit: int, size: int) -> Plan:
+def _channels_last(c: int, s: int, unit: int, size: int, slices: Slices | None) -> Plan:
     least = max(8, RUN // size)  # 8: a byte of bits
     columns = _power(s)
     if columns * least <= ON_CHIP:
@@ -97,10 +123,10 @@ def _channels_last(c: int, s: int, unit: int, size: int) -> Plan:
     else:
         channels = max(least, min(_power(c), TILE // RUN))
         columns = min(columns, max(1, TILE // channels))
-    return _cut(1, c, s, True, unit, 1, 1, channels, columns)
+    return _cut(1, c, s, True, unit, 1, 1, channels, columns, slices)
 
 
-def _planar(n: int, c: int, s: int, unit: int, size: int) -> Plan:
+def _planar(n: int, c: int, s: int, unit: int, size: int, slices: Slices | None) -> Plan:
     columns = max(8, _power(s))
     if _power(n) * columns <= ON_CHIP:
         rows = _power(n)
@@ -109,16 +135,17 @@ def _planar(n: int, c: int, s: int, unit: int, size: int) -> Plan:
             columns = min((1 << k for k in range(12, 6, -1)), key=lambda b: -(-s // b) * b)
         rows = max(1, min(_power(n), TILE // columns))
     channels = max(1, min(_power(c), TILE // (rows * columns), _power(RUN // (min(s, columns) * size))))
-    return _cut(n, c, s, False, 1, unit, rows, channels, columns)
+    return _cut(n, c, s, False, 1, unit, rows, channels, columns, slices)
 
 
 def _cut(
-    n: int, c: int, s: int, last: bool, unit_c: int, unit_s: int, rows: int, channels: int, columns: int
+    n: int, c: int, s: int, last: bool, unit_c: int, unit_s: int, rows: int, channels: int, columns: int,
+    slices: Slices | None,
 ) -> Plan:  # fmt: skip
     tiles = -(-n // rows) * -(-s // columns)
-    blocks = -(-c // channels)
+    blocks = -(-c // channels) * (1 if slices is None else slices.number)
     each = -(-tiles // min(tiles, MOST_PARTS, max(1, PROGRAMS // blocks)))
-    return Plan(n, c, s, last, unit_c, unit_s, rows, channels, columns, tiles, each, -(-tiles // each))
+    return Plan(n, c, s, last, unit_c, unit_s, rows, channels, columns, tiles, each, -(-tiles // each), slices)
 
 
 def _power(size: int) -> int:

@@ -2,7 +2,7 @@
 
     running = (1 - factor) * running + factor * new        factor = momentum, or 1 / batches counted
 
-A batch that is not finite in the buffers' dtype moves nothing and is not counted.
+A batch of fewer than two values, or one that is not finite in the buffers' dtype, moves nothing and is not counted.
 """
 
 import triton
@@ -12,11 +12,9 @@ LARGEST: tl.constexpr = tl.constexpr(3.4028234663852886e38)
 
 
 @triton.jit
-def move(
-    stats, running_mean, running_var, batches, momentum, values, C, COUNTS: tl.constexpr, CUMULATIVE: tl.constexpr
-):
+def move(stats, running_mean, running_var, batches, momentum, C, COUNTS: tl.constexpr, CUMULATIVE: tl.constexpr):
     """Move the running statistics, by one program."""
-    move_running(stats, running_mean, running_var, batches, momentum, values, C, COUNTS, CUMULATIVE)
+    move_running(stats, running_mean, running_var, batches, momentum, C, COUNTS, CUMULATIVE)
 
 
 @triton.jit
@@ -32,17 +30,18 @@ def _new_statistics(stats, values, C, c, mean_type: tl.constexpr, var_type: tl.c
 
 @triton.jit
 def move_running(
-    stats, running_mean, running_var, batches, momentum, values, C, COUNTS: tl.constexpr, CUMULATIVE: tl.constexpr
-):
-    """running = (1 - factor) * running + factor * new; a batch that is not finite moves nothing and is not counted."""
+    stats, running_mean, running_var, batches, momentum, C, COUNTS: tl.constexpr, CUMULATIVE: tl.constexpr
+):  # fmt: skip
+    """running = (1 - factor) * running + factor * new, by the statistics (5, C) of a batch that is fit for it."""
     BLOCK: tl.constexpr = 1024
     mean_type: tl.constexpr = running_mean.dtype.element_ty
     var_type: tl.constexpr = running_var.dtype.element_ty
+    values = tl.load(stats + 4 * C)  # all channels have as many
     bad = 0
     for start in range(0, C, BLOCK):
         _, _, found = _new_statistics(stats, values, C, start + tl.arange(0, BLOCK), mean_type, var_type)
         bad += found
-    if bad == 0:
+    if (bad == 0) & (values >= 2.0):
         factor = momentum
         if COUNTS:
             counted = tl.load(batches) + 1

@@ -1,7 +1,12 @@
-"""Batch norm by Triton's kernels: what is launched on which tensors."""
+"""Batch norm's forward by Triton's kernels: what is launched on which tensors.
+
+sizes: how many samples each slice has, where slices have statistics of their own; sets are slices times channels then.
+running: (mean, var, batches or None, momentum or None) to be moved by the kernels; None: nothing moves.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,162 +14,146 @@ from torch import Tensor
 from torch.library import wrap_triton
 
 from ..._activation import Activation
-from ..._operands import Gradients, Maybe, Needs, Operands, Saved
+from ..._operands import Maybe, Operands, Saved
 from ..._torch import increment_versions
 from ..native import count_bit_bytes, keeps_bits
-from . import _batch_norm_backward, _batch_norm_forward, _running
-from ._launch import (
-    beside,
-    compiled_for,
-    dense,
-    empty_gradients,
-    has_memory,
-    is_traced,
-    on_device,
-    vector,
-    with_residual,
-)  # fmt: skip
+from . import _batch_norm_forward, _running
+from ._launch import beside, compiled_for, dense, has_memory, is_traced, on_device, positions, vector
 from ._plan import Plan, plan
 
 _partial, _merge, _apply = _batch_norm_forward.partial, _batch_norm_forward.merge, _batch_norm_forward.apply
-_whole, _move = _batch_norm_forward.whole, _running.move
-_sums, _merge_sums = _batch_norm_backward.sums, _batch_norm_backward.merge
-_gradients, _whole_backward = _batch_norm_backward.gradients, _batch_norm_backward.whole
+_whole, _merge_slices, _move = _batch_norm_forward.whole, _batch_norm_forward.merge_slices, _running.move
 
 
-def forward(
-    operands: Operands, activation: Activation, eps: float, save: bool, running: Any
+def forward(  # the call, and what a norm adds to it
+    operands: Operands, activation: Activation, eps: float, save: bool, running: Any, sizes: Sequence[int]
 ) -> tuple[Tensor, Saved]:  # fmt: skip
-    """By the batch's statistics; running: as :func:`normkit.kernels.triton.batch_norm_forward` has it."""
-    y, stats, bits = run_forward(operands, eps, activation.code, activation.param, save, running)
+    """By the batch's statistics, or each slice's."""
+    y, stats, bits = run_forward(operands, eps, activation.code, activation.param, save, running, sizes)
     return y, Saved(stats, bits)
 
 
 def run_forward(
-    operands: Operands, eps: float, code: int, param: float, save: bool, running: Any = None
-) -> tuple[Tensor, Tensor, Maybe]:
-    """(y, stats (4, C), bits or None)."""
-    input, weight, bias, residual, *_ = operands
-    x = dense(input)
-    y, stats = torch.empty_like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
-    bits = _new_bits(x, residual, code, save)
+    operands: Operands, eps: float, code: int, param: float, save: bool, running: Any = None,
+    sizes: Sequence[int] = (),
+) -> tuple[Tensor, Tensor, Maybe]:  # fmt: skip
+    """(y, stats (5, sets), bits or None)."""
+    x = dense(operands.input)
+    y, stats = torch.empty_like(x), x.new_empty((5, x.shape[1] * max(1, len(sizes))), dtype=torch.float32)
+    bits = _new_bits(x, operands.residual, code, save)
     if not x.numel():
         return y, _without_values(stats, eps), bits
     if not has_memory():
         return y, stats, bits
-    cut = plan(x)
-    given = (x, beside(residual, x), vector(weight, x), vector(bias, x))
-    flags = compiled_for(weight, bias, residual, code) | {"KEEPS_BITS": bits is not None}
-    out = (y, x if bits is None else bits)
-    values = float(cut.n * cut.s)
-    mean, var, batches, momentum = (x, x, None, 0.0) if running is None else running
-    moved = (mean, var, x if batches is None else batches, 0.0 if momentum is None else float(momentum), values)
-    counting = {"COUNTS": batches is not None, "CUMULATIVE": momentum is None}
+    cut, hidden = plan(x, sizes), positions(operands.mask, x)
     with on_device(x):
         if cut.whole:
             whole = wrap_triton(_whole) if is_traced() else _whole
-            whole[cut.grid](*given, stats, *out, *cut.sizes, eps, param, **cut.constants, **flags, num_warps=cut.warps)
-            if running is not None:
-                _move[(1,)](stats, *moved, cut.c, **counting, num_warps=4)
-        else:
-            _find_statistics(x, cut, stats, eps)
-            apply = wrap_triton(_apply) if is_traced() else _apply
-            apply[cut.grid](
-                *given, stats, stats, stats, *out, *moved[:3], *cut.sizes, cut.tiles, cut.each, eps, param, *moved[3:],
-                **cut.constants, **flags, GIVEN=False, MOVES=running is not None, **counting, num_warps=cut.warps,
+            whole[cut.grid](
+                x, beside(operands.residual, x), hidden, vector(operands.weight, x), vector(operands.bias, x), stats,
+                y, x if bits is None else bits, *cut.sizes, eps, param, **cut.constants,
+                **compiled_for(operands, code), KEEPS_BITS=bits is not None, num_warps=cut.warps,
             )  # fmt: skip
-    if running is not None:  # as torch's own in-place operations do
-        increment_versions([t for t in (mean, var, batches) if t is not None and not t.is_inference()])
+        else:
+            _find_statistics(x, operands.mask, hidden, cut, stats, eps)
+            moved = None if sizes else running
+            _launch_apply(x, operands, hidden, cut, stats, y, bits, eps, code, param, running=moved)
+        if running is not None and (cut.whole or sizes):
+            _launch_move(x, cut, stats, running)
+    if running is not None:
+        _changed(running)
     return y, stats, bits
 
 
-def _find_statistics(x: Tensor, cut: Plan, stats: Tensor, eps: float) -> None:
-    parts = x.new_empty((4, cut.parts, cut.c), dtype=torch.float32)
-    partial = wrap_triton(_partial) if is_traced() else _partial
-    partial[cut.grid](x, parts, *cut.sizes, cut.tiles, cut.each, **cut.constants, num_warps=cut.warps)
-    merge = wrap_triton(_merge) if is_traced() else _merge
-    merge[cut.merge_grid](parts, stats, cut.c, cut.parts, eps, **cut.merge_constants, num_warps=4)
+def statistics(operands: Operands, eps: float) -> Tensor:
+    """stats (5, C) of the batch alone, without an output."""
+    x = dense(operands.input)
+    stats = x.new_empty((5, x.shape[1]), dtype=torch.float32)
+    if not x.numel():
+        return _without_values(stats, eps)
+    with on_device(x):
+        _find_statistics(x, operands.mask, positions(operands.mask, x), plan(x), stats, eps)
+    return stats
+
+
+def by_statistics(  # the call, and what a norm adds to it
+    operands: Operands, stats: Tensor, activation: Activation, save: bool, running: Any
+) -> tuple[Tensor, Saved | None]:  # fmt: skip
+    """By statistics that are given as kernels save them, (5, C)."""
+    x = dense(operands.input)
+    y, bits = torch.empty_like(x), _new_bits(x, operands.residual, activation.code, save)
+    after = activation.code, activation.param
+    if x.numel():
+        with on_device(x):
+            hidden = positions(operands.mask, x)
+            _launch_apply(x, operands, hidden, plan(x), stats, y, bits, 0.0, *after, running=running)
+        if running is not None:
+            _changed(running)
+    return y, Saved(stats, bits) if save else None
 
 
 def inference(
     operands: Operands, mean: Tensor, var: Tensor, activation: Activation, eps: float, save: bool
 ) -> tuple[Tensor, Saved | None]:
     """By given statistics (C,): one launch."""
-    input, weight, bias, residual, *_ = operands
-    x, code = dense(input), activation.code
-    y, stats = torch.empty_like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
-    bits = _new_bits(x, residual, code, save)
-    if not x.numel():
-        given = [mean.float(), var.float(), (var.float() + eps).rsqrt(), torch.zeros_like(mean, dtype=torch.float32)]
-        return y, Saved(torch.stack(given), bits) if save else None
-    cut = plan(x)
-    with on_device(x):
-        _apply[cut.grid](
-            x, beside(residual, x), vector(weight, x), vector(bias, x), mean.contiguous(), var.contiguous(), stats, y,
-            x if bits is None else bits, x, x, x, *cut.sizes, cut.tiles, cut.each, eps, activation.param, 0.0, 0.0,
-            **cut.constants, **compiled_for(weight, bias, residual, code), KEEPS_BITS=bits is not None, GIVEN=True,
-            MOVES=False, COUNTS=False, CUMULATIVE=False, num_warps=cut.warps,
-        )  # fmt: skip
+    x, after = dense(operands.input), (activation.code, activation.param)
+    y, stats = torch.empty_like(x), x.new_empty((5, x.shape[1]), dtype=torch.float32)
+    bits = _new_bits(x, operands.residual, activation.code, save)
+    if x.numel():
+        with on_device(x):
+            hidden, given = positions(operands.mask, x), (mean.contiguous(), var.contiguous())
+            _launch_apply(x, operands, hidden, plan(x), stats, y, bits, eps, *after, given=given)
+    else:
+        wide, nothing = var.float(), torch.zeros_like(mean, dtype=torch.float32)
+        stats = torch.stack([mean.float(), wide, (wide + eps).rsqrt(), nothing, nothing])
     return y, Saved(stats, bits) if save else None
 
 
-def backward(
-    dy: Tensor, operands: Operands, saved: Saved, activation: Activation, needs: Needs, training: bool
-) -> Gradients:
-    """The first derivative; the residual's is dy itself behind no activation."""
-    found = run_backward(dy, operands, saved, activation.code, activation.param, needs, training)
-    return with_residual(found, dy, activation.code, needs)
+def _find_statistics(  # what one launch reads and writes
+    x: Tensor, mask: Maybe, hidden: Tensor, cut: Plan, stats: Tensor, eps: float
+) -> None:  # fmt: skip
+    parts = x.new_empty((4, cut.parts, cut.sets), dtype=torch.float32)
+    partial = wrap_triton(_partial) if is_traced() else _partial
+    partial[cut.grid](
+        x, hidden, parts, *cut.sizes, cut.each, **cut.constants, MASKED=mask is not None, num_warps=cut.warps
+    )
+    merge = wrap_triton(_merge) if is_traced() else _merge
+    merge[cut.merge_grid](parts, stats, cut.sets, cut.parts, eps, **cut.merge_constants, num_warps=4)
 
 
-def run_backward(
-    dy: Tensor, operands: Operands, saved: Saved, code: int, param: float, needs: Needs, training: bool = True
-) -> Gradients:
-    """The gradients that are wanted; without the residual's where there is no activation."""
-    input, weight, bias, residual, *_ = operands
-    x = dense(input)
-    found = empty_gradients(operands, x, code, needs)
-    dx, dweight, dbias, dresidual = found
-    if not x.numel() or not has_memory():
-        return found
-    cut = plan(x)
-    values = float(cut.n * cut.s)
-    bits, stats = saved.bits, saved.stats.contiguous()
-    given = (
-        x, beside(dy, x), beside(residual, x), x if bits is None else bits.contiguous(), vector(weight, x),
-        vector(bias, x), stats,
+def _launch_apply(  # what one launch reads and writes
+    x: Tensor, operands: Operands, hidden: Tensor, cut: Plan, stats: Tensor, y: Tensor, bits: Maybe, eps: float,
+    code: int, param: float, *, given: tuple[Tensor, Tensor] | None = None, running: Any = None,
+) -> None:  # fmt: skip
+    """given: mean and variance; None: `stats` are the statistics."""
+    mean, var = (stats, stats) if given is None else given
+    new_mean, new_var, batches, momentum = (x, x, None, 0.0) if running is None else running
+    apply = wrap_triton(_apply) if is_traced() else _apply
+    apply[cut.grid](
+        x, beside(operands.residual, x), hidden, vector(operands.weight, x), vector(operands.bias, x), mean, var, stats,
+        y, x if bits is None else bits, new_mean, new_var, x if batches is None else batches, *cut.sizes, cut.each, eps,
+        param, 0.0 if momentum is None else float(momentum), **cut.constants, **compiled_for(operands, code),
+        KEEPS_BITS=bits is not None, GIVEN=given is not None, MOVES=running is not None, COUNTS=batches is not None,
+        CUMULATIVE=momentum is None, num_warps=cut.warps,
     )  # fmt: skip
-    flags = compiled_for(weight, bias, residual, code) | {"HAS_BITS": bits is not None}
-    wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None, "TRAINING": training}
-    of_parameters = {"WANTS_WEIGHT": dweight is not None, "WANTS_BIAS": dbias is not None}
-    to_tensors = (x if dx is None else dx, x if dresidual is None else dresidual)
-    to_vectors = (x if dweight is None else dweight, x if dbias is None else dbias)
-    elementwise = dx is not None or dresidual is not None
-    with on_device(x):
-        if cut.whole:
-            whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
-            whole[cut.grid](
-                *given, *to_tensors, *to_vectors, *cut.sizes, param, values, **cut.constants, **flags, **wants,
-                **of_parameters, num_warps=cut.warps,
-            )  # fmt: skip
-            return found
-        totals = x.new_empty((2, cut.c), dtype=torch.float32)
-        if any(of_parameters.values()) or (training and dx is not None):
-            parts = x.new_empty((4, cut.parts, cut.c), dtype=torch.float32)
-            sums = wrap_triton(_sums) if is_traced() else _sums
-            sums[cut.grid](
-                *given, parts, *cut.sizes, cut.tiles, cut.each, param, **cut.constants, **flags, num_warps=cut.warps
-            )
-            merge = wrap_triton(_merge_sums) if is_traced() else _merge_sums
-            merge[cut.merge_grid](
-                parts, totals, *to_vectors, cut.c, cut.parts, **cut.merge_constants, **of_parameters, num_warps=4
-            )
-        if elementwise:
-            apply = wrap_triton(_gradients) if is_traced() else _gradients
-            apply[cut.grid](
-                *given, totals, *to_tensors, *cut.sizes, cut.tiles, cut.each, param, values, **cut.constants, **flags,
-                **wants, num_warps=cut.warps,
-            )  # fmt: skip
-    return found
+
+
+def _launch_move(x: Tensor, cut: Plan, stats: Tensor, running: Any) -> None:
+    """Move the running statistics, by the slices merged where there are slices."""
+    mean, var, batches, momentum = running
+    if cut.slices is not None:
+        whole, block = x.new_empty((5, cut.c), dtype=torch.float32), 128
+        _merge_slices[(-(-cut.c // block),)](stats, whole, cut.c, cut.slices.number, BC=block, num_warps=4)
+        stats = whole
+    _move[(1,)](
+        stats, mean, var, x if batches is None else batches, 0.0 if momentum is None else float(momentum), cut.c,
+        COUNTS=batches is not None, CUMULATIVE=momentum is None, num_warps=4,
+    )  # fmt: skip
+
+
+def _changed(running: Any) -> None:
+    """Count the buffers' versions, as torch's own in-place operations do."""
+    increment_versions([t for t in running[:3] if t is not None and not t.is_inference()])
 
 
 def _new_bits(x: Tensor, residual: Maybe, code: int, save: bool) -> Maybe:
@@ -175,6 +164,6 @@ def _new_bits(x: Tensor, residual: Maybe, code: int, save: bool) -> Maybe:
 
 
 def _without_values(stats: Tensor, eps: float) -> Tensor:
-    """The statistics of no values: mean 0 and variance 0."""
+    """The statistics of no values: mean, variance and count are 0."""
     stats.zero_()[2].fill_(float("inf") if eps <= 0 else eps**-0.5)
     return stats

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..._operands import Needs, Operands, Saved
 from ._operators import like, none, operator
-from .batch_norm import run_backward, run_forward
+from .batch_norm import run_forward
+from .batch_norm_gradients import run_backward
 
 KEEPS_BITS = True
 
@@ -18,7 +19,7 @@ def forward(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, size: int, eps: float,
     activation: int, param: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(y like the input, stats (4, C), bits); size is not read."""
+    """(y like the input, stats (5, C), bits); size is not read."""
     y, stats, bits = run_forward(Operands(input, weight, bias, residual), eps, activation, param, True)
     return like(y, input), stats, none(input) if bits is None else bits
 

@@ -18,6 +18,7 @@ from ._launch import (
     has_memory,
     is_traced,
     on_device,
+    positions,
     vector,
     with_residual,
 )  # fmt: skip
@@ -32,24 +33,25 @@ _parameters = _group_norm_backward.parameters
 def forward(
     operands: Operands, num_groups: int, activation: Activation, eps: float, save: bool
 ) -> tuple[Tensor, Saved | None]:
-    """activation(group_norm(input) + residual); stats (4, N * G). The residual is kept, not its bits."""
+    """activation(group_norm(input) + residual); stats (5, N * G). The residual is kept, not its bits."""
     y, stats = run_forward(operands, num_groups, eps, activation.code, activation.param)
     return y, Saved(stats) if save else None
 
 
 def run_forward(operands: Operands, num_groups: int, eps: float, code: int, param: float) -> tuple[Tensor, Tensor]:
     """(y, stats)."""
-    input, weight, bias, residual, *_ = operands
+    input, weight, bias, residual, mask, *_ = operands
     x = dense(input)
-    y, stats = torch.empty_like(x), x.new_empty((4, x.shape[0] * num_groups), dtype=torch.float32)
+    y, stats = torch.empty_like(x), x.new_empty((5, x.shape[0] * num_groups), dtype=torch.float32)
     if not x.numel():
         stats.zero_()[2].fill_(float("inf") if eps <= 0 else eps**-0.5)
         return y, stats
     if not has_memory():
         return y, stats
     cut = plan(x, num_groups)
-    given = (x, beside(residual, x), vector(weight, x), vector(bias, x), stats, y)
-    flags = compiled_for(weight, bias, residual, code)
+    hidden = positions(mask, x)
+    given = (x, beside(residual, x), hidden, vector(weight, x), vector(bias, x), stats, y)
+    flags = compiled_for(operands, code)
     with on_device(x):
         if cut.whole:
             whole = wrap_triton(_whole) if is_traced() else _whole
@@ -59,7 +61,7 @@ def run_forward(operands: Operands, num_groups: int, eps: float, code: int, para
             return y, stats
         parts = x.new_empty((4, cut.parts, cut.n, cut.c), dtype=torch.float32)
         partial = wrap_triton(_partial) if is_traced() else _partial
-        partial[cut.grid](x, parts, *cut.sizes, **cut.constants, num_warps=cut.warps)
+        partial[cut.grid](x, hidden, parts, *cut.sizes, **cut.constants, MASKED=mask is not None, num_warps=cut.warps)
         merge = wrap_triton(_merge) if is_traced() else _merge
         merge[(cut.n * cut.g,)](
             parts, stats, cut.n, cut.c, *cut.group_sizes, cut.parts, eps, **cut.merge_constants, num_warps=4
@@ -74,22 +76,25 @@ def backward(
 ) -> Gradients:
     """The first derivative; the residual's is dy itself behind no activation."""
     found = run_backward(dy, operands, saved.stats, num_groups, activation.code, activation.param, needs)
-    return with_residual(found, dy, activation.code, needs)
+    return with_residual(found, dy, operands, activation.code, needs)
 
 
 def run_backward(
     dy: Tensor, operands: Operands, stats: Tensor, num_groups: int, code: int, param: float, needs: Needs
 ) -> Gradients:
-    """The gradients that are wanted; without the residual's where there is no activation."""
-    input, weight, bias, residual, *_ = operands
+    """The gradients that are wanted; without the residual's where there is neither activation nor mask."""
+    input, weight, bias, residual, mask, *_ = operands
     x = dense(input)
     gradients = empty_gradients(operands, x, code, needs)
     dx, dweight, dbias, dresidual = gradients
     if not x.numel() or not has_memory():
         return gradients
     cut = plan(x, num_groups)
-    given = (x, beside(dy, x), beside(residual, x), vector(weight, x), vector(bias, x), stats.contiguous())
-    flags = compiled_for(weight, bias, residual, code)
+    given = (
+        x, beside(dy, x), beside(residual, x), positions(mask, x), vector(weight, x), vector(bias, x),
+        stats.contiguous(),
+    )  # fmt: skip
+    flags = compiled_for(operands, code)
     wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None}
     of_parameters = dweight is not None or dbias is not None
     out = (x if dx is None else dx, x if dresidual is None else dresidual)

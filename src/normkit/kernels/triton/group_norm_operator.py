@@ -14,7 +14,7 @@ def forward(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, size: int, eps: float,
     activation: int, param: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(y like the input, stats (4, N * size), no bits); size: the number of groups."""
+    """(y like the input, stats (5, N * size), no bits); size: the number of groups."""
     y, stats = run_forward(Operands(input, weight, bias, residual), size, eps, activation, param)
     return like(y, input), stats, none(input)
 
