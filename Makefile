@@ -109,9 +109,8 @@ fuzz: $(VENV)/.dev  ## attack the public functions and layers with drawn cases: 
 sanitize:  ## the native kernels under address, undefined and thread sanitizers
 	$(MAKE) -C native/test
 
-test-arm:  ## the native kernels on 64-bit ARM: cross-compiled and run under qemu; compiled for macOS and Windows
+test-arm:  ## the native kernels on 64-bit ARM: cross-compiled, and run under qemu
 	$(MAKE) -C native/test arm
-	$(MAKE) -C native/test cross PYTHON=$(abspath $(BIN)/python)
 
 # GCC's runtimes come before anything else, and the C++ library with them: they look its functions up when they start.
 RUNTIMES = $(shell for l in asan ubsan stdc++; do c++ -print-file-name=lib$$l.so; done | paste -sd:)
