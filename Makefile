@@ -7,14 +7,14 @@ OUT ?= out
 SECONDS ?= 600
 SEED ?= 0
 JOBS ?= 2
-NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*/*.h native/*/*.cpp)
+NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*.map native/*/*.h native/*/*.cpp)
 
 # The kernels; the binding layer beside them is formatted by hand.
 KERNELS := $(wildcard $(foreach folder,simd plan planar rows channel group layer,native/$(folder)/*.h native/$(folder)/*.cpp))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check test-arm gpu-compile \
-    doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check site test-arm gpu-compile \
+    release-check dist doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,6 +34,10 @@ $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[studies]'
 	@touch $@
 
+$(VENV)/.release: $(VENV)/.dev requirements-release.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-release.txt
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.package requirements-zoo.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-zoo.txt
@@ -49,12 +53,12 @@ test: $(VENV)/.dev browser  ## run the tests
 	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
 
 test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
-	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook" $(ARGS)
+	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook and not site" $(ARGS)
 
 test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some GB are fetched once)
 	@test -n "$(VERSION)" || { echo "say which: make test-torch VERSION=2.6.0" >&2; exit 2; }
 	$(BIN)/python -m tools.torch_env $(VERSION)
-	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser and not notebook" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
+	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser and not notebook and not site" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
 	failed=$$? ; .venv-torch-$(VERSION)/bin/python -m tools.compatibility $(OUT)/torch-$(VERSION).xml ; exit $$failed
 
 defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached
@@ -79,13 +83,23 @@ format: $(VENV)/.dev  ## let ruff and clang-format rewrite the code
 bench: $(VENV)/.package  ## the benchmark suite against its peers
 	$(BIN)/normkit bench $(ARGS)
 
-docs: $(VENV)/.dev browser  ## write the generated parts of the docs
+docs: $(VENV)/.dev browser  ## write the generated parts of the docs, then build the site
 	$(BIN)/python -m tools.docs
 	$(BIN)/python -m tools.learn_figures
+	$(BIN)/python -m tools.site
+
+site: $(VENV)/.dev  ## build the docs as a site in build/site/html, strictly: a warning or a dead link fails
+	$(BIN)/python -m tools.site
 
 docs-check: $(VENV)/.dev browser  ## fail when a generated part has drifted from the code
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/python -m tools.learn_figures --check
+
+release-check: $(VENV)/.release  ## all that a release needs, in one table: ARGS=--without-tests leaves .ci/run out
+	$(BIN)/python -m tools.release $(ARGS)
+
+dist: $(VENV)/.release  ## the source and the wheel without the core, in build/release/dist
+	$(BIN)/python -m tools.release --portable
 
 gpu-compile: $(VENV)/.dev  ## compile the Triton kernels for each GPU, no GPU needed, and write the table in docs/gpu.md
 	$(BIN)/python -m tools.gpu_compile --write

@@ -12,7 +12,6 @@ namespace normkit {
 }
 
 inline double number(nb::handle given, const char* name) {
-    if (PyFloat_CheckExact(given.ptr())) return PyFloat_AS_DOUBLE(given.ptr());
     const double value = PyFloat_AsDouble(given.ptr());
     if (value == -1.0 && PyErr_Occurred()) {
         if (!PyErr_ExceptionMatches(PyExc_TypeError)) nb::raise_python_error();
@@ -37,14 +36,20 @@ inline bool flag(nb::handle given, const char* name) {
     return given.ptr() == Py_True;
 }
 
+#ifdef Py_LIMITED_API  // the stable ABI has functions where a version's own headers look into the object
+inline nb::handle item(nb::handle tuple, Py_ssize_t i) { return PyTuple_GetItem(tuple.ptr(), i); }
+inline Py_ssize_t length(nb::handle tuple) { return PyTuple_Size(tuple.ptr()); }
+#else
 inline nb::handle item(nb::handle tuple, Py_ssize_t i) { return PyTuple_GET_ITEM(tuple.ptr(), i); }
+inline Py_ssize_t length(nb::handle tuple) { return PyTuple_GET_SIZE(tuple.ptr()); }
+#endif
 
 // A tuple of at least so many entries, which `item` may read.
 inline nb::handle entries(nb::handle given, Py_ssize_t count, const char* name) {
     if (!PyTuple_Check(given.ptr())) refuse_argument(name, "tuple", given);
-    if (PyTuple_GET_SIZE(given.ptr()) < count)
+    if (length(given) < count)
         raise(PyExc_ValueError, std::string("argument '") + name + "' must have " + std::to_string(count) +
-                                    " entries, not " + std::to_string(PyTuple_GET_SIZE(given.ptr())));
+                                    " entries, not " + std::to_string(length(given)));
     return given;
 }
 

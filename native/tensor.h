@@ -172,8 +172,8 @@ class Tensor {
 
     bool has_memory() const { return on_cpu() && (data() != nullptr || elements() == 0); }
 
-    [[noreturn]] static void refuse_made(const char* name) {
-        const std::string made = std::string("torch made a ") + name + " without";
+    [[noreturn]] static void refuse_made(const std::string& name) {
+        const std::string made = "torch made a " + name + " without";
         raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made + ": a mode of torch is active "
                                   "that changes what its functions return");
     }

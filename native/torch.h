@@ -20,7 +20,7 @@ inline nb::object owned(PyObject* object) {
     return nb::steal(object);
 }
 
-inline const char* class_name(nb::handle object) { return Py_TYPE(object.ptr())->tp_name; }
+inline std::string class_name(nb::handle object) { return nb::str(object.type().attr("__name__")).c_str(); }
 
 // What stands in `functions` under a name: an address.
 template <class Function> void address(Function& function, nb::handle functions, const char* name) {

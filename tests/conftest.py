@@ -39,9 +39,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"CI or NORMKIT_REQUIRE_NATIVE asks for the native core: {native.why_not()}", returncode=1)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
-    """Each file begins with an empty cache: a function that was compiled too often runs as it is, without a word."""
+    """Each test begins with an empty cache: a function that was compiled or exported too often, as nn.Sequential's is,
+    runs as it is, without a word."""
     yield
-    if dynamo := sys.modules.get("torch._dynamo"):
+    dynamo = sys.modules.get("torch._dynamo")
+    if dynamo is not None and hasattr(dynamo, "reset"):  # else a test put something in its place
         dynamo.reset()
+
+
+def pytest_runtest_teardown() -> None:
+    """torch 2.8 and older keep a device of None after set_default_device(None), which get_default_device then reads."""
+    import torch
+
+    kept = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+    if kept is not None and getattr(kept, "device_context", "") is None:
+        del kept.device_context

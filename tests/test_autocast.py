@@ -89,6 +89,10 @@ def test_the_rule_of_an_accelerator_is_torchs(name: str, device: str, dtype: tor
     skip_promotion(name, dtype)
     with FakeTensorMode(), torch.device(device):
         x = torch.empty(3, 6, 6, dtype=dtype)
+        try:
+            F.rms_norm(x, x.shape[-1:])
+        except RuntimeError as error:  # torch 2.6 asks mps itself
+            pytest.skip(str(error))
         with autocast(device):
             ours, theirs, widened = call(nk.functional, name, x), call(F, name, x), _autocast.widen(name, x)
         assert _autocast.widen(name, x) is x  # it is switched off

@@ -24,7 +24,7 @@ def steps(workflow: str) -> list[str]:
     return [step["run"] for job in read(workflow)["jobs"].values() for step in job["steps"] if "run" in step]
 
 
-@pytest.mark.parametrize("workflow", ["ci.yml", "nightly.yml"])
+@pytest.mark.parametrize("workflow", ["ci.yml", "nightly.yml", "site.yml", "wheels.yml"])
 def test_a_workflow_runs_what_a_contributor_runs(workflow: str) -> None:
     found = steps(f".github/workflows/{workflow}")
     assert found

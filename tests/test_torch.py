@@ -43,6 +43,7 @@ def test_hooks_on_saved_tensors_are_seen_without_the_api_and_left_as_they_are(mo
         assert not _torch.saved_tensors_hooks_allowed()
 
 
+@pytest.mark.skipif(hasattr(torch.compiler, "set_stance"), reason="this torch has torch.compiler.set_stance")
 def test_compiled_parts_run_as_written_without_set_stance(monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator = importlib.import_module("torch._dynamo.eval_frame")
     asked = []

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from tools.release import contents
 
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("scikit_build_core", reason="builds a wheel without isolation")
@@ -43,6 +44,7 @@ def test_without_a_compiler_the_wheel_is_pure_and_the_build_says_why(tmp_path: P
     assert "Tag: py3-none-any" in facts
     assert {"normkit/__init__.py", "normkit/py.typed", "normkit/defects/01_channels_last_variance.py"} <= set(names)
     assert not [name for name in names if "_native." in name and not name.endswith(".pyi")]
+    assert contents.of_wheel(wheel) == []
     said = done.stdout + done.stderr
     assert "no native kernels: no C++ compiler was found" in " ".join(said.split())
     assert "built without its native core" in said
@@ -53,6 +55,14 @@ def test_where_the_core_is_asked_for_there_is_no_wheel_without_it(tmp_path: Path
     assert done.returncode == 1
     assert "no C++ compiler was found" in done.stdout + done.stderr
     assert list(tmp_path.glob("*.whl")) == []
+
+
+def test_the_source_holds_the_tests_and_the_docs(tmp_path: Path) -> None:
+    program = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, check=True, timeout=100)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == "normkit-0.1.0.tar.gz"
+    assert contents.of_source(archive) == []
 
 
 def first_versions(folder: Path) -> dict[str, str]:
@@ -89,6 +99,7 @@ def test_a_build_by_the_first_versions_that_are_asked_for_has_a_core_that_comput
         (facts,) = (files.read(name).decode() for name in files.namelist() if name.endswith(".dist-info/WHEEL"))
         (core,) = (name for name in files.namelist() if "_native." in name and name.endswith(".so"))
         files.extract(core, tmp_path)
+    assert contents.of_core((tmp_path / core).read_bytes()) == []
     assert f"Generator: scikit-build-core {versions['scikit-build-core']}." in facts
     made_by = (tmp_path / "build" / "CMakeCache.txt").read_text(encoding="utf-8")
     assert f"nanobind_DIR:PATH={tmp_path}/tools/nanobind/cmake\n" in made_by

@@ -1,9 +1,9 @@
 """Write the hashes of every pinned package: `python -m tools.lock [--check]`.
 
-Pins are written by hand: constraints.txt, and requirements-zoo.txt for what is installed without its dependencies. From
-them this makes requirements-hashed.txt and the hashes in requirements-zoo.txt, with `uv` (pip install uv), which asks
-the package index for every file of a release: wheels of all platforms, and the source. pip takes no hashes in
-constraints beside an editable install, so they stand in a file of requirements that is installed first.
+Pins are written by hand: constraints.txt, and for what is installed without its dependencies requirements-zoo.txt and
+requirements-release.txt. From them this makes requirements-hashed.txt and the hashes in the two, with `uv` (pip install
+uv), which asks the package index for every file of a release: wheels of all platforms, and the source. pip takes no
+hashes in constraints beside an editable install, so they stand in a file of requirements that is installed first.
 --check asks nobody: it fails when a pin has no hashes, or hashes have no pin.
 """
 
@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PINS, HASHED, ZOO = (ROOT / f"{name}.txt" for name in ("constraints", "requirements-hashed", "requirements-zoo"))
+PINS, HASHED, ZOO, RELEASE = (
+    ROOT / f"{name}.txt" for name in ("constraints", "requirements-hashed", "requirements-zoo", "requirements-release")
+)
 HEADER = "# Made by `python -m tools.lock` from constraints.txt. Install with --no-deps --require-hashes.\n"
 # Whether torch is a CPU or a CUDA build is decided by where it comes from: given the hashes of the index, pip takes the
 # CUDA build from there even where a CPU build lies at hand.
@@ -31,13 +33,13 @@ def pins(text: str) -> list[str]:
 
 def missing() -> list[str]:
     """What --check complains about."""
-    hashed, zoo = (path.read_text(encoding="utf-8") for path in (HASHED, ZOO))
+    hashed, *by_hand = (path.read_text(encoding="utf-8") for path in (HASHED, ZOO, RELEASE))
     wanted = pins(PINS.read_text(encoding="utf-8"))
     complaints = [
         f"{pin} stands in one of constraints.txt and requirements-hashed.txt only"
         for pin in sorted(set(wanted) ^ set(pins(hashed)))
     ]
-    bare = [pin for text in (hashed, zoo) for pin in pins(text) if f"{pin} \\\n    --hash=sha256:" not in text]
+    bare = [pin for text in (hashed, *by_hand) for pin in pins(text) if f"{pin} \\\n    --hash=sha256:" not in text]
     return complaints + [f"{pin} has no hashes" for pin in bare]
 
 
@@ -63,10 +65,11 @@ def main() -> int:
     if not parser.parse_args().check:
         locked = lock(pins(PINS.read_text(encoding="utf-8")))
         HASHED.write_text(HEADER + "\n".join(locked.values()) + "\n", encoding="utf-8")
-        text = re.sub(r" \\\n +--hash=\S+", "", ZOO.read_text(encoding="utf-8"))
-        for pin, lines in lock(pins(text)).items():
-            text = text.replace(pin, lines)
-        ZOO.write_text(text, encoding="utf-8")
+        for file in (ZOO, RELEASE):
+            text = re.sub(r" \\\n +--hash=\S+", "", file.read_text(encoding="utf-8"))
+            for pin, lines in lock(pins(text)).items():
+                text = text.replace(pin, lines)
+            file.write_text(text, encoding="utf-8")
     complaints = missing()
     print("\n".join(complaints) if complaints else "every pin has its hashes")
     return 1 if complaints else 0

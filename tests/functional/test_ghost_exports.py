@@ -26,8 +26,8 @@ def test_a_trace_computes_the_slices() -> None:
 def test_an_exported_program_computes_the_slices_and_says_that_the_batch_is_a_constant() -> None:
     torch.testing.assert_close(torch.export.export(layer(), (X,)).module()(X), layer()(X))
     words = r"(specialized it|was inferred) to be a constant"
-    if torch.__version__ < (2, 6):  # type: ignore[operator]
-        words = "Observed exception"  # all that Dynamo of 2.4 says
+    if torch.__version__ < (2, 8):  # type: ignore[operator]
+        words = "Observed exception|list index out of range"  # all that 2.4 and 2.6 say
     with pytest.raises(Exception, match=words):
         torch.export.export(layer(), (X,), dynamic_shapes=({0: torch.export.Dim("n", min=2)},))
 

@@ -149,6 +149,8 @@ def test_infinity_nan_and_kinks_are_torchs(isa: str, layout: str, code: int) -> 
     y = CASES[code][0](z)  # in float64: torch's gelu of infinity is NaN in float32
     (slope,) = torch.autograd.grad(y.sum(), z)
     real = slope.isfinite() & ~z.isnan()
+    if torch.__version__ < (2, 8):  # type: ignore[operator]  # hardswish had another slope at its kinks
+        real &= z.detach().abs() != 3
     for dtype in DTYPES:
         found, found_slope = run(special.to(dtype), code, layout, residual=True)
         torch.testing.assert_close(found, y.detach().to(dtype), equal_nan=True)

@@ -32,13 +32,19 @@ def in_process(*command: str, interpreted: bool, **variables: str) -> str:
     return done.stdout
 
 
-CASES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests/kernels/interpreted").glob("*_cases.py"))
+FILES = sorted((ROOT / "tests/kernels/interpreted").glob("*_cases.py"))
+CASES = [(path.relative_to(ROOT).as_posix(), "not nightly") for path in FILES]
+AT_NIGHT = [
+    pytest.param(path.relative_to(ROOT).as_posix(), "nightly", marks=pytest.mark.nightly)
+    for path in FILES
+    if "drawn(" in path.read_text(encoding="utf-8").replace("def drawn(", "")
+]
 
 
 @needs_triton
-@pytest.mark.parametrize("cases", CASES)
-def test_every_kernel_is_right_under_the_interpreter(cases: str) -> None:
-    shown = in_process("-m", "pytest", cases, "-q", "-x", "-p", "no:cacheprovider", interpreted=True)
+@pytest.mark.parametrize(("cases", "which"), [*CASES, *AT_NIGHT])
+def test_every_kernel_is_right_under_the_interpreter(cases: str, which: str) -> None:
+    shown = in_process("-m", "pytest", cases, "-q", "-x", "-p", "no:cacheprovider", "-m", which, interpreted=True)
     assert " passed" in shown.splitlines()[-1], shown
     assert "skipped" not in shown.splitlines()[-1], shown
 
@@ -175,6 +181,7 @@ print(len(made))
 
 
 @needs_triton
+@pytest.mark.nightly
 def test_a_second_process_reuses_what_torch_compile_made(tmp_path: Path) -> None:
     """Interpreted, where a norm is an opaque operator of the graph; what the operators of a GPU add to the key of a
     graph is in `test_compilers_see_the_kernels_in_the_operators`. The first call of each process is a cold start."""

@@ -279,9 +279,12 @@ def test_the_new_forward_has_the_old_signature_and_exports_by_name():
     assert reasons(result)["bn"].startswith("fused")
     assert inspect.signature(result.forward) == inspect.signature(model.forward)
     batch = torch.export.Dim("batch")
-    program = torch.export.export(result, (X, X), dynamic_shapes={"input": {0: batch}, "skip": {0: batch}})
+    # Dynamo of 2.4 and 2.6 keeps for the whole process which functions it has once given up on
+    strict = torch.__version__ >= (2, 8)
+    shapes = {"input": {0: batch}, "skip": {0: batch}}
+    program = torch.export.export(result, (X, X), dynamic_shapes=shapes, strict=strict)
     close([program.module()(X[:2], X[:2])], [model(X[:2], X[:2])], 1e-5)
-    program = torch.export.export(result, (), {"skip": X, "input": X})
+    program = torch.export.export(result, (), {"skip": X, "input": X}, strict=strict)
     close([program.module()(skip=X, input=X)], [model(X, X)], 1e-5)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,13 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(_plan, "ON_CHIP", 8)
         monkeypatch.setattr(_plan, "PROGRAMS", 6)
     return request.param
+
+
+def drawn(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Each row with one of the two cuts by turns, and with the other at night; for `parametrize`, "cut" last."""
+    cuts = ("tiles", "one pass")
+    found = [pytest.param(*row, cuts[i % 2]) for i, row in enumerate(rows)]
+    return found + [pytest.param(*row, cuts[1 - i % 2], marks=pytest.mark.nightly) for i, row in enumerate(rows)]
 
 
 def make(

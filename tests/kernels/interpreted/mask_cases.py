@@ -22,6 +22,7 @@ from normkit.kernels.triton import _plan
 from tests.cases import EPS, MOMENTUM, gaussian, generator, random_mask
 from tests.kernels.interpreted import batch_norm_cases, group_norm_cases, truth
 from tests.kernels.interpreted.batch_norm_cases import cut as cut
+from tests.kernels.interpreted.batch_norm_cases import drawn
 from tests.kernels.interpreted.traffic import counted
 from tests.tolerances import assert_within
 
@@ -58,7 +59,9 @@ DRAWN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("shape", "dtype", "layout", "activation", "residual"), DRAWN, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "layout", "activation", "residual", "cut"), drawn(DRAWN), ids=str, indirect=["cut"]
+)
 def test_batch_norm_is_that_of_the_real_values(
     shape: tuple[int, ...], dtype: torch.dtype, layout: str, activation: str | None, residual: bool, cut: str
 ) -> None:
@@ -68,7 +71,9 @@ def test_batch_norm_is_that_of_the_real_values(
     assert all(gradient[hidden].eq(0).all() for gradient in (gradients[0], gradients[3]) if gradient is not None)
 
 
-@pytest.mark.parametrize(("layout", "activation"), [("contiguous", "relu"), ("channels_last", None)])
+@pytest.mark.parametrize(
+    ("layout", "activation", "cut"), drawn([("contiguous", "relu"), ("channels_last", None)]), indirect=["cut"]
+)
 def test_batch_norm_in_evaluation(layout: str, activation: str | None, cut: str) -> None:
     case, dy = batch_norm_cases.make((4, 9, 5, 7), layout=layout, activation=activation, residual=True)
     case.mean, case.var = torch.linspace(-1, 1, 9), torch.linspace(0.5, 2, 9)
@@ -87,7 +92,7 @@ def test_batch_norm_of_every_tail(layout: str, monkeypatch: pytest.MonkeyPatch) 
         truth.check(*masked(case, dy, mask))
 
 
-@pytest.mark.parametrize("mean", [-1e4, 1e6])
+@pytest.mark.parametrize("mean", [pytest.param(-1e4, marks=pytest.mark.nightly), 1e6])
 def test_tiles_without_a_value_lose_nothing_at_a_mean_far_beyond_the_deviation(mean: float, cut: str) -> None:
     """The first tiles are empty, some in between, and the last."""
     mask = torch.zeros(9, 5, 7, dtype=torch.bool)
@@ -112,8 +117,7 @@ def test_a_mask_that_all_samples_share_and_one_of_ones(cut: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(found[1], gradients, strict=True))
 
 
-@pytest.mark.parametrize("eps", [EPS, 0.0])
-@pytest.mark.parametrize("real", [0, 1])
+@pytest.mark.parametrize(("real", "eps"), [(0, 0.0), (1, EPS)])
 def test_no_value_and_a_single_one(real: int, eps: float, cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Python may not look at the mask, as on a GPU. A single value lies at its mean: y is the bias."""
     monkeypatch.setattr(_batch_norm, "may_look", lambda tensor: False)
@@ -261,7 +265,10 @@ def sparse(shape: tuple[int, ...]) -> Tensor:
     return mask
 
 
-@pytest.mark.parametrize(("shape", "groups", "dtype", "layout", "activation", "residual"), DRAWN_GROUPS, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "groups", "dtype", "layout", "activation", "residual", "cut"), drawn(DRAWN_GROUPS), ids=str,
+    indirect=["cut"],
+)  # fmt: skip
 def test_group_norm_is_that_of_the_real_values(
     shape: tuple[int, ...], groups: int, dtype: torch.dtype, layout: str, activation: str | None, residual: bool,
     cut_groups: str,

@@ -25,7 +25,7 @@ from tests import processes
 from tests.cases import EPS, MOMENTUM, generator, random_mask
 from tests.kernels.interpreted import ranks, truth
 from tests.kernels.interpreted.batch_norm_cases import cut as cut
-from tests.kernels.interpreted.batch_norm_cases import make
+from tests.kernels.interpreted.batch_norm_cases import drawn, make
 from tests.kernels.interpreted.mask_cases import masked
 from tests.kernels.interpreted.traffic import counted
 from tests.kernels.interpreted.truth import Case, Truths
@@ -67,7 +67,10 @@ def truths_of_slices(case: Case, dy: Tensor, sizes: list[int]) -> Truths:
     return joined
 
 
-@pytest.mark.parametrize(("shape", "size", "dtype", "layout", "activation", "residual", "hides"), GHOST, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "size", "dtype", "layout", "activation", "residual", "hides", "cut"), drawn(GHOST), ids=str,
+    indirect=["cut"],
+)  # fmt: skip
 def test_each_slice_has_its_own_statistics(
     shape: tuple[int, ...], size: int, dtype: torch.dtype, layout: str, activation: str | None, residual: bool,
     hides: bool, cut: str,
@@ -170,8 +173,9 @@ RENORM = [  # shape, dtype, layout, activation, residual, mask, mean, limits
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "layout", "activation", "residual", "hides", "mean", "limits"), RENORM, ids=str
-)
+    ("shape", "dtype", "layout", "activation", "residual", "hides", "mean", "limits", "cut"), drawn(RENORM), ids=str,
+    indirect=["cut"],
+)  # fmt: skip
 def test_renorm_is_batch_norm_corrected(
     shape: tuple[int, ...], dtype: torch.dtype, layout: str, activation: str | None, residual: bool, hides: bool,
     mean: float, limits: tuple[float, float], cut: str,
@@ -281,8 +285,11 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("layout", "activation", "residual", "hides"),
-    [("contiguous", "relu", True, False), ("channels_last", "silu", True, True), ("contiguous", None, False, True)],
+    ("layout", "activation", "residual", "hides", "cut"),
+    drawn(
+        [("contiguous", "relu", True, False), ("channels_last", "silu", True, True), ("contiguous", None, False, True)]
+    ),
+    indirect=["cut"],
 )
 def test_one_rank_of_a_group_is_batch_norm(
     layout: str, activation: str | None, residual: bool, hides: bool, cut: str, group: None

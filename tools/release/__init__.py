@@ -1,0 +1,1 @@
+"""What a release needs, checked in one table: `python -m tools.release`, or `make release-check`."""
