@@ -9,8 +9,11 @@ SEED ?= 0
 JOBS ?= 2
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*.map native/*/*.h native/*/*.cpp)
 
+# The kernels; the binding layer beside them is formatted by hand.
+KERNELS := $(wildcard $(foreach folder,simd plan planar rows channel group layer,native/$(folder)/*.h native/$(folder)/*.cpp))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check site gpu-compile \
+.PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check site test-arm gpu-compile \
     release-check dist doctor-precision studies learn-data mutants fuzz fuzz-sanitized sanitize browser clean
 
 help:  ## list the commands
@@ -61,19 +64,21 @@ test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some
 defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached
 	$(BIN)/python -m tools.defects
 
-nightly: $(VENV)/.dev browser  ## run the long presets too, plant bugs, then a selection on the oldest and the newest torch
+nightly: $(VENV)/.dev browser  ## run the long presets and the kernels on ARM too, plant bugs, then a selection on the oldest and the newest torch
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python -m tools.mutation --jobs $(JOBS)
 	bash tools/oldest_and_newest.sh
 
-lint: $(VENV)/.dev  ## ruff, formatting and types
+lint: $(VENV)/.dev  ## ruff, clang-format, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
 
-format: $(VENV)/.dev  ## let ruff rewrite the code
+format: $(VENV)/.dev  ## let ruff and clang-format rewrite the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(KERNELS)
 
 bench: $(VENV)/.package  ## the benchmark suite against its peers
 	$(BIN)/normkit bench $(ARGS)
@@ -117,6 +122,9 @@ fuzz: $(VENV)/.dev  ## attack the public functions and layers with drawn cases: 
 
 sanitize:  ## the native kernels under address, undefined and thread sanitizers
 	$(MAKE) -C native/test
+
+test-arm:  ## the native kernels on 64-bit ARM: cross-compiled, and run under qemu
+	$(MAKE) -C native/test arm
 
 # GCC's runtimes come before anything else, and the C++ library with them: they look its functions up when they start.
 RUNTIMES = $(shell for l in asan ubsan stdc++; do c++ -print-file-name=lib$$l.so; done | paste -sd:)

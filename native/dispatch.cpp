@@ -28,6 +28,9 @@ const Kernels* choose_kernels(const char* name, const char** problem) {
 #if defined(NK_BASELINE)
         {"baseline", true, baseline_kernels},
 #endif
+#if defined(NK_NEON)
+        {"neon", true, neon_kernels},
+#endif
     };
     const bool any = name == nullptr || name[0] == '\0';
     for (const Choice& c : widest_first) {
@@ -37,8 +40,12 @@ const Kernels* choose_kernels(const char* name, const char** problem) {
             return nullptr;
         }
     }
+#if defined(NK_NEON)
+    *problem = "expected neon, which this build has alone";
+#else
     *problem = any ? "this CPU has none of the instruction sets of this build"
                    : "expected baseline, avx2 or avx512, where this build has it";
+#endif
     return nullptr;
 }
 

@@ -17,11 +17,12 @@ struct Kernels {
     void (*layer_backward)(const LayerBackward&, const Parallel&);
 };
 
-const Kernels& baseline_kernels();
-const Kernels& avx2_kernels();    // defined where the build has them: NK_AVX2, NK_AVX512
+const Kernels& baseline_kernels();  // each is defined where the build has it: NK_BASELINE, ...
+const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& neon_kernels();
 
-// name: "" or null for the widest, else "baseline", "avx2" or "avx512". Null, with a message, where that cannot run.
+// name: "" or null for the widest, else "baseline", "avx2", "avx512" or "neon". Null, with a message, where that cannot run.
 const Kernels* choose_kernels(const char* name, const char** problem);
 
 }  // namespace normkit

@@ -1,4 +1,4 @@
-// The table of this instruction set's kernels: baseline_kernels(), avx2_kernels() or avx512_kernels().
+// The table of this instruction set's kernels: baseline_kernels(), avx2_kernels() and so on.
 #include "isa.h"
 
 #include "dispatch.h"

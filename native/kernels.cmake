@@ -3,7 +3,8 @@
 # recomputed signs agree to the bit.
 set(native_dir ${CMAKE_CURRENT_LIST_DIR})
 set(NK_OPTIMIZE -O2 CACHE STRING "how far to optimize the kernels")
-set(NK_ISAS "baseline avx2 avx512" CACHE STRING "instruction sets to build; elsewhere than on x86-64 the baseline alone")
+set(NK_ISAS "baseline avx2 avx512" CACHE STRING
+    "instruction sets to build on x86-64; 64-bit ARM has neon, every other CPU the baseline")
 
 function(set_up_kernels target)
   target_compile_features(${target} PUBLIC cxx_std_17)
@@ -12,7 +13,7 @@ function(set_up_kernels target)
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)
 endfunction()
 
-add_library(normkit_kernels STATIC ${native_dir}/dispatch.cpp ${native_dir}/pool.cpp ${native_dir}/sweeps.cpp ${native_dir}/scratch.cpp)
+add_library(normkit_kernels STATIC ${native_dir}/dispatch.cpp ${native_dir}/pool.cpp ${native_dir}/plan/sweeps.cpp ${native_dir}/scratch.cpp)
 set_up_kernels(normkit_kernels)
 
 function(add_instruction_set isa level)  # and its flags
@@ -24,16 +25,16 @@ function(add_instruction_set isa level)  # and its flags
   target_sources(normkit_kernels PRIVATE $<TARGET_OBJECTS:normkit_${isa}>)
 endfunction()
 
-set(kernel_files channel_backward.cpp channel_forward.cpp group_norm.cpp layer_norm.cpp isa.cpp)
-set(is_x86_64 FALSE)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
-  set(is_x86_64 TRUE)
-endif()
-if(NK_ISAS MATCHES "baseline" OR NOT is_x86_64)
+set(kernel_files planar/planar_sweeps.cpp rows/rows_sweeps.cpp channel/channel_norm.cpp group/group_norm.cpp
+                 layer/layer_norm.cpp isa.cpp)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
+  target_compile_definitions(normkit_kernels PRIVATE NK_NEON)
+  add_instruction_set(neon 0)
+elseif(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64" OR NK_ISAS MATCHES "baseline")
   target_compile_definitions(normkit_kernels PRIVATE NK_BASELINE)
   add_instruction_set(baseline 0)
 endif()
-if(is_x86_64)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   if(NK_ISAS MATCHES "avx2")
     target_compile_definitions(normkit_kernels PRIVATE NK_AVX2)
     add_instruction_set(avx2 1 -mavx2 -mfma -mf16c)

@@ -258,7 +258,7 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
 }  // namespace
 
 int main() {
-    for (const char* name : {"baseline", "avx2", "avx512"}) {
+    for (const char* name : {"baseline", "avx2", "avx512", "neon"}) {
         const char* problem = "";
         const Kernels* kernels = choose_kernels(name, &problem);
         if (kernels == nullptr) {

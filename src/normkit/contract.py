@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # 1.7 u of float32: a sum in float64 is rounded once (1 u); where pairs of bfloat16 are added in float32 first they lose
-# 0.85e-7 at most (native/short_sums.h).
+# 0.85e-7 at most (native/simd/short_sums.h).
 MEAN_RELATIVE = 1e-7
 # 8 u of float32: rounded once (1 u), and up to 6.5 u lost where four squares of bfloat16 are added in float32 first.
 VAR_RELATIVE = 5e-7
@@ -32,7 +32,7 @@ OUTPUT_ROUNDINGS = 8
 # summed like y (8).
 GRADIENT_ROUNDINGS = 16
 # What the two averages of dx lose where their terms cancel, as a share of the terms' magnitudes: 1/1024 of u. 16-bit
-# terms are added in float32 a few at a time, 7 * 2^-24 (native/short_sums.h): u / 1024 of float16, less of bfloat16.
+# terms are added in float32 a few at a time, 7 * 2^-24 (native/simd/short_sums.h): u / 1024 of float16, bfloat16 less.
 # Terms of float32 are added in float64, 2^-53 for each addition that a term goes through: 2^19 of them.
 SUMS_RELATIVE = 2.0**-10
 # float64 has no wider type to add in, nor has the truth that it is measured against: 64 of its roundings at least.

@@ -1,4 +1,4 @@
-"""Statistics within a sample, channels last, of samples that are cut into blocks: native/relay.h shares them out."""
+"""Statistics within a sample, channels last, of samples cut into blocks: native/plan/relay.h shares them out."""
 
 from __future__ import annotations
 
