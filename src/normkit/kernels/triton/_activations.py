@@ -1,4 +1,4 @@
-"""Activations and their derivatives on float32 values in registers; the formulas of native/smooth.h.
+"""Activations and their derivatives on float32 values in registers; the formulas of native/simd/smooth.h.
 
 They are made of exp(-|z|): nothing overflows, and no two large terms cancel, save in the tail of gelu, where 1 + erf
 loses up to one rounding of 1. NaN passes, as in torch. `code` is that of normkit's activations.
