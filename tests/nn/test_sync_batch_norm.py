@@ -103,9 +103,11 @@ def test_two_ranks_equal_one_process_with_residual_and_activation(
 def test_a_compiled_layer_is_one_graph_with_a_collective_each_way(
     case: str, two_ranks: list[dict[str, torch.Tensor]]
 ) -> None:
-    """torch's own layer breaks the graph at its collectives."""
+    """torch's own layer breaks the graph at its collectives. The partitioner of torch 2.8 and older runs the forward's
+    again in the backward."""
+    backward = 1 if torch.__version__ >= (2, 10) else 2  # type: ignore[operator]
     for rank in two_ranks:
-        assert rank[f"compiled.{case}.counts"].tolist() == [1, 1, 1], "graphs, collectives forward and backward"
+        assert rank[f"compiled.{case}.counts"].tolist() == [1, 1, backward], "graphs, collectives forward and backward"
         for name in ("y", "dx", "dweight", "dbias", "running_mean", "running_var", "num_batches_tracked"):
             assert_equal64(rank[f"compiled.{case}.{name}"].double(), rank[f"{case}.{name}"].double(), name)
 
