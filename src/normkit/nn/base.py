@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._activation import NONE, Activation, resolve
 from ..functional.running import Running, Update
-from .rebuilt import CHANNELS, EPS, Setting
+from .rebuilt import CHANNELS, EPS, setting
 
 SMALL_BATCH = ("error", "running")
 _FLOAT32 = torch.float32  # one lookup less in every call
@@ -24,7 +24,7 @@ class Norm(nn.Module):
     activation: str | nn.Module | None
 
     if not TYPE_CHECKING:  # plain attributes of torch's layers; our own code reads them in __dict__
-        eps, num_features = Setting(*EPS), Setting(*CHANNELS)
+        eps, num_features = setting("eps", *EPS), setting("num_features", *CHANNELS)
 
     def _set_activation(self, activation: str | nn.Module | None) -> None:
         resolve(activation)  # raises for what is no activation

@@ -23,47 +23,43 @@ _LOST = (
 )
 
 
-class Setting:
+def setting(name: str, *beside: frozenset[str]) -> property:
     """A plain attribute of a layer with an activation. beside: the names of tensors (each group whole) that show that
-    who reads it rebuilds the layer."""
+    who reads it rebuilds the layer. A property, because the Dynamo of torch 2.6 follows no other such descriptor."""
+    # Dynamo of torch 2.10 and older takes held[name] for getattr(layer, name), and would come back here
+    compiled = f"_{name}"
 
-    def __init__(self, *beside: frozenset[str]) -> None:
-        self._beside = beside
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        # Dynamo of torch 2.10 and older takes held[name] for getattr(layer, name), and would come back here
-        self._name, self._compiled = name, f"_{name}"
-
-    def __get__(self, layer: Any, owner: type | None = None) -> Any:
-        if layer is None:
-            return self
+    def read(layer: Any) -> Any:
         held = layer.__dict__
-        if self._name not in held:
-            raise AttributeError(f"{type(layer).__name__!r} object has no attribute {self._name!r}")
+        if name not in held:
+            raise AttributeError(f"{type(layer).__name__!r} object has no attribute {name!r}")
         if torch.compiler.is_compiling():
-            return held[self._compiled]
+            return held[compiled]
         activation = held.get("activation") or layer._modules.get("activation")
         if activation is not None:
-            self._verify_reader(layer, activation)
-        return held[self._name]
+            _verify_reader(layer, activation, beside)
+        return held[name]
 
-    def __set__(self, layer: Any, value: Any) -> None:
-        layer.__dict__[self._name] = layer.__dict__[self._compiled] = value
+    def write(layer: Any, value: Any) -> None:
+        layer.__dict__[name] = layer.__dict__[compiled] = value
 
-    def _verify_reader(self, layer: Any, activation: Any) -> None:
-        frame = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]  # who reads the attribute
-        assert frame is not None
-        code, where = frame.f_code, frame.f_globals.get("__name__", "")
-        if not self._rebuilds(code) or where.startswith("normkit.") or frame.f_locals.get("self") is layer:
-            return
-        caller = f"{where}.{code.co_qualname if sys.version_info >= (3, 11) else code.co_name}"
-        raise RuntimeError(_LOST.format(caller=caller, kind=type(layer).__name__, activation=activation))
-
-    def _rebuilds(self, code: CodeType) -> bool:
-        names = frozenset(code.co_names)
-        return "activation" not in names and any(group <= names for group in self._beside)
+    return property(read, write)
 
 
-# DETR's replacement of batch norms in transformers has an eps of its own and reads the number of channels.
+def _verify_reader(layer: Any, activation: Any, beside: tuple[frozenset[str], ...]) -> None:
+    frame = inspect.currentframe().f_back.f_back  # type: ignore[union-attr]  # who reads the attribute
+    assert frame is not None
+    code, where = frame.f_code, frame.f_globals.get("__name__", "")
+    if not _rebuilds(code, beside) or where.startswith("normkit.") or frame.f_locals.get("self") is layer:
+        return
+    caller = f"{where}.{code.co_qualname if sys.version_info >= (3, 11) else code.co_name}"
+    raise RuntimeError(_LOST.format(caller=caller, kind=type(layer).__name__, activation=activation))
+
+
+def _rebuilds(code: CodeType, beside: tuple[frozenset[str], ...]) -> bool:
+    names = frozenset(code.co_names)
+    return "activation" not in names and any(group <= names for group in beside)
+
+
 EPS = (frozenset(("weight",)), frozenset(("running_var",)))
 CHANNELS = (frozenset(("running_mean", "running_var")),)
