@@ -110,11 +110,14 @@ def test_compiled_programs_and_data_parallel_are_refused_or_run_eagerly() -> Non
         with nk.lengths(LENGTHS):
             return model(x)
 
-    for fullgraph in (True, False):
-        # Dynamo of 2.8 says no more than that something was raised
+    # Dynamo of 2.8 says no more than that something was raised; those of 2.6 and older may run the block as it is
+    for fullgraph in (True, False) if torch.__version__ >= (2, 8) else ():
         with pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception"):
             torch.compile(inside, backend="eager", fullgraph=fullgraph)(padded())
-    with pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception"), nk.lengths(LENGTHS):
+    with (
+        pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception|no tensor operations"),
+        nk.lengths(LENGTHS),
+    ):
         torch.export.export(model, (padded(),))
     assert_nothing_is_left()
     parallel = nn.DataParallel(model)
