@@ -23,11 +23,14 @@ TOP = 6  # reasons of skipped tests that the page shows per version
 
 def found(reports: list[Path]) -> dict[str, Any]:
     """What reports of pytest say together: counts, reasons of skipped tests, names of failed ones."""
-    cases = {  # of a test that ran again, the last run
-        f"{case.get('classname')}::{case.get('name')}": case
-        for report in reports
-        for case in xml.parse(report).iter("testcase")
-    }
+    files: dict[str, dict[str, Any]] = {}  # of a file whose tests ran again, the last run
+    for report in reports:
+        ran: dict[str, dict[str, Any]] = {}
+        for case in xml.parse(report).iter("testcase"):
+            file = case.get("classname") or case.get("name") or ""  # a file that could not be read is its name
+            ran.setdefault(file, {})[f"{case.get('classname')}::{case.get('name')}"] = case
+        files |= ran
+    cases = {name: case for ran in files.values() for name, case in ran.items()}
     passed, reasons, failed = 0, Counter[str](), []
     for name, case in cases.items():
         skipped = case.find("skipped")
