@@ -243,7 +243,7 @@ BUGS: dict[str, Bug] = {
         "values of one image count as independent", "doctor/watch.py", "n = int(self.means.count)\n",
         "n = int(self.moments.count)\n", DOCTOR),
     "doctor_feels_without_noise": Bug(
-        "any change of the answer is an error", "doctor/blame.py", "a > max(2 * b, FELT)", "a > 0",
+        "any change of the answer is an error", "doctor/blame.py", "a > max(2 * scale * b, FELT)", "a > 0",
         "tests/doctor/test_models.py"),
     "doctor_hands_its_batches_on": Bug(
         "a model that works in place changes the batches", "doctor/answers.py", "in map(cloned, batches)", "in batches",
