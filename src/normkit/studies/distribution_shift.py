@@ -146,7 +146,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     axes[0].set_ylim(0, 100)
     plots.dress(axes[0], "Under each corruption", "", "test error, %")
     plots.dress(axes[1], "No prior minus prior 16, batches of 8", "", "% points, paired")
-    plots.legend(axes[0], "upper right")
+    plots.legend(axes[0], "below")
     description = (
         "Left: test error in per cent under each corruption, mean over three severities, medians over seeds: batch "
         "norm "

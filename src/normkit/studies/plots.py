@@ -126,7 +126,12 @@ def decades(axis: Axes, values: Sequence[float]) -> None:
 
 
 def legend(axis: Axes, where: Any = "best") -> None:
-    axis.legend(loc=where, frameon=False, fontsize=10, labelcolor=INK, handlelength=2.6)
+    """Names of the series; where: as matplotlib has it, or "below" the axes, where nothing is covered."""
+    place: dict[str, Any] = {"loc": where, "handlelength": 2.6}
+    if where == "below":
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.04, -0.12), "ncols": 2, "handlelength": 1.2,
+                 "columnspacing": 1.0, "borderpad": 0.2}  # fmt: skip
+    axis.legend(**place, frameon=False, fontsize=10, labelcolor=INK)
 
 
 def median(values: Sequence[float | None]) -> float:
