@@ -52,8 +52,9 @@ demo: $(VENV)/.package  ## is it right, is it fast, why normalize: one report.ht
 test: $(VENV)/.dev browser  ## run the tests
 	$(BIN)/python -m pytest -m "not nightly" $(ARGS)
 
+# without those that interpret and compile Triton kernels, for minutes: they know no core
 test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
-	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook and not site" $(ARGS)
+	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook and not site" --ignore tests/kernels/test_triton.py $(ARGS)
 
 test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some GB are fetched once)
 	@test -n "$(VERSION)" || { echo "say which: make test-torch VERSION=2.6.0" >&2; exit 2; }
