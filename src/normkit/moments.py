@@ -38,7 +38,7 @@ def doubles(stats: Tensor) -> Tensor:
 def moments_of(stats: Tensor) -> Moments:
     """The moments that the statistics of Triton's kernels are, float32 (5, sets); nothing of the mean is lost."""
     mean, var, _, low, count = stats[:5]
-    return Moments(count.long(), mean, var * count, None, low)
+    return Moments.of_stats(count.long(), mean, var, low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,9 +111,10 @@ class Moments:
         return Moments(count, _squeeze(mean, dims), m2, dims, None if low is None else _squeeze(low, dims))
 
     @staticmethod
-    def of_stats(count: int | Tensor, mean: Tensor, var: Tensor) -> Moments:
-        """The moments of `count` values with this mean and biased variance. count: broadcasts with both."""
-        return Moments(count, mean, var * count)
+    def of_stats(count: int | Tensor, mean: Tensor, var: Tensor, low: Tensor | None = None) -> Moments:
+        """The moments of `count` values with this mean and biased variance. count: broadcasts with both; low: as in
+        the class."""
+        return Moments(count, mean, var * count, None, low)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets together; either may be empty.

@@ -202,8 +202,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             whole = self._whole(own, operands.input)
         else:
             mean, var, _, count, *low = stats
-            rounded = Moments.of_stats(count[0].long(), mean, var)
-            whole = Moments(rounded.count, rounded.mean, rounded.m2, rounded.dim, low[0] if low else None)
+            whole = Moments.of_stats(count[0].long(), mean, var, low[0] if low else None)
         moments = _attached(own, whole, self.group)
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 

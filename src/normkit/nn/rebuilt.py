@@ -61,5 +61,6 @@ def _rebuilds(code: CodeType, beside: tuple[frozenset[str], ...]) -> bool:
     return "activation" not in names and any(group <= names for group in beside)
 
 
+# DETR's replacement of batch norms in transformers has an eps of its own and reads the number of channels.
 EPS = (frozenset(("weight",)), frozenset(("running_var",)))
 CHANNELS = (frozenset(("running_mean", "running_var")),)

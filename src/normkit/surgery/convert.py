@@ -75,9 +75,11 @@ def convert(
     if target not in (*TARGETS, "domain"):
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, domain, but got {target!r}")
     verify(target, domains, shared_affine, domain)
-    if domain is not None:
-        return _single(model, target, domain, only, skip, inplace, example_inputs)
-    many = None if domains is None else Domains(domains, shared_affine)
+    if domain is not None and not any(why_not_of_domains(module) is None for module in model.modules()):
+        raise ValueError(
+            f"domain={domain!r} needs a model with a domain batch norm, got {type(model).__name__} with none"
+        )
+    many = domain if domains is None else Domains(domains, shared_affine)
     return apply(model, "convert", target, only, skip, inplace, example_inputs, many)
 
 
@@ -89,10 +91,12 @@ def apply(
     skip: Selector | None,
     inplace: bool,
     example_inputs: Any,
-    domains: Domains | None = None,
+    domains: Domains | int | str | None = None,
 ) -> nn.Module:
-    """What `convert` and `freeze` have in common."""
+    """What `convert` and `freeze` have in common. domains: those that a norm gets, or the one whose norm comes back."""
     unknown = _but_for_row_norms if target == "torch" else why_no_family
+    if domains is not None and not isinstance(domains, Domains):
+        unknown = why_not_of_domains
     select(model, only, skip, unknown)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
@@ -102,43 +106,22 @@ def apply(
     return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
 
 
-def _single(
-    model: nn.Module,
-    target: str,
-    domain: int | str,
-    only: Selector | None,
-    skip: Selector | None,
-    inplace: bool,
-    example_inputs: Any,
-) -> nn.Module:
-    """One batch norm in the place of each layer of several domains, and that as the target."""
-    if not any(why_not_of_domains(module) is None for module in model.modules()):
-        raise ValueError(
-            f"domain={domain!r} needs a model with a domain batch norm, got {type(model).__name__} with none"
-        )
-    select(model, only, skip, why_not_of_domains)
-    model = working_copy(model, inplace)
-    with Transaction(model) as change, change:
-        surroundings = Surroundings(model, Positions(model, example_inputs))
-        built: dict[Site, Built] = {}
-        for site in select(model, only, skip, why_not_of_domains):
-            one = single(site, domain)
-            if isinstance(one, str):
-                built[site] = one
-                continue
-            new = successor(replace(site, module=one), target, surroundings)
-            built[site] = (one, "") if isinstance(new, str) and target == "batch" else new
-            if inplace and site.name == "" and not isinstance(built[site], str):
-                built[site] = _IS_THE_MODEL
-        change.commit(lambda: _put(model, built, "convert", target))
-    return next((new[0] for site, new in built.items() if site.name == "" and not isinstance(new, str)), model)
-
-
 def _built(site: Site, target: str, surroundings: Surroundings, inplace: bool) -> Built:
-    built = site.refused or successor(site, target, surroundings)
+    make = successor if surroundings.returning is None else _of_one_domain
+    built = site.refused or make(site, target, surroundings)
     if inplace and site.name == "" and not isinstance(built, str) and built[0] is not site.module:
-        return _IS_THE_MODEL
+        return "it is the model itself, which cannot be replaced in place"
     return built
+
+
+def _of_one_domain(site: Site, target: str, surroundings: Surroundings) -> Built:
+    """One batch norm in the place of the layer of several domains, and that as the target."""
+    assert surroundings.returning is not None
+    one = single(site.module, surroundings.returning)
+    if isinstance(one, str):
+        return one
+    new = successor(replace(site, module=one), target, replace(surroundings, domains=None))
+    return (one, "") if isinstance(new, str) and target == "batch" else new
 
 
 def _put(model: nn.Module, built: dict[Site, Built], operation: str, target: str) -> None:
@@ -164,7 +147,12 @@ class Surroundings:
 
     model: nn.Module
     positions: Positions
-    domains: Domains | None = None
+    domains: Domains | int | str | None = None
+
+    @property
+    def returning(self) -> int | str | None:
+        """The domain whose norm comes back; None where none does."""
+        return None if isinstance(self.domains, Domains) else self.domains
 
 
 def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
@@ -184,7 +172,7 @@ def successor(site: Site, target: str, surroundings: Surroundings) -> Built:
         return shape
     where = surroundings.positions
     facts = facts_of(norm, shape, where.spatial(site.module))
-    if surroundings.domains is not None:
+    if isinstance(surroundings.domains, Domains):
         if owner(dict(surroundings.model.named_modules()), site.name) is not None:
             return "it is the norm of one of several domains already"
         return surroundings.domains.norm(facts, where.flat(site.module))
@@ -199,7 +187,6 @@ def _but_for_row_norms(module: nn.Module) -> str | None:
     return None if row_norms.installed(module) else why_no_family(module)
 
 
-_IS_THE_MODEL = "it is the model itself, which cannot be replaced in place"
 _STATE = frozenset(("weight", "bias", "running_mean", "running_var", "num_batches_tracked"))
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from .. import nn as layers
-from ..model.select import Site
 from ..model.swap import take_over
 from ..nn.domain_batch_norm import _DomainBatchNorm
 from .build import Built, build
@@ -73,14 +72,11 @@ def why_not_of_domains(module: nn.Module) -> str | None:
     return None if isinstance(module, _DomainBatchNorm) else ""
 
 
-def single(site: Site, domain: int | str) -> nn.Module | str:
+def single(layer: Any, domain: int | str) -> nn.Module | str:
     """The one batch norm that comes back for a layer of several domains, with its Parameter objects; or why none does.
 
     Raises IndexError for a domain that is not there.
     """
-    layer: Any = site.module
-    if site.refused is not None:
-        return site.refused
     try:
         one = layer.to_norm(None if domain == ALL else domain)
     except ValueError as error:  # domains that differ in weight or bias

@@ -42,6 +42,7 @@ class RewrittenForward(InstanceForward):
         return RewrittenForward(owner, self.source, self.names, self.kinds, self.settings, self.idle)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # of equal length: Dynamo of torch 2.4 takes any strict= for True
         by_position = dict(zip(self._by_position[: len(args)], args[: len(self._by_position)], strict=True))
         given = {**by_position, **kwargs}
         if len(given) != len(args) + len(kwargs) or is_watched() or not self._fits(given):
