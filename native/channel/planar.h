@@ -8,11 +8,10 @@
 // Memory never rests: the first sweep of a block fetches the lines that its second sweep writes, the second sweep
 // fetches the input of the next block, which lies right behind in memory.
 #pragma once
-#include "parallel.h"
+#include "channel/planar_run.h"
 #include "planar/flat.h"
 #include "planar/forward_sums.h"
 #include "planar/output.h"
-#include "scratch.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -119,43 +118,7 @@ template <class T> struct PlanarForward {
         writers.segments(out, columns, 0, plan, c, begin, end, stream, ahead);
     }
 
-    void run(const Parallel& parallel) const {
-        const int64_t bytes = s.elements() * int64_t(sizeof(T));
-        if (plan.parts > 1) return run_parts(parallel, bytes);
-        parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) {
-                const int64_t next = t + 1 < end ? plan.group * s.s : 0;
-                if (plan.group > 1) {
-                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), next);
-                } else {
-                    write_segments(t, segment_sums(t, 0, plan.segments), 0, plan.segments, true, next);
-                }
-            }
-            if (stream) stream_fence();
-        });
-    }
-
-    void run_parts(const Parallel& parallel, int64_t bytes) const {
-        double* partial = scratch(2 * s.c * plan.parts);
-        auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
-        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) {
-                const Sums sums = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
-                partial[2 * t] = sums.sum;
-                partial[2 * t + 1] = sums.squares;
-            }
-        });
-        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = end - 1; t >= begin; --t) {
-                const int64_t c = t / plan.parts, p = t % plan.parts;
-                Sums sums;
-                for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
-                    sums.add({partial[2 * q], partial[2 * q + 1]});
-                write_segments(c, sums, cut(p), cut(p + 1), p == 0, 0);
-            }
-            if (stream) stream_fence();
-        });
-    }
+    void run(const Parallel& parallel) const { run_planar(*this, parallel, s.elements() * int64_t(sizeof(T))); }
 };
 
 }  // namespace NK_ISA

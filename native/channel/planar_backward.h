@@ -3,10 +3,9 @@
 // First sweep: total = S dz and dot = S dz * (x - m) over the channel. Second sweep, from L2: dx = a * dz + b * xhat + c
 // and, with a residual behind an activation, dresidual = dz. Constant statistics: planar_frozen.h.
 #pragma once
-#include "parallel.h"
+#include "channel/planar_run.h"
 #include "planar/flat.h"
 #include "planar/gradient.h"
-#include "scratch.h"
 #include "simd/short_sums.h"
 
 namespace normkit {
@@ -110,43 +109,7 @@ template <class T> struct PlanarBackward {
         sweeps.write_segments(tensors, columns, 0, plan, c, begin, end, next);
     }
 
-    void run(const Parallel& parallel) const {
-        const int64_t bytes = 2 * s.elements() * int64_t(sizeof(T));
-        if (plan.parts > 1) return run_parts(parallel, bytes);
-        parallel(plan.tasks(s.c), bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) {
-                const int64_t next = t + 1 < end ? plan.group * s.s : 0;
-                if (plan.group > 1) {
-                    block(t * plan.group, std::min(s.c, (t + 1) * plan.group), next);
-                } else {
-                    write_segments(t, segment_sums(t, 0, plan.segments), 0, plan.segments, true, next);
-                }
-            }
-            if (stream) stream_fence();
-        });
-    }
-
-    void run_parts(const Parallel& parallel, int64_t bytes) const {
-        auto cut = [&](int64_t p) { return plan.segments * p / plan.parts; };
-        double* partial = scratch(2 * s.c * plan.parts);
-        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) {
-                const Sums found = segment_sums(t / plan.parts, cut(t % plan.parts), cut(t % plan.parts + 1));
-                partial[2 * t] = found.sum;
-                partial[2 * t + 1] = found.squares;
-            }
-        });
-        parallel(s.c * plan.parts, bytes, [&](int64_t begin, int64_t end) {
-            for (int64_t t = end - 1; t >= begin; --t) {
-                const int64_t c = t / plan.parts, p = t % plan.parts;
-                Sums found;
-                for (int64_t q = c * plan.parts; q < (c + 1) * plan.parts; ++q)
-                    found.add({partial[2 * q], partial[2 * q + 1]});
-                write_segments(c, found, cut(p), cut(p + 1), p == 0, 0);
-            }
-            if (stream) stream_fence();
-        });
-    }
+    void run(const Parallel& parallel) const { run_planar(*this, parallel, 2 * s.elements() * int64_t(sizeof(T))); }
 };
 
 }  // namespace NK_ISA
