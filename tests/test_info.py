@@ -8,7 +8,8 @@ import torch
 import normkit as nk
 from normkit.functional.choose import BACKENDS
 from normkit.info import TRITON_NORMS, collect
-from normkit.kernels import triton
+from normkit.kernels import older_torch, triton
+from tests.kernels.native_isa import needs_native
 
 
 @pytest.mark.parametrize("name", sorted({*BACKENDS} - {"triton"}))
@@ -40,3 +41,11 @@ def test_the_triton_path_is_told_by_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(triton, "INSTALLED", False)
     assert collect()["triton path"] == "not available: Triton is not installed: pip install 'normkit[triton]'"
     assert collect()["on cuda"] == "aten, composed"
+
+
+@needs_native
+def test_a_torch_that_shows_no_threads_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = str(torch.get_num_threads())
+    assert collect()["threads"] == count
+    monkeypatch.setattr(older_torch, "addresses", lambda library, names: None)
+    assert collect()["threads"] == f"{count}; the native core has one: this torch shows no parallel loop"

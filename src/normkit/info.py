@@ -27,7 +27,7 @@ def collect() -> dict[str, str]:
         "tier": tier(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {cpu_name()}",
-        "threads": str(torch.get_num_threads()),
+        "threads": _threads(),
         **_paths(),
         **{f"extra [{name}]": _extra(modules) for name, modules in EXTRAS.items()},
     }
@@ -42,6 +42,13 @@ def tier() -> str:
         "C shim": "native kernels through libtorch's C shim (torch 2.4 to 2.9), under a microsecond more per call",
         "": "without the native core: right on PyTorch's own operations, slower",
     }[native.edge()]
+
+
+def _threads() -> str:
+    from .kernels import native
+
+    alone = native.available() and not native.has_threads()
+    return f"{torch.get_num_threads()}{'; the native core has one: this torch shows no parallel loop' if alone else ''}"
 
 
 def cpu_name() -> str:
