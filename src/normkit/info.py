@@ -39,8 +39,8 @@ def tier() -> str:
 
     return {
         "exchange table": "everything (torch 2.10 and newer)",
-        "C shim": "native kernels through libtorch's C shim (torch 2.4 to 2.9), under a microsecond more per call",
-        "": "without the native core: right on PyTorch's own operations, slower",
+        "C shim": "C shim (torch 2.4 to 2.9): the same native kernels, under a microsecond more per call",
+        "": "without the core: right on PyTorch's own operations, slower",
     }[native.edge()]
 
 
