@@ -52,15 +52,12 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_is_given_up() -> None:
-    """Each file begins without frames that Dynamo once gave up on: torch 2.6 and older remember them for ever, and run
-    them as they are. These are forwards, and the frame that Dynamo puts around each module of torch.nn's own: without
-    it torch.export knows the outputs of the first layer for those of the module, and raises."""
+    """Each file begins without forwards that Dynamo once gave up on: torch 2.6 and older remember them for ever, and
+    run them as they are."""
     import torch
     from torch import nn
 
     if "torch._dynamo" in sys.modules and torch.__version__ < (2, 8):  # type: ignore[operator]
-        wrapped = torch._dynamo.external_utils.wrap_inline(nn.Identity().forward)
-        torch._dynamo.eval_frame.reset_code(wrapped.__code__)
         kinds = [nn.Module]
         for kind in kinds:  # it grows: all subclasses
             kinds += kind.__subclasses__()

@@ -68,6 +68,19 @@ def test_compiled_parts_run_as_written_without_set_stance(monkeypatch: pytest.Mo
     assert evaluator.set_eval_frame is before
 
 
+def test_blocks_without_compiler_leave_it_as_it_was_in_whatever_order_they_end() -> None:
+    """Those of several threads overlap."""
+    graphs = []
+    function = torch.compile(torch.sin, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    first, second, third = (_torch.run_compiled_eagerly() for _ in range(3))
+    for block in (second, first, third):
+        function(torch.ones(2))
+        assert not graphs, "a block is still entered"
+        block.__exit__(None, None, None)
+    function(torch.ones(2))
+    assert len(graphs) == 1
+
+
 class Asks(nn.Module):
     """Adds one where it is exported."""
 

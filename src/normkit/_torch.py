@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib import import_module
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -240,9 +241,30 @@ def run_compiled_eagerly() -> AbstractContextManager[Any]:
     """Compiled parts run as they are written, from the call on until the exit. By set_stance since 2.6."""
     if torch.compiler.is_compiling():
         raise RuntimeError("a stance is not set in a program that is compiled")  # Dynamo then leaves this frame alone
-    if hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    return _WithoutDynamo()
+    return _Eagerly()
+
+
+class _Eagerly(AbstractContextManager[None]):
+    """One of the process's blocks without compiler. The stance is the process's too, and threads leave in any order:
+    who leaves before one that entered later hands on to it what is to be put back."""
+
+    _lock = threading.RLock()
+    _entered: ClassVar[list[_Eagerly]] = []
+
+    def __init__(self) -> None:
+        with self._lock:
+            make = getattr(torch.compiler, "set_stance", None)
+            self._switch = _WithoutDynamo() if make is None else make("force_eager")
+            self._entered.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            at = self._entered.index(self)
+            del self._entered[at]
+            if at < len(self._entered):
+                self._entered[at]._switch = self._switch
+            else:
+                self._switch.__exit__(None, None, None)
 
 
 def _no_callback() -> None:
