@@ -26,7 +26,7 @@ template <class T> struct GroupRowsForward {
 
     explicit GroupRowsForward(const GroupForward& a_)
         : channels(a_.shape.c), times(rows_in_one<T>(a_.shape.s, a_.shape.c, a_.bits)), a(with_rows_in_one(a_, times)),
-          s(a.shape), plan(plan_samples(s, sizeof(T))), tensors(a, s.c, plan.rows.blocks > 1),
+          s(a.shape), plan(plan_samples(s, sizeof(T))), tensors(a, s.c),
           writer(rows_writer<T>(a.activation, a.residual != nullptr)), wide(padded(s.c)), width(channels / a.groups) {}
 
     // A sample's memory: shifts (wide), sums (blocks, 2, wide), constants.
