@@ -259,12 +259,14 @@ class _Eagerly(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            at = self._entered.index(self)
-            del self._entered[at]
-            if at < len(self._entered):
-                self._entered[at]._switch = self._switch
+            if self not in self._entered:  # who gives back after an interrupt asks again
+                return
+            later = self._entered[self._entered.index(self) + 1 :]
+            if later:
+                later[0]._switch = self._switch
             else:
                 self._switch.__exit__(None, None, None)
+            self._entered.remove(self)
 
 
 def _no_callback() -> None:
