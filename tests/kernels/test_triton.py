@@ -55,6 +55,22 @@ def test_the_check_for_a_gpu_verifies_by_interpretation() -> None:
 
 
 @needs_triton
+def test_the_check_for_a_gpu_times_on_tiny_tensors() -> None:
+    """Every line of its timing runs, though no figure means anything: what times on a GPU has run before."""
+    shown = in_process("-m", "tools.gpu_check", "--dry", "--seconds", "800", interpreted=True)
+    assert "FAILED" not in shown, shown
+    assert "left out" not in shown, shown
+    assert "stopped by the clock" not in shown, shown
+    for line in (
+        "verified on cpu: 6 of 6 cases", "verified: 7 of 7 graphs", "SMALL = ",
+        "plain, forward, torch eager / triton", "masked, backward, torch",
+        "group norm + SiLU, backward, torch.compile / triton", "a bottleneck, bfloat16", "diffusion blocks, float32",
+        "ms of a training step, channels last, by torch.compile",
+    ):  # fmt: skip
+        assert line in shown, line
+
+
+@needs_triton
 @pytest.mark.parametrize(
     ("arch", "which"),
     [
@@ -93,20 +109,39 @@ def launches(function, *tensors):
     return sum("triton_kernel_wrapper" in str(node.target) for node in graph.nodes)
 
 x, w, bits = torch.randn(64, 16, 28, 28), torch.randn(16), torch.zeros(64 * 16 * 98, dtype=torch.uint8)
-facts = (0, 1e-5, 1, 0.0)
-assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x, w) == 3
-assert launches(
-    lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(5, 16), bits
-) == 3
-assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x[:4], w) == 1  # a channel fits on chip
+mask, s = torch.ones(64, 1, 28, 28, dtype=torch.bool), torch.randn(5, 16)
+for hidden in (None, mask):
+    facts = (0, 1e-5, 1, 0.0)
+    assert launches(lambda x, w: operators.forward(x, w, w, x, hidden, *facts), x, w) == 3
+    assert launches(
+        lambda x, w, s, b: operators.backward(x, x, w, w, None, hidden, s, b, *facts, [True] * 4), x, w, s, bits
+    ) == 3
+    assert launches(lambda x: operators.statistics(x, hidden, 1e-5), x) == 2
+    assert launches(lambda x, w, s: operators.by_statistics(x, w, w, x, hidden, s, 1, 0.0, ""), x, w, s) == 1
+    assert launches(lambda x, w, s, b: operators.sums(x, x, w, w, None, hidden, s, b, 1, 0.0), x, w, s, bits) == 2
+    assert launches(
+        lambda x, w, s, b: operators.by_shares(x, x, w, w, None, hidden, s, b, s[:2], 1, 0.0, [True] * 2), x, w, s, bits
+    ) == 1
+assert launches(lambda x, w: operators.forward(x, w, w, x, None, *facts), x[:4], w) == 1  # a channel fits on chip
+for slices, forward, backward in ((2, 3, 4), (16, 1, 2)):  # the channels of a slice in tiles, and on chip
+    facts, s = (slices, 1e-5, 1, 0.0), torch.randn(5, 16 * slices)
+    assert launches(lambda x, w: operators.forward(x, w, w, x, None, *facts), x, w) == forward
+    assert launches(
+        lambda x, w, s, b: operators.backward(x, x, w, w, None, None, s, b, *facts, [True] * 4), x, w, s, bits
+    ) == backward
 for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
     facts = (size, 1e-5, 4, 0.0)
     s = torch.randn(5, 64 * size)
-    assert launches(lambda x, w: groups.forward(x, w, w, x, *facts), x, w) == forward
-    assert launches(lambda x, w, s: groups.backward(x, x, w, w, x, s, None, *facts, [True] * 4), x, w, s) == backward
+    for m in (None, mask):
+        assert launches(lambda x, w: groups.forward(x, w, w, x, m, *facts), x, w) == forward
+        assert launches(
+            lambda x, w, s: groups.backward(x, x, w, w, x, m, s, None, *facts, [True] * 4), x, w, s
+        ) == backward
 for name, kernels in (
     ("triton_batch_norm", {"whole", "partial", "merge", "apply"}),
-    ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients"}),
+    ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),
+    ("triton_batch_norm_statistics", {"partial", "merge"}), ("triton_batch_norm_by_statistics", {"apply"}),
+    ("triton_batch_norm_sums", {"sums", "merge"}), ("triton_batch_norm_by_shares", {"gradients"}),
     ("triton_group_norm", {"whole", "partial", "merge", "apply"}),
     ("triton_group_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),
 ):
@@ -155,6 +190,7 @@ try:
 except OSError:
     os.environ["TRITON_CACHE_DIR"] = os.path.join(sys.argv[1], "cache")
     assert triton.why_not("cuda") is None
+    assert not os.path.lexists(os.environ["TRITON_CACHE_DIR"]), "asking makes no folder"
     assert gpu_compile.compile_for(launch, 90).faults() == []
 else:
     sys.exit("Triton compiles without a folder: then there is no reason to refuse")

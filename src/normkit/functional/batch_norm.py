@@ -144,9 +144,9 @@ class BatchNormSpec(NormSpec):
         """The native kernels take masks."""
         return None
 
-    def why_not_operator(self, operands: Operands) -> str | None:
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
         """By given statistics batch norm is elementwise."""
-        if operands.mask is not None:
+        if operands.mask is not None and kernel is native:
             return "a mask is given"
         return None if self.training else "evaluation: the compiler fuses it with what is around it"
 
@@ -231,7 +231,7 @@ class BatchNormSpec(NormSpec):
         operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(0, self.eps, activation, operands)
         if self.running is not None:
-            count = _shapes.values_per_channel(operands.input.shape)
+            count = _shapes.values_per_channel(operands.input.shape) if operands.mask is None else stats[3].long()
             running.move(self.running, Moments.of_stats(count, stats[0], stats[1]))
         return y
 

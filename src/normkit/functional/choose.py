@@ -163,7 +163,7 @@ def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
     if not native.supports_dtype(input.dtype):
         return native.why_not() or f"no native kernel for {input.dtype}"
     if torch.compiler.is_compiling():
-        return norm.why_not_native(operands) or norm.why_not_operator(operands) or _why_not_opaque(operands)
+        return norm.why_not_native(operands) or norm.why_not_operator(native, operands) or _why_not_opaque(operands)
     if count_dispatch_modes():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
     if is_transformed():
@@ -232,7 +232,7 @@ def why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
     if triton.exceeds(input):
         return "a channel has more values than 32 bits count"
     if torch.compiler.is_compiling():
-        return norm.why_not_operator(operands) or _why_not_transformable()
+        return norm.why_not_operator(triton, operands) or _why_not_transformable()
     if not all(is_plain(tensor) for tensor in others):
         return "a parameter, buffer, residual or mask is a tensor subclass"
     if count_dispatch_modes():

@@ -110,9 +110,9 @@ class GroupNormSpec(NormSpec):
         """Under a mask the kernels take each channel of each sample for a channel of one large sample."""
         return why_not_masked(operands)
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """Without a mask it is one."""
-        return None if operands.mask is None else "a mask is given"
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Triton's takes masks."""
+        return "a mask is given" if operands.mask is not None and kernel is native else None
 
     def why_not_affine(self, operands: Operands) -> str | None:
         """A group's statistics are of one sample."""

@@ -189,11 +189,11 @@ class InstanceNormSpec(BatchNormSpec):
         return composed.add_and_activate(y, operands, self.activation)
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
-        """By the one opaque operator of group norm."""
+        """By the one operator of group norm."""
         operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:
-            self.move(stats, operands.input)
+            self.move(stats, operands.input, operands.mask)
         return y
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from types import ModuleType
 from typing import ClassVar
 
 import torch
@@ -69,7 +70,7 @@ class RowNormSpec(NormSpec):
         """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
         return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
         """Without a mask it is one."""
         return None if operands.mask is None else "a mask is given"
 

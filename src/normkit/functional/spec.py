@@ -8,7 +8,7 @@ The road (`road.py`) asks a spec, in this order:
     forward, backward   the two halves on a kernel, under one autograd Function
     composed            the same as differentiable torch operations: every order of derivative, every transform
     exported            the same as plain ATen operations, for programs that must run without normkit
-    operator            the same as one opaque operator of a compiled graph
+    operator            the same as operators of a compiled graph
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class NormSpec(ABC):
         """Why the native kernels cannot serve these operands of the norm, or None."""
         return None if operands.mask is None else "a mask is given"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """Why the norm is no single operator under torch.compile, or None."""
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Why a kernel has no operators of the norm for torch.compile, or None. kernel: native or triton."""
         return f"{self.name} has no operator for compiled graphs"
 
     def normalized_axes(self) -> int:
@@ -117,7 +117,7 @@ class NormSpec(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no operation of PyTorch")
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
-        """The output as one operator of a compiled graph; asked for where `why_not_operator` has no reason.
+        """The output by operators of a compiled graph; asked for where `why_not_operator` has no reason.
 
         kernel: native (opaque to the compiler) or triton.
         activation: the norm's own, or none where it follows as an operation of its own.
