@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from normkit.kernels import triton
 
@@ -97,6 +98,13 @@ def test_compilers_see_the_kernels_in_the_operators() -> None:
     And a cache of graphs knows whose code it depends on.
     """
     in_process("-c", _GRAPH, interpreted=False)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.__version__.split(".")[:2] != ["2", "13"], reason="what PyTorch 2.13 is told of a GPU by")
+def test_inductor_makes_programs_of_the_operators_whose_kernels_compile() -> None:
+    """It copies the kernels into its programs, and hands numbers over in float64, which no rounding of ours takes."""
+    assert in_process("-m", "tests.kernels.inductor_for_cuda", interpreted=False).count(" kernels") == 14
 
 
 _GRAPH = """

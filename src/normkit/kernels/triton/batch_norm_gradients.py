@@ -66,7 +66,7 @@ def run_backward(
     wanted = {"WANTS_WEIGHT": dweight is not None, "WANTS_BIAS": dbias is not None}
     with on_device(x):
         totals = x.new_empty((2, cut.sets), dtype=torch.float32) if sizes or not cut.whole else x
-        of_sets = (totals[1], totals[0]) if sizes else to_vectors
+        of_sets = (totals, x) if sizes else to_vectors
         if cut.whole:
             whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
             whole[cut.grid](
