@@ -14,7 +14,7 @@ template <class T> struct PlanarFrozen {
     using Planes = PlanarBackward<T>;
 
     static constexpr int64_t kTasks = 16, kTaskElements = 2048;  // so many tasks, where none gets too small for it
-    static constexpr int64_t kTogether = 100;                    // shorter rows are taken four together
+    static constexpr int64_t kTogether = 100;  // shorter rows are taken four together (tried: frozen-together)
 
     const ChannelBackward& a;
     const Shape& s;

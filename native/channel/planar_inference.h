@@ -12,7 +12,7 @@ template <class T> struct PlanarInference {
     using Scalar = typename Num<T>::Scalar;
 
     static constexpr int64_t kTask = kSegment;  // elements: rows of one task, and the piece of a longer row
-    static constexpr int64_t kAhead = 1024;     // elements fetched ahead
+    static constexpr int64_t kAhead = 1024;     // elements fetched ahead (tried: inference-order, inference-no-fetch)
 
     const ChannelForward& a;
     const Shape& s;

@@ -24,7 +24,7 @@ struct SlabPlan {
 };
 
 inline SlabPlan plan_slabs(const Shape& s, int64_t groups, int64_t element_bytes) {
-    constexpr int64_t kBundle = 3136, kTasks = 16;  // elements of a bundle; so many tasks at least
+    constexpr int64_t kBundle = 3136, kTasks = 16;  // elements of a bundle, four runs; so many tasks at least
     SlabPlan plan;
     plan.groups = groups;
     plan.slabs = s.n * groups;

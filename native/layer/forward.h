@@ -18,9 +18,9 @@
 namespace normkit {
 namespace NK_ISA {
 
-constexpr int kRowsTogether = 4;       // written together
+constexpr int kRowsTogether = 4;       // written together (tried: layer-together)
 constexpr int64_t kRowCost = 64;       // elements that a row costs at least: its sums across lanes, its constants
-constexpr int64_t kLongWidth = 16384;  // elements: four rows above it outgrow L2
+constexpr int64_t kLongWidth = 16384;  // elements: four rows above it outgrow L2 (tried: layer-tiles)
 
 template <class T> bool layer_streams(int64_t rows, int64_t width, const T* out) {
     return outgrows_cache(rows * width * int64_t(sizeof(T))) && width % kLanes == 0 && aligned_for_stream(out);

@@ -10,11 +10,12 @@
 
 namespace normkit {
 
-constexpr int64_t kSegment = 16384;      // elements
+constexpr int64_t kSegment = 16384;      // elements: a piece of a long row; 64 KB of float32, which L2 keeps
 constexpr int64_t kSlabBytes = 1 << 20;  // half of a common L2: what one task may keep there between its two passes
-constexpr int64_t kShortRow = 400;       // elements: rows below it are too short to stream one channel at a time
-constexpr int64_t kRun = 784;            // elements: channels of a group times S, where rows are short
-constexpr int64_t kGroupMax = 32;
+// tried: planar-blocks, planar-run-1568
+constexpr int64_t kShortRow = 400;  // elements: rows below it are too short to stream one channel at a time
+constexpr int64_t kRun = 784;       // elements: channels of a group times S, where rows are short
+constexpr int64_t kGroupMax = 32;   // channels: more would leave too few tasks where S is small
 
 struct PlanarPlan {
     int64_t group = 1, parts = 1, segments_per_row = 1, segments = 1;

@@ -17,7 +17,7 @@ template <class T, Gate G> struct PlanarFrozenForm {
     using Target = GradientTarget<T>;
     using Constants = Columns<typename N::Scalar>;
 
-    static constexpr int64_t kAhead = 1024;  // elements fetched ahead
+    static constexpr int64_t kAhead = 1024;  // elements fetched ahead (tried: frozen-one-walk)
 
     // Of one segment, as values of its own: what lies in a class the compiler looks up again after each store.
     struct Segment {

@@ -9,12 +9,12 @@
 namespace normkit {
 namespace NK_ISA {
 
-constexpr int kUnroll = 8;  // rows that a sweep sums together
+constexpr int kUnroll = 8;  // rows that a sweep sums together (tried: rows-eight)
 
 // How many of `rows` rows are taken as one: what fills vectors best and leaves rows for a sweep to unroll. Sign bits start
 // at a whole byte with each row.
 template <class T> int64_t rows_in_one(int64_t rows, int64_t channels, bool bits) {
-    constexpr int64_t kFewChannels = 64, kMost = 32, kVector = Num<InRow<T>>::kCount;
+    constexpr int64_t kFewChannels = 64, kMost = 32, kVector = Num<InRow<T>>::kCount;  // tried: rows-merged
     auto filled = [&](int64_t times) { return (times * channels + kVector - 1) / kVector * kVector; };
     int64_t best = 1;
     if (channels >= kFewChannels || (bits && channels % 8 != 0)) return best;

@@ -7,14 +7,16 @@
 namespace normkit {
 namespace NK_ISA {
 
-constexpr int kWriteUnroll = 4;
-// A vector of a 16-bit type fills half a cache line: streamed rows side by side keep too many lines half full.
+constexpr int kWriteUnroll = 4;  // rows written together (tried: rows-write-few)
+// A vector of a 16-bit type fills half a cache line: streamed rows side by side keep too many lines half full
+// (tried: stream-half-lines).
 template <class T> constexpr bool kHalfLines = sizeof(T) == 2 && std::is_same_v<InRow<T>, T>;
 template <class T> constexpr int kStreamUnroll = kHalfLines<T> ? 1 : kWriteUnroll;
-// How far ahead the second sweep fetches at least, in elements: 16-bit types 2 KB (5 to 15 %), others the rows that follow.
+// How far ahead the second sweep fetches at least, in elements: 16-bit types 2 KB, others the rows that follow
+// (tried: half-write-ahead).
 template <class T> constexpr int64_t kWriteAhead = sizeof(T) == 2 ? 1024 : 0;
-constexpr int64_t kTile = 512;  // channels: 12 KB of sums and shifts
-constexpr int64_t kChunkBytes = 64 * 1024;
+constexpr int64_t kTile = 512;              // channels: 12 KB of sums and shifts, which L1 keeps (tried: rows-tile)
+constexpr int64_t kChunkBytes = 64 * 1024;  // rows forwards in a chunk, chunks backwards: what is in cache first
 
 // Whether the second sweep finds its first rows beyond L2.
 inline bool prefetches(int64_t rows, int64_t channels, int64_t element_bytes) {
