@@ -12,7 +12,7 @@ from .track import Lengths, Track
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class PaddedCall:
     """function, args, kwargs: the call. x, track: its first operand, and what is known of that. exact: whether what
     lies behind a sample's end is kept from windows that reach over it. known: the lengths at other padded sizes."""
 
