@@ -19,7 +19,7 @@ from ..model.select import Selector, Site, select
 from ..model.swap import kind, working_copy
 from ..model.transaction import Transaction
 from .changes import Change, OutputError, record
-from .fold_plan import Plan
+from .fold_plan import FoldPlan
 from .verify import compare, outputs_of
 
 _TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"
@@ -68,7 +68,7 @@ def fold(
         if getattr(model, COMPILED_FROM, model).training:  # before torch 2.5 the compiled one has a mode of its own
             change.commit(lambda: record(model, [_entry(site, {}, {}, _TRAINING) for site in sites]))
             return model
-        plan = Plan(model, observe(model, example_inputs))
+        plan = FoldPlan(model, observe(model, example_inputs))
         before = outputs_of(model, example_inputs) if verify else {}
         for site in sites:
             plan.add(site)
