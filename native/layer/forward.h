@@ -93,19 +93,19 @@ template <class T> struct LayerRows {
     using Scalar = typename N::Scalar;
     using Constants = Columns<Scalar>;
 
-    const int64_t rows, width, wide;
+    const int64_t rows, width, padded_width;
 
-    LayerRows(int64_t rows_, int64_t width_) : rows(rows_), width(width_), wide(padded(width_)) {}
+    LayerRows(int64_t rows_, int64_t width_) : rows(rows_), width(width_), padded_width(padded(width_)) {}
 
     // What a row costs, in elements: no row costs nothing.
     int64_t cost() const { return std::max(width, kRowCost); }
     bool as_it_is(const Param& p) const {
         return p.data != nullptr && p.dtype == (sizeof(Scalar) == 8 ? kFloat64 : kFloat32) && width % kLanes == 0;
     }
-    // The parameter as vectors are computed with; memory: (wide), used where it has to be converted.
+    // The parameter as vectors are computed with; memory: (padded_width), used where it has to be converted.
     const Scalar* constants(const Param& p, double absent, Scalar* memory, const Parallel& parallel) const {
         if (as_it_is(p)) return static_cast<const Scalar*>(p.data);
-        std::fill(memory + width, memory + wide, Scalar(0));
+        std::fill(memory + width, memory + padded_width, Scalar(0));
         parallel((width + kLongWidth - 1) / kLongWidth, width * int64_t(sizeof(Scalar)),
                  [&](int64_t begin, int64_t end) {
                      expand(p, absent, begin * kLongWidth, std::min(width, end * kLongWidth), memory);
@@ -142,7 +142,7 @@ template <class T> struct LayerRows {
 
 template <class T> struct LayerForwardKernel : LayerRows<T> {
     using Base = LayerRows<T>;
-    using Base::rows, Base::wide, Base::width;
+    using Base::rows, Base::padded_width, Base::width;
     using typename Base::Constants;
     using typename Base::N;
     using typename Base::Scalar;
@@ -308,10 +308,10 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     void run(const Parallel& parallel) const {
         const bool tiles = width > kLongWidth;
         const TilesPlan plan = plan_tiles(rows, width);
-        double* memory = scratch(2 * wide + (tiles ? tiles_memory(plan) : 0));
+        double* memory = scratch(2 * padded_width + (tiles ? tiles_memory(plan) : 0));
         const Scalar* w = this->constants(a.weight, 1.0, reinterpret_cast<Scalar*>(memory), parallel);
-        const Scalar* b = this->constants(a.bias, 0.0, reinterpret_cast<Scalar*>(memory) + wide, parallel);
-        if (tiles) by_tiles(plan, memory + 2 * wide, w, b, parallel);
+        const Scalar* b = this->constants(a.bias, 0.0, reinterpret_cast<Scalar*>(memory) + padded_width, parallel);
+        if (tiles) by_tiles(plan, memory + 2 * padded_width, w, b, parallel);
         else by_rows(w, b, parallel);
     }
 };
