@@ -79,7 +79,7 @@ struct Needs {
 };
 
 // dy: as x. bits: of the forward, or nothing. stats: of the forward. training: false where they are constants. count:
-// how many values are behind the statistics where not all are, else 0.
+// of how many values the statistics are, where not of all, else 0.
 inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor& dy, const Tensor& bits,
                                          const Tensor& stats, bool training, Needs needs, const Slices& slices = {},
                                          int64_t count = 0) {

@@ -52,7 +52,7 @@ struct ChannelOperands {
 
     // How many sets of statistics a slice of the batch has.
     int64_t sets() const { return groups > 0 ? shape.n * groups : shape.c; }
-    // A piecewise linear activation's sign behind a residual is kept as one bit an element.
+    // A piecewise linear activation's sign after a residual is kept as one bit per element.
     bool keeps_bits() const {
         return activation.code == kRelu || activation.code == kLeakyRelu || activation.code == kRelu6;
     }

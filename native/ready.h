@@ -5,7 +5,7 @@
 
 namespace normkit {
 
-// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 beside a half one.
+// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 for a 16-bit one.
 inline bool is_vector(Looks& looks, nb::handle handle, int64_t n, int dtype) {
     if (handle.is_none()) return true;
     const Tensor& vector = looks.look(handle);

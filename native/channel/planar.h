@@ -6,7 +6,7 @@
 // recomputed from x.
 //
 // Memory never rests: the first sweep of a block fetches the lines that its second sweep writes, the second sweep
-// fetches the input of the next block, which lies right behind in memory.
+// fetches the input of the next block, which follows directly in memory.
 #pragma once
 #include "channel/planar_run.h"
 #include "planar/flat.h"

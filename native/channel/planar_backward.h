@@ -1,7 +1,7 @@
 // Statistics across the batch, layout (N, C, S): the backward of batch norm.
 //
 // First sweep: total = S dz and dot = S dz * (x - m) over the channel. Second sweep, from L2: dx = a * dz + b * xhat + c
-// and, with a residual behind an activation, dresidual = dz. Constant statistics: planar_frozen.h.
+// and, with a residual in front of an activation, dresidual = dz. Constant statistics: planar_frozen.h.
 #pragma once
 #include "channel/planar_run.h"
 #include "planar/flat.h"

@@ -1,5 +1,5 @@
 // Constant statistics, layout (N, C, S): the backward of batch norm in evaluation. dx = a * dz waits for no sum, so
-// memory is walked once, in its own order, and gives dx, dresidual and the sums of dweight and dbias together.
+// one pass over memory, in its own order, gives dx, dresidual and the sums of dweight and dbias together.
 //
 // A task is a stretch of the segments (rows, or pieces of long ones) of some samples. It adds the sums of each segment
 // over its samples; they are merged in task order.

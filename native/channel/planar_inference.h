@@ -1,4 +1,4 @@
-// Given statistics, layout (N, C, S): y is a function of x alone, so memory is walked once, in its own order.
+// Given statistics, layout (N, C, S): y is a function of x alone, so one pass over memory does, in its own order.
 #pragma once
 #include "parallel.h"
 #include "planar/flat.h"

@@ -1,7 +1,7 @@
 // Layer norm and RMS norm: the backward.
 //
 // Per row S w dy and S w dy * xhat; then, four rows at a time from cache, dx and the sums of dweight and dbias. Blocks of
-// rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used. Behind an addition
+// rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used. After an addition
 // dx is rounded before dsum is added, as two operations would: their result to the bit.
 #pragma once
 #include "layer/forward.h"
@@ -31,7 +31,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     int64_t bytes(int64_t count) const { return 2 * count * width * int64_t(sizeof(T)); }
 
     // S w dy and S w dy * (x - mean) of columns [first, last) of row r, in lanes, from exact products: dy may vanish where
-    // the sums nearly cancel. Fetches what lies `ahead` elements behind.
+    // the sums nearly cancel. Fetches what lies `ahead` elements further on.
     template <class Put>
     NK_INLINE void sums(int64_t r, int64_t first, int64_t last, const Scalar* w, int64_t ahead, Put&& put) const {
         const D2 mean = both_halves(a.stats[r]);

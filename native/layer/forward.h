@@ -2,7 +2,7 @@
 //
 // Forward: some rows are summed and, four at a time from cache, written: y = fma(xhat, weight, bias),
 // xhat = fma(x - m, rstd, -(mean - m) * rstd). Sums across lanes, roots and divisions are made for a vector of rows at
-// once: beside a short row they would take longer than its elements. RMS norm is the same with mean = 0. An addition
+// once: for a short row they would take longer than its elements. RMS norm is the same with mean = 0. An addition
 // before the norm happens as a row is summed: its sum is written, and read again from cache.
 #pragma once
 #include "layer/params.h"
@@ -162,7 +162,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
         return {static_cast<const T*>(a.x) + at, static_cast<const T*>(a.residual) + at, static_cast<T*>(a.sum) + at};
     }
 
-    // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements behind.
+    // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements further on.
     template <class Put> void sums(int64_t r, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
         if (a.residual) sums_of(added(r), first, last, k, ahead, put);
         else sums_of(RowRead<T>{x + r * width}, first, last, k, ahead, put);

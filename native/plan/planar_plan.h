@@ -1,7 +1,7 @@
 // How a channel-statistics kernel cuts its tensor into tasks. Depends on shapes only: never on the number of threads.
 //
 // Planar (N, C, S): a task is `group` neighbouring channels, or one of `parts` stretches of a channel when channels are
-// few or one channel outgrows the cache. Rows longer than kSegment are walked in segments. Channels last: rows_plan.h.
+// few or one channel outgrows the cache. Rows longer than kSegment are read in segments. Channels last: rows_plan.h.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -22,7 +22,7 @@ struct PlanarPlan {
     int64_t tasks(int64_t channels) const { return parts > 1 ? channels * parts : (channels + group - 1) / group; }
 };
 
-// A memory row that is walked in pieces, as a channel of its own.
+// A memory row that is read in pieces, as a channel of its own.
 inline PlanarPlan row_of(int64_t pieces) {
     PlanarPlan plan;
     plan.segments_per_row = plan.segments = pieces;

@@ -89,7 +89,7 @@ template <class T, Gate G> struct PlanarFrozenForm {
         return t;
     }
 
-    // Segments [begin, end) of kRows samples from n on, at most kGroupMax of them; staged outputs lie one behind the other.
+    // Segments [begin, end) of kRows samples from n on, at most kGroupMax of them; staged outputs follow each other.
     template <int kRows> static void block(const Gradient& g, const Constants& columns, int64_t per_row,
                                            bool sums_wanted, int64_t n, int64_t begin, int64_t end, Target stage,
                                            BlockSums& sums) {

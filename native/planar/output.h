@@ -26,7 +26,7 @@ template <class T> struct PlanarOutput {
 template <class T> struct PlanarWriters {
     using Constants = Columns<typename Num<T>::Scalar>;
 
-    // `count` rows one behind the other in memory from `row` on, each with constants of its own, to `to`.
+    // `count` rows that follow each other in memory from `row` on, each with constants of its own, to `to`.
     void (*rows)(const PlanarOutput<T>&, const Constants&, int64_t row, int64_t count, T* to, bool streaming,
                  int64_t ahead);
     // Segments [begin, end) of channel c to their places in y, the last first, with the constants at `i`.

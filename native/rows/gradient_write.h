@@ -21,7 +21,7 @@ template <class T, Gate G> struct RowsGradientForms {
                 Num<E>::get_constants(k.shift + j)};
     }
 
-    // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz behind the gate.
+    // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz after the gate.
     template <int kRows, class Read, class ReadSigns, class Term>
     static NK_INLINE void terms(const Gradient& g, const In& in, int64_t r, int64_t j, Read&& read,
                                 ReadSigns&& read_signs, Term&& term) {

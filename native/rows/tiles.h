@@ -1,4 +1,4 @@
-// How the sweeps over rows of channels walk: tiles of channels, chunks of rows.
+// The order in which sweeps over rows of channels read memory: tiles of channels, chunks of rows.
 #pragma once
 #include "rows/columns_loop.h"
 #include "simd/pairs.h"
@@ -34,7 +34,7 @@ NK_INLINE void for_tiles(int64_t begin, int64_t end, int64_t channels, Group&& g
     }
 }
 
-// The backward walk of the second sweep: chunk(begin, end) over rows, last chunk first.
+// The reversed order of the second sweep: chunk(begin, end) over rows, last chunk first.
 template <class Chunk> void for_chunks_backwards(int64_t begin, int64_t end, int64_t row_bytes, Chunk&& chunk) {
     const int64_t rows = std::max<int64_t>(kWriteUnroll, kChunkBytes / std::max<int64_t>(1, row_bytes));
     for (int64_t last = end; last > begin;) {

@@ -1,4 +1,4 @@
-// Activations on vectors: the value, the gradient behind it, and the sign bit that stands for a slope.
+// Activations on vectors: the value, the gradient with respect to its input, and the sign bit that stands for a slope.
 //
 // Rule: forward and backward compute z = bn(x) + residual by the same instructions, so a recomputed sign is the sign
 // that the forward saw. NaN passes through value and derivative, as in torch.
