@@ -95,7 +95,7 @@ def _target(call: PaddedCall, axis: int, size: int) -> Tensor:
 
 
 def _each_alone(call: PaddedCall, rank: int, arguments: Arguments) -> tuple[Any, Track] | None:
-    """The call for each sample's real part, laid side by side with zeros behind. rank: over how many last axes it goes.
+    """The call for each sample's real part, laid side by side with zeros after. rank: over how many last axes it goes.
 
     arguments: of a sample's own call, but for the operand.
     """
@@ -131,7 +131,7 @@ def _each_alone(call: PaddedCall, rank: int, arguments: Arguments) -> tuple[Any,
 
 
 def _beside(results: Sequence[Tensor | None], like: Tensor, track: Track) -> Tensor:
-    """One batch of the samples' results, in the shape of `like`, zeros behind each."""
+    """One batch of the samples' results, in the shape of `like`, zeros after each."""
     empty = like.new_zeros(like.narrow(track.batch, 0, 1).shape)
     return torch.cat([empty if one is None else _widened(one, like, track) for one in results], track.batch)
 

@@ -5,9 +5,9 @@ With kernel k, stride s, padding p, dilation d and a sample of length L the resu
 .. math:: \text{convolution:} \quad \Big\lfloor \frac{L + 2p - d(k - 1) - 1}{s} \Big\rfloor + 1
 .. math:: \text{transposed:} \quad (L - 1)s - 2p + d(k - 1) + p_{out} + 1
 .. math:: \text{pool:} \quad \text{as a convolution; with ceil\_mode } \lceil \cdot \rceil + 1
-          \text{, less a window that would begin behind } L + p
+          \text{, less a window that would begin after } L + p
 
-real positions, and none where that is below 1. A sample by itself meets zeros (a maximum pool: minus infinity) behind
+real positions, and none where that is below 1. A sample by itself meets zeros (a maximum pool: minus infinity) after
 its end; so do these, whatever the batch holds there.
 """
 
@@ -46,7 +46,7 @@ def transposed_length(  # the five numbers of the formula
 def pool_length(  # the numbers of the formula
     length: Tensor, kernel: int, stride: int, padding: int = 0, dilation: int = 1, ceil_mode: bool = False
 ) -> Tensor:
-    """As a convolution's; with ceil_mode rounded up, less a window that would begin behind L + p."""
+    """As a convolution's; with ceil_mode rounded up, less a window that would begin after L + p."""
     if not ceil_mode:
         return convolution_length(length, kernel, stride, padding, dilation)
     span = length + 2 * padding - dilation * (kernel - 1) - 1
@@ -138,7 +138,7 @@ def _windowed(
     call: PaddedCall, rank: int, length: Callable[[int, Tensor], Tensor], beyond: float
 ) -> tuple[Any, Track] | None:
     """A call over the last `rank` axes. length: (place among them, lengths) -> lengths; beyond: what a window meets
-    behind a sample's end."""
+    after a sample's end."""
     x, track = call.x, call.track
     first = x.dim() - rank
     if not any(axis >= first for axis in track.spans) or track.batch >= first:
