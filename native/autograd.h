@@ -3,10 +3,19 @@
 // `norm` is the norm as Python describes it; it is asked to `move` what cannot be moved here. Saved are input, weight,
 // bias, residual, mask (never set here), stats and bits; `plan` is what the backward has to know besides.
 #pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "arguments.h"
 #include "channel_calls.h"
+#include "channel_operands.h"
 #include "layer_calls.h"
 #include "ready.h"
 #include "running.h"
+#include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 

@@ -1,8 +1,14 @@
 // Norms with parameters per channel, on tensors: groups = 0: statistics per channel over the batch; groups > 0: per
 // sample and group. Outputs are made here, because each step costs less than in Python.
 #pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "channel_operands.h"
 #include "kernels_in_use.h"
+#include "tensor.h"
+#include "view.h"
 
 namespace normkit {
 

@@ -1,8 +1,16 @@
 // What forward and backward of a norm with parameters per channel share: the operands, checked, and their layout.
 #pragma once
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "edge.h"
+#include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 

@@ -2,7 +2,10 @@
 #pragma once
 #include <type_traits>
 
+#include "simd/activation.h"
 #include "simd/gradient.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,7 +1,11 @@
 // One look at all tensors of a call: are they as kernels take them? Any other call is looked at closely in Python, which
 // says what is wrong. Raises nothing about tensors; edge.h checks what enters.
 #pragma once
+#include <cstdint>
+
 #include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 

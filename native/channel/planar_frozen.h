@@ -4,7 +4,20 @@
 // A task is a stretch of the segments (rows, or pieces of long ones) of some samples. It adds the sums of each segment
 // over its samples; they are merged in task order.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "channel/planar_backward.h"
+#include "parallel.h"
+#include "plan/planar_plan.h"
+#include "planar/block.h"
+#include "planar/flat.h"
+#include "planar/gradient.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

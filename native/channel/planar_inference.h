@@ -1,9 +1,17 @@
 // Given statistics, layout (N, C, S): y is a function of x alone, so one pass over memory does, in its own order.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "parallel.h"
+#include "plan/planar_plan.h"
 #include "planar/flat.h"
 #include "planar/output.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -5,12 +5,20 @@
 // that the first sweep left in cache), writes the output. Both sweeps fetch ahead what comes from beyond L2: the first
 // one x, the second one the lines of y that an ordinary store would read first, and x where it outgrew the cache.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "parallel.h"
 #include "plan/rows_plan.h"
 #include "plan/sweeps.h"
 #include "rows/output.h"
 #include "rows/rows_in_one.h"
 #include "rows/tiles.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,12 +1,20 @@
 // Statistics across the batch, channels last: the backward of batch norm. The sweeps are those of channel/rows.h; where
 // the statistics are constants dx = a * dz needs no sums, and one sweep makes all.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "parallel.h"
 #include "plan/rows_plan.h"
 #include "plan/sweeps.h"
 #include "rows/gradient.h"
 #include "rows/rows_in_one.h"
 #include "rows/tiles.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

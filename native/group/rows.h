@@ -5,11 +5,22 @@
 // larger ones are cut into blocks of rows and taken a few at a time (plan/relay.h), so that what the threads together keep in
 // cache still holds them when the outputs are written.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "group/samples.h"
+#include "moments.h"
+#include "parallel.h"
+#include "plan/relay.h"
 #include "rows/output.h"
+#include "rows/rows_in_one.h"
 #include "rows/tiles.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

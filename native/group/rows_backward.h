@@ -1,10 +1,22 @@
 // Statistics within a sample, channels last: the backward of group norm and instance norm. Samples are cut and taken
 // together as in group/rows.h; the sums of each sample and channel are kept for dweight and dbias.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "group/samples.h"
+#include "moments.h"
+#include "parallel.h"
+#include "plan/relay.h"
+#include "plan/rows_plan.h"
 #include "rows/gradient.h"
+#include "rows/rows_in_one.h"
 #include "rows/tiles.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,10 +1,16 @@
 // How samples become tasks, channels last: what forward and backward of group norm share.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "plan/planar_plan.h"
 #include "plan/relay.h"
 #include "plan/rows_plan.h"
 #include "rows/rows_in_one.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,16 @@
 // How slabs become tasks, layout (N, C, S): one (sample, group) is C / G channels of S, one contiguous slab. Rows are cut
 // into segments as in plan/planar_plan.h; segments are counted through the whole tensor: (N, C, per_row).
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "plan/planar_plan.h"
 #include "planar/block.h"
 #include "scratch.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -4,7 +4,17 @@
 // rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used. After an addition
 // dx is rounded before dsum is added, as two operations would: their result to the bit.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "layer/forward.h"
+#include "layer/params.h"
+#include "parallel.h"
+#include "plan/rows_plan.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

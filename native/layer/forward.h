@@ -5,6 +5,9 @@
 // once: for a short row they would take longer than its elements. RMS norm is the same with mean = 0. An addition
 // before the norm happens as a row is summed: its sum is written, and read again from cache.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "layer/params.h"
 #include "parallel.h"
 #include "plan/rows_plan.h"
@@ -12,8 +15,12 @@
 #include "planar/forward_sums.h"
 #include "rows/columns_loop.h"
 #include "scratch.h"
+#include "simd/columns.h"
 #include "simd/lane_sums.h"
+#include "simd/lanes.h"
 #include "simd/repeat.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -8,6 +8,11 @@
 // Rule: which thread takes a unit changes nothing: a unit's sums have a place of their own and `finish` merges them in
 // their order.
 #pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
 #include "parallel.h"
 #include "plan/sweeps.h"
 

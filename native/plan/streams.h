@@ -1,7 +1,11 @@
 // Where outputs are streamed.
 #pragma once
+#include <cstdint>
+
 #include "plan/planar_plan.h"
 #include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

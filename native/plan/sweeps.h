@@ -7,6 +7,9 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
 #include <memory>
 
 #include "parallel.h"

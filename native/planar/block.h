@@ -5,10 +5,14 @@
 // elements is too short to fill the time that its own additions take. What a channel costs once, its sums across lanes
 // and its constants, is made for a vector of channels at a time.
 #pragma once
+#include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 #include "plan/planar_plan.h"
 #include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

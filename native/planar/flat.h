@@ -1,10 +1,13 @@
 // Rows of a block written as one run of whole vectors, and runs streamed by way of a stage.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "plan/planar_plan.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

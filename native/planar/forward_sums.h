@@ -1,10 +1,15 @@
 // The sums of a forward over rows and runs, layout (N, C, S): S(x - k) and S(x - k)^2.
 #pragma once
+#include <cstdint>
+
 #include "planar/block.h"
 #include "planar/sums.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
 #include "simd/repeat.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

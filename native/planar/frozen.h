@@ -1,9 +1,19 @@
 // Constant statistics, layout (N, C, S), one form of the backward's one sweep: dx = a * dz, dresidual = dz and the sums.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "plan/planar_plan.h"
+#include "planar/block.h"
 #include "planar/gradient.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
 #include "simd/gradient.h"
+#include "simd/lanes.h"
 #include "simd/repeat.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,17 @@
 // What a backward reads and writes, layout (N, C, S), and its sweeps: compiled once for batch norm and group norm, in
 // planar_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
+#include <cstdint>
+
+#include "moments.h"
+#include "plan/planar_plan.h"
 #include "plan/streams.h"
 #include "planar/block.h"
 #include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,13 @@
 // What a forward writes from, layout (N, C, S), and the sweeps that write it: compiled once for batch norm and group norm,
 // in planar_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
+#include <cstdint>
+
 #include "plan/planar_plan.h"
 #include "plan/streams.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

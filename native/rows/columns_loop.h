@@ -1,8 +1,10 @@
 // Loops over the columns of a row, and how far ahead a sweep over rows fetches.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 
 #include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,16 @@
 // The sweeps of rows/gradient.h, one form of them.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "rows/gradient.h"
 #include "rows/tiles.h"
+#include "simd/columns.h"
 #include "simd/gradient.h"
+#include "simd/lanes.h"
+#include "simd/pairs.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

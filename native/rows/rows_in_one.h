@@ -2,8 +2,10 @@
 // channel c; what is known of the channels is repeated, sums are folded back.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
 
 namespace normkit {

@@ -1,7 +1,13 @@
 // The sums of a forward over rows of channels: S(x - k) and S(x - k)^2. Compiled once for batch norm and group norm.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "rows/rows_in_one.h"
 #include "rows/tiles.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/short_sums.h"
 
 namespace normkit {

@@ -1,8 +1,13 @@
 // The order in which sweeps over rows of channels read memory: tiles of channels, chunks of rows.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "rows/columns_loop.h"
 #include "simd/pairs.h"
 #include "simd/repeat.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

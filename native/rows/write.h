@@ -1,8 +1,15 @@
 // The writing sweep of rows/output.h, one form of it.
 #pragma once
+#include <cstdint>
+
 #include "rows/output.h"
 #include "rows/tiles.h"
 #include "simd/activation.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

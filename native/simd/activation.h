@@ -3,7 +3,12 @@
 // Rule: forward and backward compute z = bn(x) + residual by the same instructions, so a recomputed sign is the sign
 // that the forward saw. NaN passes through value and derivative, as in torch.
 #pragma once
+#include <cstdint>
+
+#include "simd/lanes.h"
+#include "simd/simd.h"
 #include "simd/smooth.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -4,8 +4,14 @@
 // of 2048 channels take as long as a sweep over a 7x7 map. Arrays are padded(C) long, so no vector has a tail; what lies
 // after channel C is computed and never read.
 #pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
 #include "moments.h"
 #include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -3,8 +3,13 @@
 // z = bn(x) + residual is recomputed by the instructions of the forward, or its sign comes as bits. Where the slope is
 // zero dz is a selected zero, not a product: an infinite dy under a closed gate stays out.
 #pragma once
+#include <cstdint>
+
 #include "moments.h"
 #include "simd/activation.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -5,6 +5,7 @@
 // Sweeps whose constants are those of one channel do not see the order of the lanes; constants of many are taken apart.
 #pragma once
 #include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -16,10 +16,14 @@
 // Backward: S dz and S dz * xhat in fours, of pairs in eights, from xhat = (x - m) * rstd rounded twice: 7 u of the sum of
 // magnitudes, of 16 u that the parameters' gradients may err, and 2^-12 (float16: 2^-9) of what dx loses when it is rounded.
 #pragma once
+#include <cstdint>
 #include <type_traits>
 
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -6,7 +6,10 @@
 // cancel. NaN passes, and infinities become what they become in torch.
 #pragma once
 #include "simd/exponential.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
