@@ -2,8 +2,8 @@
 //
 // Rows are cut into blocks, a task each. The first sweep makes the sums of each block, a tile of channels at a time, so
 // that they stay in L1; they are merged in block order; a second sweep, backwards in chunks (its first rows are the ones
-// that the first sweep left in cache), writes the output. Both sweeps fetch ahead what comes from beyond L2: the first
-// one x, the second one the lines of y that an ordinary store would read first, and x where it outgrew the cache.
+// that the first sweep left in cache), writes the output. Both sweeps fetch x ahead, the second one also the lines of y
+// that an ordinary store would read first.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -37,8 +37,7 @@ template <class T> struct RowsForward {
     explicit RowsForward(const ChannelForward& a_)
         : a(a_), channels(a_.shape.c), rows_merged(rows_in_one<T>(a_.shape.count(), a_.shape.c, a_.bits)),
           columns(channels * rows_merged), rows(a_.shape.count() / rows_merged), padded_columns(padded(columns)),
-          x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)),
-          out(a_, columns, prefetches(a_.shape.count(), a_.shape.c, sizeof(T))),
+          x(static_cast<const T*>(a_.x)), y(static_cast<T*>(a_.y)), out(a_, columns),
           writer(rows_writer<T>(a_.activation, a_.residual != nullptr)) {}
 
     // The constants of channels [first, last) from the sums of all blocks, or from given statistics.

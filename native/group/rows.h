@@ -37,9 +37,9 @@ template <class T> struct GroupRowsForward {
 
     explicit GroupRowsForward(const GroupForward& a_)
         : channels(a_.shape.c), rows_merged(rows_in_one<T>(a_.shape.s, a_.shape.c, a_.bits)),
-          a(with_rows_in_one(a_, rows_merged)), s(a.shape), plan(plan_samples(s, sizeof(T))),
-          tensors(a, s.c, plan.rows.blocks > 1), writer(rows_writer<T>(a.activation, a.residual != nullptr)),
-          padded_columns(padded(s.c)), width(channels / a.groups) {}
+          a(with_rows_in_one(a_, rows_merged)), s(a.shape), plan(plan_samples(s, sizeof(T))), tensors(a, s.c),
+          writer(rows_writer<T>(a.activation, a.residual != nullptr)), padded_columns(padded(s.c)),
+          width(channels / a.groups) {}
 
     // A sample's memory: shifts (padded_columns), sums (blocks, 2, padded_columns), constants.
     int64_t per_sample() const {

@@ -65,9 +65,9 @@ template <class T> struct Activate {
     }
 
     // The bit of a piecewise linear activation: 1 where its slope is 1.
-    static NK_INLINE uint32_t sign(int code, V z) {
+    template <Act A> static NK_INLINE uint32_t sign(int code, V z) {
         auto positive = above(z, N::set(0));
-        if (code == kRelu6) return to_bits(both(positive, above(N::set(6), z)));
+        if (A == Act::kAny && code == kRelu6) return to_bits(both(positive, above(N::set(6), z)));
         return to_bits(positive);
     }
 };
