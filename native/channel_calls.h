@@ -1,8 +1,14 @@
 // Norms with parameters per channel, on tensors: groups = 0: statistics per channel over the batch; groups > 0: per
 // sample and group. Outputs are made here, because each step costs less than in Python.
 #pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "channel_operands.h"
 #include "kernels_in_use.h"
+#include "tensor.h"
+#include "view.h"
 
 namespace normkit {
 
@@ -79,7 +85,7 @@ struct Needs {
 };
 
 // dy: as x. bits: of the forward, or nothing. stats: of the forward. training: false where they are constants. count:
-// how many values are behind the statistics where not all are, else 0.
+// of how many values the statistics are, where not of all, else 0.
 inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor& dy, const Tensor& bits,
                                          const Tensor& stats, bool training, Needs needs, const Slices& slices = {},
                                          int64_t count = 0) {
