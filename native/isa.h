@@ -4,8 +4,8 @@
 // All they define belongs into namespace NK_ISA. What a header defines outside of it would be compiled for several sets
 // under one name, and the linker would keep any of them.
 #pragma once
+#include "element_view.h"
 #include "parallel.h"
-#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -16,6 +16,8 @@ void group_forward(const GroupForward& a, const Parallel& parallel);
 void group_backward(const GroupBackward& a, const Parallel& parallel);
 void layer_forward(const LayerForward& a, const Parallel& parallel);
 void layer_backward(const LayerBackward& a, const Parallel& parallel);
+void element_forward(const ElementForward& a, const Parallel& parallel);
+void element_backward(const ElementBackward& a, const Parallel& parallel);
 
 }  // namespace NK_ISA
 }  // namespace normkit

@@ -257,6 +257,17 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
 
 }  // namespace
 
+#include "element.h"
+
+namespace {
+
+template <class T> void run_type(const Kernels& kernels, const char* type) {
+    run_all<T>(kernels, type);
+    run_elements<T>(kernels, type);
+}
+
+}  // namespace
+
 int main() {
     for (const char* name : {"baseline", "avx2", "avx512", "neon"}) {
         const char* problem = "";
@@ -265,10 +276,10 @@ int main() {
             std::printf("%s: skipped, %s\n", name, problem);
             continue;
         }
-        run_all<float>(*kernels, "float32");
-        run_all<double>(*kernels, "float64");
-        run_all<bf16>(*kernels, "bfloat16");
-        run_all<f16>(*kernels, "float16");
+        run_type<float>(*kernels, "float32");
+        run_type<double>(*kernels, "float64");
+        run_type<bf16>(*kernels, "bfloat16");
+        run_type<f16>(*kernels, "float16");
         std::printf("%s: %s\n", name, failures ? "failed" : "passed");
     }
     return failures ? 1 : 0;

@@ -10,11 +10,12 @@ import math
 
 from . import program
 from .case import TENSORS, Array, Case, usual
-from .norms import NORMS, RANKED
+from .modulation import shape_of_form
+from .norms import NORMS, RANKED, is_unbatched
 
 _SLICES = 40
 _FEW = 64  # elements, where a whole Jacobian is made
-_CHANGES = ("x", "weight", "bias", "residual", "running_mean", "running_var", "mask")  # edits that change values
+_CHANGES = ("x", "weight", "bias", "residual", "scale", "shift", "running_mean", "running_var", "mask")  # of values
 _COPIES = ("saved('clone')", "saved('sparse')", "saved('stay_sparse')", "saved('freed')")  # hooks that keep a copy
 _NO_GRAPH = ("torch.no_grad()", "torch.inference_mode()")
 
@@ -89,13 +90,16 @@ def _fit_tensors(case: Case) -> Case:
     if case.layer and "weight" not in tensors:
         tensors.pop("bias", None)
     for name, array in tensors.items():
-        if array.layout == "channels_last" and len(case.shape) < 3:
+        if array.layout == "channels_last" and (len(case.shape) < 3 or _rank(name, array, case) < 3):
             tensors[name] = array = dataclasses.replace(array, layout="contiguous")
         if array.dtype == "bfloat16" and array.trick in ("from_numpy", "read_only"):  # which numpy has not
             tensors[name] = dataclasses.replace(array, trick="")
     case = case.but(tensors={n: tensors[n] for n in TENSORS if n in tensors})
     if case.norm == "normalize":
-        case = case.but(activation="")
+        case = case.but(activation="").with_tensor("scale", None).with_tensor("shift", None)
+    for name in ("scale", "shift"):
+        if name in case.tensors and is_unbatched(case) and case.tensors[name].form in ("number", "vector"):
+            case = case.tensor(name, form="")
     mask = case.mask if "mask" in takes else ""
     alias = case.alias
     needs = {
@@ -112,6 +116,12 @@ def _fit_tensors(case: Case) -> Case:
     if alias == "bias_is_weight":
         wanted = tuple(n for n in wanted if n not in ("weight", "bias"))
     return case.but(mask=mask, alias=alias, wanted=wanted)
+
+
+def _rank(name: str, array: Array, case: Case) -> int:
+    return (
+        len(shape_of_form(case, array.form)) if name in ("scale", "shift") and array.size is None else len(case.shape)
+    )
 
 
 def _fit_freed(case: Case) -> Case:

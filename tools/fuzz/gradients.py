@@ -60,10 +60,18 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     # Where x is near the least number, x - mean is a whole number of these: xhat is off by one of them, scaled.
     lost = lost + c.underflow(_computed(f.dtype)) * (1 + s.scale)
     most = dz.abs() + unsure  # of a term dz * xhat both factors are off, also where the truth of dz is 0
-    for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
+    own, ones = f.own, torch.ones_like(s.size)
+    scale = own.scale.abs() * ones
+    factors = {  # of dz in each sum, and how far that may be off
+        "weight": (s.size * scale, lost * scale),
+        "bias": (scale, 0 * ones),
+        "scale": ((s.size * own.weight).abs() + own.bias.abs(), lost * own.weight.abs() + own.step),
+        "shift": (ones, 0 * ones),
+    }
+    for name, (factor, vague) in factors.items():
         if name in d:
-            off = unsure * factor + (most * lost if name == "weight" else 0)
-            off = off + (8 * f.u * most if f.dtype == torch.float64 else 0)  # xhat is off by roundings of x
+            off = unsure * factor + most * (vague + (k * factor if "scale" in d else 0))
+            off = off + (8 * f.u * most * scale if f.dtype == torch.float64 else 0)  # xhat is off by roundings of x
             truth.results[f"d{name}"] = d[name], _parameter_bound(f, tensors[name], name, dz, off, factor, k > 0)
             truth.scale[f"d{name}"] = largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
     _higher(case, truth, f, d["x"], y)
@@ -86,6 +94,7 @@ def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
     s, dxhat, x = f.standard, dz * f.weight, f.leaves["x"]
     computed = _computed(f.dtype)
     terms = (x, s.scale, s.scale * f.weight, f.z, dz, dxhat, dxhat * s.scale, dz * s.size, dxhat * s.size)
+    terms = (*terms, f.own.y, dz * f.own.y, dz * f.own.scale)
     if _is_above_half(computed, *terms):
         return True
     if case.norm == "normalize" and _is_above_half(f.dtype, dxhat * s.scale):  # its gradient comes in two halves
@@ -126,7 +135,7 @@ def _parameter_bound(
     its dtype.
     """
     c, s, shape = contract, f.standard, f.leaves["x"].shape
-    laid = f.lay(f.leaves[name]).shape
+    laid = f.laid[name].shape
     axes = tuple(i for i, size in enumerate([1] * (len(shape) - len(laid)) + list(laid)) if size == 1)
     total = (lambda v: v.expand(shape).sum(axes)) if axes else (lambda v: v.expand(shape))
     dtypes, narrow = (f.dtype, parameter.dtype), c.unit_roundoff(torch.float32)

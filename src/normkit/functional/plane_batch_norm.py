@@ -2,7 +2,7 @@
 
     xhat = (x - mean_c) * rstd_c        y = activation(weight_nc * xhat + bias_nc + residual)
 
-Forward: the native kernels' statistics of the batch, then y by them as if they were given, plane by plane. Backward: dx
+Forward: the native kernels' statistics of the batch, then y as by given ones, plane by plane. Backward: dx
 as if they were constants, with the sums of each plane; then what all planes of a channel want of its mean and variance,
 which is one more batch norm of x, with that dx as its residual.
 """
@@ -28,7 +28,8 @@ from .spec import NormSpec
 
 @dataclass(slots=True, eq=False)
 class PlaneBatchNormSpec(NormSpec):
-    """One such norm, on row-major operands that are verified; weight, bias: (N * C,). On the native kernels alone."""
+    """One such norm, on operands that are verified, row-major or channels last; weight, bias: (N * C,). On the native
+    kernels alone."""
 
     running: Running | None
     eps: float
@@ -45,10 +46,10 @@ class PlaneBatchNormSpec(NormSpec):
         return () if self.running is None else (self.running.mean, self.running.var)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (3, N * C), those of a channel at each of its planes."""
+        """stats: (3, C); row-major (3, N * C), those of a channel at each of its planes."""
         input = operands.input
         found = native.batch_norm_statistics(input)
-        mean, var = (row.repeat(input.shape[0]) for row in found[:2])
+        mean, var = (row.repeat(planes.samples(operands)) for row in found[:2])
         y, saved = native.batch_norm_inference(planes.seen(operands), mean, var, self.activation, self.eps, save=save)
         if self.running is not None:
             running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
@@ -59,24 +60,26 @@ class PlaneBatchNormSpec(NormSpec):
         input, weight, bias, *_ = operands
         n, c = input.shape[:2]
         mean, var, rstd = (row[:c] for row in saved.stats)
-        scale = torch.ones_like(saved.stats[0]) if weight is None else weight.double()  # float64: so are the sums then
+        kind = torch.float64  # so are the sums then
+        scale = torch.ones(n * c, dtype=kind) if weight is None else weight.to(kind)
         shift = torch.zeros_like(scale) if bias is None else bias.double()
+        seen = planes.seen(_operands.under(operands, scale, shift))
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy.reshape(1, n * c, *input.shape[2:]), planes.seen(_operands.under(operands, scale, shift)), saved,
-            self.activation, Needs(needs.input, True, True, needs.residual), training=False,
+            dy.reshape(seen.input.shape), seen, saved, self.activation,
+            Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None
         assert dbias is not None
         if needs.input:
             assert dx is not None
             share = -rstd / _shapes.values_per_channel(input.shape)
-            of_var, of_mean = (share * (scale * sums).reshape(n, c).sum(0) for sums in (dweight, dbias))
+            of_var, of_mean = (share * (scale * sums.reshape(-1)).reshape(n, c).sum(0) for sums in (dweight, dbias))
             again = Operands(input, of_var, of_mean, dx.reshape(input.shape))
             dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
         return Gradients(
             dx,
-            dweight.to(weight.dtype) if needs.weight and weight is not None else None,
-            dbias.to(bias.dtype) if needs.bias and bias is not None else None,
+            dweight.to(weight.dtype).reshape(-1) if needs.weight and weight is not None else None,
+            dbias.to(bias.dtype).reshape(-1) if needs.bias and bias is not None else None,
             None if dresidual is None else dresidual.reshape(input.shape),
         )
 

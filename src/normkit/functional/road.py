@@ -7,7 +7,8 @@
             composed -> norm.composed | exported -> norm.exported | native, aten, triton -> the kernel under autograd
 
 What a kernel does not fuse follows as operations of its own. A modulation that is the same at all of a
-sample's positions, or in all of its rows, is the weight and bias of a kernel (`planes.py`, `row_blocks.py`).
+sample's positions, or in all of its rows, is the weight and bias of a kernel (`planes.py`, `row_blocks.py`); one per
+element has kernels of its own (`element_norm.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from .._activation import NONE, Activation
 from .._operands import Modulate, Operands, is_modulated
 from ..kernels import aten, composed, native, triton
-from . import _autograd, _layout, _storage
+from . import _autograd, _layout, _storage, element_norm
 from . import mask as masks
 from .choose import choose, is_eager
 from .modulate import lay, pair
@@ -79,6 +80,8 @@ def run(
     if modulated and path == "native" and norm.why_not_affine(operands) is None:
         norm, operands = norm.as_affine(operands)
         return _served(norm, kernel, operands).reshape(input.shape)
+    if modulated and path == "native" and norm.why_not_elements(operands) is None:
+        return element_norm.served(norm, operands)
     return _served(norm, kernel, operands)
 
 
