@@ -10,7 +10,7 @@ import math
 
 from . import program
 from .case import TENSORS, Array, Case, usual
-from .modulation import shape_of_form
+from .modulation import is_modulated, shape_of_form
 from .norms import NORMS, RANKED, is_unbatched
 
 _SLICES = 40
@@ -139,7 +139,7 @@ def _fit_freed(case: Case) -> Case:
     twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
     freed = "saved('freed')" in case.contexts or case.tensors["dy"].trick == "freed" or case.hook == "freed"
     follows = freed and bool(case.activation)  # which may be an operation of its own
-    if bool(case.mask or case.transform) or moded or sums or asked or wrapped or twice or follows:
+    if bool(case.mask or case.transform) or moded or sums or asked or wrapped or twice or follows or is_modulated(case):
         case = _with_graph_memory(case)
     if case.edit == "free_y" and case.plan == "sum":  # the sum reads it
         case = case.but(edit="")

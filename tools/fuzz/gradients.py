@@ -14,6 +14,7 @@ from normkit._activation import AFTER, resolve
 
 from . import kept, smooth
 from .case import Case
+from .modulation import is_modulated
 from .norms import NORMS
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def slope(g: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
 def rounding(case: Case, f: Forward) -> float:
     """Eight roundings of what follows the norm, where something does."""
-    return 8 * f.u if case.activation or case.after else 0.0
+    return 8 * f.u if case.activation or case.after or is_modulated(case) else 0.0
 
 
 def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
@@ -123,6 +124,7 @@ def _is_operation(case: Case) -> bool:
     """Whether the activation is an operation of its own: no kernel has it, or the norm's kernels have none."""
     activation = eval(case.activation, {"nn": nn}) if case.activation else None
     no_kernel = resolve(activation).code == AFTER or not NORMS[case.norm].channels
+    no_kernel = no_kernel or is_modulated(case)
     return activation is not None and (no_kernel or "nk.backend('aten')" in (*case.contexts, *case.around))
 
 

@@ -97,7 +97,7 @@ def _batch_backward(
     """dx as if the statistics were constants, then what they add to it: one more batch norm of x."""
     input, weight, bias, _, _, scale, _ = operands
     c, kind = input.shape[1], torch.float64  # so are the sums then
-    mean, var, rstd = (row[:c] for row in stats)
+    mean, var, _ = (row[:c] for row in stats)
     wide = torch.ones(c, dtype=kind) if weight is None else weight.to(kind)
     moved = torch.zeros(c, dtype=kind) if bias is None else bias.to(kind)
     constant = Operands(input, wide, moved, None, None, scale)
@@ -105,9 +105,9 @@ def _batch_backward(
     dx, dweight, dbias, dscale = native.element_backward(dz, constant, stats, BATCH, 0, asked, training=False)
     assert dweight is not None
     assert dbias is not None
-    share = -rstd * wide / _shapes.values_per_channel(input.shape)
-    again = Operands(input, share * dweight, share * dbias, dx)
-    dx, _ = native.batch_norm_inference(again, mean, var, NONE, eps, save=False)
+    assert dx is not None
+    share = -wide / _shapes.values_per_channel(input.shape)
+    dx = native.add_means(dx, input, share * dweight, share * dbias, mean, var, eps)
     return (
         dx,
         dweight.to(weight.dtype) if needs[1] and weight is not None else None,

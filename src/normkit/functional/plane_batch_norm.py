@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from .. import _operands, _shapes
-from .._activation import NONE
 from .._operands import Gradients, Needs, Operands, Saved
 from ..kernels import composed, native
 from ..moments import Moments
@@ -48,9 +47,11 @@ class PlaneBatchNormSpec(NormSpec):
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, C); row-major (3, N * C), those of a channel at each of its planes."""
         input = operands.input
-        found = native.batch_norm_statistics(input)
+        found, flat = native.batch_norm_statistics(input), input.is_contiguous()
         mean, var = (row.repeat(planes.samples(operands)) for row in found[:2])
-        y, saved = native.batch_norm_inference(planes.seen(operands), mean, var, self.activation, self.eps, save=save)
+        y, saved = native.batch_norm_inference(
+            planes.seen(operands, flat), mean, var, self.activation, self.eps, save=save
+        )
         if self.running is not None:
             running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
         return y.reshape(input.shape), saved
@@ -59,11 +60,12 @@ class PlaneBatchNormSpec(NormSpec):
         """Of input (N, C, *), weight (N * C,), bias (N * C,), residual (N, C, *)."""
         input, weight, bias, *_ = operands
         n, c = input.shape[:2]
-        mean, var, rstd = (row[:c] for row in saved.stats)
+        mean, var, _ = (row[:c] for row in saved.stats)
         kind = torch.float64  # so are the sums then
         scale = torch.ones(n * c, dtype=kind) if weight is None else weight.to(kind)
         shift = torch.zeros_like(scale) if bias is None else bias.double()
-        seen = planes.seen(_operands.under(operands, scale, shift))
+        # by the statistics: a hook on saved tensors may have given the input back in other strides
+        seen = planes.seen(_operands.under(operands, scale, shift), saved.stats.shape[1] == n * c)
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
             dy.reshape(seen.input.shape), seen, saved, self.activation,
             Needs(needs.input, True, True, needs.residual), training=False,
@@ -72,10 +74,9 @@ class PlaneBatchNormSpec(NormSpec):
         assert dbias is not None
         if needs.input:
             assert dx is not None
-            share = -rstd / _shapes.values_per_channel(input.shape)
-            of_var, of_mean = (share * (scale * sums.reshape(-1)).reshape(n, c).sum(0) for sums in (dweight, dbias))
-            again = Operands(input, of_var, of_mean, dx.reshape(input.shape))
-            dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
+            values = _shapes.values_per_channel(input.shape)
+            of_var, of_mean = (-(scale * sums.reshape(-1)).reshape(n, c).sum(0) / values for sums in (dweight, dbias))
+            dx = native.add_means(dx.reshape(input.shape), input, of_var, of_mean, mean, var, self.eps)
         return Gradients(
             dx,
             dweight.to(weight.dtype).reshape(-1) if needs.weight and weight is not None else None,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._activation import AFTER, Activation
 from .._operands import Maybe, Modulate, Operands
+from .._torch import reshaped_as_no_view
 from ..kernels import native
 from ._autograd import GROUPS, apply_apart, is_channels_last
 from .choose import is_plain
@@ -48,14 +49,14 @@ def why_not(operands: Operands, activation: Activation) -> str | None:
 
 def of(operands: Operands) -> Operands:
     """The operands as `seen` has them, with weight and bias in the modulation's place."""
-    return seen(with_affine(operands))
+    return seen(with_affine(operands), operands.input.is_contiguous())
 
 
-def seen(operands: Operands) -> Operands:
-    """As kernels take weight and bias (N * C,). Row-major: input, residual (1, N * C, *); else weight, bias (N, C)."""
+def seen(operands: Operands, flat: bool) -> Operands:
+    """As kernels take weight and bias (N * C,). flat: input and residual as (1, N * C, *); else weight, bias (N, C)."""
     input, weight, bias, residual, *_ = operands
     n, c, *positions = input.shape
-    if not input.is_contiguous():
+    if not flat:
         return Operands(input, *(None if p is None else p.reshape(n, c) for p in (weight, bias)), residual)
     sizes = [1, n * c, *positions]
     return Operands(input.reshape(sizes), weight, bias, None if residual is None else residual.reshape(sizes))
@@ -107,7 +108,7 @@ def groups_in_core(
             return None
         return apply_apart(*found[:4], norm, None, GROUPS, groups, eps, norm.activation)
     y = make(input.shape[0] * groups).in_core(*found[:4])
-    return y if y is None else y.view(input.shape)
+    return y if y is None else reshaped_as_no_view(y, input.shape)
 
 
 def with_affine(operands: Operands) -> Operands:

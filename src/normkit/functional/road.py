@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._activation import NONE, Activation
 from .._operands import Modulate, Operands, is_modulated
+from .._torch import reshaped_as_no_view
 from ..kernels import aten, composed, native, triton
 from . import _autograd, _layout, _storage, element_norm
 from . import mask as masks
@@ -79,7 +80,8 @@ def run(
     kernel = _KERNELS[path]
     if modulated and path == "native" and norm.why_not_affine(operands) is None:
         norm, operands = norm.as_affine(operands)
-        return _served(norm, kernel, operands).reshape(input.shape)
+        y = _served(norm, kernel, operands)
+        return y if y.shape == input.shape else reshaped_as_no_view(y, input.shape)
     if modulated and path == "native" and norm.why_not_elements(operands) is None:
         return element_norm.served(norm, operands)
     return _served(norm, kernel, operands)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._activation import CODES, IDENTITY, LEAKY_RELU, RELU, RELU6, Activation
 from .._operands import Gradients, Needs, Operands, Saved
 from .._torch import exchange_table, is_legacy_batched
-from . import native_masked
+from . import native_masked, native_means
 from .core import core as _core
 from .core import problem as _problem
 
@@ -269,6 +269,13 @@ def element_backward(
     """The first derivative by input, weight, bias and scale. training=False: the statistics are constants."""
     input, weight, bias, _, _, scale, _ = operands
     return _element_backward(dz, input, weight, bias, scale, kind, size, stats, training, *needs)
+
+
+def add_means(
+    dx: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> Tensor:  # fmt: skip
+    """dx + rstd * (weight * xhat + bias): what the values of a channel want of its mean and variance; all (C,)."""
+    return native_means.add_means(_channel_forward, dx, x, weight, bias, mean, var, eps)
 
 
 def move_running(
