@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import normkit as nk
+from normkit import reference
 from normkit._activation import NONE, resolve
 from normkit._operands import Operands
 from normkit.functional.batch_norm import BatchNormSpec
@@ -199,6 +200,58 @@ def test_a_tensor_whose_memory_was_freed_is_told(name: str, which: int) -> None:
     tensors[which].untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="its data is not allocated yet"):
         NORMS[name](x, *tensors[:2], modulate=(tensors[2], tensors[3]))
+
+
+@each_norm
+@pytest.mark.parametrize("which", ["short", "element", "position"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_an_output_may_be_changed_in_place(name: str, which: str, layout: str) -> None:
+    """A Function's output that is a view is one that autograd lets nobody change."""
+    g = generator(27)
+    x, w, b = problem(name, g, torch.float32)
+    modulate = drawn(name, which, g, torch.float32)
+    x = LAYOUTS[layout](x).requires_grad_()
+    dz = gaussian(SHAPE, g).float()
+    z = torch.relu_(NORMS[name](x, w, b, modulate=modulate).mul_(2))
+    expected = torch.relu(NORMS[name](x, w, b, modulate=modulate) * 2)
+    assert torch.equal(z, expected)
+    for a, e in zip(torch.autograd.grad(z, x, dz), torch.autograd.grad(expected, x, dz), strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("which", ["short", "element"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("std", [1e30, 1e-12], ids=str)
+def test_the_gradient_of_a_batch_keeps_its_range(std: float, layout: str, which: str) -> None:
+    """What its mean and variance add holds 1 / std twice."""
+    g = generator(28)
+    x, w, b = problem("batch", g)
+    x, dz = (LAYOUTS[layout](t.float()) for t in (x * std, gaussian(SHAPE, g)))
+    modulate = drawn("batch", which, g, torch.float32)
+    leaf, leaf64 = x.requires_grad_(), x.detach().double().requires_grad_()
+    z = f.batch_norm(leaf, None, None, w.float(), b.float(), True, eps=1e-30, modulate=modulate)
+    y64 = reference.batch_norm(leaf64, w.float().double(), b.float().double(), 1e-30)[0]
+    z64 = reference.modulate(y64, *(laid(t.double(), "batch") for t in modulate))
+    (found,), (expected,) = torch.autograd.grad(z, leaf, dz), torch.autograd.grad(z64, leaf64, dz.double())
+    torch.testing.assert_close(found.double() * std, expected * std, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["short", "element"])
+@pytest.mark.parametrize("name", ["batch", "evaluation", "group", "layer"])
+def test_saved_tensors_may_come_back_in_other_strides(name: str, which: str) -> None:
+    g = generator(29)
+    x, w, b = problem(name, g, torch.float32)
+    leaves = [t.requires_grad_() for t in (x, w, *drawn(name, which, g, torch.float32))]
+    dz = gaussian(SHAPE, g).float()
+
+    def permuted(t: Tensor) -> Tensor:
+        return t.movedim(0, -1).contiguous().movedim(-1, 0)
+
+    plain = torch.autograd.grad(NORMS[name](x, w, b, modulate=(leaves[2], leaves[3])), leaves, dz)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, permuted):
+        z = NORMS[name](x, w, b, modulate=(leaves[2], leaves[3]))
+    for a, e in zip(torch.autograd.grad(z, leaves, dz), plain, strict=True):
+        torch.testing.assert_close(a, e)
 
 
 # --- masks

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import _operands, _shapes
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import reshaped_as_no_view
 from ..kernels import composed, native
 from ..moments import Moments
 from . import planes, running
@@ -54,7 +55,7 @@ class PlaneBatchNormSpec(NormSpec):
         )
         if self.running is not None:
             running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
-        return y.reshape(input.shape), saved
+        return y if y.shape == input.shape else reshaped_as_no_view(y, input.shape), saved
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (N * C,), bias (N * C,), residual (N, C, *)."""
