@@ -35,4 +35,5 @@ def add_means(
     if x.dtype == torch.float64 or (least >= _LEAST and most <= _MOST):
         return forward(x, dx, rstd * weight, rstd * bias, *settings)[0]
     y = forward(x, None, weight, bias, *settings)[0]
-    return dx + y * rstd.to(torch.promote_types(x.dtype, torch.float32)).view(channel_shape(x.dim(), x.shape[1]))
+    laid = rstd.to(torch.promote_types(x.dtype, torch.float32)).view(channel_shape(x.dim(), x.shape[1]))
+    return (dx + y * laid).to(dx.dtype)
