@@ -64,10 +64,10 @@ nb::tuple layer_backward_tuple(nb::handle dy, nb::handle dsum, nb::handle input,
     const Edge edge;
     const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
                            flag(rms, "rms"), weight, bias);
-    const auto made = layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
-                                     edge.like(dsum, of.x, "grad_sum"), edge.statistics(stats, of.rows),
-                                     flag(need_input, "need_input"), flag(need_weight, "need_weight"),
-                                     flag(need_bias, "need_bias"));
+    const auto made =
+        layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
+                       edge.like(dsum, of.x, "grad_sum"), edge.statistics(stats, of.rows),
+                       flag(need_input, "need_input"), flag(need_weight, "need_weight"), flag(need_bias, "need_bias"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object());
 }
 
@@ -76,9 +76,9 @@ nb::tuple element_forward_tuple(nb::handle input, nb::handle weight, nb::handle 
                                 nb::handle eps, nb::handle save) {
     const Edge edge;
     const ElementOperands of(edge, input, weight, bias, scale, kind, size);
-    const auto made = element_forward(of, edge.like(Edge::given(shift, "shift"), of.x, "shift"),
-                                      edge.vector(mean, of.period, "mean"), edge.vector(var, of.period, "var"),
-                                      number(eps, "eps"), flag(save, "save"));
+    const auto made =
+        element_forward(of, edge.like(Edge::given(shift, "shift"), of.x, "shift"), edge.vector(mean, of.period, "mean"),
+                        edge.vector(var, of.period, "var"), number(eps, "eps"), flag(save, "save"));
     return nb::make_tuple(made.z.object(), made.stats.object());
 }
 

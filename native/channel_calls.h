@@ -30,7 +30,8 @@ template <class Run> void each_part(const ChannelOperands& of, const Slices& sli
     constexpr int64_t kApart = 32, kAlone = 128 * 1024;  // samples; bytes, which plan_samples leaves to one thread too
     const int64_t n = of.shape.n;
     if (!of.apart)
-        return slices.each(n, [&](int64_t count, int64_t before, int64_t number) { run(count, before, number, parallel); });
+        return slices.each(
+            n, [&](int64_t count, int64_t before, int64_t number) { run(count, before, number, parallel); });
     const bool alone = n >= kApart || of.x.bytes() / n <= kAlone;
     auto body = [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) run(int64_t(1), i, i, alone ? Parallel() : parallel);

@@ -41,7 +41,7 @@ inline ActivationSpec activation_of(nb::handle code_, nb::handle param) {
 struct ChannelOperands {
     Tensor x, residual, weight, bias;
     Shape shape;
-    int64_t groups;     // 0: statistics per channel over the batch
+    int64_t groups;      // 0: statistics per channel over the batch
     bool apart = false;  // weight and bias are (N, C), a modulation's: each sample has its own
     ActivationSpec activation;
 

@@ -24,8 +24,7 @@ template <class T> struct ElementBackwardKernel : ElementSets<T> {
 
     explicit ElementBackwardKernel(const ElementBackward& a_)
         : Base(a_), a(a_), dz(static_cast<const T*>(a_.dz)), dx(static_cast<T*>(a_.dx)),
-          dscale(static_cast<T*>(a_.dscale)),
-          stream(Base::streams(dx) && Base::streams(dscale)) {}
+          dscale(static_cast<T*>(a_.dscale)), stream(Base::streams(dx) && Base::streams(dscale)) {}
 
     bool sums_wanted() const { return a.dweight.data || a.dbias.data; }
 
@@ -42,8 +41,7 @@ template <class T> struct ElementBackwardKernel : ElementSets<T> {
             d = fma(dy, v - mean, d);
         };
         for_columns(
-            0, a.length,
-            [&](int64_t j) { take(N::get_wide(gp + j), N::get_wide(sp + j), N::get_wide(xp + j), j); },
+            0, a.length, [&](int64_t j) { take(N::get_wide(gp + j), N::get_wide(sp + j), N::get_wide(xp + j), j); },
             [&](int64_t j, int64_t n) {
                 auto read = [&](const T* p) { return widen(N::get_tail(p, n, N::set(0))); };
                 take(read(gp + j), read(sp + j), read(xp + j), j);
