@@ -133,28 +133,15 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
     return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
 
 
-def apply_apart(
-    input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, norm: NormSpec, running: Running | None, kind: int,
-    size: int, eps: float, activation: Activation,
+def apply_apart(  # flat, as `apply_in_core` is
+    input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, norm: NormSpec, kind: int, size: int, eps: float,
+    activation: Activation,
 ) -> Maybe:  # fmt: skip
     """With a weight and a bias, plain ones, for each sample (N, C) or block of rows (blocks, ..., size): as
     `apply_in_core`."""
-    if not native.ready(input, None, None, residual, running, kind, size, running is None):
+    if not native.ready(input, None, None, residual, None, kind, size, True):
         return None
-    given = (
-        input,
-        weight,
-        bias,
-        residual,
-        norm,
-        running,
-        kind,
-        size,
-        running is None,
-        eps,
-        activation.code,
-        activation.param,
-    )
+    given = (input, weight, bias, residual, norm, None, kind, size, True, eps, activation.code, activation.param)
     if _is_grad_enabled() and _needs_graph(input, weight, bias, residual):
         return _apply_in_core(*given)
     return native.fused_forward(None, *given)

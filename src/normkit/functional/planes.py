@@ -57,7 +57,8 @@ def seen(operands: Operands, flat: bool) -> Operands:
     input, weight, bias, residual, *_ = operands
     n, c, *positions = input.shape
     if not flat:
-        return Operands(input, *(None if p is None else p.reshape(n, c) for p in (weight, bias)), residual)
+        weight, bias = (None if p is None else p.reshape(n, c) for p in (weight, bias))
+        return Operands(input, weight, bias, residual)
     sizes = [1, n * c, *positions]
     return Operands(input.reshape(sizes), weight, bias, None if residual is None else residual.reshape(sizes))
 
@@ -106,7 +107,7 @@ def groups_in_core(
         norm = make(groups)
         if norm.activation.code not in native.FUSED_ACTIVATIONS:
             return None
-        return apply_apart(*found[:4], norm, None, GROUPS, groups, eps, norm.activation)
+        return apply_apart(*found[:4], norm, GROUPS, groups, eps, norm.activation)
     y = make(input.shape[0] * groups).in_core(*found[:4])
     return y if y is None else reshaped_as_no_view(y, input.shape)
 

@@ -59,7 +59,7 @@ class RowNormSpec(NormSpec):
         found = quick(input, weight, bias, modulate, width)
         if found is None:
             return None
-        y = apply_apart(input, *found, None, self, None, self.rows, width, self.eps_of(input), NONE)
+        y = apply_apart(input, *found, None, self, self.rows, width, self.eps_of(input), NONE)
         return y if y is None else self.activation.function(y)
 
     def elements(self, input: Tensor) -> Elements | None:
