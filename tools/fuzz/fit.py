@@ -196,8 +196,4 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks
         case = case.but(contexts=tuple(c for c in case.contexts if "detect_anomaly" not in c))
-    if case.edit:
-        target = case.edit.removeprefix("free_").removesuffix("_again").removesuffix("_data")
-        if target not in (*case.tensors, "y") and not (target == "mask" and case.mask):
-            case = case.but(edit="")
-    return case
+    return case if not case.edit or program.can_edit(case.edit, case) else case.but(edit="")

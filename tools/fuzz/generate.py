@@ -12,6 +12,7 @@ from . import pools
 from .case import Array, Case
 from .fit import fit
 from .norms import NORMS, channels
+from .program import can_edit
 
 T = TypeVar("T")
 
@@ -130,7 +131,7 @@ def _backward(r: Random, case: Case) -> Case:
 
 
 def _edit(r: Random, case: Case) -> Case:
-    return case.but(edit=r.choice(pools.EDITS), plan="backward")
+    return case.but(edit=r.choice([edit for edit in pools.EDITS if can_edit(edit, case)]), plan="backward")
 
 
 def _alias(r: Random, case: Case) -> Case:

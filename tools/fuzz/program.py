@@ -145,6 +145,12 @@ _MASKS = {
 MASKS = tuple(_MASKS)
 
 
+def can_edit(edit: str, case: Case) -> bool:
+    """Whether the case has what is edited."""
+    target = edit.removeprefix("free_").removesuffix("_again").removesuffix("_data")
+    return target in (*case.tensors, "y") or (target == "mask" and bool(case.mask))
+
+
 def shape_of(name: str, case: Case) -> tuple[int, ...]:
     """The shape of one of the case's tensors."""
     array = case.tensors[name]
