@@ -1,9 +1,28 @@
 // The binding layer: the functions of the module. src/normkit/_native.pyi describes them to Python.
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "arguments.h"
 #include "autograd.h"
+#include "channel_calls.h"
+#include "channel_operands.h"
+#include "dispatch.h"
+#include "edge.h"
 #include "element_calls.h"
+#include "kernels_in_use.h"
+#include "layer_calls.h"
 #include "older_torch.h"
+#include "parallel.h"
 #include "pool.h"
 #include "ready.h"
+#include "reuse.h"
+#include "running.h"
+#include "torch.h"
+#include "view.h"
 
 using namespace normkit;
 

@@ -4,8 +4,14 @@
 // Where each sample has a weight and a bias of its own, each is a call of the kernels. Its statistics lie (3, groups) for
 // one sample after the other; given ones are those of all.
 #pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "channel_operands.h"
 #include "kernels_in_use.h"
+#include "tensor.h"
+#include "view.h"
 
 namespace normkit {
 
@@ -103,7 +109,7 @@ struct Needs {
 };
 
 // dy: as x. bits: of the forward, or nothing. stats: of the forward. training: false where they are constants. count:
-// how many values are behind the statistics where not all are, else 0.
+// of how many values the statistics are, where not of all, else 0.
 inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor& dy, const Tensor& bits,
                                          const Tensor& stats, bool training, Needs needs, const Slices& slices = {},
                                          int64_t count = 0) {

@@ -1,8 +1,16 @@
 // What forward and backward of a norm with parameters per channel share: the operands, checked, and their layout.
 #pragma once
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "edge.h"
+#include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 
@@ -81,7 +89,7 @@ struct ChannelOperands {
     // How many sets of statistics a slice of the batch has, and how many a call of the kernels.
     int64_t sets() const { return groups > 0 ? shape.n * groups : shape.c; }
     int64_t sets_of_part() const { return groups > 0 && apart ? groups : sets(); }
-    // A piecewise linear activation's sign behind a residual is kept as one bit an element.
+    // A piecewise linear activation's sign after a residual is kept as one bit per element.
     bool keeps_bits() const {
         return activation.code == kRelu || activation.code == kLeakyRelu || activation.code == kRelu6;
     }

@@ -4,6 +4,7 @@
 #pragma once
 #include "element_view.h"
 #include "parallel.h"
+#include "view.h"
 
 namespace normkit {
 

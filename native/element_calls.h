@@ -1,6 +1,15 @@
-// Norms with a scale and a shift for each element behind them, on tensors: row-major ones.
+// Norms with a scale and a shift for each element after them, on tensors: row-major ones.
 #pragma once
+#include <cstdint>
+#include <string>
+
+#include "arguments.h"
 #include "autograd.h"
+#include "edge.h"
+#include "element_view.h"
+#include "kernels_in_use.h"
+#include "tensor.h"
+#include "torch.h"
 
 namespace normkit {
 

@@ -1,5 +1,7 @@
-// Norms with a scale and a shift for each element behind them, as plain structs.
+// Norms with a scale and a shift for each element after them, as plain structs.
 #pragma once
+#include <cstdint>
+
 #include "view.h"
 
 namespace normkit {

@@ -6,6 +6,7 @@
 #pragma once
 #include "element_view.h"
 #include "parallel.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import benchmark_chart, compatibility, doctor_case, notebooks
+from . import benchmark_chart, compatibility, doctor_case, native_tried, notebooks
 from . import defects as by_torch
 from .precision import page as precision
 from .scaling import page as scaling
@@ -120,6 +120,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"defects": defects, "missing": missing, "doctor": doctor_case.first_screen},
     "docs/layers.md": {"features": features},
     "docs/doctor.md": {"precision": precision.table},
+    "docs/design/native.md": {"tried": native_tried.table},
 }
 
 

@@ -4,7 +4,19 @@
 // Per set S w dy and S w dy * xhat, from exact products; then, from cache, dx and dscale = dz * y. dweight and dbias: of
 // channels from the sums of each segment, of rows from sums that each block of rows keeps; merged in order.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "element/element.h"
+#include "element_view.h"
+#include "moments.h"
+#include "parallel.h"
+#include "plan/rows_plan.h"
+#include "rows/columns_loop.h"
+#include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

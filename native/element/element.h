@@ -1,12 +1,13 @@
 // What both directions of a modulation per element share: its tensors, parameters in the computing type, tasks.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "element_view.h"
-#include "parallel.h"
 #include "plan/rows_plan.h"
 #include "plan/streams.h"
-#include "rows/columns_loop.h"
-#include "scratch.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
 
 namespace normkit {
 namespace NK_ISA {

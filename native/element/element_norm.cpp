@@ -1,6 +1,8 @@
 #include "element/backward.h"
 #include "element/forward.h"
+#include "element_view.h"
 #include "isa.h"
+#include "parallel.h"
 #include "with_type.h"
 
 namespace normkit {

@@ -1,6 +1,18 @@
 // A modulation per element, the forward: each set is summed, and written while it is still in cache.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "element/element.h"
+#include "element_view.h"
+#include "moments.h"
+#include "parallel.h"
+#include "plan/rows_plan.h"
+#include "rows/columns_loop.h"
+#include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,15 @@
 // One stretch of a forward's output, layout (N, C, S): constants of one channel in registers, or of two that share a vector.
 #pragma once
+#include <cstdint>
+
+#include "moments.h"
 #include "planar/output.h"
 #include "simd/activation.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -42,7 +48,7 @@ template <class T, Act A, bool R> struct ForwardStretch {
         if (adds(r)) prefetch(r + ahead);
         V z = fma(N::get(x, 0) - m, scale, shift);
         if (adds(r)) z = z + N::get(r, 0);
-        if (R && bits) put_bits<N::kCount>(bits, Activate<Row>::sign(spec.code, z));
+        if (R && bits) put_bits<N::kCount>(bits, Activate<Row>::template sign<A>(spec.code, z));
         const V out = Activate<Row>::template value<A>(spec, z);
         Stream ? N::put_stream(y, out) : N::put(y, out);
     }
@@ -50,7 +56,7 @@ template <class T, Act A, bool R> struct ForwardStretch {
     NK_INLINE void tail(const T* x, const T* r, T* y, uint8_t* bits, int64_t n) const {
         V z = fma(N::get_tail(x, n, m) - m, scale, shift);
         if (adds(r)) z = z + N::get_tail(r, n, m);
-        if (R && bits) put_bits_tail<N::kCount>(bits, Activate<Row>::sign(spec.code, z), n);
+        if (R && bits) put_bits_tail<N::kCount>(bits, Activate<Row>::template sign<A>(spec.code, z), n);
         N::put_tail(y, Activate<Row>::template value<A>(spec, z), n);
     }
 

@@ -1,9 +1,13 @@
 // What a forward writes from, rows of channels, and its sweeps: compiled once for batch norm and group norm, in
 // rows_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
+#include <cstdint>
+
 #include "plan/streams.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -14,15 +18,13 @@ template <class T> struct RowsOutput {
     const T *x, *residual;
     T* y;
     uint8_t* bits;
-    const bool stream, ahead;
+    const bool stream;
 
-    // beyond: whether the second sweep finds its rows beyond L2.
-    RowsOutput(const ChannelForward& a, int64_t channels_, bool beyond)
+    RowsOutput(const ChannelForward& a, int64_t channels_)
         : activation(a.activation), channels(channels_), bit_row((channels + 7) / 8), x(static_cast<const T*>(a.x)),
           residual(static_cast<const T*>(a.residual)), y(static_cast<T*>(a.y)), bits(a.bits),
           stream(outgrows_cache(a.shape.elements() * int64_t(sizeof(T))) && channels % Num<InRow<T>>::kCount == 0 &&
-                 aligned_for_stream(y)),
-          ahead(beyond || a.mean.data != nullptr) {}
+                 aligned_for_stream(y)) {}
 };
 
 // Writes rows [begin, end).

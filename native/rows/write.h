@@ -1,8 +1,15 @@
 // The writing sweep of rows/output.h, one form of it.
 #pragma once
+#include <cstdint>
+
 #include "rows/output.h"
 #include "rows/tiles.h"
 #include "simd/activation.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -14,11 +21,18 @@ template <class T, Act A, bool R> struct RowsWrite {
     using Scalar = typename N::Scalar;
 
     static void write(const RowsOutput<T>& o, const Columns<Scalar>& k, int64_t begin, int64_t end) {
-        if (o.stream) write_rows<kStreamUnroll<T>, true>(o, k, begin, end);
-        else write_rows<kWriteUnroll, false>(o, k, begin, end);
+        if (R && o.bits) write_form<R>(o, k, begin, end);
+        else write_form<false>(o, k, begin, end);
     }
 
-    template <int kTogether, bool Stream>
+    // Bits: whether the signs are written, asked once and not at each vector. tried: signs-asked-once
+    template <bool Bits>
+    static void write_form(const RowsOutput<T>& o, const Columns<Scalar>& k, int64_t begin, int64_t end) {
+        if (o.stream) write_rows<kStreamUnroll<T>, true, Bits>(o, k, begin, end);
+        else write_rows<kWriteUnroll, false, Bits>(o, k, begin, end);
+    }
+
+    template <int kTogether, bool Stream, bool Bits>
     static void write_rows(const RowsOutput<T>& o, const Columns<Scalar>& k, int64_t begin, int64_t end) {
         const int64_t channels = o.channels;
         const ActivationSpec spec = o.activation;
@@ -31,18 +45,17 @@ template <class T, Act A, bool R> struct RowsWrite {
                 const T *xp = o.x + at, *rp = added ? o.residual + at : xp;
                 T* yp = o.y + at;
                 const int64_t bit_row = o.bit_row;
-                uint8_t* bits = R && o.bits ? o.bits + r * bit_row + j / 8 : nullptr;
-                const bool fetch = o.ahead || kWriteAhead<T> > 0;
+                uint8_t* bits = Bits ? o.bits + r * bit_row + j / 8 : nullptr;
                 const int64_t next = std::max(kWriteUnroll * stride, kWriteAhead<T>);
                 const int64_t next_y = std::max(stride, kWriteAhead<T>);
                 repeat<unroll>([&](auto u) NK_IN_PLACE {
                     const int64_t here = u * stride;
-                    if (fetch) prefetch(xp + here + next);
+                    prefetch(xp + here + next);
                     if (added) prefetch(rp + here + next);
                     if (!Stream) prefetch_to_write(yp + here + next_y);  // float32: further ahead costs up to a fifth
                     V z = fma(read(xp + here) - m, scale, shift);
                     if (added) z = z + read(rp + here);
-                    if (R && bits) put_signs(bits + u * bit_row, Activate<Row>::sign(code, z));
+                    if (Bits) put_signs(bits + u * bit_row, Activate<Row>::template sign<A>(code, z));
                     put(yp + here, Activate<Row>::template value<A>(spec, z));
                 });
             };

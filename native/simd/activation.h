@@ -1,9 +1,14 @@
-// Activations on vectors: the value, the gradient behind it, and the sign bit that stands for a slope.
+// Activations on vectors: the value, the gradient with respect to its input, and the sign bit that stands for a slope.
 //
 // Rule: forward and backward compute z = bn(x) + residual by the same instructions, so a recomputed sign is the sign
 // that the forward saw. NaN passes through value and derivative, as in torch.
 #pragma once
+#include <cstdint>
+
+#include "simd/lanes.h"
+#include "simd/simd.h"
 #include "simd/smooth.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -60,9 +65,9 @@ template <class T> struct Activate {
     }
 
     // The bit of a piecewise linear activation: 1 where its slope is 1.
-    static NK_INLINE uint32_t sign(int code, V z) {
+    template <Act A> static NK_INLINE uint32_t sign(int code, V z) {
         auto positive = above(z, N::set(0));
-        if (code == kRelu6) return to_bits(both(positive, above(N::set(6), z)));
+        if (A == Act::kAny && code == kRelu6) return to_bits(both(positive, above(N::set(6), z)));
         return to_bits(positive);
     }
 };

@@ -1,4 +1,4 @@
-// A scale and a shift for each element behind a norm, against sums written plainly in double. Part of main.cpp.
+// A scale and a shift for each element after a norm, against sums written plainly in double. Part of main.cpp.
 #pragma once
 
 namespace {

@@ -47,7 +47,7 @@ template <> constexpr int kCode<double> = kFloat64;
 template <> constexpr int kCode<bf16> = kBFloat16;
 template <> constexpr int kCode<f16> = kFloat16;
 template <class T> constexpr double kRoundoff = 0x1p-24;
-template <> constexpr double kRoundoff<double> = 0x1p-40;  // the plain sums beside it are doubles themselves
+template <> constexpr double kRoundoff<double> = 0x1p-40;  // the plain sums are doubles themselves
 template <> constexpr double kRoundoff<bf16> = 0x1p-8;
 template <> constexpr double kRoundoff<f16> = 0x1p-11;
 
