@@ -72,11 +72,16 @@ nightly: $(VENV)/.dev browser  ## run the long presets and the kernels on ARM to
 	$(BIN)/python -m tools.mutation --jobs $(JOBS)
 	bash tools/oldest_and_newest.sh
 
-lint: $(VENV)/.dev  ## ruff, clang-format, formatting and types
+lint: $(VENV)/.dev build/.tidy  ## ruff, clang-format, clang-tidy, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
 	$(BIN)/mypy
+
+# Half a minute of CPU, hence only after a change of native/.
+build/.tidy: $(NATIVE) .clang-tidy tools/native_tidy.py | $(VENV)/.dev
+	$(BIN)/python -m tools.native_tidy
+	@mkdir -p build && touch $@
 
 format: $(VENV)/.dev  ## let ruff and clang-format rewrite the code
 	$(BIN)/ruff check --fix .

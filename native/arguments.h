@@ -1,6 +1,7 @@
 // Numbers and tuples that Python passes: what is of another type raises a TypeError of one sentence.
 #pragma once
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "torch.h"

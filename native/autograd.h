@@ -3,10 +3,19 @@
 // `norm` is the norm as Python describes it; it is asked to `move` what cannot be moved here. Saved are input, weight,
 // bias, residual, mask (never set here), stats and bits; `plan` is what the backward has to know besides.
 #pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "arguments.h"
 #include "channel_calls.h"
+#include "channel_operands.h"
 #include "layer_calls.h"
 #include "ready.h"
 #include "running.h"
+#include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 
@@ -203,7 +212,7 @@ inline Tensor in_order(const Tensor& x, bool channels_last) {
     return Tensor::made(x.object().attr("movedim")(1, -1).attr("contiguous")().attr("movedim")(-1, 1));
 }
 
-// One gradient for each argument of the forward behind ctx. dsum: of the sum of rows and their residual, or None.
+// One gradient for each argument of the forward of this ctx. dsum: of the sum of rows and their residual, or None.
 inline nb::tuple added_backward(nb::handle ctx, nb::handle dy_, nb::handle dsum_) {
     static const char* note = "; if hooks on saved tensors are in use, unpack has to give back what was packed";
     const Edge edge(note);

@@ -1,4 +1,4 @@
-// The part of DLPack's C interface (version 1) that the door uses: torch.Tensor.__dlpack_c_exchange_api__ is a table of
+// The part of DLPack's C interface (version 1) that is used here: torch.Tensor.__dlpack_c_exchange_api__ is a table of
 // functions that read and make tensors without torch's headers. Layouts are fixed by https://dmlc.github.io/dlpack.
 #pragma once
 #include <cstdint>

@@ -4,8 +4,14 @@
 // zero by a flag only) and the dtype and number of elements that the kernels read, so a null pointer means "absent" and nothing
 // else. What does not fit raises, with torch's class and words where torch has them.
 #pragma once
+#include <cstdint>
+#include <string>
+#include <utility>
+
 #include "arguments.h"
+#include "dlpack.h"
 #include "tensor.h"
+#include "torch.h"
 
 namespace normkit {
 
@@ -44,8 +50,8 @@ class Edge {
     }
 
     // n values, row-major.
-    Tensor vector(nb::handle given, int64_t n, const char* name) const {
-        Tensor tensor = any(given, name);
+    Tensor vector(nb::handle given, int64_t n, const char* name) const { return vector(any(given, name), n, name); }
+    Tensor vector(Tensor tensor, int64_t n, const char* name) const {  // that `any` has let in
         if (!tensor) return tensor;
         if (tensor.elements() != n)
             refuse(PyExc_RuntimeError, name,
@@ -59,7 +65,7 @@ class Edge {
     // n values to be written in place, row-major; nothing where they lie otherwise, and torch has to write them.
     Tensor buffer(nb::handle given, int64_t n, const char* name) const {
         const Tensor tensor = vector(Edge::given(given, name), n, name);
-        return tensor.object().ptr() == given.ptr() ? tensor : Tensor();
+        return tensor.handle().is(given) ? tensor : Tensor();
     }
 
     // A tensor of another's sizes, in its dtype and strides.
@@ -123,7 +129,7 @@ class Edge {
                tensor.address() & (tensor.element_bytes() - 1);
     }
 
-    // A storage that was cut short keeps an address, and what lies behind it would be read.
+    // A storage that was cut short keeps an address, and what follows it in memory would be read.
     void verify_storage(const Tensor& tensor, const char* name) const {
         int64_t held = 0, needed = 0;
         if (torch()->storages.is_short(tensor.handle(), tensor.span(), tensor.element_bytes(), held, needed))

@@ -2,7 +2,10 @@
 #pragma once
 #include <type_traits>
 
+#include "simd/activation.h"
 #include "simd/gradient.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -30,7 +33,7 @@ template <class T, class F> void with_gate(const ActivationSpec& spec, bool bits
         if (spec.code != kIdentity && bits) return f(integral_constant<Gate, Gate::kBits>{});
         if constexpr (kOwnForms<T>) {
             if (spec.code == kIdentity) return f(integral_constant<Gate, Gate::kOpen>{});
-            // relu behind a residual comes with bits
+            // relu after a residual comes with bits
             if (spec.code == kRelu && !residual) return f(integral_constant<Gate, Gate::kRelu>{});
         }
         if (residual) return f(integral_constant<Gate, Gate::kAdded>{});

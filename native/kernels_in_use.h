@@ -1,6 +1,9 @@
 // The kernels that were chosen and the threads they run on; a call without the GIL.
 #pragma once
+#include <cstdint>
+
 #include "dispatch.h"
+#include "parallel.h"
 #include "torch.h"
 
 namespace normkit {

@@ -2,8 +2,16 @@
 // blocks of consecutive rows (a modulation per sample): then a call of the kernels for each block, whose statistics
 // (3, rows of a block) lie one after the other.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <utility>
+
 #include "edge.h"
 #include "kernels_in_use.h"
+#include "parallel.h"
+#include "tensor.h"
+#include "view.h"
 
 namespace normkit {
 
@@ -28,9 +36,11 @@ struct LayerOperands {
             edge.refuse(PyExc_RuntimeError, "input", " must have rows of " + std::to_string(width) + " elements");
         if (width > 0) rows = given.elements() / width;
         x = given.contiguous();
-        blocks = std::max(blocks_of(edge.any(weight_, "weight")), blocks_of(edge.any(bias_, "bias")));
-        weight = edge.vector(weight_, blocks * width, "weight");
-        bias = edge.vector(bias_, blocks * width, "bias");
+        weight = edge.any(weight_, "weight");
+        bias = edge.any(bias_, "bias");
+        blocks = std::max(blocks_of(weight), blocks_of(bias));
+        weight = edge.vector(std::move(weight), blocks * width, "weight");
+        bias = edge.vector(std::move(bias), blocks * width, "bias");
         residual = edge.like(residual_, x, "residual");
     }
 
@@ -106,7 +116,7 @@ struct LayerOperands {
     // RMS norm keeps the input's memory format, as torch's operations do; layer norm is row-major, as torch's is.
     Tensor in_layout(const Tensor& row_major) const {
         if (!rms || given.is_contiguous()) return row_major;
-        const Tensor like_input = Tensor::empty_like(given);
+        Tensor like_input = Tensor::empty_like(given);
         if (like_input.is_contiguous()) return row_major;
         like_input.fill(row_major);
         return like_input;

@@ -1,11 +1,17 @@
-// torch 2.4 to 2.9 behind the interface of later ones: the table of DLPack functions (dlpack.h) and a parallel loop.
+// torch 2.4 to 2.9 under the interface of later ones: the table of DLPack functions (dlpack.h) and a parallel loop.
 //
 // A tensor is read through libtorch's C shim: its at::Tensor lies at a known place in the Python object, which
 // kernels/older_torch.py finds and proves. Its address is asked of Python, since the shim prints what it cannot give.
 // Memory becomes a tensor through a capsule of DLPack's first version. Threads are those of torch's own libgomp.
 #pragma once
-#include <cstdlib>
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <utility>
 
+#include "aligned.h"
+#include "dlpack.h"
 #include "parallel.h"
 #include "torch.h"
 
@@ -84,14 +90,14 @@ class OlderTorch {
         const int32_t rank = prototype->ndim;
         int64_t bytes = prototype->dtype.bits / 8;
         for (int32_t i = 0; i < rank; ++i) bytes *= prototype->shape[i];
-        void* data = rank <= 2 ? std::aligned_alloc(kAlignment, size_t((bytes / kAlignment + 1) * kAlignment)) : nullptr;
+        void* data = rank <= 2 ? allocate_aligned(bytes + 1, kAlignment) : nullptr;
         if (data == nullptr) {
             error(context, "MemoryError", "the native core cannot allocate its statistics");
             return -1;
         }
         auto* made = new Allocated{};
         made->managed.deleter = [](dlpack::ManagedTensor* managed) {
-            std::free(managed->tensor.data);
+            free_aligned(managed->tensor.data);
             delete reinterpret_cast<Allocated*>(managed);  // its first member
         };
         dlpack::Tensor& view = made->managed.tensor;
@@ -132,7 +138,7 @@ class OlderTorch {
         return *object == nullptr ? -1 : 0;
     }
 
-    static constexpr int64_t kAlignment = 64;
+    static constexpr size_t kAlignment = 64;  // a cache line, as torch's allocator has it
 
     Functions functions_;
     Py_ssize_t offset_;

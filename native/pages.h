@@ -10,8 +10,8 @@
 
 namespace normkit {
 
-constexpr int64_t kAdviseBytes = int64_t(8) << 20;
-constexpr uintptr_t kHugePage = uintptr_t(2) << 20;
+constexpr int64_t kAdviseBytes = int64_t(8) << 20;   // below, allocators hand out mapped memory (tried: huge-pages)
+constexpr uintptr_t kHugePage = uintptr_t(2) << 20;  // of x86-64, and the usual one of 64-bit ARM
 
 // Asks for huge pages before the first write. Memory that is mapped already is left as it is.
 inline void advise_huge_pages(void* data, int64_t bytes) {

@@ -1,11 +1,15 @@
 // One look at all tensors of a call: are they as kernels take them? Any other call is looked at closely in Python, which
 // says what is wrong. Raises nothing about tensors; edge.h checks what enters.
 #pragma once
+#include <cstdint>
+
 #include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 
-// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 beside a half one.
+// Whether a vector of n values on the CPU stands ready, of `dtype` (any where negative) or float32 for a 16-bit one.
 inline bool is_vector(Looks& looks, nb::handle handle, int64_t n, int dtype) {
     if (handle.is_none()) return true;
     const Tensor& vector = looks.look(handle);

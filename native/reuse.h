@@ -5,15 +5,15 @@
 // the cache.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <mutex>
 #include <vector>
 
+#include "aligned.h"
 #include "pages.h"
 
 namespace normkit {
 
-constexpr int64_t kReuseBytes = int64_t(1) << 20;  // the C library keeps smaller ones well enough
+constexpr int64_t kReuseBytes = int64_t(1) << 20;  // the C library keeps smaller ones well enough (tried: reuse)
 constexpr int64_t kPatience = 1024;                // a block that so many requests passed by is freed
 
 struct Block {
@@ -42,8 +42,8 @@ class Blocks {
                 return block;
             }
         }
-        void* data = nullptr;
-        if (posix_memalign(&data, kHugePage, size_t(bytes)) != 0) return {};
+        void* data = allocate_aligned(bytes, kHugePage);
+        if (data == nullptr) return {};
         advise_huge_pages(data, bytes);
         return {data, bytes, 0};
     }
@@ -90,7 +90,7 @@ class Blocks {
     }
 
     static void free_all(const Waiting& blocks) {
-        for (const Block& block : blocks) std::free(block.data);
+        for (const Block& block : blocks) free_aligned(block.data);
     }
 
     std::mutex mutex_;

@@ -4,9 +4,14 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
 
 #include "arguments.h"
+#include "dlpack.h"
 #include "edge.h"
+#include "tensor.h"
+#include "torch.h"
+#include "view.h"
 
 namespace normkit {
 

@@ -1,5 +1,7 @@
 #include "scratch.h"
 
+#include <cstddef>
+#include <cstdint>
 #include <memory>
 
 namespace normkit {

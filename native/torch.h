@@ -2,6 +2,7 @@
 #pragma once
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
 #include <string>
 
 #include "dlpack.h"
@@ -41,7 +42,7 @@ struct Storages {
         at = nb::cast<Py_ssize_t>(functions["at"]);
     }
 
-    // Whether a storage is known to hold less than `span` elements behind where its tensor begins. held, needed: bytes.
+    // Whether a storage is known to hold less than `span` elements from where its tensor begins. held, needed: bytes.
     bool is_short(nb::handle tensor, int64_t span, int64_t element_bytes, int64_t& held, int64_t& needed) const {
         void* given = reinterpret_cast<char*>(tensor.ptr()) + at;
         if (size == nullptr || size(given, &held) != 0 || offset(given, &needed) != 0) return false;

@@ -137,7 +137,7 @@ struct ChannelBackward {
     void* dresidual = nullptr;
     MutableParam dweight, dbias;
     bool training = true;  // false: the statistics are constants
-    int64_t count = 0;     // values behind each channel's statistics; 0: all. dy is 0 where the others are
+    int64_t count = 0;     // values of which each channel's statistics are; 0: all. dy is 0 where the others are
     ActivationSpec activation;
     int64_t values() const { return count > 0 ? count : shape.count(); }
 };

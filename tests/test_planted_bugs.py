@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from tools.mutation import ROOT
+from tools.native_mutation import reached
 from tools.planted import BUGS
+from tools.planted_native import NATIVE_BUGS
 
 
 @pytest.mark.parametrize("name", BUGS)
@@ -13,3 +15,12 @@ def test_a_planted_bug_still_finds_its_text_and_its_tests(name: str) -> None:
     assert bug.old in (ROOT / "src" / "normkit" / bug.file).read_text()
     assert bug.old != bug.new
     assert (ROOT / bug.tests).exists()
+
+
+@pytest.mark.parametrize("name", NATIVE_BUGS)
+def test_a_planted_bug_of_the_kernels_still_finds_its_text_and_is_compiled(name: str) -> None:
+    bug, native = NATIVE_BUGS[name], ROOT / "native"
+    assert (native / bug.file).read_text(encoding="utf-8").count(bug.old) == 1
+    assert bug.old != bug.new
+    units = [unit for unit in native.rglob("*.cpp") if (native / bug.file).resolve() in reached(native, unit)]
+    assert units, "no unit includes the file, so nothing would be compiled with the bug"

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import benchmark_chart, compatibility, doctor_case, notebooks
+from . import benchmark_chart, compatibility, doctor_case, native_tried, notebooks
 from . import defects as by_torch
 from .precision import page as precision
 from .scaling import page as scaling
@@ -125,6 +125,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/layers.md": {"features": features},
     "docs/doctor.md": {"precision": precision.table},
+    "docs/design/native.md": {"tried": native_tried.table},
 }
 
 

@@ -5,6 +5,8 @@
 #include "channel/rows.h"
 #include "channel/rows_backward.h"
 #include "isa.h"
+#include "parallel.h"
+#include "view.h"
 #include "with_type.h"
 
 namespace normkit {

@@ -6,12 +6,24 @@
 // recomputed from x.
 //
 // Memory never rests: the first sweep of a block fetches the lines that its second sweep writes, the second sweep
-// fetches the input of the next block, which lies right behind in memory.
+// fetches the input of the next block, which follows directly in memory.
 #pragma once
+#include <cstdint>
+
 #include "channel/planar_run.h"
+#include "moments.h"
+#include "parallel.h"
+#include "plan/planar_plan.h"
+#include "planar/block.h"
 #include "planar/flat.h"
 #include "planar/forward_sums.h"
 #include "planar/output.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

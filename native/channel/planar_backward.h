@@ -1,12 +1,21 @@
 // Statistics across the batch, layout (N, C, S): the backward of batch norm.
 //
 // First sweep: total = S dz and dot = S dz * (x - m) over the channel. Second sweep, from L2: dx = a * dz + b * xhat + c
-// and, with a residual behind an activation, dresidual = dz. Constant statistics: planar_frozen.h.
+// and, with a residual in front of an activation, dresidual = dz. Constant statistics: planar_frozen.h.
 #pragma once
+#include <cstdint>
+
 #include "channel/planar_run.h"
+#include "moments.h"
+#include "parallel.h"
+#include "plan/planar_plan.h"
 #include "planar/flat.h"
 #include "planar/gradient.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/short_sums.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,10 +1,23 @@
 // Constant statistics, layout (N, C, S): the backward of batch norm in evaluation. dx = a * dz waits for no sum, so
-// memory is walked once, in its own order, and gives dx, dresidual and the sums of dweight and dbias together.
+// one pass over memory, in its own order, gives dx, dresidual and the sums of dweight and dbias together.
 //
 // A task is a stretch of the segments (rows, or pieces of long ones) of some samples. It adds the sums of each segment
 // over its samples; they are merged in task order.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "channel/planar_backward.h"
+#include "parallel.h"
+#include "plan/planar_plan.h"
+#include "planar/block.h"
+#include "planar/flat.h"
+#include "planar/gradient.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -14,7 +27,7 @@ template <class T> struct PlanarFrozen {
     using Planes = PlanarBackward<T>;
 
     static constexpr int64_t kTasks = 16, kTaskElements = 2048;  // so many tasks, where none gets too small for it
-    static constexpr int64_t kTogether = 100;                    // shorter rows are taken four together
+    static constexpr int64_t kTogether = 100;  // shorter rows are taken four together (tried: frozen-together)
 
     const ChannelBackward& a;
     const Shape& s;

@@ -1,9 +1,17 @@
-// Given statistics, layout (N, C, S): y is a function of x alone, so memory is walked once, in its own order.
+// Given statistics, layout (N, C, S): y is a function of x alone, so one pass over memory does, in its own order.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "parallel.h"
+#include "plan/planar_plan.h"
 #include "planar/flat.h"
 #include "planar/output.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -12,7 +20,7 @@ template <class T> struct PlanarInference {
     using Scalar = typename Num<T>::Scalar;
 
     static constexpr int64_t kTask = kSegment;  // elements: rows of one task, and the piece of a longer row
-    static constexpr int64_t kAhead = 1024;     // elements fetched ahead
+    static constexpr int64_t kAhead = 1024;     // elements fetched ahead (tried: inference-order, inference-no-fetch)
 
     const ChannelForward& a;
     const Shape& s;

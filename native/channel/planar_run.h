@@ -3,6 +3,7 @@
 // parts of its channel in order.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 
 #include "moments.h"
 #include "parallel.h"

@@ -3,6 +3,8 @@
 #include "group/rows.h"
 #include "group/rows_backward.h"
 #include "isa.h"
+#include "parallel.h"
+#include "view.h"
 #include "with_type.h"
 
 namespace normkit {

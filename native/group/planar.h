@@ -3,11 +3,24 @@
 // A task is a bundle of neighbouring slabs swept twice, or, where slabs are few or outgrow the cache, a part of one, with
 // all sums before all outputs.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "group/slabs.h"
+#include "moments.h"
 #include "parallel.h"
+#include "plan/planar_plan.h"
+#include "plan/streams.h"
+#include "planar/block.h"
 #include "planar/forward_sums.h"
 #include "planar/output.h"
+#include "planar/sums.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -3,11 +3,22 @@
 // The first sweep makes S dz and S dz * xhat of each segment: weighted and summed over a slab they give the constants of
 // dx, summed over the batch dbias and dweight.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "group/slabs.h"
+#include "moments.h"
 #include "parallel.h"
+#include "plan/planar_plan.h"
+#include "planar/block.h"
 #include "planar/gradient.h"
+#include "planar/sums.h"
 #include "scratch.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

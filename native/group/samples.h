@@ -1,10 +1,16 @@
 // How samples become tasks, channels last: what forward and backward of group norm share.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "plan/planar_plan.h"
 #include "plan/relay.h"
 #include "plan/rows_plan.h"
 #include "rows/rows_in_one.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -61,15 +67,15 @@ template <class Sweeps> struct SampleSteps {
 };
 
 // The call on such rows.
-template <class Call> Call with_rows_in_one(Call call, int64_t times) {
-    call.shape.c *= times;
-    call.shape.s /= times;
+template <class Call> Call with_rows_in_one(Call call, int64_t rows_merged) {
+    call.shape.c *= rows_merged;
+    call.shape.s /= rows_merged;
     return call;
 }
 
 // What the statistics of a group say about each of its channels, and the memory of one sample's constants.
 template <class Scalar> struct GroupColumns {
-    double *mean, *rstd;  // (wide)
+    double *mean, *rstd;  // (padded_columns)
     Columns<Scalar> columns;
     static int64_t doubles(int64_t channels) { return 2 * padded(channels) + Columns<Scalar>::doubles(channels); }
     GroupColumns(double* memory, int64_t channels)
@@ -79,22 +85,22 @@ template <class Scalar> struct GroupColumns {
         for (double* field : {mean, rstd}) std::fill(field + channels, field + padded(channels), 0.0);
         columns.clear_behind(channels);
     }
-    void set_affine(const Param& weight, const Param& bias, int64_t channels, int64_t times) const {
+    void set_affine(const Param& weight, const Param& bias, int64_t channels, int64_t rows_merged) const {
         for (int64_t c = 0; c < channels; c += kLanes) {
             columns.set_affine(c, load2(mean + c), load2(rstd + c), param_at(weight, c, channels, 1.0),
                                param_at(bias, c, channels, 0.0));
             store_as(columns.rstd + c, load2(rstd + c));
         }
         for (Scalar* field : {columns.m, columns.scale, columns.shift, columns.rstd})
-            repeat_columns(field, channels, times);
+            repeat_columns(field, channels, rows_merged);
     }
 };
 
-// total = the sum of `blocks` rows of `wide` that lie 2 * wide apart.
-inline void add_blocks(const double* sums, int64_t blocks, int64_t wide, double* total) {
-    for (int64_t c = 0; c < wide; c += kLanes) {
+// total = the sum of `blocks` rows of `padded_columns` that lie 2 * padded_columns apart.
+inline void add_blocks(const double* sums, int64_t blocks, int64_t padded_columns, double* total) {
+    for (int64_t c = 0; c < padded_columns; c += kLanes) {
         D2 found = load2(sums + c);
-        for (int64_t b = 1; b < blocks; ++b) found = found + load2(sums + 2 * b * wide + c);
+        for (int64_t b = 1; b < blocks; ++b) found = found + load2(sums + 2 * b * padded_columns + c);
         store2(total + c, found);
     }
 }

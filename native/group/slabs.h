@@ -1,9 +1,16 @@
 // How slabs become tasks, layout (N, C, S): one (sample, group) is C / G channels of S, one contiguous slab. Rows are cut
 // into segments as in plan/planar_plan.h; segments are counted through the whole tensor: (N, C, per_row).
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "plan/planar_plan.h"
 #include "planar/block.h"
 #include "scratch.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -24,7 +31,7 @@ struct SlabPlan {
 };
 
 inline SlabPlan plan_slabs(const Shape& s, int64_t groups, int64_t element_bytes) {
-    constexpr int64_t kBundle = 3136, kTasks = 16;  // elements of a bundle; so many tasks at least
+    constexpr int64_t kBundle = 3136, kTasks = 16;  // elements of a bundle, four runs; so many tasks at least
     SlabPlan plan;
     plan.groups = groups;
     plan.slabs = s.n * groups;

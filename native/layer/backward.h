@@ -1,17 +1,27 @@
 // Layer norm and RMS norm: the backward.
 //
 // Per row S w dy and S w dy * xhat; then, four rows at a time from cache, dx and the sums of dweight and dbias. Blocks of
-// rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used. Behind an addition
+// rows, or tiles of columns, keep sums of their own, merged in order. RMS norm's first sum is not used. After an addition
 // dx is rounded before dsum is added, as two operations would: their result to the bit.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "layer/forward.h"
+#include "layer/params.h"
+#include "parallel.h"
+#include "plan/rows_plan.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
 
 template <class T> struct LayerBackwardKernel : LayerRows<T> {
     using Base = LayerRows<T>;
-    using Base::rows, Base::wide, Base::width;
+    using Base::rows, Base::padded_width, Base::width;
     using typename Base::Constants;
     using typename Base::N;
     using typename Base::Scalar;
@@ -31,7 +41,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     int64_t bytes(int64_t count) const { return 2 * count * width * int64_t(sizeof(T)); }
 
     // S w dy and S w dy * (x - mean) of columns [first, last) of row r, in lanes, from exact products: dy may vanish where
-    // the sums nearly cancel. Fetches what lies `ahead` elements behind.
+    // the sums nearly cancel. Fetches what lies `ahead` elements further on.
     template <class Put>
     NK_INLINE void sums(int64_t r, int64_t first, int64_t last, const Scalar* w, int64_t ahead, Put&& put) const {
         const D2 mean = both_halves(a.stats[r]);
@@ -56,12 +66,12 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     // The constants of rows [r, r + count) from their sums, from i on.
     void finish_rows(int64_t r, int64_t count, D2 total, D2 dot, const Constants& k, int64_t i) const {
         const D2 mean = load_head(a.stats + r, count), rstd = load_head(a.stats + 2 * rows + r, count);
-        const D2 each = both_halves(-1.0 / double(width)), one = both_halves(1.0);
+        const D2 minus_inv_count = both_halves(-1.0 / double(width)), one = both_halves(1.0);
         k.set_affine(i, mean, rstd, one, zero2());
-        k.set_slope(i, mean, rstd, one, a.rms ? zero2() : total * each, dot * rstd * each);
+        k.set_slope(i, mean, rstd, one, a.rms ? zero2() : total * minus_inv_count, dot * rstd * minus_inv_count);
     }
 
-    // dx of rows [r, r + kRows), columns [first, last), constants from i on; adds to sums: (2, wide), may be null.
+    // dx of rows [r, r + kRows), columns [first, last), constants from i on; adds to sums: (2, padded_width), may be null.
     template <int kRows, bool Added, bool Stream> void write(int64_t r, const Constants& k, int64_t i, int64_t first,
                                                              int64_t last, const Scalar* w, double* sums) const {
         V m[kRows], rs[kRows], off[kRows], sb[kRows], sc[kRows];
@@ -69,7 +79,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
             m[u] = N::set(k.m[i + u]), rs[u] = N::set(k.scale[i + u]), off[u] = N::set(k.shift[i + u]);
             sb[u] = N::set(k.b[i + u]), sc[u] = N::set(k.c[i + u]);
         }
-        const int64_t stride = width, ahead = kRows * width, second = wide;
+        const int64_t stride = width, ahead = kRows * width, second = padded_width;
         const T *gp = dy + r * stride, *xp = x + r * stride, *sp = Added ? dsum + r * stride : nullptr;
         T* to = dx ? dx + r * stride : nullptr;
         auto column = [&](int64_t j, auto&& read, auto&& put) NK_IN_PLACE {
@@ -119,7 +129,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
         else write_rows<false, false>(r, end, k, first, last, w, sums);
     }
 
-    // Whole rows, some at a time. partial: (blocks, 2, wide).
+    // Whole rows, some at a time. partial: (blocks, 2, padded_width).
     void by_rows(const RowsPlan& plan, double* partial, const Scalar* w, const Parallel& parallel) const {
         const bool summing = parameters();
         const int64_t together = rows_summed_together(bytes(1));
@@ -127,8 +137,8 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
             double memory[Constants::doubles(kLanes)];
             const Constants k(memory, kLanes);
             for (int64_t block = begin; block < end; ++block) {
-                double* of_block = summing ? partial + 2 * block * wide : nullptr;
-                if (summing) std::fill(of_block, of_block + 2 * wide, 0.0);
+                double* of_block = summing ? partial + 2 * block * padded_width : nullptr;
+                if (summing) std::fill(of_block, of_block + 2 * padded_width, 0.0);
                 for (int64_t r = plan.begin(block), last = plan.end(block); r < last; r += together) {
                     const int64_t count = std::min(together, last - r);
                     RowSums found(count);
@@ -143,22 +153,22 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
         if (!summing) return;
         parallel((width + kMergeChannels - 1) / kMergeChannels, 16 * plan.blocks * width,
                  [&](int64_t begin, int64_t end) {
-                     const int64_t first = begin * kMergeChannels, last = std::min(wide, end * kMergeChannels);
+                     const int64_t first = begin * kMergeChannels, last = std::min(padded_width, end * kMergeChannels);
                      for (int64_t j = first; j < last; j += kLanes) {
-                         D2 total = load2(partial + j), dot = load2(partial + wide + j);
+                         D2 total = load2(partial + j), dot = load2(partial + padded_width + j);
                          for (int64_t block = 1; block < plan.blocks; ++block) {
-                             total = total + load2(partial + 2 * block * wide + j);
-                             dot = dot + load2(partial + (2 * block + 1) * wide + j);
+                             total = total + load2(partial + 2 * block * padded_width + j);
+                             dot = dot + load2(partial + (2 * block + 1) * padded_width + j);
                          }
                          store2(partial + j, total);
-                         store2(partial + wide + j, dot);
+                         store2(partial + padded_width + j, dot);
                      }
                      put_parameters(partial, first, std::min(width, last));
                  });
     }
     void put_parameters(const double* sums, int64_t first, int64_t last) const {
         put_columns(a.dbias, first, last, sums);
-        put_columns(a.dweight, first, last, sums + wide);
+        put_columns(a.dweight, first, last, sums + padded_width);
     }
 
     // Few or long rows: see TilesPlan. memory: constants of a chunk of rows, and their sums (parts, 2, chunk).
@@ -183,7 +193,8 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                     const int64_t first = plan.tile(t), last = plan.tile(t + 1), end_of_sums = padded(last);
                     if (parameter_sums && r == 0) {
                         std::fill(parameter_sums + first, parameter_sums + end_of_sums, 0.0);
-                        std::fill(parameter_sums + wide + first, parameter_sums + wide + end_of_sums, 0.0);
+                        std::fill(parameter_sums + padded_width + first, parameter_sums + padded_width + end_of_sums,
+                                  0.0);
                     }
                     output(r, r + count, k, first, last, w, parameter_sums);
                     if (parameter_sums && r + count == rows) put_parameters(parameter_sums, first, last);
@@ -197,10 +208,10 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
         const bool tiles = rows < 64 || width > kLongWidth;
         const RowsPlan blocks = plan_rows(rows, this->cost());
         const TilesPlan plan = plan_tiles(rows, width);
-        const int64_t of_sums = parameters() ? 2 * wide * (tiles ? 1 : blocks.blocks) : 0;
-        double* memory = scratch(wide + of_sums + (tiles ? tiles_memory(plan) : 0));
+        const int64_t of_sums = parameters() ? 2 * padded_width * (tiles ? 1 : blocks.blocks) : 0;
+        double* memory = scratch(padded_width + of_sums + (tiles ? tiles_memory(plan) : 0));
         const Scalar* w = this->constants(a.weight, 1.0, reinterpret_cast<Scalar*>(memory), parallel);
-        double* sums_at = memory + wide;
+        double* sums_at = memory + padded_width;
         if (tiles) by_tiles(plan, sums_at + of_sums, parameters() ? sums_at : nullptr, w, parallel);
         else by_rows(blocks, sums_at, w, parallel);
     }

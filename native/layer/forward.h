@@ -2,9 +2,12 @@
 //
 // Forward: some rows are summed and, four at a time from cache, written: y = fma(xhat, weight, bias),
 // xhat = fma(x - m, rstd, -(mean - m) * rstd). Sums across lanes, roots and divisions are made for a vector of rows at
-// once: beside a short row they would take longer than its elements. RMS norm is the same with mean = 0. An addition
+// once: for a short row they would take longer than its elements. RMS norm is the same with mean = 0. An addition
 // before the norm happens as a row is summed: its sum is written, and read again from cache.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "layer/params.h"
 #include "parallel.h"
 #include "plan/rows_plan.h"
@@ -12,15 +15,19 @@
 #include "planar/forward_sums.h"
 #include "rows/columns_loop.h"
 #include "scratch.h"
+#include "simd/columns.h"
 #include "simd/lane_sums.h"
+#include "simd/lanes.h"
 #include "simd/repeat.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-constexpr int kRowsTogether = 4;       // written together
+constexpr int kRowsTogether = 4;       // written together (tried: layer-together)
 constexpr int64_t kRowCost = 64;       // elements that a row costs at least: its sums across lanes, its constants
-constexpr int64_t kLongWidth = 16384;  // elements: four rows above it outgrow L2
+constexpr int64_t kLongWidth = 16384;  // elements: four rows above it outgrow L2 (tried: layer-tiles)
 
 template <class T> bool layer_streams(int64_t rows, int64_t width, const T* out) {
     return outgrows_cache(rows * width * int64_t(sizeof(T))) && width % kLanes == 0 && aligned_for_stream(out);
@@ -93,19 +100,19 @@ template <class T> struct LayerRows {
     using Scalar = typename N::Scalar;
     using Constants = Columns<Scalar>;
 
-    const int64_t rows, width, wide;
+    const int64_t rows, width, padded_width;
 
-    LayerRows(int64_t rows_, int64_t width_) : rows(rows_), width(width_), wide(padded(width_)) {}
+    LayerRows(int64_t rows_, int64_t width_) : rows(rows_), width(width_), padded_width(padded(width_)) {}
 
     // What a row costs, in elements: no row costs nothing.
     int64_t cost() const { return std::max(width, kRowCost); }
     bool as_it_is(const Param& p) const {
         return p.data != nullptr && p.dtype == (sizeof(Scalar) == 8 ? kFloat64 : kFloat32) && width % kLanes == 0;
     }
-    // The parameter as vectors are computed with; memory: (wide), used where it has to be converted.
+    // The parameter as vectors are computed with; memory: (padded_width), used where it has to be converted.
     const Scalar* constants(const Param& p, double absent, Scalar* memory, const Parallel& parallel) const {
         if (as_it_is(p)) return static_cast<const Scalar*>(p.data);
-        std::fill(memory + width, memory + wide, Scalar(0));
+        std::fill(memory + width, memory + padded_width, Scalar(0));
         parallel((width + kLongWidth - 1) / kLongWidth, width * int64_t(sizeof(Scalar)),
                  [&](int64_t begin, int64_t end) {
                      expand(p, absent, begin * kLongWidth, std::min(width, end * kLongWidth), memory);
@@ -142,7 +149,7 @@ template <class T> struct LayerRows {
 
 template <class T> struct LayerForwardKernel : LayerRows<T> {
     using Base = LayerRows<T>;
-    using Base::rows, Base::wide, Base::width;
+    using Base::rows, Base::padded_width, Base::width;
     using typename Base::Constants;
     using typename Base::N;
     using typename Base::Scalar;
@@ -162,7 +169,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
         return {static_cast<const T*>(a.x) + at, static_cast<const T*>(a.residual) + at, static_cast<T*>(a.sum) + at};
     }
 
-    // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements behind.
+    // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements further on.
     template <class Put> void sums(int64_t r, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
         if (a.residual) sums_of(added(r), first, last, k, ahead, put);
         else sums_of(RowRead<T>{x + r * width}, first, last, k, ahead, put);
@@ -308,10 +315,10 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     void run(const Parallel& parallel) const {
         const bool tiles = width > kLongWidth;
         const TilesPlan plan = plan_tiles(rows, width);
-        double* memory = scratch(2 * wide + (tiles ? tiles_memory(plan) : 0));
+        double* memory = scratch(2 * padded_width + (tiles ? tiles_memory(plan) : 0));
         const Scalar* w = this->constants(a.weight, 1.0, reinterpret_cast<Scalar*>(memory), parallel);
-        const Scalar* b = this->constants(a.bias, 0.0, reinterpret_cast<Scalar*>(memory) + wide, parallel);
-        if (tiles) by_tiles(plan, memory + 2 * wide, w, b, parallel);
+        const Scalar* b = this->constants(a.bias, 0.0, reinterpret_cast<Scalar*>(memory) + padded_width, parallel);
+        if (tiles) by_tiles(plan, memory + 2 * padded_width, w, b, parallel);
         else by_rows(w, b, parallel);
     }
 };

@@ -1,5 +1,7 @@
 #include "isa.h"
 #include "layer/backward.h"
+#include "parallel.h"
+#include "view.h"
 #include "with_type.h"
 
 namespace normkit {

@@ -1,6 +1,12 @@
 // Parameters of many columns at once: their dtype is looked up once, not for each element.
 #pragma once
+#include <cstdint>
+#include <type_traits>
+
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,7 +1,7 @@
 // How a channel-statistics kernel cuts its tensor into tasks. Depends on shapes only: never on the number of threads.
 //
 // Planar (N, C, S): a task is `group` neighbouring channels, or one of `parts` stretches of a channel when channels are
-// few or one channel outgrows the cache. Rows longer than kSegment are walked in segments. Channels last: rows_plan.h.
+// few or one channel outgrows the cache. Rows longer than kSegment are read in segments. Channels last: rows_plan.h.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -10,18 +10,19 @@
 
 namespace normkit {
 
-constexpr int64_t kSegment = 16384;      // elements
+constexpr int64_t kSegment = 16384;      // elements: a piece of a long row; 64 KB of float32, which L2 keeps
 constexpr int64_t kSlabBytes = 1 << 20;  // half of a common L2: what one task may keep there between its two passes
-constexpr int64_t kShortRow = 400;       // elements: rows below it are too short to stream one channel at a time
-constexpr int64_t kRun = 784;            // elements: channels of a group times S, where rows are short
-constexpr int64_t kGroupMax = 32;
+// tried: planar-blocks, planar-run-1568
+constexpr int64_t kShortRow = 400;  // elements: rows below it are too short to stream one channel at a time
+constexpr int64_t kRun = 784;       // elements: channels of a group times S, where rows are short
+constexpr int64_t kGroupMax = 32;   // channels: more would leave too few tasks where S is small
 
 struct PlanarPlan {
     int64_t group = 1, parts = 1, segments_per_row = 1, segments = 1;
     int64_t tasks(int64_t channels) const { return parts > 1 ? channels * parts : (channels + group - 1) / group; }
 };
 
-// A memory row that is walked in pieces, as a channel of its own.
+// A memory row that is read in pieces, as a channel of its own.
 inline PlanarPlan row_of(int64_t pieces) {
     PlanarPlan plan;
     plan.segments_per_row = plan.segments = pieces;

@@ -3,11 +3,16 @@
 //
 // A thread takes the units that lie at its place, writes those that it has summed, and then what others have left; so one
 // that the system holds up delays its own unit alone. A region for each sweep would wait for it, and for its waking, every
-// time: with one busy process beside it on 2 cores, group norm channels last took 260 ms instead of 20.
+// time: with one other busy process on 2 cores, group norm channels last took 260 ms instead of 20.
 //
 // Rule: which thread takes a unit changes nothing: a unit's sums have a place of their own and `finish` merges them in
 // their order.
 #pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
 #include "parallel.h"
 #include "plan/sweeps.h"
 

@@ -7,6 +7,9 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
 #include <memory>
 
 #include "parallel.h"
@@ -43,7 +46,7 @@ template <class Body> Sweep(int64_t, int64_t, Body, bool) -> Sweep<Body>;
 
 class Turns {
   public:
-    static constexpr int64_t kMostSweeps = 3;
+    static constexpr int64_t kMostSweeps = 3;  // sums, their merge, outputs
 
     // places: how many there are to begin at.
     Turns(int64_t places, std::initializer_list<int64_t> tasks) : places_(places) {

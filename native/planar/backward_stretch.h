@@ -1,10 +1,16 @@
 // One stretch of a backward's outputs, layout (N, C, S): constants of one channel in registers, or of two that share a
 // vector.
 #pragma once
+#include <cstdint>
+
+#include "moments.h"
 #include "planar/gradient.h"
 #include "simd/columns.h"
 #include "simd/gradient.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -5,10 +5,14 @@
 // elements is too short to fill the time that its own additions take. What a channel costs once, its sums across lanes
 // and its constants, is made for a vector of channels at a time.
 #pragma once
+#include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 #include "plan/planar_plan.h"
 #include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -31,8 +35,8 @@ NK_INLINE Rows segment_at(const Shape& s, const PlanarPlan& plan, int64_t c, int
     return {row * s.s + at, std::min(kSegment, s.s - at), row * s.bit_row() + at / 8};
 }
 
-constexpr int kRowsAtOnce = 4;
-constexpr int64_t kLongRun = 2048;  // elements: from here on a run is taken as four rows
+constexpr int kRowsAtOnce = 4;      // tried: planar-blocks, planar-two-vectors
+constexpr int64_t kLongRun = 2048;  // elements: from here on a run is taken as four rows (tried: planar-long-run)
 
 // f(n, rows) for kRowsAtOnce rows at a time, then for two and one of those left; rows is a compile-time constant.
 template <class F> NK_INLINE void for_row_groups(int64_t rows, F&& f) {

@@ -1,15 +1,18 @@
 // Rows of a block written as one run of whole vectors, and runs streamed by way of a stage.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "plan/planar_plan.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-// Whole vectors of kCount elements over `count` rows that lie one behind the other, after the `head` elements that come
+// Whole vectors of kCount elements over `count` rows that follow each other in memory, after the `head` elements that come
 // first, `length` >= kCount each: full(k, i) for the vector at i, part(k, i, n) for n < kCount elements there, with the
 // constants k = make(row). Where a vector reaches into the next row, k is mixed: that row's constants in its lanes. Rows of
 // 49 take 3.06 vectors of 16 this way instead of 4, and none lies across cache lines where memory is aligned at `head`.

@@ -1,9 +1,15 @@
 // One stretch of a forward's output, layout (N, C, S): constants of one channel in registers, or of two that share a vector.
 #pragma once
+#include <cstdint>
+
+#include "moments.h"
 #include "planar/output.h"
 #include "simd/activation.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

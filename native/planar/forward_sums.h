@@ -1,10 +1,15 @@
 // The sums of a forward over rows and runs, layout (N, C, S): S(x - k) and S(x - k)^2.
 #pragma once
+#include <cstdint>
+
 #include "planar/block.h"
 #include "planar/sums.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
 #include "simd/repeat.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -86,7 +91,7 @@ NK_INLINE void add_rows(LaneSums& to, const T* x, int64_t stride, int64_t length
     else add_wide_rows<kRows>(to, x, stride, length, k, output);
 }
 
-// The same of one run. Long ones as four rows one behind the other: memory sends four streams faster than one.
+// The same of one run. Long ones as four rows, one after the other: memory sends four streams faster than one.
 template <class T> NK_INLINE void add_run(LaneSums& to, const T* x, int64_t length, double k, const T* output) {
     constexpr int64_t kVector = Num<InRow<T>>::kCount, kStep = kRowsAtOnce * kVector;
     if (length >= kLongRun) {

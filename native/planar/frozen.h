@@ -1,9 +1,19 @@
 // Constant statistics, layout (N, C, S), one form of the backward's one sweep: dx = a * dz, dresidual = dz and the sums.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "plan/planar_plan.h"
+#include "planar/block.h"
 #include "planar/gradient.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
 #include "simd/gradient.h"
+#include "simd/lanes.h"
 #include "simd/repeat.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -17,7 +27,7 @@ template <class T, Gate G> struct PlanarFrozenForm {
     using Target = GradientTarget<T>;
     using Constants = Columns<typename N::Scalar>;
 
-    static constexpr int64_t kAhead = 1024;  // elements fetched ahead
+    static constexpr int64_t kAhead = 1024;  // elements fetched ahead (tried: frozen-one-walk)
 
     // Of one segment, as values of its own: what lies in a class the compiler looks up again after each store.
     struct Segment {
@@ -89,7 +99,7 @@ template <class T, Gate G> struct PlanarFrozenForm {
         return t;
     }
 
-    // Segments [begin, end) of kRows samples from n on, at most kGroupMax of them; staged outputs lie one behind the other.
+    // Segments [begin, end) of kRows samples from n on, at most kGroupMax of them; staged outputs follow each other.
     template <int kRows> static void block(const Gradient& g, const Constants& columns, int64_t per_row,
                                            bool sums_wanted, int64_t n, int64_t begin, int64_t end, Target stage,
                                            BlockSums& sums) {

@@ -1,9 +1,17 @@
 // What a backward reads and writes, layout (N, C, S), and its sweeps: compiled once for batch norm and group norm, in
 // planar_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
+#include <cstdint>
+
+#include "moments.h"
+#include "plan/planar_plan.h"
 #include "plan/streams.h"
 #include "planar/block.h"
 #include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -64,13 +72,13 @@ template <class T> struct PlanarGradientSweeps {
     using Gradient = PlanarGradient<T>;
     using SumRows = void (*)(const Gradient&, int64_t row, int64_t count, const Constants&, int64_t from, BlockSums&);
 
-    // Add S dz and S dz * (x - m) of `count` rows one behind the other, each with those below it in the next samples, and
+    // Add S dz and S dz * (x - m) of `count` rows that follow each other, each with those below it in the next samples, and
     // with its constants at `from` and on: of one, two, four samples.
     SumRows sum_rows, sum_two_rows, sum_four_rows;
     // The same of segments [begin, end) of channel c.
     void (*sum_segments)(const Gradient&, const GradientInput<Scalar>&, const PlanarPlan&, int64_t c, int64_t begin,
                          int64_t end, LaneSums&);
-    // dx and dresidual of `count` rows one behind the other, each with constants of its own.
+    // dx and dresidual of `count` rows that follow each other, each with constants of its own.
     void (*write_rows)(const Gradient&, const Constants&, int64_t row, int64_t count, GradientTarget<T>, int64_t next);
     // The same of segments [begin, end) of channel c, the last first, to their places, with the constants at `i`.
     void (*write_segments)(const Gradient&, const Constants&, int64_t i, const PlanarPlan&, int64_t c, int64_t begin,

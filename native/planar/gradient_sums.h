@@ -1,9 +1,16 @@
 // The sums of the backward over rows and runs, layout (N, C, S).
 #pragma once
+#include <cstdint>
+
+#include "planar/block.h"
 #include "planar/gradient.h"
+#include "planar/sums.h"
 #include "simd/gradient.h"
+#include "simd/lanes.h"
+#include "simd/pairs.h"
 #include "simd/repeat.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,8 +1,19 @@
 // The sweeps of planar/gradient.h, one form of them.
 #pragma once
+#include <cstdint>
+
+#include "plan/planar_plan.h"
 #include "planar/backward_stretch.h"
+#include "planar/block.h"
 #include "planar/flat.h"
+#include "planar/gradient.h"
 #include "planar/gradient_sums.h"
+#include "planar/sums.h"
+#include "simd/columns.h"
+#include "simd/gradient.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,13 @@
 // What a forward writes from, layout (N, C, S), and the sweeps that write it: compiled once for batch norm and group norm,
 // in planar_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
+#include <cstdint>
+
 #include "plan/planar_plan.h"
 #include "plan/streams.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -26,7 +30,7 @@ template <class T> struct PlanarOutput {
 template <class T> struct PlanarWriters {
     using Constants = Columns<typename Num<T>::Scalar>;
 
-    // `count` rows one behind the other in memory from `row` on, each with constants of its own, to `to`.
+    // `count` rows that follow each other in memory from `row` on, each with constants of its own, to `to`.
     void (*rows)(const PlanarOutput<T>&, const Constants&, int64_t row, int64_t count, T* to, bool streaming,
                  int64_t ahead);
     // Segments [begin, end) of channel c to their places in y, the last first, with the constants at `i`.

@@ -1,8 +1,12 @@
 // The sweeps over planar tensors, all forms of them, for batch norm and group norm.
 #include "forms.h"
+#include "planar/block.h"
 #include "planar/frozen.h"
+#include "planar/gradient.h"
 #include "planar/gradient_write.h"
+#include "planar/output.h"
 #include "planar/write.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

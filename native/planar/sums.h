@@ -1,9 +1,13 @@
 // The sums of one channel while its rows are swept, and those of a block of channels.
 #pragma once
+#include <cstdint>
+
 #include "moments.h"
 #include "plan/planar_plan.h"
 #include "simd/columns.h"
 #include "simd/lane_sums.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -1,9 +1,15 @@
 // The sweeps of planar/output.h, one form of them.
 #pragma once
+#include <cstdint>
+
+#include "plan/planar_plan.h"
 #include "planar/block.h"
 #include "planar/flat.h"
 #include "planar/forward_stretch.h"
 #include "planar/output.h"
+#include "simd/activation.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

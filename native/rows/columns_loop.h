@@ -1,13 +1,15 @@
 // Loops over the columns of a row, and how far ahead a sweep over rows fetches.
 #pragma once
 #include <algorithm>
+#include <cstdint>
 
 #include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-// How far ahead sums fetch: a group of rows, for narrow rows this many bytes.
+// How far ahead sums fetch: a group of rows, for narrow rows this many bytes (tried: rows-fetch).
 constexpr int64_t kFetchBytes = 8 * 1024;
 template <class T> NK_INLINE int64_t fetch_distance(int64_t elements) {
     return std::max(elements, kFetchBytes / int64_t(sizeof(T)));

@@ -1,9 +1,16 @@
 // The sweeps of rows/gradient.h, one form of them.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+
 #include "rows/gradient.h"
 #include "rows/tiles.h"
+#include "simd/columns.h"
 #include "simd/gradient.h"
+#include "simd/lanes.h"
+#include "simd/pairs.h"
 #include "simd/short_sums.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -21,7 +28,7 @@ template <class T, Gate G> struct RowsGradientForms {
                 Num<E>::get_constants(k.shift + j)};
     }
 
-    // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz behind the gate.
+    // What rows below (r, j) bring, kRows of them: term(u, xv, dz) with dz after the gate.
     template <int kRows, class Read, class ReadSigns, class Term>
     static NK_INLINE void terms(const Gradient& g, const In& in, int64_t r, int64_t j, Read&& read,
                                 ReadSigns&& read_signs, Term&& term) {
@@ -29,9 +36,9 @@ template <class T, Gate G> struct RowsGradientForms {
         const bool by_bits = In::reads_bits(g.bits), added = In::adds(g.residual, g.bits);
         const T *xp = g.x + at, *gp = g.dy + at, *rp = added ? g.residual + at : xp;
         const uint8_t* bits = by_bits ? g.bits + r * g.bit_row + j / 8 : nullptr;
-        const int64_t bit_stride = g.bit_row, further = fetch_distance<T>(kRows * stride);
+        const int64_t bit_stride = g.bit_row, prefetch_distance = fetch_distance<T>(kRows * stride);
         repeat<kRows>([&](auto u) NK_IN_PLACE {
-            const int64_t here = u * stride, next = here + further;
+            const int64_t here = u * stride, next = here + prefetch_distance;
             prefetch(xp + next);
             prefetch(gp + next);
             if (added) prefetch(rp + next);
@@ -48,10 +55,10 @@ template <class T, Gate G> struct RowsGradientForms {
     // nearly cancel. Of 16-bit types four rows are added in float32 first. kWrites: dx = a * dz and dresidual, too.
     template <bool kWrites = false> static void sums(const Gradient& g, const Columns<Scalar>& k, int64_t begin,
                                                      int64_t end, double* total, double* dot) {
-        const int64_t channels = g.channels, wide = g.wide;
+        const int64_t channels = g.channels, padded_columns = g.padded_columns;
         T *const dx = g.dx, *const dresidual = g.dresidual;
-        std::fill(total, total + wide, 0.0);
-        std::fill(dot, dot + wide, 0.0);
+        std::fill(total, total + padded_columns, 0.0);
+        std::fill(dot, dot + padded_columns, 0.0);
         for_tiles<kWriteUnroll>(begin, end, channels, [&](int64_t r, int64_t first, int64_t last, auto rows_) {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
                 constexpr int kRows = decltype(rows_)::value;
@@ -106,7 +113,8 @@ template <class T, Gate G> struct RowsGradientForms {
                 });
         });
         if constexpr (kShortProducts<T>)  // they are of xhat
-            for (int64_t j = 0; j < wide; j += kLanes) store2(dot + j, unscaled(load2(dot + j), load_wide(k.rstd + j)));
+            for (int64_t j = 0; j < padded_columns; j += kLanes)
+                store2(dot + j, unscaled(load2(dot + j), load_wide(k.rstd + j)));
     }
 
     static void write(const Gradient& g, const Columns<Scalar>& k, int64_t begin, int64_t end) {

@@ -1,9 +1,13 @@
 // What a forward writes from, rows of channels, and its sweeps: compiled once for batch norm and group norm, in
 // rows_sweeps.cpp. A kernel looks them up once a call.
 #pragma once
+#include <cstdint>
+
 #include "plan/streams.h"
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

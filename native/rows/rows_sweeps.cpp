@@ -1,8 +1,13 @@
 // The sweeps over rows of channels, all forms of them, for batch norm and group norm.
+#include <cstdint>
+
 #include "forms.h"
+#include "rows/gradient.h"
 #include "rows/gradient_write.h"
+#include "rows/output.h"
 #include "rows/sums.h"
 #include "rows/write.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

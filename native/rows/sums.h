@@ -1,13 +1,19 @@
 // The sums of a forward over rows of channels: S(x - k) and S(x - k)^2. Compiled once for batch norm and group norm.
 #pragma once
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
 #include "rows/rows_in_one.h"
 #include "rows/tiles.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/short_sums.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-// sum[j] = S(x - k), squares[j] = S(x - k)^2 over rows [begin, end) for all `wide` = padded(C) channels.
+// sum[j] = S(x - k), squares[j] = S(x - k)^2 over rows [begin, end) for all padded(C) channels.
 template <class T> void rows_sums(const T* x, int64_t begin, int64_t end, int64_t channels, const double* k,
                                   double* sum, double* squares) {
     using N = Num<T>;
@@ -66,7 +72,7 @@ template <class T> void rows_sums(const T* x, int64_t begin, int64_t end, int64_
     }
 }
 
-// The shifts of `wide` channels: per channel the median of three elements; zero where sums are short.
+// The shifts of padded(C) channels: per channel the median of three elements; zero where sums are short.
 template <class T> void rows_shifts(const T* x, int64_t rows, int64_t channels, double* k) {
     using N = Num<T>;
     if (kShortSums<T>) return std::fill(k, k + padded(channels), 0.0);

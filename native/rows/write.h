@@ -1,8 +1,15 @@
 // The writing sweep of rows/output.h, one form of it.
 #pragma once
+#include <cstdint>
+
 #include "rows/output.h"
 #include "rows/tiles.h"
 #include "simd/activation.h"
+#include "simd/columns.h"
+#include "simd/lanes.h"
+#include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -18,7 +25,7 @@ template <class T, Act A, bool R> struct RowsWrite {
         else write_form<false>(o, k, begin, end);
     }
 
-    // Bits: whether the signs are written, asked once and not at each vector.
+    // Bits: whether the signs are written, asked once and not at each vector. tried: signs-asked-once
     template <bool Bits>
     static void write_form(const RowsOutput<T>& o, const Columns<Scalar>& k, int64_t begin, int64_t end) {
         if (o.stream) write_rows<kStreamUnroll<T>, true, Bits>(o, k, begin, end);

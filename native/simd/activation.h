@@ -1,9 +1,14 @@
-// Activations on vectors: the value, the gradient behind it, and the sign bit that stands for a slope.
+// Activations on vectors: the value, the gradient with respect to its input, and the sign bit that stands for a slope.
 //
 // Rule: forward and backward compute z = bn(x) + residual by the same instructions, so a recomputed sign is the sign
 // that the forward saw. NaN passes through value and derivative, as in torch.
 #pragma once
+#include <cstdint>
+
+#include "simd/lanes.h"
+#include "simd/simd.h"
 #include "simd/smooth.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -8,7 +8,7 @@ using vf = __m256;
 using vd = __m256d;
 using maskf = __m256;
 using maskd = __m256d;
-constexpr int kFloats = 8, kDoubles = 4;
+constexpr int kFloats = 8, kDoubles = 4;  // lanes of a vector
 
 NK_INLINE vf set1(float v) { return _mm256_set1_ps(v); }
 NK_INLINE vd set1(double v) { return _mm256_set1_pd(v); }

@@ -8,7 +8,7 @@ using vf = __m512;
 using vd = __m512d;
 using maskf = __mmask16;
 using maskd = __mmask8;
-constexpr int kFloats = 16, kDoubles = 8;
+constexpr int kFloats = 16, kDoubles = 8;  // lanes of a vector
 
 NK_INLINE vf set1(float v) { return _mm512_set1_ps(v); }
 NK_INLINE vd set1(double v) { return _mm512_set1_pd(v); }

@@ -2,15 +2,21 @@
 //
 // The formulas of moments.h, a vector of channels at a time: one channel after the other, the square roots and divisions
 // of 2048 channels take as long as a sweep over a 7x7 map. Arrays are padded(C) long, so no vector has a tail; what lies
-// behind channel C is computed and never read.
+// after channel C is computed and never read.
 #pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
 #include "moments.h"
 #include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-using normkit::finish;  // the forms of one channel stay visible beside those of a vector
+using normkit::finish;  // the forms of one channel stay visible next to those of a vector
 using normkit::median_of_three;
 using normkit::rstd_of;
 using normkit::unscaled;
@@ -114,7 +120,7 @@ template <class Scalar> struct Columns {
         return later;
     }
 
-    // The lanes behind the last channel are computed with, and what an earlier call left there may be subnormal, which takes
+    // The lanes after the last channel are computed with, and what an earlier call left there may be subnormal, which takes
     // a processor a hundred times as long. Vectors of pairs (pairs.h) reach furthest.
     void clear_behind(int64_t channels) const {
         constexpr int64_t kVector = sizeof(Scalar) == sizeof(float) ? 2 * kLanes : kLanes;

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

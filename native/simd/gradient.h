@@ -1,15 +1,20 @@
-// The gradient behind the activation: dz = dy * activation'(z).
+// The gradient with respect to the activation's input: dz = dy * activation'(z).
 //
 // z = bn(x) + residual is recomputed by the instructions of the forward, or its sign comes as bits. Where the slope is
 // zero dz is a selected zero, not a product: an infinite dy under a closed gate stays out.
 #pragma once
+#include <cstdint>
+
 #include "moments.h"
 #include "simd/activation.h"
+#include "simd/lanes.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
 
-// The compiled forms of a gradient. kPlain and kAdded, behind a residual, look the activation up at each vector; kAny, of
+// The compiled forms of a gradient. kPlain and kAdded (after a residual) look the activation up at each vector; kAny, of
 // the baseline, asks for bits and a residual as well.
 enum class Gate { kOpen, kRelu, kBits, kPlain, kAdded, kAny };
 

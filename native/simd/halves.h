@@ -46,7 +46,7 @@ struct maskf {
 struct maskd {
     half_maskd lo, hi;
 };
-constexpr int kFloats = 8, kDoubles = 4;
+constexpr int kFloats = 8, kDoubles = 4;  // lanes of a vector
 
 NK_INLINE vf operator+(vf a, vf b) { return {a.lo + b.lo, a.hi + b.hi}; }
 NK_INLINE vd operator+(vd a, vd b) { return {a.lo + b.lo, a.hi + b.hi}; }

@@ -3,6 +3,8 @@
 // One vector at a time a horizontal sum takes as long as half a row of 49 elements; side by side, transposed on the way,
 // kDoubles of them take little more than one.
 #pragma once
+#include <cstdint>
+
 #include "simd/simd.h"
 
 namespace normkit {

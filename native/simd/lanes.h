@@ -3,6 +3,8 @@
 // Rules: V computes, D2 (two vectors of double) accumulates; kLanes is the same for every element type and a multiple
 // of 8, so one vector of signs is kLanes / 8 whole bytes.
 #pragma once
+#include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "simd/simd.h"

@@ -1,10 +1,11 @@
-// bfloat16 rows taken twice as wide: a vector of the even elements beside one of the odd.
+// bfloat16 rows taken twice as wide: a vector of the even elements and one of the odd.
 //
 // A word of memory is a pair of bfloat16. Shifted up it is the even one as a float, with its lower half cleared the odd
 // one: three instructions for 32 elements, none of which moves lanes, and they are rounded and packed again together.
 // Sweeps whose constants are those of one channel do not see the order of the lanes; constants of many are taken apart.
 #pragma once
 #include "simd/lanes.h"
+#include "simd/simd.h"
 
 namespace normkit {
 namespace NK_ISA {

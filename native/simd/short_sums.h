@@ -6,7 +6,7 @@
 // So whatever is rounded comes from terms that spread as far as they are large, and needs no shift:
 //   S x:   a pair errs by u |a + b| at most, the mean by u mean|x| <= u sqrt(mean^2 + var) <= 0.85e-7 max(|mean|, std).
 //   S x^2: (a^2 + b^2) + (c^2 + d^2) is rounded three times, the pairs only beyond 2^3.5. With M the largest of the four
-//          the worst is three of M beside a small one: u (1 + 3) M^2 beside a part of the variance's sum of 0.62 M^2 or
+//          the worst is three of M and a small one: u (1 + 3) M^2 against a part of the variance's sum of 0.62 M^2 or
 //          more: 6.5 u = 3.9e-7 of the variance, whatever the mean.
 // Squares of |x| >= 2^62 overflow float32, and those of |x| < 2^-67 lose bits: sums of squares outside [2^-50, inf) are
 // made again in double (in_range).
@@ -16,10 +16,14 @@
 // Backward: S dz and S dz * xhat in fours, of pairs in eights, from xhat = (x - m) * rstd rounded twice: 7 u of the sum of
 // magnitudes, of 16 u that the parameters' gradients may err, and 2^-12 (float16: 2^-9) of what dx loses when it is rounded.
 #pragma once
+#include <cstdint>
 #include <type_traits>
 
 #include "simd/columns.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {

@@ -6,7 +6,10 @@
 // cancel. NaN passes, and infinities become what they become in torch.
 #pragma once
 #include "simd/exponential.h"
+#include "simd/lanes.h"
 #include "simd/pairs.h"
+#include "simd/simd.h"
+#include "view.h"
 
 namespace normkit {
 namespace NK_ISA {
@@ -32,7 +35,7 @@ template <class T> struct Smooth {
 
     // gelu's tanh form is z times the logistic function of this, which falls to 0 in T beyond kFar.
     static constexpr double kFar = std::is_same_v<T, double> ? -23.0 : -10.8;
-    static constexpr double kTanhScale = 1.5957691216057308, kTanhCubic = 0.044715;
+    static constexpr double kTanhScale = 1.5957691216057308, kTanhCubic = 0.044715;  // 2 sqrt(2 / pi); of its formula
     static NK_INLINE V bent(V z) { return set(kTanhScale) * fma(set(kTanhCubic) * z * z, z, z); }
 
     // n is -|z|.

@@ -99,6 +99,23 @@ def opened(site: Path, tmp_path: Path) -> Iterator[tuple[browser.Page, str]]:
             thread.join()
 
 
+UNREADABLE = (
+    browser.CONTRAST
+    + """
+const seen = e => { const r = e.getBoundingClientRect(); return r.width > 0 && r.height > 0; };
+const faint = [];
+for (const e of document.querySelectorAll(
+    'article h1, article h2, article p, article li, article td, article th, article a, article code, nav.md-path a')) {
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !seen(e)) continue;
+  const ratio = contrast(getComputedStyle(e).color, behind(e));
+  const size = parseFloat(getComputedStyle(e).fontSize);
+  if (ratio < (size >= 24 ? 3 : 4.5)) faint.push([e.tagName, e.textContent.trim().slice(0, 40), ratio.toFixed(2)]);
+}
+return faint.slice(0, 10);
+"""
+)
+
 FOUND = """
 const field = document.querySelector('[data-md-component=search-query]');
 document.querySelector('#__search').click();
@@ -130,6 +147,22 @@ def test_pages_fit_their_window_and_the_search_finds_in_both_languages(opened: t
     asked = page.evaluate("return performance.getEntriesByType('resource').map(entry => entry.name)")
     assert asked
     assert all(name.startswith(address) for name in asked), asked
+
+
+@pytest.mark.site
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_page_is_readable_in_both_schemes(scheme: str, opened: tuple[browser.Page, str]) -> None:
+    """At 390 px: text has the contrast of WCAG 2 (4.5, large text 3), and nothing reaches out of the page."""
+    page, address = opened
+    page.resize(390)
+    page.colour_scheme(scheme)
+    for name in ("index", "layers", "api/nn/batch_norm", "benchmarks", "studies/depth", "zh/tutorials/batch_norm"):
+        page.visit(f"{address}/{name}.html")
+        shade = page.evaluate(browser.CONTRAST + "return luminance(getComputedStyle(document.body).backgroundColor)")
+        assert (shade < 0.1) == (scheme == "dark"), (name, shade)
+        assert page.evaluate("return document.documentElement.scrollWidth") <= 390, name
+        assert page.evaluate(UNREADABLE) == [], name
 
 
 @pytest.mark.parametrize(

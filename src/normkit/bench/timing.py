@@ -1,7 +1,7 @@
 """The one timing engine: rounds of paired calls in random order, and what may be said about them.
 
 Rules: every contender is called once a round, so a disturbance of the machine hits a pair and not a side; the order is
-drawn anew each round (a fixed one biases by up to 30 %); rounds walk through the sets of inputs; the garbage collector
+drawn anew each round (a fixed one biases by up to 30 %); rounds go through the sets of inputs; the garbage collector
 waits. A figure is a median of the rounds' ratios, never a ratio of medians; a suite's is their geometric mean.
 """
 

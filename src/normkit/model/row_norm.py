@@ -83,7 +83,7 @@ class RowNorm:
 
     @property
     def adds(self) -> bool:
-        """Whether it has a call behind an addition."""
+        """Whether it has a call after an addition."""
         return self.gate is None and self.groups == 1
 
     def added(

@@ -59,7 +59,7 @@ class Norm(nn.Module):
 class TrackedNorm(Norm):
     """Mixin of layers with running statistics, which stay float32 or wider whatever happens to the module's dtype.
 
-    The doors by which a half-precision statistic would come in: the constructor's dtype, the default dtype,
+    The ways by which a half-precision statistic would come in: the constructor's dtype, the default dtype,
     ``.half()`` and the like (`_apply`), ``load_state_dict(assign=True)``, an assignment, and a write into ``_buffers``,
     as accelerate's loaders do: that is seen in evaluation and when the mode is set. It is not seen in a training call,
     since `torch.func.functional_call` puts tensors in the same place, and they are the ones that must move.
@@ -98,7 +98,7 @@ class TrackedNorm(Norm):
             self._widen_statistics()
 
     def train(self, mode: bool = True) -> TrackedNorm:
-        """As torch's; narrow statistics that came by another door are made wide."""
+        """As torch's; narrow statistics that came by another way are made wide."""
         self._widen_statistics()
         super().train(mode)
         return self

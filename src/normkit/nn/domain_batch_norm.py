@@ -19,7 +19,7 @@ from .._operands import Maybe, Modulate
 from ..functional.choose import may_look
 from .base import Given
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
-from .domain_call import Call, Domain, by_masks, by_parts, current, verify
+from .domain_call import Domain, DomainCall, by_masks, by_parts, current, verify
 from .sync_batch_norm import SyncBatchNorm
 
 _MISSING = (
@@ -138,7 +138,7 @@ class _DomainBatchNorm(nn.Module):
         if which is None:
             raise RuntimeError(_MISSING.format(kind=type(self).__name__))
         verify(which)
-        call = Call(input, residual, mask, self.activation if activation is None else activation, modulate)
+        call = DomainCall(input, residual, mask, self.activation if activation is None else activation, modulate)
         if isinstance(which, Tensor):
             return self._by_sample(call, which)
         number = self._number(which)
@@ -146,7 +146,7 @@ class _DomainBatchNorm(nn.Module):
             return by_parts(self.norms, call, torch.full(input.shape[:1], number), everywhere=True)
         return call.by(self.norms[number])
 
-    def _by_sample(self, call: Call, which: Tensor) -> Tensor:
+    def _by_sample(self, call: DomainCall, which: Tensor) -> Tensor:
         samples = call.input.shape[0]
         if which.shape != (samples,):
             raise ValueError(f"domain must have a number for each of {samples} samples, got {tuple(which.shape)}")

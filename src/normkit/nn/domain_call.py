@@ -65,7 +65,7 @@ def verify(domain: Any) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class Call:
+class DomainCall:
     """What a batch norm layer is called with."""
 
     input: Tensor
@@ -88,7 +88,7 @@ class Call:
         output: Tensor = norm(self.input, **given)
         return output
 
-    def of(self, samples: Tensor) -> Call:
+    def of(self, samples: Tensor) -> DomainCall:
         """The call of these samples alone. samples: their places in the batch, (n,)."""
         n = self.input.shape[0]
 
@@ -101,19 +101,19 @@ class Call:
         if modulate is not None:
             scale, shift = pair(modulate)
             modulate = taken(scale), taken(shift)
-        return Call(
+        return DomainCall(
             self.input.index_select(0, samples.to(self.input.device)), taken(self.residual), taken(self.mask),
             self.activation, modulate,
         )  # fmt: skip
 
-    def under(self, here: Tensor) -> Call:
+    def under(self, here: Tensor) -> DomainCall:
         """The same call with all samples hidden but those of `here`, bool (N,)."""
         mask = here.to(self.input.device).reshape(-1, *[1] * (self.input.dim() - 1))
         mask = mask if self.mask is None else mask & _shapes.channel_mask(self.mask, self.input)
-        return Call(self.input, self.residual, mask, self.activation, self.modulate)
+        return DomainCall(self.input, self.residual, mask, self.activation, self.modulate)
 
 
-def by_parts(norms: Iterable[nn.Module], call: Call, which: Tensor, *, everywhere: bool) -> Tensor:
+def by_parts(norms: Iterable[nn.Module], call: DomainCall, which: Tensor, *, everywhere: bool) -> Tensor:
     """Each domain's samples by its norm. which: (N,), readable; everywhere: also where a domain has no sample."""
     input, places, parts = call.input, [], []
     for number, norm in enumerate(norms):
@@ -129,7 +129,7 @@ def by_parts(norms: Iterable[nn.Module], call: Call, which: Tensor, *, everywher
     return y.index_copy_(0, torch.cat(places), torch.cat(parts))
 
 
-def by_masks(norms: Iterable[nn.Module], call: Call, which: Tensor) -> Tensor:
+def by_masks(norms: Iterable[nn.Module], call: DomainCall, which: Tensor) -> Tensor:
     """The same where the numbers cannot be read: each norm over all samples, with those of other domains hidden."""
     total: Maybe = None
     for number, norm in enumerate(norms):

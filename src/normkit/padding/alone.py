@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.composed import cleared
-from .call import Call
+from .call import PaddedCall
 from .track import Track
 
 _PAD = ("input", "pad", "mode", "value")
@@ -23,13 +23,13 @@ _INTERPOLATE = ("input", "size", "scale_factor")
 Arguments = Callable[[int], tuple[Sequence[Any], Mapping[str, Any]]]
 
 
-def adaptive_pool(call: Call) -> tuple[Any, Track] | None:
+def adaptive_pool(call: PaddedCall) -> tuple[Any, Track] | None:
     """An adaptive pool: a sample's own length is divided into the bins."""
     rank = int(call.name[call.name.index("pool") + 4])
     return _each_alone(call, rank, lambda sample: (call.args, call.kwargs))
 
 
-def interpolate(call: Call) -> tuple[Any, Track] | None:
+def interpolate(call: PaddedCall) -> tuple[Any, Track] | None:
     """Upsampling or downsampling, by a factor or to a size."""
     given, rank = call.bound(_INTERPOLATE), call.x.dim() - 2
     size = given.get("size")
@@ -46,7 +46,7 @@ def interpolate(call: Call) -> tuple[Any, Track] | None:
     return _each_alone(call, rank, arguments)
 
 
-def pad(call: Call) -> tuple[Any, Track] | None:
+def pad(call: PaddedCall) -> tuple[Any, Track] | None:
     """New positions at the ends: a sample's own end is followed by the constant, or by what is mirrored there."""
     given, track, x = call.bound(_PAD), call.track, call.x
     widths = given["pad"]
@@ -71,7 +71,7 @@ def pad(call: Call) -> tuple[Any, Track] | None:
     return (y if value == 0.0 else cleared(y, after.mask(y))), after
 
 
-def turned(call: Call) -> tuple[Any, Track] | None:
+def turned(call: PaddedCall) -> tuple[Any, Track] | None:
     """flip and roll along a padded axis: a sample's own positions change places."""
     dims = call.argument(1 if call.name == "flip" else 2, "dims", ())
     dims = (
@@ -85,7 +85,7 @@ def turned(call: Call) -> tuple[Any, Track] | None:
     return _each_alone(call, call.x.dim() - call.track.batch - 1, lambda sample: (call.args, call.kwargs))
 
 
-def _target(call: Call, axis: int, size: int) -> Tensor:
+def _target(call: PaddedCall, axis: int, size: int) -> Tensor:
     """The size that each sample alone would ask for where the batch asks for `size`."""
     span = call.track.spans[axis]
     known = call.known(span.origin, size)
@@ -94,8 +94,8 @@ def _target(call: Call, axis: int, size: int) -> Tensor:
     return -(-span.real * size).div(call.x.shape[axis], rounding_mode="floor")
 
 
-def _each_alone(call: Call, rank: int, arguments: Arguments) -> tuple[Any, Track] | None:
-    """The call for each sample's real part, laid side by side with zeros behind. rank: over how many last axes it goes.
+def _each_alone(call: PaddedCall, rank: int, arguments: Arguments) -> tuple[Any, Track] | None:
+    """The call for each sample's real part, laid side by side with zeros after. rank: over how many last axes it goes.
 
     arguments: of a sample's own call, but for the operand.
     """
@@ -131,7 +131,7 @@ def _each_alone(call: Call, rank: int, arguments: Arguments) -> tuple[Any, Track
 
 
 def _beside(results: Sequence[Tensor | None], like: Tensor, track: Track) -> Tensor:
-    """One batch of the samples' results, in the shape of `like`, zeros behind each."""
+    """One batch of the samples' results, in the shape of `like`, zeros after each."""
     empty = like.new_zeros(like.narrow(track.batch, 0, 1).shape)
     return torch.cat([empty if one is None else _widened(one, like, track) for one in results], track.batch)
 

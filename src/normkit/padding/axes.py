@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .call import Call
+from .call import PaddedCall
 from .track import LOST, Lengths, Span, Track, agreed
 
 Rule = Callable[
-    [Call, "tuple[int, ...]", list[Tensor]], "list[Track] | None"
+    [PaddedCall, "tuple[int, ...]", list[Tensor]], "list[Track] | None"
 ]  # the operand's shape before, the results
 
 
-def moved(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def moved(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """Axes that change places, come or go, by any function: it is asked on an operand whose sizes tell axes apart."""
     sizes = [max(shape, default=0) + 2 + axis for axis in range(len(shape))]
     told = call.on(torch.empty(sizes, device="meta"), call.args, call.kwargs)
@@ -35,7 +35,7 @@ def moved(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Tra
     return tracks
 
 
-def squeezed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def squeezed(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """Axes of size 1 that go."""
     dims = call.argument(1, "dim")
     dims = range(len(shape)) if dims is None else [dims] if isinstance(dims, int) else dims
@@ -43,7 +43,7 @@ def squeezed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[
     return [call.track.moved({a: n for n, a in enumerate(a for a in range(len(shape)) if a not in gone)})]
 
 
-def reduced(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def reduced(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """Reductions over given axes."""
     dim = call.argument(1, "dim", call.kwargs.get("axis"))
     if isinstance(dim, Tensor):  # max(x, y) is no reduction
@@ -51,7 +51,7 @@ def reduced(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[T
     return [LOST] * len(results) if dim is None else moved(call, shape, results)
 
 
-def indexed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def indexed(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """x[...]: slices, numbers, None and ...; a slice of a padded axis cuts each sample as it would cut it alone."""
     index = call.args[1]
     index = index if isinstance(index, tuple) else (index,)
@@ -88,7 +88,7 @@ def indexed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[T
     return [track.with_spans(spans).moved(where)]
 
 
-def _by_tensor(call: Call, index: Sequence[Any], results: list[Tensor]) -> list[Track] | None:
+def _by_tensor(call: PaddedCall, index: Sequence[Any], results: list[Tensor]) -> list[Track] | None:
     """Samples chosen by a tensor or list; any other choice loses the axis."""
     track, chosen = call.track, index[call.track.batch] if len(index) > call.track.batch else None
     others = [part for place, part in enumerate(index) if place != track.batch]
@@ -104,7 +104,7 @@ def _chosen(track: Track, index: Any) -> Track:
     return Track(track.batch, spans, None if track.rows is None else track.rows[index])
 
 
-def _cut(call: Call, span: Span, size: int, part: slice) -> Span | None:
+def _cut(call: PaddedCall, span: Span, size: int, part: slice) -> Span | None:
     """A slice of a padded axis. A negative end counts from a sample's own end, and an end that is the padded size of
     another tensor is that tensor's length; None where it begins at the end, which lies elsewhere in each sample."""
     real, step = span.real, 1 if part.step is None else int(part.step)
@@ -120,14 +120,14 @@ def _cut(call: Call, span: Span, size: int, part: slice) -> Span | None:
     return span.of(-(-real).div(step, rounding_mode="floor"))
 
 
-def _ending(call: Call, span: Span, stop: int) -> Tensor:
+def _ending(call: PaddedCall, span: Span, stop: int) -> Tensor:
     known = call.known(span.origin, stop)
     if known is not None and len(known) == len(span.real):
         return torch.minimum(span.real, known)
     return span.real.clamp(max=stop)
 
 
-def narrowed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def narrowed(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """narrow(x, dim, start, length)."""
     dim, start, length = (call.argument(i, name) for i, name in ((1, "dim"), (2, "start"), (3, "length")))
     index = [slice(None)] * len(shape)
@@ -135,7 +135,7 @@ def narrowed(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[
     return indexed(replace(call, args=(call.x, tuple(index)), kwargs={}), shape, results)
 
 
-def pieces(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def pieces(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """split, chunk and their like: a padded axis that is cut leaves each piece its part of the real positions."""
     cut = [axis for axis in range(len(shape)) if any(one.shape[axis] != shape[axis] for one in results)]
     if not cut:
@@ -154,7 +154,7 @@ def pieces(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Tr
     return tracks
 
 
-def selected(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def selected(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """index_select(x, dim, index): samples in another order, as packed sequences have them."""
     dim, index = int(call.argument(1, "dim")) % len(shape), call.argument(2, "index")
     if dim == call.track.batch:
@@ -169,13 +169,13 @@ def padded_again(results: list[Tensor], args: Sequence[Any]) -> list[Track]:
     return [Track(batch, {positions: Span(0, results[1].cpu().long())}), *[LOST] * (len(results) - 1)]
 
 
-def contracted(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def contracted(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """Products that sum over the operand's last axis."""
     last = len(shape) - 1
     return [call.track.without([last])] if last in call.track.spans else None
 
 
-def unfolded(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def unfolded(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """x.unfold(dim, size, step): frames; (L - size) // step + 1 of a sample are whole."""
     dim, size, step = (int(call.argument(i, name)) for i, name in ((1, "dimension"), (2, "size"), (3, "step")))
     dim %= len(shape)

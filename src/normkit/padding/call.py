@@ -12,9 +12,9 @@ from .track import Lengths, Track
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class PaddedCall:
     """function, args, kwargs: the call. x, track: its first operand, and what is known of that. exact: whether what
-    lies behind a sample's end is kept from windows that reach over it. known: the lengths at other padded sizes."""
+    lies after a sample's end is kept from windows that reach over it. known: the lengths at other padded sizes."""
 
     name: str
     function: Callable[..., Any]

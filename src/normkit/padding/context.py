@@ -17,7 +17,7 @@ def lengths(
 
     ``with nk.lengths(lengths): y = model(x)``. Inside of the block every norm, normkit's and plain torch.nn's, takes
     the mask that fits its own input, and what reaches over a sample's end meets what it would meet without neighbours.
-    The lengths behind each layer follow its own formula, with kernel k, stride s, padding p, dilation d:
+    The lengths after each layer follow its own formula, with kernel k, stride s, padding p, dilation d:
 
     .. math:: \text{convolution:} \quad \Big\lfloor \frac{L + 2p - d(k - 1) - 1}{s} \Big\rfloor + 1
     .. math:: \text{transposed:} \quad (L - 1)s - 2p + d(k - 1) + p_{out} + 1
@@ -28,7 +28,7 @@ def lengths(
 
     In evaluation every sample's result is that of the sample alone, in training too with group, instance and layer
     norm; batch norm in training uses the moments of all real values of the batch, and moves its running statistics by
-    them. Behind a sample's end norms, convolutions and pools give zeros. ``with nk.lengths(lengths) as padded: ...``
+    them. After a sample's end norms, convolutions and pools give zeros. ``with nk.lengths(lengths) as padded: ...``
     tells by ``padded.lengths_of(y)`` how much of a tensor is real.
 
     Args:
@@ -36,7 +36,7 @@ def lengths(
         dim: which axis of the input of the model (of the outermost module called) is padded. The batch is axis 0; with
             dim=0 it is axis 1. Inputs: (N, T) or (N, C, T), dim=-1; (N, T, C), dim=1; (T, N, C), dim=0.
         zero_input: put zeros where the input is padding, for padding that holds junk (NaN too).
-        zero_convolutions: convolutions, pools, paddings and upsampling meet zeros behind each sample's end and leave
+        zero_convolutions: convolutions, pools, paddings and upsampling meet zeros after each sample's end and leave
             zeros there. False: they compute what they always do, and norms alone take masks.
 
     Attention keeps the model's own mask: give the model its lengths or attention_mask as always. Recurrent layers,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from .._torch import PAD_PACKED
 from . import alone, axes, reshape, windows
-from .call import Call
+from .call import PaddedCall
 from .track import LOST, Lengths, Track, agreed
 
 Tracks = Callable[[Tensor], "Track | None"]
 
-_RUN: dict[str, Callable[[Call], tuple[Any, Track] | None]] = {  # calls that are made otherwise
+_RUN: dict[str, Callable[[PaddedCall], tuple[Any, Track] | None]] = {  # calls that are made otherwise
     **{f"conv{rank}d": windows.convolve for rank in (1, 2, 3)},
     **{f"conv_transpose{rank}d": windows.convolve for rank in (1, 2, 3)},
     **{f"max_pool{rank}d{end}": windows.max_pool for rank in (1, 2, 3) for end in ("", "_with_indices")},
@@ -75,7 +75,7 @@ def follow(
     shapes = [tuple(one.shape) for one, _ in found]
     call = None
     if isinstance(x, Tensor) and track is not None and not track.lost and track.fits(x.shape):
-        call = Call(name, function, args, kwargs, x, track, exact, known)
+        call = PaddedCall(name, function, args, kwargs, x, track, exact, known)
         if name in _RUN and (made := _RUN[name](call)) is not None:
             result, common = made
             return result, [(one, common) for one in tensors_in((result,))]

@@ -35,7 +35,7 @@ class Padding:
 
     @staticmethod
     def of_mask(mask: Tensor, dim: int | Sequence[int] | None) -> Padding:
-        """The axes of a mask behind that of samples. Raises what `normkit.mask` documents."""
+        """The axes of a mask after that of samples. Raises what `normkit.mask` documents."""
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             what = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
             raise TypeError(f"mask must be a bool tensor (True = a real value), got {what}: use mask.bool()")

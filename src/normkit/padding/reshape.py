@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-from .call import Call
+from .call import PaddedCall
 from .track import LOST, Span, Track
 
 
-def reshaped(call: Call, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+def reshaped(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """The rule of `axes.py` for views."""
     return [regrouped(call.track, shape, tuple(results[0].shape))]
 

@@ -5,9 +5,9 @@ With kernel k, stride s, padding p, dilation d and a sample of length L the resu
 .. math:: \text{convolution:} \quad \Big\lfloor \frac{L + 2p - d(k - 1) - 1}{s} \Big\rfloor + 1
 .. math:: \text{transposed:} \quad (L - 1)s - 2p + d(k - 1) + p_{out} + 1
 .. math:: \text{pool:} \quad \text{as a convolution; with ceil\_mode } \lceil \cdot \rceil + 1
-          \text{, less a window that would begin behind } L + p
+          \text{, less a window that would begin after } L + p
 
-real positions, and none where that is below 1. A sample by itself meets zeros (a maximum pool: minus infinity) behind
+real positions, and none where that is below 1. A sample by itself meets zeros (a maximum pool: minus infinity) after
 its end; so do these, whatever the batch holds there.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.composed import cleared
-from .call import Call
+from .call import PaddedCall
 from .track import LOST, Track
 
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -46,7 +46,7 @@ def transposed_length(  # the five numbers of the formula
 def pool_length(  # the numbers of the formula
     length: Tensor, kernel: int, stride: int, padding: int = 0, dilation: int = 1, ceil_mode: bool = False
 ) -> Tensor:
-    """As a convolution's; with ceil_mode rounded up, less a window that would begin behind L + p."""
+    """As a convolution's; with ceil_mode rounded up, less a window that would begin after L + p."""
     if not ceil_mode:
         return convolution_length(length, kernel, stride, padding, dilation)
     span = length + 2 * padding - dilation * (kernel - 1) - 1
@@ -55,7 +55,7 @@ def pool_length(  # the numbers of the formula
     return torch.where(length > 0, found.clamp(min=0), 0)
 
 
-def convolve(call: Call) -> tuple[Any, Track] | None:
+def convolve(call: PaddedCall) -> tuple[Any, Track] | None:
     """A convolution, transposed or not: (its result, the track of that). None: no padded axis is convolved."""
     x, track = call.x, call.track
     transposed = "transpose" in call.name
@@ -82,7 +82,7 @@ def convolve(call: Call) -> tuple[Any, Track] | None:
 _DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
 
 
-def max_pool(call: Call) -> tuple[Any, Track] | None:
+def max_pool(call: PaddedCall) -> tuple[Any, Track] | None:
     """A maximum pool, with indices or without."""
     given, rank = call.bound(_MAX_POOL), int(call.name[len("max_pool")])
     kernel = _each(given["kernel_size"], rank)
@@ -96,7 +96,7 @@ def max_pool(call: Call) -> tuple[Any, Track] | None:
     return _windowed(call, rank, length, float("-inf"))
 
 
-def avg_pool(call: Call) -> tuple[Any, Track] | None:
+def avg_pool(call: PaddedCall) -> tuple[Any, Track] | None:
     """An average pool: a window across a sample's end counts what it would count for the sample alone."""
     given, rank = call.bound(_AVG_POOL), int(call.name[len("avg_pool")])
     kernel = _each(given["kernel_size"], rank)
@@ -135,10 +135,10 @@ def _counted(starts: Tensor, kernel: int, length: Tensor, padding: int, inside: 
 
 
 def _windowed(
-    call: Call, rank: int, length: Callable[[int, Tensor], Tensor], beyond: float
+    call: PaddedCall, rank: int, length: Callable[[int, Tensor], Tensor], beyond: float
 ) -> tuple[Any, Track] | None:
     """A call over the last `rank` axes. length: (place among them, lengths) -> lengths; beyond: what a window meets
-    behind a sample's end."""
+    after a sample's end."""
     x, track = call.x, call.track
     first = x.dim() - rank
     if not any(axis >= first for axis in track.spans) or track.batch >= first:

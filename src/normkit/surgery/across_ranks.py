@@ -11,7 +11,7 @@ from torch import nn
 from ..model.families import author
 
 _NAMES = frozenset(("distributed", "get_world_size", "is_initialized", "all_reduce", "all_gather", "process_group"))
-_DEPTH = 3  # forward, the helper that it calls, the function behind that
+_DEPTH = 3  # forward, the helper that it calls, the function that this one calls
 
 
 def reads_ranks(norm: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Recognising an activation behind a norm: as a module, as a call seen in a run, and as a node of a traced block.
+"""Recognising an activation after a norm: as a module, as a call seen in a run, and as a node of a traced block.
 
 Rules: only activations without parameters that the kernels fuse; torch's modules by their exact type, those of other
 libraries by numbers: values and slopes on a grid, in float64. The answer is what a

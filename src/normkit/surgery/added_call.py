@@ -19,7 +19,7 @@ from .row_norms import RowForward
 
 
 def takes_addition(norm: nn.Module) -> bool:
-    """Whether the norm has a call behind an addition."""
+    """Whether the norm has a call after an addition."""
     forward = norm.__dict__.get("forward")
     return forward.row.adds if isinstance(forward, RowForward) else type(norm) in (layers.LayerNorm, layers.RMSNorm)
 

@@ -99,7 +99,7 @@ def fold_before(layer: Any, weights: Weights, affine: Affine) -> Weights:
 
 
 def border(layer: Any) -> str | None:
-    """Why a shift in front of `layer` is no constant behind it (a border of zeros is not shifted), or None."""
+    """Why a shift in front of `layer` is no constant after it (a border of zeros is not shifted), or None."""
     if isinstance(layer, _TRANSPOSED):
         reach = (*layer.kernel_size, *layer.stride, *(1 + p for p in (*layer.padding, *layer.output_padding)))
         return None if set(reach) == {1} else "fewer taps meet at the border of a transposed convolution"

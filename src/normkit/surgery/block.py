@@ -36,7 +36,7 @@ class Block:
         self._idle: list[str] = []
 
     def fuse(self, name: str, pattern: Pattern) -> str | nn.Module | None:
-        """Rewrite the calls behind one norm; ValueError if they differ. Returns its activation (None: an addition)."""
+        """Rewrite the calls after one norm; ValueError if they differ. Returns its activation (None: an addition)."""
         node = self._node(pattern.through)
         addition = self._user(node) if pattern.adds else None
         last = node if addition is None else addition

@@ -1,9 +1,9 @@
-"""Folding batch normalization into the layer before or behind it: `nk.fold`.
+"""Folding batch normalization into the layer before or after it: `nk.fold`.
 
 Rules:
 - What feeds what is taken from a run of the model, never from its source; a value that anything else reads is not
   folded over.
-- The layer in front is tried first, then the one behind; a fold makes its neighbours neighbours, so chains fold too.
+- The layer in front is tried first, then the one after it; a fold makes its neighbours neighbours, so chains fold too.
 - What cannot be folded exactly is kept with the reason; should the outputs differ after all, everything is put back.
 """
 
@@ -19,7 +19,7 @@ from ..model.select import Selector, Site, select
 from ..model.swap import kind, working_copy
 from ..model.transaction import Transaction
 from .changes import Change, OutputError, record
-from .fold_plan import Plan
+from .fold_plan import FoldPlan
 from .verify import compare, outputs_of
 
 _TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"
@@ -40,7 +40,7 @@ def fold(
               \epsilon}}, \quad t = \mathrm{bias} - s\,\mathrm{mean}
 
     - Into the layer in front: convolutions and transposed convolutions (1d, 2d, 3d, any groups), linear layers. One
-      norm behind several of them folds into each. Into the layer behind: the same, where no border of zeros stands
+      norm after several of them folds into each. Into the layer after it: the same, where no border of zeros stands
       between.
     - Subclasses of these count when a numeric probe shows that their output is affine in weight and bias.
     - The arithmetic is float64, whatever the dtype of the model. A norm with an activation leaves the activation.
@@ -68,7 +68,7 @@ def fold(
         if getattr(model, COMPILED_FROM, model).training:  # before torch 2.5 the compiled one has a mode of its own
             change.commit(lambda: record(model, [_entry(site, {}, {}, _TRAINING) for site in sites]))
             return model
-        plan = Plan(model, observe(model, example_inputs))
+        plan = FoldPlan(model, observe(model, example_inputs))
         before = outputs_of(model, example_inputs) if verify else {}
         for site in sites:
             plan.add(site)

@@ -19,7 +19,7 @@ class FoldedFlow:
 
     def __init__(self, flow: Flow, modules: dict[str, nn.Module]) -> None:
         self.flow, self.modules = flow, modules
-        self._union: dict[int, int] = {}  # value behind a folded norm -> value in front of it
+        self._union: dict[int, int] = {}  # value after a folded norm -> value in front of it
         self._merged: dict[int, list[int]] = {}  # value -> all values that are the same now
 
     def remove(self, call: RecordedCall) -> None:

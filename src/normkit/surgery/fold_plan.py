@@ -24,7 +24,7 @@ from .probe import Structure, structure
 _LAYERS = (ConvBase, nn.Linear)
 
 
-class Plan:
+class FoldPlan:
     """Norms to fold (`add`), the folding (`fold_all`), the reasons of what stays; `write` changes the model."""
 
     def __init__(self, model: nn.Module, flow: Flow) -> None:

@@ -24,7 +24,7 @@ class Pattern:
     output the norm's output is (the norm itself, or a container that ends with it). `activation`: the name of the
     activation's
     module, "" for a function, None for none. `sums`: it is the addition in front of the norm that is fused, and nothing
-    behind it."""
+    after it."""
 
     scope: str
     through: str
@@ -34,7 +34,7 @@ class Pattern:
 
 
 def pattern_of(name: str, modules: dict[str, nn.Module], flows: list[Flow], *, adds: bool) -> Pattern | str:
-    """The pattern behind the norm of this name, or why there is none. adds: the layer could take a residual."""
+    """The pattern after the norm of this name, or why there is none. adds: the layer could take a residual."""
     found: set[Pattern | str] = {_of_call(flow, call, modules, adds) for flow in flows for call in flow.calls_of(name)}
     if not found:
         return "the example inputs do not reach it"

@@ -1,4 +1,4 @@
-"""How many axes a layer sees behind (N, C), where its class leaves that open (sync, group and foreign frozen layers).
+"""How many axes a layer sees after (N, C), where its class leaves that open (sync, group and foreign frozen layers).
 
 Rules: nothing is guessed from what other layers of the model are. Known is what a run on example inputs has shown, what
 the steps of a plain nn.Sequential before the layer say, and which ranks a foreign forward takes at all.
@@ -28,7 +28,7 @@ _ADAPTIVE = ADAPTIVE_POOLS
 
 
 class Positions:
-    """Axes behind (N, C): 0 for rows, 2 for images. None where it is not known, or differs from call to call."""
+    """Axes after (N, C): 0 for rows, 2 for images. None where it is not known, or differs from call to call."""
 
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
         self._seen = _by_order(model) if example_inputs is None else _by_run(model, example_inputs)
@@ -81,7 +81,7 @@ def _by_order(model: nn.Module) -> dict[nn.Module, set[int]]:
 
 
 def _behind(step: nn.Module, axes: int | None) -> int | None:
-    """The axes behind (N, C) after a step that got so many."""
+    """The axes that follow (N, C) after a step that got so many."""
     if isinstance(step, (*_BY_RANK, *_ADAPTIVE)):
         return rank(step)
     if family(step) is not None:
@@ -90,7 +90,7 @@ def _behind(step: nn.Module, axes: int | None) -> int | None:
     if type(step) is nn.Flatten:
         return 0 if (step.start_dim, step.end_dim) == (1, -1) else None
     if type(step) is nn.Linear and axes is None:
-        return 0  # what a norm of as many channels sees behind it
+        return 0  # what a norm of as many channels sees after it
     return axes if isinstance(step, _KEEPS) else None
 
 

@@ -113,7 +113,7 @@ def _centres_sequences(norm: Any) -> bool:
 
 
 def _shapes(norm: Any, kind: str) -> Iterator[tuple[int, ...]]:
-    """(N, C, 3, ...), or what ends with the normalized axes, behind one axis or two."""
+    """(N, C, 3, ...), or what ends with the normalized axes, after one axis or two."""
     for count, batch in enumerate(_BATCHES):
         if kind in ("layer", "rms"):
             yield (batch, *[3] * (count + 1), *norm.normalized_shape)
