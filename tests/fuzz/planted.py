@@ -18,6 +18,13 @@ import normkit as nk
 Runs = tuple[Callable[..., Any], Callable[..., Any]]
 
 
+def exact(activation: str) -> str:
+    """The activation, none for a selu of torch's that is 1e-5 off near 0, as that of 2.6 is by itself."""
+    x = torch.linspace(-0.02, -0.001, 64)
+    right = torch.allclose(torch.selu(x).double(), torch.selu(x.double()), rtol=1e-6, atol=0)
+    return activation if right or activation != "'selu'" else ""
+
+
 def plain(seed: int, number: int) -> Case:
     """A case of batch norm as a function in float32, with nothing that is done to a tensor or around a call."""
     case = draw(seed, number)
@@ -29,7 +36,8 @@ def plain(seed: int, number: int) -> Case:
             tensors[name] = type(array)(values=usual)
     return fit(
         Case(
-            shape=case.shape, training=case.training, tensors=tensors, mask=case.mask, activation=case.activation,
+            shape=case.shape, training=case.training, tensors=tensors, mask=case.mask,
+            activation=exact(case.activation),
             eps=case.eps, momentum="0.1" if case.momentum == "None" else case.momentum,
             wanted=tuple(name for name in case.wanted if not name.startswith("running")),
         )
