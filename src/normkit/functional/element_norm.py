@@ -18,6 +18,7 @@ from .. import _shapes
 from .._activation import NONE
 from .._operands import Maybe, Operands
 from ..kernels import composed, native
+from ..kernels.native_means import in_float32
 from . import _storage
 from ._autograd import BATCH, differentiated, takes_operations, unpacked_statistics
 from .spec import Elements, NormSpec
@@ -87,7 +88,7 @@ def _backward(
 ) -> tuple[Maybe, ...]:
     kind, size, eps, constant = _facts(norm, operands.input)
     if kind == BATCH and not constant and needs[0]:
-        return _batch_backward(dz, operands, stats, eps, needs)
+        return in_float32(lambda dz, operands: _batch_backward(dz, operands, stats, eps, needs), dz, operands)
     return native.element_backward(dz, operands, stats, kind, size, needs, training=kind != BATCH)
 
 
