@@ -105,6 +105,11 @@ def _modulated(norm: NormSpec, operands: Operands) -> str:
     why_not = norm.why_not_affine(operands)
     if why_not is None:
         return "the modulation as weight and bias"
+    input, *_, scale, shift = operands
+    if scale is not None and shift is not None and scale.shape == shift.shape == input.shape:
+        why_not = norm.why_not_elements(operands)
+        if why_not is None:
+            return "the modulation in the same passes, element by element"
     return f"the modulation as an operation of its own: {why_not}"
 
 

@@ -171,8 +171,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             assert dx is not None
             slope = -scale * rstd  # d xhat = -rstd * d mean - xhat * rstd^2 / (2 * count) * d m2
             dmean, dm2 = total(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)
-            again = Operands(input, 2 * dm2 / rstd, dmean / count, dx)
-            dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
+            dx = native.add_means(dx, input, 2 * dm2 / rstd**2, dmean / count / rstd, mean, var, self.eps)
         return Gradients(
             dx,
             dweight.to(weight.dtype) if needs.weight and weight is not None else None,
