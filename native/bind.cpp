@@ -12,6 +12,7 @@
 #include "channel_operands.h"
 #include "dispatch.h"
 #include "edge.h"
+#include "element_calls.h"
 #include "kernels_in_use.h"
 #include "layer_calls.h"
 #include "older_torch.h"
@@ -27,7 +28,7 @@ using namespace normkit;
 
 namespace {
 
-constexpr int kInterface = 11;  // goes up with any change of these functions; core.py holds the same number
+constexpr int kInterface = 12;  // goes up with any change of these functions; core.py holds the same number
 
 nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handle weight, nb::handle bias,
                                 nb::handle mean, nb::handle var, nb::handle groups, nb::handle eps, nb::handle code,
@@ -38,7 +39,7 @@ nb::tuple channel_forward_tuple(nb::handle input, nb::handle residual, nb::handl
     if (mean.is_none() != var.is_none() || (of.groups > 0 && !mean.is_none()))
         edge.refuse(PyExc_ValueError, "mean",
                     " and var must both be given or both be None, and None where there are groups");
-    const Slices slices(edge, whole_numbers(sizes, "sizes"), of.shape.n, of.groups);
+    const Slices slices(edge, whole_numbers(sizes, "sizes"), of);
     const bool keep = flag(save, "save");
     const auto made = channel_forward(of, edge.vector(mean, of.shape.c, "mean"), edge.vector(var, of.shape.c, "var"),
                                       number(eps, "eps"), {keep, keep}, slices);
@@ -53,7 +54,7 @@ nb::tuple channel_backward_tuple(nb::handle dy, nb::handle input, nb::handle res
     const Edge edge;
     const ChannelOperands of(edge, channels_of(edge, input), residual, weight, bias, whole(groups, "groups"),
                              activation_of(code, param));
-    const Slices slices(edge, whole_numbers(sizes, "sizes"), of.shape.n, of.groups);
+    const Slices slices(edge, whole_numbers(sizes, "sizes"), of);
     const auto made =
         channel_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"), of.bits(edge, bits),
                          edge.statistics(stats, of.sets(), slices.count()), flag(training, "training"),
@@ -82,11 +83,35 @@ nb::tuple layer_backward_tuple(nb::handle dy, nb::handle dsum, nb::handle input,
     const Edge edge;
     const LayerOperands of(edge, edge.real(Edge::given(input, "input"), "input"), whole(width, "width"),
                            flag(rms, "rms"), weight, bias);
-    const auto made = layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
-                                     edge.like(dsum, of.x, "grad_sum"), edge.statistics(stats, of.rows),
-                                     flag(need_input, "need_input"), flag(need_weight, "need_weight"),
-                                     flag(need_bias, "need_bias"));
+    const auto made =
+        layer_backward(of, edge.like(Edge::given(dy, "grad_output"), of.x, "grad_output"),
+                       edge.like(dsum, of.x, "grad_sum"), edge.statistics(stats, of.rows),
+                       flag(need_input, "need_input"), flag(need_weight, "need_weight"), flag(need_bias, "need_bias"));
     return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object());
+}
+
+nb::tuple element_forward_tuple(nb::handle input, nb::handle weight, nb::handle bias, nb::handle scale,
+                                nb::handle shift, nb::handle mean, nb::handle var, nb::handle kind, nb::handle size,
+                                nb::handle eps, nb::handle save) {
+    const Edge edge;
+    const ElementOperands of(edge, input, weight, bias, scale, kind, size);
+    const auto made =
+        element_forward(of, edge.like(Edge::given(shift, "shift"), of.x, "shift"), edge.vector(mean, of.period, "mean"),
+                        edge.vector(var, of.period, "var"), number(eps, "eps"), flag(save, "save"));
+    return nb::make_tuple(made.z.object(), made.stats.object());
+}
+
+nb::tuple element_backward_tuple(nb::handle dz, nb::handle input, nb::handle weight, nb::handle bias, nb::handle scale,
+                                 nb::handle kind, nb::handle size, nb::handle stats, nb::handle training,
+                                 nb::handle need_input, nb::handle need_weight, nb::handle need_bias,
+                                 nb::handle need_scale) {
+    const Edge edge;
+    const ElementOperands of(edge, input, weight, bias, scale, kind, size);
+    const auto made = element_backward(of, edge.like(Edge::given(dz, "grad_output"), of.x, "grad_output"),
+                                       edge.statistics(stats, of.sets), flag(training, "training"),
+                                       {flag(need_input, "need_input"), flag(need_weight, "need_weight"),
+                                        flag(need_bias, "need_bias"), flag(need_scale, "need_scale")});
+    return nb::make_tuple(made.input.object(), made.weight.object(), made.bias.object(), made.scale.object());
 }
 
 nb::object is_ready(nb::handle input, nb::handle weight, nb::handle bias, nb::handle residual, nb::handle running,
@@ -173,6 +198,8 @@ PyMethodDef methods[] = {
     method<&channel_statistics_object>("channel_statistics"),
     method<&layer_forward_tuple>("layer_forward"),
     method<&layer_backward_tuple>("layer_backward"),
+    method<&element_forward_tuple>("element_forward"),
+    method<&element_backward_tuple>("element_backward"),
     method<&move_running_by>("move_running"),
     {nullptr, nullptr, 0, nullptr},
 };

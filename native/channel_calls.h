@@ -1,5 +1,8 @@
 // Norms with parameters per channel, on tensors: groups = 0: statistics per channel over the batch; groups > 0: per
 // sample and group. Outputs are made here, because each step costs less than in Python.
+//
+// Where each sample has a weight and a bias of its own, each is a call of the kernels. Its statistics lie (3, groups) for
+// one sample after the other; given ones are those of all.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,6 +29,23 @@ struct Keep {
     bool as_bytes = false;  // the statistics as bytes, which autograd saves (Edge::bytes says why)
 };
 
+// run(samples, samples before them, number, threads) for all samples, for each slice, or for each sample apart: then
+// threads take whole samples where there are enough for all, or where one is work for one thread. By numbers of the
+// shape alone.
+template <class Run> void each_part(const ChannelOperands& of, const Slices& slices, const Run& run) {
+    constexpr int64_t kApart = 32, kAlone = 128 * 1024;  // samples; bytes, which plan_samples leaves to one thread too
+    const int64_t n = of.shape.n;
+    if (!of.apart)
+        return slices.each(
+            n, [&](int64_t count, int64_t before, int64_t number) { run(count, before, number, parallel); });
+    const bool alone = n >= kApart || of.x.bytes() / n <= kAlone;
+    auto body = [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) run(int64_t(1), i, i, alone ? Parallel() : parallel);
+    };
+    if (alone) parallel(n, of.x.bytes(), body);
+    else body(0, n);
+}
+
 // mean, var: given statistics (C,) or nothing. Slices have statistics of their own: (3 * slices, C).
 inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& mean, const Tensor& var, double eps,
                                      Keep keep, const Slices& slices = {}) {
@@ -34,6 +54,7 @@ inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& me
     of.describe(a);
     ChannelOutput made{Tensor::empty_like(x), {}, {}};
     auto& [y, stats, bits] = made;
+    of.verify_parameters(bool(mean));
     if (keep.stats || (of.groups == 0 && !mean)) stats = Tensor::statistics(of.sets(), slices.count(), keep.as_bytes);
     if (keep.bits && of.residual && of.keeps_bits()) bits = Tensor::byte_vector(of.bit_bytes());
     if (a.shape.elements() == 0) {
@@ -47,17 +68,20 @@ inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& me
     a.stats = stats.data<double>();
     a.eps = eps;
     without_gil(x.bytes(), [&] {
-        if (of.groups > 0) return kernels->group_forward(a, parallel);
         const int64_t sample = x.bytes() / a.shape.n, bit_sample = of.bit_bytes() / a.shape.n;
-        slices.each(a.shape.n, [&](int64_t n, int64_t before, int64_t number) {
-            ChannelForward slice = a;
-            slice.shape.n = n;
-            slice.x = advance(a.x, before * sample);
-            slice.residual = advance(a.residual, before * sample);
-            slice.y = advance(a.y, before * sample);
-            slice.bits = advance(a.bits, before * bit_sample);
-            if (a.stats != nullptr) slice.stats = a.stats + 3 * a.shape.c * number;
-            kernels->channel_forward(slice, parallel);
+        each_part(of, slices, [&](int64_t n, int64_t before, int64_t number, const Parallel& by) {
+            GroupForward part = a;
+            part.shape.n = n;
+            part.x = advance(a.x, before * sample);
+            part.residual = advance(a.residual, before * sample);
+            part.y = advance(a.y, before * sample);
+            part.bits = advance(a.bits, before * bit_sample);
+            part.weight = of.weight_of(a.weight, number);
+            part.bias = of.weight_of(a.bias, number);
+            if (of.apart && of.groups == 0) part.stats = number == 0 ? a.stats : nullptr;  // all the same
+            else if (a.stats != nullptr) part.stats = a.stats + 3 * of.sets_of_part() * number;
+            if (of.groups > 0) kernels->group_forward(part, by);
+            else kernels->channel_forward(part, by);
         });
     });
     return made;
@@ -91,6 +115,7 @@ inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor
                                          int64_t count = 0) {
     const Tensor& x = of.x;
     const bool passes = of.activation.code == kIdentity;  // dy is the residual's gradient
+    of.verify_parameters(!training);
     ChannelGradients made;
     auto& [dx, dweight, dbias, dresidual] = made;
     if (needs.input) dx = Tensor::empty_like(x);
@@ -114,25 +139,29 @@ inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor
     a.training = training;
     a.count = count;
     without_gil(2 * x.bytes(), [&] {
-        if (of.groups > 0) return kernels->group_backward(a, parallel);
         const int64_t sample = x.bytes() / a.shape.n, bit_sample = of.bit_bytes() / a.shape.n, c = a.shape.c;
         // the parameters' gradients of slices are added up in double
         std::vector<double> sums(slices.several() ? size_t(4 * c) : 0);
-        slices.each(a.shape.n, [&](int64_t n, int64_t before, int64_t number) {
-            ChannelBackward slice = a;
-            slice.shape.n = n;
-            slice.dy = advance(a.dy, before * sample);
-            slice.x = advance(a.x, before * sample);
-            slice.residual = advance(a.residual, before * sample);
-            slice.bits = advance(a.bits, before * bit_sample);
-            slice.stats = a.stats + 3 * c * number;
-            slice.dx = advance(a.dx, before * sample);
-            slice.dresidual = advance(a.dresidual, before * sample);
+        each_part(of, slices, [&](int64_t n, int64_t before, int64_t number, const Parallel& by) {
+            GroupBackward part = a;
+            part.shape.n = n;
+            part.dy = advance(a.dy, before * sample);
+            part.x = advance(a.x, before * sample);
+            part.residual = advance(a.residual, before * sample);
+            part.bits = advance(a.bits, before * bit_sample);
+            part.weight = of.weight_of(a.weight, number);
+            part.bias = of.weight_of(a.bias, number);
+            if (!of.apart || of.groups > 0) part.stats = a.stats + 3 * of.sets_of_part() * number;
+            part.dx = advance(a.dx, before * sample);
+            part.dresidual = advance(a.dresidual, before * sample);
+            part.dweight = of.weight_of(a.dweight, number);
+            part.dbias = of.weight_of(a.dbias, number);
             if (slices.several()) {
-                if (a.dweight.data != nullptr) slice.dweight = {sums.data() + 2 * c, kFloat64};
-                if (a.dbias.data != nullptr) slice.dbias = {sums.data() + 3 * c, kFloat64};
+                if (a.dweight.data != nullptr) part.dweight = {sums.data() + 2 * c, kFloat64};
+                if (a.dbias.data != nullptr) part.dbias = {sums.data() + 3 * c, kFloat64};
             }
-            kernels->channel_backward(slice, parallel);
+            if (of.groups > 0) kernels->group_backward(part, by);
+            else kernels->channel_backward(part, by);
             if (slices.several())
                 for (int64_t i = 0; i < 2 * c; ++i) sums[size_t(i)] += sums[size_t(2 * c + i)];
         });

@@ -33,6 +33,13 @@ inline Tensor channels_of(const Edge& edge, nb::handle input) {
     return dense(std::move(x));
 }
 
+template <class P> P* advance(P* data, int64_t bytes) {
+    using Byte = std::conditional_t<std::is_const_v<P>, const char, char>;
+    return data == nullptr ? nullptr : reinterpret_cast<P*>(reinterpret_cast<Byte*>(data) + bytes);
+}
+
+inline int64_t bytes_of(int dtype) { return dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2; }
+
 inline ActivationSpec activation_of(nb::handle code_, nb::handle param) {
     const int64_t code = whole(code_, "code");
     if (code < kIdentity || code > kMish) raise(PyExc_ValueError, "no activation has the code " + std::to_string(code));
@@ -42,7 +49,8 @@ inline ActivationSpec activation_of(nb::handle code_, nb::handle param) {
 struct ChannelOperands {
     Tensor x, residual, weight, bias;
     Shape shape;
-    int64_t groups;  // 0: statistics per channel over the batch
+    int64_t groups;      // 0: statistics per channel over the batch
+    bool apart = false;  // weight and bias are (N, C), a modulation's: each sample has its own
     ActivationSpec activation;
 
     // x: dense.
@@ -54,12 +62,33 @@ struct ChannelOperands {
                         " (" + std::to_string(groups) + ") must divide the number of channels (" +
                             std::to_string(shape.c) + "), or be 0");
         residual = edge.like(residual_, x, "residual");
-        weight = edge.vector(weight_, shape.c, "weight");
-        bias = edge.vector(bias_, shape.c, "bias");
+        weight = edge.any(weight_, "weight");
+        bias = edge.any(bias_, "bias");
+        apart = is_apart(weight) || is_apart(bias);
+        weight = edge.vector(std::move(weight), parameters(), "weight");
+        bias = edge.vector(std::move(bias), parameters(), "bias");
     }
 
-    // How many sets of statistics a slice of the batch has.
+    bool is_apart(const Tensor& parameter) const {
+        return parameter && parameter.rank() == 2 && shape.n > 1 && parameter.size(0) == shape.n &&
+               parameter.size(1) == shape.c;
+    }
+    // How many values weight and bias have.
+    int64_t parameters() const { return apart ? shape.n * shape.c : shape.c; }
+    // A parameter, or its gradient, as sample `i` has it.
+    template <class P> P weight_of(P parameter, int64_t i) const {
+        if (apart) parameter.data = advance(parameter.data, i * shape.c * bytes_of(parameter.dtype));
+        return parameter;
+    }
+    void verify_parameters(bool given) const {
+        if (apart && groups == 0 && !given)
+            Edge().refuse(PyExc_ValueError, "weight",
+                          " may be (N, C) beside statistics that are given, or of groups of a sample");
+    }
+
+    // How many sets of statistics a slice of the batch has, and how many a call of the kernels.
     int64_t sets() const { return groups > 0 ? shape.n * groups : shape.c; }
+    int64_t sets_of_part() const { return groups > 0 && apart ? groups : sets(); }
     // A piecewise linear activation's sign after a residual is kept as one bit per element.
     bool keeps_bits() const {
         return activation.code == kRelu || activation.code == kLeakyRelu || activation.code == kRelu6;
@@ -90,13 +119,14 @@ struct ChannelOperands {
 class Slices {
   public:
     Slices() = default;
-    Slices(const Edge& edge, std::vector<int64_t> sizes, int64_t samples, int64_t groups) : sizes_(std::move(sizes)) {
+    Slices(const Edge& edge, std::vector<int64_t> sizes, const ChannelOperands& of) : sizes_(std::move(sizes)) {
+        const int64_t samples = of.shape.n;
         int64_t sum = 0;
         for (int64_t size : sizes_) sum += size > 0 && size <= samples - sum ? size : samples + 1 - sum;
-        if (!sizes_.empty() && (sum != samples || groups > 0))
+        if (!sizes_.empty() && (sum != samples || of.groups > 0 || of.apart))
             edge.refuse(PyExc_ValueError, "sizes",
                         " must be positive and sum up to the " + std::to_string(samples) +
-                            " samples of the batch, of a norm without groups");
+                            " samples of the batch, of a norm without groups and with one weight for all samples");
     }
 
     int64_t count() const { return sizes_.empty() ? 1 : int64_t(sizes_.size()); }
@@ -115,10 +145,5 @@ class Slices {
   private:
     std::vector<int64_t> sizes_;
 };
-
-template <class P> P* advance(P* data, int64_t bytes) {
-    using Byte = std::conditional_t<std::is_const_v<P>, const char, char>;
-    return data == nullptr ? nullptr : reinterpret_cast<P*>(reinterpret_cast<Byte*>(data) + bytes);
-}
 
 }  // namespace normkit

@@ -2,6 +2,7 @@
 //
 // The choice is made once, at load: the widest set that the CPU has, or the one that NORMKIT_ISA names.
 #pragma once
+#include "element_view.h"
 #include "parallel.h"
 #include "view.h"
 
@@ -15,6 +16,8 @@ struct Kernels {
     void (*group_backward)(const GroupBackward&, const Parallel&);
     void (*layer_forward)(const LayerForward&, const Parallel&);
     void (*layer_backward)(const LayerBackward&, const Parallel&);
+    void (*element_forward)(const ElementForward&, const Parallel&);
+    void (*element_backward)(const ElementBackward&, const Parallel&);
 };
 
 const Kernels& baseline_kernels();  // each is defined where the build has it: NK_BASELINE, ...

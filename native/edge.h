@@ -50,8 +50,8 @@ class Edge {
     }
 
     // n values, row-major.
-    Tensor vector(nb::handle given, int64_t n, const char* name) const {
-        Tensor tensor = any(given, name);
+    Tensor vector(nb::handle given, int64_t n, const char* name) const { return vector(any(given, name), n, name); }
+    Tensor vector(Tensor tensor, int64_t n, const char* name) const {  // that `any` has let in
         if (!tensor) return tensor;
         if (tensor.elements() != n)
             refuse(PyExc_RuntimeError, name,

@@ -11,10 +11,9 @@
 namespace normkit {
 
 const Kernels& NK_TABLE_OF(NK_ISA)() {
-    static const Kernels table = {NK_NAME_OF(NK_ISA),
-                                  NK_ISA::channel_forward, NK_ISA::channel_backward,
-                                  NK_ISA::group_forward,   NK_ISA::group_backward,
-                                  NK_ISA::layer_forward,   NK_ISA::layer_backward};
+    static const Kernels table = {NK_NAME_OF(NK_ISA),     NK_ISA::channel_forward, NK_ISA::channel_backward,
+                                  NK_ISA::group_forward,  NK_ISA::group_backward,  NK_ISA::layer_forward,
+                                  NK_ISA::layer_backward, NK_ISA::element_forward, NK_ISA::element_backward};
     return table;
 }
 

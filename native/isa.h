@@ -4,6 +4,7 @@
 // All they define belongs into namespace NK_ISA. What a header defines outside of it would be compiled for several sets
 // under one name, and the linker would keep any of them.
 #pragma once
+#include "element_view.h"
 #include "parallel.h"
 #include "view.h"
 
@@ -16,6 +17,8 @@ void group_forward(const GroupForward& a, const Parallel& parallel);
 void group_backward(const GroupBackward& a, const Parallel& parallel);
 void layer_forward(const LayerForward& a, const Parallel& parallel);
 void layer_backward(const LayerBackward& a, const Parallel& parallel);
+void element_forward(const ElementForward& a, const Parallel& parallel);
+void element_backward(const ElementBackward& a, const Parallel& parallel);
 
 }  // namespace NK_ISA
 }  // namespace normkit

@@ -26,7 +26,7 @@ function(add_instruction_set isa level)  # and its flags
 endfunction()
 
 set(kernel_files planar/planar_sweeps.cpp rows/rows_sweeps.cpp channel/channel_norm.cpp group/group_norm.cpp
-                 layer/layer_norm.cpp isa.cpp)
+                 layer/layer_norm.cpp element/element_norm.cpp isa.cpp)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64|ARM64")
   target_compile_definitions(normkit_kernels PRIVATE NK_NEON)
   add_instruction_set(neon 0)

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "edge.h"
 #include "kernels_in_use.h"
@@ -35,9 +36,11 @@ struct LayerOperands {
             edge.refuse(PyExc_RuntimeError, "input", " must have rows of " + std::to_string(width) + " elements");
         if (width > 0) rows = given.elements() / width;
         x = given.contiguous();
-        blocks = std::max(blocks_of(edge.any(weight_, "weight")), blocks_of(edge.any(bias_, "bias")));
-        weight = edge.vector(weight_, blocks * width, "weight");
-        bias = edge.vector(bias_, blocks * width, "bias");
+        weight = edge.any(weight_, "weight");
+        bias = edge.any(bias_, "bias");
+        blocks = std::max(blocks_of(weight), blocks_of(bias));
+        weight = edge.vector(std::move(weight), blocks * width, "weight");
+        bias = edge.vector(std::move(bias), blocks * width, "bias");
         residual = edge.like(residual_, x, "residual");
     }
 

@@ -66,45 +66,59 @@ class Tensors(NamedTuple):
     mask: Tensor | None
 
 
-def tensors(case: Case, device: str, mean: float = 1.0) -> Tensors:
-    """Seeded, so that two machines see the same numbers. NaN stands under the mask."""
-    generator = torch.Generator().manual_seed(0)
+def tensors(case: Case, device: str, mean: float = 1.0, *, quick: bool = False) -> Tensors:
+    """Seeded, so that two machines see the same numbers. NaN stands under the mask. quick: drawn on the device."""
+    home = device if quick else "cpu"
+    generator = torch.Generator(home).manual_seed(0)
 
     def big(mean: float = 0.0) -> Tensor:
-        values = torch.randn(case.shape, generator=generator).add_(mean).to(device, case.dtype)
+        values = torch.randn(case.shape, generator=generator, device=home).add_(mean).to(device, case.dtype)
         return values.movedim(1, -1).contiguous().movedim(-1, 1) if case.last else values
 
     channels = case.shape[1]
-    vectors = [torch.rand(channels, generator=generator).add_(0.5).to(device) for _ in range(4)]
+    vectors = [torch.rand(channels, generator=generator, device=home).add_(0.5).to(device) for _ in range(4)]
     x, residual, dy = big(mean), big() if case.residual else None, big()
     given = (None, None) if case.training and case.norm != RENORM else (vectors[2], vectors[3])
     mask = None
     if case.masked:
-        mask = torch.rand((case.shape[0], 1, *case.shape[2:]), generator=generator).lt(0.7).to(device)
+        drawn = torch.rand((case.shape[0], 1, *case.shape[2:]), generator=generator, device=home)
+        mask = drawn.lt(0.7).to(device)
         for tensor in (x, dy, *([] if residual is None else [residual])):
             tensor.masked_fill_(~mask, math.nan)
-    leaves = [tensor.requires_grad_() for tensor in (x, *vectors[:2])]
-    return Tensors(*leaves, residual, dy, *given, mask)
+    found = Tensors(x, *vectors[:2], residual, dy, *given, mask)
+    for leaf in leaves(found):
+        leaf.requires_grad_()
+    return found
+
+
+def leaves(given: Tensors) -> list[Tensor]:
+    """Whose gradients are wanted."""
+    return [tensor for tensor in (given.x, given.weight, given.bias, given.residual) if tensor is not None]
 
 
 def by_triton(case: Case, given: Tensors) -> Tensor:
     with nk.backend("triton"):
-        if case.groups:
-            return nk.functional.group_norm(
-                given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual,
-                activation=case.activation, mask=given.mask,
-            )  # fmt: skip
-        if case.norm == SYNC:  # which a layer leaves to batch norm where there is one rank
-            spec = SyncBatchNormSpec(resolve(case.activation), None, True, EPS)
-            return run(spec, given.x, given.weight, given.bias, given.residual, given.mask)
-        call = {
-            GHOST: partial(nk.functional.ghost_batch_norm, virtual_batch_size=SLICE),
-            RENORM: partial(nk.functional.batch_renorm, momentum=0.0),
-        }.get(case.norm, nk.functional.batch_norm)
-        return call(
-            given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS, residual=given.residual,
-            activation=case.activation, mask=given.mask,
+        return by_norm(case, given)
+
+
+def by_norm(case: Case, given: Tensors) -> Tensor:
+    """By normkit, on the path that is asked for or chosen."""
+    if case.groups:
+        return nk.functional.group_norm(
+            given.x, case.groups, given.weight, given.bias, EPS, residual=given.residual, activation=case.activation,
+            mask=given.mask,
         )  # fmt: skip
+    if case.norm == SYNC:  # which a layer leaves to batch norm where there is one rank
+        spec = SyncBatchNormSpec(resolve(case.activation), None, True, EPS)
+        return run(spec, given.x, given.weight, given.bias, given.residual, given.mask)
+    call = {
+        GHOST: partial(nk.functional.ghost_batch_norm, virtual_batch_size=SLICE),
+        RENORM: partial(nk.functional.batch_renorm, momentum=0.0),
+    }.get(case.norm, nk.functional.batch_norm)
+    return call(
+        given.x, given.mean, given.var, given.weight, given.bias, case.training, eps=EPS, residual=given.residual,
+        activation=case.activation, mask=given.mask,
+    )  # fmt: skip
 
 
 def of_real_values(case: Case, given: Tensors) -> Tensor:

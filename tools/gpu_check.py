@@ -1,52 +1,58 @@
-"""Verify Triton's kernels on a GPU, then time them: `python -m tools.gpu_check [--seconds 220] [--verify]`.
+"""Verify Triton's kernels on a GPU, then time them: `python -m tools.gpu_check [--seconds 215] [--verify]`.
 
-It prints as it goes and ends by itself. Without a GPU the verification alone runs, under Triton's interpreter:
-`TRITON_INTERPRET=1 python -m tools.gpu_check`. The times stand beside PyTorch's own kernels, what torch.compile makes
-of them, and a copy of the same tensor; a figure is the median of runs between which the cache is overwritten.
+It prints as it goes and ends by itself: by the clock between two cases, and where one hangs, with a traceback, 15
+seconds later. A case that fails is printed, and the others go on. Without a GPU the verification alone runs, under
+Triton's interpreter: `TRITON_INTERPRET=1 python -m tools.gpu_check`; with `--dry` the timing too, on tiny tensors.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import faulthandler
 import random
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from normkit.contract import FLOAT32_STATISTICS, unit_roundoff
 from normkit.kernels import triton
-from tools.gpu_cases import GHOST, RENORM, SYNC, Case, Tensors, by_torch, by_triton, tensors, true
+from tools.gpu_cases import GHOST, RENORM, SYNC, Case, Tensors, by_triton, leaves, tensors, true
+from tools.gpu_graphs import verify_graphs
+from tools.gpu_timing import Check, Ratios, time_compiled, time_kernels, time_models, time_small
 
 # Of the float64 truth: 8 roundings of the result, and what statistics in float32 lose, in units of the largest value.
 ROUNDINGS = 16
+KINK = 1e-3  # beyond what any rounding moves the activation's input by
 
 
 def verified(case: Case, device: str, mean: float) -> str:
     """ "" or what is wrong: y and gradients against float64, and two runs bit by bit."""
     given = tensors(case, device, mean)
     wide = Tensors(*(t if t is None or t.dtype == torch.bool else t.detach().double() for t in given))
-    wanted, truths = ("x", "weight", "bias"), []
-    for leaf in (wide.x, wide.weight, wide.bias):
+    if case.activation == "relu":  # at its kink a rounding decides the slope: no gradient comes in there
+        near = true(case._replace(activation=None), wide).abs() < KINK
+        near = near if given.mask is None else near & given.mask
+        for dy in (given.dy, wide.dy):
+            dy.masked_fill_(near, 0)
+    for leaf in leaves(wide):
         leaf.requires_grad_()
     truth = true(case, wide)
-    truths = [truth, *torch.autograd.grad(truth, [wide.x, wide.weight, wide.bias], wide.dy)]
+    truths = [truth, *torch.autograd.grad(truth, leaves(wide), wide.dy)]
     runs = []
     for _ in range(2):
         y = by_triton(case, given)
-        runs.append([y, *torch.autograd.grad(y, [given.x, given.weight, given.bias], given.dy)])
+        runs.append([y, *torch.autograd.grad(y, leaves(given), given.dy)])
     wrong = []
-    for name, actual, again, expected in zip(("y", *(f"d{name}" for name in wanted)), *runs, truths, strict=True):
-        u = unit_roundoff(actual.dtype)
-        scale = expected.abs().max().item() if name in ("y", "dx") else wide.dy.abs().nansum().item() / case.shape[1]
+    names = ("y", "dx", "dweight", "dbias", "dresidual")[: len(truths)]
+    for name, actual, again, expected in zip(names, *runs, truths, strict=True):
+        u, of_parameter = unit_roundoff(actual.dtype), name in ("dweight", "dbias")
+        scale = wide.dy.abs().nansum().item() / case.shape[1] if of_parameter else expected.abs().max().item()
         error = (actual.double() - expected).abs().max().item()
         allowed = (ROUNDINGS * u + 4 * FLOAT32_STATISTICS) * max(scale, 1.0)
         if not error <= allowed:
@@ -86,97 +92,27 @@ def cases_to_verify(small: bool) -> Iterator[tuple[Case, float]]:
             yield Case(shape, torch.float32, last, True, "silu", groups=groups, masked=True), 1e3
 
 
-def verify(device: str, deadline: float) -> tuple[int, int]:
-    """How many cases are wrong, and how many were not reached; prints each that is wrong.
+def verify(check: Check, until: float) -> int:
+    """How many cases were not reached; prints each that is wrong, and keeps it in `check.failed`.
 
     In a drawn order, so that what the clock leaves out is of no one kind.
     """
-    cases = list(cases_to_verify(small=device == "cpu"))
-    random.Random(0).shuffle(cases)
-    wrong = done = 0
-    for case, mean in cases:
-        if time.monotonic() > deadline:
+    drawn = list(cases_to_verify(small=check.device == "cpu"))
+    random.Random(0).shuffle(drawn)
+    drawn, right, done = drawn[:6] if check.dry else drawn, 0, 0
+    for case, mean in drawn:
+        if time.monotonic() > until:
             break
-        problem = verified(case, device, mean)
+        problem = check.attempt(f"{case}, mean {mean:g}", partial(verified, case, check.device, mean))
         done += 1
+        right += problem == ""
         if problem:
-            wrong += 1
-            print(f"  WRONG {case}, mean {mean:g}: {problem}", flush=True)
-    print(f"verified on {device}: {done - wrong} of {done} cases", flush=True)
-    if done < len(cases):
-        print(f"  stopped by the clock: {len(cases) - done} cases are left; --verify --seconds 900 for all", flush=True)
-    return wrong, len(cases) - done
-
-
-# What a ResNet-50 has at batch 64, and a tensor far beyond any cache.
-TO_TIME = [
-    ((64, 64, 112, 112), "relu", False), ((64, 256, 56, 56), "relu", True), ((64, 512, 28, 28), "relu", True),
-    ((64, 1024, 14, 14), "relu", True), ((64, 2048, 7, 7), "relu", True), ((64, 256, 56, 56), None, False),
-    ((256, 64, 112, 112), None, False), ((65536, 512), None, False),
-]  # fmt: skip
-# Padded images and sequences.
-MASKED_TO_TIME = [(64, 256, 56, 56), (64, 512, 28, 28), (256, 256, 1000)]
-# What a U-Net of a diffusion model has: group norm of 32 groups with SiLU.
-GROUPED_TO_TIME = [(8, 320, 64, 64), (8, 640, 32, 32), (8, 1280, 16, 16), (8, 1280, 8, 8)]
-
-
-def median(run: Callable[[], object], flush: Tensor, runs: int = 15) -> float:
-    """Milliseconds of one run, by the GPU's clock; the cache is overwritten before each."""
-    for _ in range(3):
-        run()
-    found = []
-    for _ in range(runs):
-        flush.zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end))
-    return statistics.median(found)
-
-
-def timed(case: Case, flush: Tensor) -> dict[str, tuple[float, float]]:
-    """(forward, backward) in milliseconds, by who computes it; for the copy twice the same."""
-    given, found = tensors(case, "cuda"), {}
-    compiled = torch.compile(by_torch, dynamic=False)
-    for name, call in (("triton", by_triton), ("eager", by_torch), ("compile", compiled)):
-        leaves = [given.x, given.weight, given.bias]
-        y = call(case, given)
-        forward = median(partial(call, case, given), flush)
-        backward = median(partial(torch.autograd.grad, y, leaves, given.dy, retain_graph=True), flush)
-        found[name] = forward, backward
-    copy = median(lambda: given.dy.clone(), flush)
-    return {**found, "copy": (copy, copy)}
-
-
-def time_all(deadline: float) -> None:
-    """A line for each case, then the geometric means."""
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-    ratios: dict[str, list[float]] = {}
-    print("ms forward / backward: triton, torch eager, torch.compile, a copy", flush=True)
-    grouped = [(shape, "silu", False, 32, False) for shape in GROUPED_TO_TIME]
-    masked_ones = [(shape, None, False, 0, True) for shape in MASKED_TO_TIME]
-    plain = [(*case, 0, False) for case in TO_TIME]
-    for shape, activation, residual, groups, masked in [*plain, *grouped, *masked_ones]:
-        for dtype in (torch.float32, torch.bfloat16):
-            for last in (False, True) if len(shape) > 2 else (False,):
-                if time.monotonic() > deadline:
-                    print("  stopped by the clock", flush=True)
-                    break
-                case = Case(shape, dtype, last, residual, activation, groups=groups, masked=masked)
-                found = timed(case, flush)
-                print(f"  {case}: " + ", ".join(f"{a:.3f} / {b:.3f}" for a, b in found.values()), flush=True)
-                kind = "with extras" if residual or activation else "plain"
-                kind = "group norm" if groups else "masked, beside torch's norm and masking" if masked else kind
-                for rival in ("eager", "compile"):
-                    for i, half in enumerate(("forward", "backward")):
-                        ratios.setdefault(f"{kind}, {half}, over torch {rival}", []).append(
-                            found[rival][i] / found["triton"][i]
-                        )
-    for name, values in sorted(ratios.items()):
-        mean = math.exp(statistics.fmean(map(math.log, values)))
-        print(f"{name}: {mean:.2f} in geometric mean, {min(values):.2f} at worst, of {len(values)}", flush=True)
+            check.failed.append(f"{case}, mean {mean:g}: {problem}")
+            print(f"  WRONG {check.failed[-1]}", flush=True)
+    print(f"verified on {check.device}: {right} of {done} cases", flush=True)
+    if done < len(drawn):
+        print(f"  stopped by the clock: {len(drawn) - done} cases are left; --verify --seconds 900 for all", flush=True)
+    return len(drawn) - done
 
 
 @contextmanager
@@ -191,38 +127,32 @@ def one_rank(device: str) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def time_small(deadline: float) -> None:
-    """From which size on the kernels are faster than PyTorch's, launches included: what `SMALL` should be."""
+def time_all(check: Check) -> None:
+    """What is cheap to time first; a phase that ends early leaves its seconds to the next ones."""
+    ratios = Ratios()
+    time_small(check, check.until(0.15))
+    found = time_kernels(check, check.until(0.5), ratios)
+    time_models(check, check.until(0.5), compiled=False)
+    time_compiled(check, found, ratios)
+    time_models(check, check.ends, compiled=True)
 
-    def wall(call: Callable[[Case, Tensors], Tensor], case: Case) -> float:
-        given, times = tensors(case, "cuda"), []
-        for _ in range(60):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            y = call(case, given)
-            torch.autograd.grad(y, [given.x, given.weight, given.bias], given.dy)
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[20:])
 
-    least = 0
-    for samples in (1, 2, 4, 8, 16, 32, 64, 128, 256):
-        if time.monotonic() > deadline:
-            print("  stopped by the clock", flush=True)
-            return
-        case = Case((samples, 64, 14, 14), torch.float32, True, False, None)
-        size, ours, theirs = samples * 64 * 14 * 14 * 4, wall(by_triton, case), wall(by_torch, case)
-        print(f"  {case}, {size} bytes: {ours * 1e6:.0f} us, torch eager {theirs * 1e6:.0f} us", flush=True)
-        least = size + 1 if ours > theirs else least
-    print(f"SMALL = {least}  # for src/normkit/kernels/triton/__init__.py", flush=True)
+@contextmanager
+def ended(seconds: float) -> Iterator[None]:
+    """What hangs - a kernel, a compiler, a collective - is ended after so many seconds, and shows where it was."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=220, help="when to end, whatever is left")
+    parser.add_argument("--seconds", type=float, default=215, help="when to end, whatever is left")
     parser.add_argument("--verify", action="store_true", help="verify alone")
+    parser.add_argument("--dry", action="store_true", help="walk through all of it on tiny tensors, for a test")
     given = parser.parse_args()
-    start = time.monotonic()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     problem = triton.why_not(device)
     if problem is not None:
@@ -230,13 +160,20 @@ def main() -> int:
         return 2
     name = torch.cuda.get_device_name() if device == "cuda" else "Triton's interpreter"
     print(f"{name}, torch {torch.__version__}", flush=True)
-    with one_rank(device):
-        only = given.verify or device == "cpu"
-        wrong, left = verify(device, start + given.seconds * (1 if only else 0.4))
-    if not only and not wrong:
-        time_small(start + given.seconds * 0.5)
-        time_all(start + given.seconds)
-    return bool(wrong or (only and left))
+    if torch.version.hip:
+        print("ROCm: nobody has tried the kernels there, and normkit does not choose them", flush=True)
+    check = Check(device, time.monotonic() + given.seconds, given.dry)
+    only = given.verify or (device == "cpu" and not given.dry)
+    with ended(given.seconds + 15):
+        with one_rank(device):
+            left = verify(check, check.until(0.7 if only else 0.3))
+            if device == "cuda" or given.dry:
+                left += verify_graphs(check, check.ends if only else check.until(0.2))
+        if not only:
+            time_all(check)
+    if check.failed:
+        print(f"{len(check.failed)} failed:", *check.failed, sep="\n  ", flush=True)
+    return bool(check.failed or (only and left))
 
 
 if __name__ == "__main__":

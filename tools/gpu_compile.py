@@ -195,7 +195,10 @@ def _of_batch_norm(tensors: str, x: Tensor, code: int, mask: Tensor | None = Non
         _, stats, bits = batch_norm.run_forward(operands, 1e-5, code, 0.0, True, running)
         batch_norm.inference(operands, vector(), vector(), activation, 1e-5, True)
         kept = operands if bits is None else operands._replace(residual=None)
-        batch_norm_gradients.run_backward(x, kept, Saved(stats, bits), code, 0.0, Needs(True, True, True, True))
+        needs = Needs(True, True, True, True)
+        batch_norm_gradients.run_backward(x, kept, Saved(stats, bits), code, 0.0, needs)
+        if mask is not None:  # where a synchronised norm has the most registers
+            batch_norm_gradients.run_by_shares(x, kept, Saved(stats, bits), stats[:2], code, 0.0, needs)
     return [
         Launch(_name(kernel, options), tensors, kernel, arguments, options, x) for _, kernel, arguments, options in seen
     ]
@@ -247,7 +250,7 @@ def _group_launches() -> list[Launch]:
 
 def _name(kernel: JITFunction, options: dict[str, Any]) -> str:
     module = kernel.fn.__module__.rpartition("._")[2]
-    given = " by given statistics" if options.get("GIVEN") else ""
+    given = " by given statistics" if options.get("GIVEN") else " by given shares" if options.get("SHARED") else ""
     return f"{module}.{kernel.fn.__name__}{given}"
 
 

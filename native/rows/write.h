@@ -25,7 +25,7 @@ template <class T, Act A, bool R> struct RowsWrite {
         else write_form<false>(o, k, begin, end);
     }
 
-    // Bits: whether the signs are written, asked once and not at each vector.
+    // Bits: whether the signs are written, asked once and not at each vector. tried: signs-asked-once
     template <bool Bits>
     static void write_form(const RowsOutput<T>& o, const Columns<Scalar>& k, int64_t begin, int64_t end) {
         if (o.stream) write_rows<kStreamUnroll<T>, true, Bits>(o, k, begin, end);

@@ -121,8 +121,8 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end, 
         check(std::fabs(read(y[i]) - std::max(z, 0.0)) <= near, "y", read(y[i]), std::max(z, 0.0));
         check(std::fabs(z) <= near || open(i) == (z > 0), "bit", open(i), z);
         const double rstd = 1 / std::sqrt(var[s] + 1e-3), want = rstd * (w[c] * dz(i) - s1[s] - xhat(i) * s2[s]);
-        const double room = 32 * std::max(u, 0x1p-24) * rstd *
-                            (std::fabs(w[c] * dz(i)) + a1[s] + std::fabs(xhat(i)) * a2[s] + 1e-6);
+        const double room =
+            32 * std::max(u, 0x1p-24) * rstd * (std::fabs(w[c] * dz(i)) + a1[s] + std::fabs(xhat(i)) * a2[s] + 1e-6);
         check(std::fabs(read(dx[i]) - want) <= room, "dx", read(dx[i]), want);
         check(!residual || read(dr[i]) == dz(i), "dresidual", read(dr[i]), dz(i));
     }
@@ -193,7 +193,8 @@ template <class T> void run_added(const Kernels& kernels, int64_t rows, int64_t 
     Guarded<T> x(e, at_end), r(e, at_end), sum(e, at_end), y(e, at_end), of_sum(e, at_end);
     Guarded<T> dy(e, at_end), dsum(e, at_end), dx(e, at_end), alone(e, at_end);
     Guarded<double> stats(3 * rows, at_end);
-    for (int64_t i = 0; i < e; ++i) write(x[i], draw()), write(r[i], draw()), write(dy[i], draw()), write(dsum[i], draw());
+    for (int64_t i = 0; i < e; ++i)
+        write(x[i], draw()), write(r[i], draw()), write(dy[i], draw()), write(dsum[i], draw());
     const Parallel parallel{loop_on_threads};
     LayerForward f;
     f.dtype = kCode<T>, f.rows = rows, f.width = width, f.rms = rms, f.eps = 1e-3;
@@ -227,11 +228,11 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
         cases.push_back({{2, 2 * odd, 3, true}, 2});
         cases.push_back({{3, odd, 5, odd % 2 == 0}, odd});
     }
-    cases.push_back({{2, 2, 20001, false}, 0});   // parts and segments
-    cases.push_back({{11, 3, 16, false}, 0});     // short rows of several samples together
-    cases.push_back({{3, 37, 700, true}, 0});     // blocks of rows
-    cases.push_back({{1, 4, 20001, false}, 2});   // parts of a slab
-    cases.push_back({{2, 36, 1500, true}, 4});    // blocks of a sample
+    cases.push_back({{2, 2, 20001, false}, 0});                      // parts and segments
+    cases.push_back({{11, 3, 16, false}, 0});                        // short rows of several samples together
+    cases.push_back({{3, 37, 700, true}, 0});                        // blocks of rows
+    cases.push_back({{1, 4, 20001, false}, 2});                      // parts of a slab
+    cases.push_back({{2, 36, 1500, true}, 4});                       // blocks of a sample
     if (sizeof(T) == 4) cases.push_back({{7, 40, 14000, true}, 4});  // more samples than are in flight
     for (const Case& k : cases)
         for (bool at_end : {false, true}) {
@@ -250,9 +251,20 @@ template <class T> void run_all(const Kernels& kernels, const char* type) {
             run_added<T>(kernels, 7, width, rms, width % 2 == 0);
         }
     where = std::string(kernels.name) + " " + type + " long rows";
-    run_layer<T>(kernels, 1, 33333, false, true);  // parts of a row, tiles of columns
+    run_layer<T>(kernels, 1, 33333, false, true);   // parts of a row, tiles of columns
     run_layer<T>(kernels, 66, 16401, true, false);  // two chunks of rows
     run_added<T>(kernels, 66, 16401, false, true);
+}
+
+}  // namespace
+
+#include "element.h"
+
+namespace {
+
+template <class T> void run_type(const Kernels& kernels, const char* type) {
+    run_all<T>(kernels, type);
+    run_elements<T>(kernels, type);
 }
 
 }  // namespace
@@ -265,10 +277,10 @@ int main() {
             std::printf("%s: skipped, %s\n", name, problem);
             continue;
         }
-        run_all<float>(*kernels, "float32");
-        run_all<double>(*kernels, "float64");
-        run_all<bf16>(*kernels, "bfloat16");
-        run_all<f16>(*kernels, "float16");
+        run_type<float>(*kernels, "float32");
+        run_type<double>(*kernels, "float64");
+        run_type<bf16>(*kernels, "bfloat16");
+        run_type<f16>(*kernels, "float16");
         std::printf("%s: %s\n", name, failures ? "failed" : "passed");
     }
     return failures ? 1 : 0;

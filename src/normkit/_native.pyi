@@ -129,8 +129,10 @@ def channel_forward(
 ) -> tuple[Tensor, Any, Any]:
     """(output, stats, bits) of input (N, C, *); stats float64 (3, sets) and bits uint8 may be None.
 
-    groups: 0 for statistics of channels over the batch. mean, var: (C,), given statistics. sizes: samples of each slice
-    of the batch, where slices have statistics of their own: stats is (3 * slices, C) then.
+    groups: 0 for statistics of channels over the batch. weight, bias: (C,), or (N, C) where a sample has its own, of
+    groups or beside given statistics; stats of groups are then (3, groups) of one sample after the other. mean, var:
+    (C,), given statistics. sizes: samples of each slice of the batch, where slices have statistics of their own: stats
+    is (3 * slices, C) then.
     """
 
 def channel_backward(
@@ -195,6 +197,46 @@ def layer_backward(
     """Gradients of input, weight and bias where needed. stats: float64 (3, rows), or its bytes.
 
     grad_sum: added to the input's gradient, which is rounded before.
+    """
+
+def element_forward(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    kind: int,
+    size: int,
+    eps: float,
+    save: bool,
+    /,
+) -> tuple[Tensor, Any]:
+    """(scale * norm(input) + shift, stats float64 (3, sets) or None), row-major; scale, shift: of the input's sizes.
+
+    kind, size: as in `fused_forward`; kind 0 is by mean and var (C,), and a set is a plane.
+    """
+
+def element_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor,
+    kind: int,
+    size: int,
+    stats: Tensor,
+    training: bool,
+    need_input: bool,
+    need_weight: bool,
+    need_bias: bool,
+    need_scale: bool,
+    /,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, weight, bias and scale where needed; that of shift is grad_output.
+
+    training: False where the statistics are constants.
     """
 
 def move_running(

@@ -33,6 +33,12 @@ def values_per_channel(size: Sequence[int]) -> int:
     return math.prod(size[:1]) * math.prod(size[2:])
 
 
+def even_sizes(samples: int, slices: int) -> list[int]:
+    """How many samples each of so many slices has: near-equal, the longer ones first, as numpy.array_split cuts."""
+    size, longer = samples // slices, samples % slices  # not by divmod, which Dynamo of torch 2.4 lacks
+    return [size + 1] * longer + [size] * (slices - longer)
+
+
 def verify_more_than_one_position(size: Sequence[int]) -> None:
     """Raise torch's error when instance norm has one single spatial position."""
     if math.prod(size[2:]) == 1:

@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         "(default: these four) or network, a ResNet-50 training step",
     )
     bench.add_argument(
-        "--peers", default="torch", metavar="LIST", help="out of torch,compile,onednn,jax; comma between"
+        "--peers", default="torch", metavar="LIST", help="out of torch,compile,onednn,jax,onnx; comma between"
     )
     bench.add_argument("--shapes", default="quick", choices=("quick", "full"), help="default: %(default)s, a minute")
     bench.add_argument("--dtype", default="float32", metavar="LIST", help="float32, bfloat16, float16, float64")

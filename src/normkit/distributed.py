@@ -43,6 +43,13 @@ def named(group: Group = None) -> Group:
     return dist.group.WORLD if group is None else group
 
 
+def group_name(group: Group = None) -> str:
+    """What collectives in a compiled graph call the group, the same on every rank."""
+    found = named(group)
+    assert found is not None
+    return str(found.group_name)
+
+
 def verify_serves(device: torch.device, group: Group = None) -> None:
     """Raise RuntimeError if the group has backends, and none for tensors on `device`.
 
@@ -90,8 +97,10 @@ def gather_rows(tensors: Sequence[Tensor], group: Group = None) -> Tensor:
     return rows
 
 
-def total(value: Tensor, group: Group = None) -> Tensor:
-    """The sum of a tensor over the ranks, on every rank."""
+def total(value: Tensor, group: Group | str = None) -> Tensor:
+    """The sum of a tensor over the ranks, on every rank. group: its name in the backward of a compiled graph."""
+    if isinstance(group, str):
+        return _torch.all_reduce_in_graph(value, group)
     if torch.compiler.is_compiling():
         return _torch.all_reduce_in_graph(value, named(group))
     found = value.contiguous().clone()

@@ -195,7 +195,7 @@ class Moments:
         mean, low = self.mean.to(dtype), None if self.low is None else self.low.to(dtype)
         if low is not None and dtype == torch.float64:
             mean, low = mean + low, None
-        return replace(self, mean=mean, m2=self.m2.to(dtype), low=low)
+        return Moments(self.count, mean, self.m2.to(dtype), self.dim, low)
 
     def deviation(self, x: Tensor) -> Tensor:
         """``x - mean``, to every digit that `x` has; the moments must broadcast against `x`."""

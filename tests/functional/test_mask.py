@@ -397,6 +397,23 @@ def test_masked_norms_of_samples_keep_half_precision_and_choose_what_serves_them
         assert_equal64(y, nk.functional.group_norm(given.contiguous(), 2, mask=part, residual=residual.contiguous()))
 
 
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("norm", [nk.GroupNorm, lambda groups, c: nk.InstanceNorm1d(c)], ids=["group", "instance"])
+def test_a_masks_strides_change_nothing(norm: Callable[[int, int], nn.Module], channels: int) -> None:
+    """torch.where orders what it makes as the mask lies, and of one channel that was taken for channels last."""
+    g = generator(7)
+    x, mask = gaussian((4, channels, 9), g).float(), torch.rand(4, 9, generator=g) < 0.7
+    laid = mask.T.contiguous().T
+    assert laid.stride() != mask.stride()
+    found = []
+    for one in (mask, laid):
+        leaf = x.clone().requires_grad_()
+        y = norm(1, channels)(leaf, mask=one)
+        found.append((y, *torch.autograd.grad(y, leaf, torch.linspace(-1, 1, y.numel()).reshape(x.shape))))
+    for plain, other in zip(*found, strict=True):
+        assert torch.equal(plain, other)
+
+
 @needs_native
 @pytest.mark.parametrize("layout", ["channels_last", "transposed"])
 def test_native_masked_groups_of_other_layouts(layout: str) -> None:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 import normkit as nk
 from normkit import reference
-from normkit._activation import NONE
+from normkit._activation import NONE, resolve
 from normkit._operands import Operands
-from normkit.contract import input_gradient_bound, mean_over, output_bound, parameter_gradient_bound, unit_roundoff
 from normkit.functional.batch_norm import BatchNormSpec
 from normkit.functional.choose import choose
 from normkit.functional.ghost_batch_norm import GhostBatchNormSpec
@@ -21,135 +20,23 @@ from normkit.functional.group_norm import GroupNormSpec
 from normkit.functional.layer_norm import LayerNormSpec
 from normkit.kernels import native
 from tests.cases import DTYPES, EPS, LAYOUTS, affine, gaussian, generator, random_mask
-from tests.functional.norms import EXACT_BACKENDS, assert_layout_kept
-from tests.tolerances import assert_within
-
-Pair = tuple["Tensor | None", "Tensor | None"]
-Norm = Callable[..., Tensor]
-f = nk.functional
-N, C, H, W = SHAPE = (4, 6, 5, 8)
-
-
-def evaluated(x: Tensor, w: Tensor, b: Tensor, **given: Any) -> Tensor:
-    mean, var = torch.linspace(-1, 1, C), torch.linspace(0.5, 2, C)
-    return f.batch_norm(x, mean, var, w, b, False, eps=EPS, **given)
-
-
-# each: (x: SHAPE, weight, bias: (C,), or (W,) for rows, modulate, further arguments) -> y
-NORMS: dict[str, Norm] = {
-    "batch": lambda x, w, b, **k: f.batch_norm(x, None, None, w, b, True, eps=EPS, **k),
-    "evaluation": evaluated,
-    "group": lambda x, w, b, **k: f.group_norm(x, 3, w, b, EPS, **k),
-    "instance": lambda x, w, b, **k: f.instance_norm(x, None, None, w, b, eps=EPS, **k),
-    "ghost": lambda x, w, b, **k: f.ghost_batch_norm(x, None, None, w, b, True, eps=EPS, virtual_batch_size=2, **k),
-    "layer": lambda x, w, b, **k: f.layer_norm(x, (W,), w, b, EPS, **k),
-    "rms": lambda x, w, b, **k: f.rms_norm(x, (W,), w, EPS, **k),
-}
-ROWS = ("layer", "rms")
-TRUTHS: dict[str, Norm] = {
-    "batch": lambda x, w, b: reference.batch_norm(x, w, b, EPS)[0],
-    "evaluation": lambda x, w, b: reference.batch_norm_inference(
-        x, torch.linspace(-1, 1, C).double(), torch.linspace(0.5, 2, C).double(), w, b, EPS
-    ),
-    "group": lambda x, w, b: reference.group_norm(x, 3, w, b, EPS)[0],
-    "instance": lambda x, w, b: reference.instance_norm(x, w, b, EPS)[0],
-    "ghost": lambda x, w, b: reference.ghost_batch_norm(x, w, b, EPS, 2)[0],
-    "layer": lambda x, w, b: reference.layer_norm(x, (W,), w, b, EPS)[0],
-    "rms": lambda x, w, b: reference.rms_norm(x, (W,), w, EPS)[0],
-}
-STATISTICS = {
-    "batch": (0, 2, 3), "evaluation": (0, 2, 3), "group": (1, 2, 3), "instance": (2, 3), "ghost": (0, 2, 3),
-    "layer": (3,), "rms": (3,),
-}  # fmt: skip
-FORMS = {
-    "sample": (N, 1, 1, 1),
-    "sample_and_channel": (N, C, 1, 1),
-    "short": None,  # (N, C) for channels, (N, D) for rows
-    "channel": (1, C, 1, 1),
-    "position": (N, 1, H, W),
-    "element": SHAPE,
-    "vector_of_a_sample": (N, 1, 1, W),
-    "number": (),
-}
-each_norm = pytest.mark.parametrize("name", NORMS)
-each_backend = pytest.mark.parametrize("backend", EXACT_BACKENDS)
-
-
-def form(name: str, which: str) -> tuple[int, ...]:
-    return (FORMS[which] or (N, W if name in ROWS else C)) if which != "number" else ()
-
-
-def laid(t: Tensor, name: str) -> Tensor:
-    """Scale or shift in the input's rank."""
-    if t.dim() == 2:
-        return t.reshape(N, 1, 1, W) if name in ROWS else t.reshape(N, C, 1, 1)
-    return t if t.dim() else t.reshape(1, 1, 1, 1)
-
-
-def drawn(name: str, which: str, g: torch.Generator, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    sizes = form(name, which)
-    return (1 + gaussian(sizes, g, std=0.5)).to(dtype), gaussian(sizes, g).to(dtype)
-
-
-def problem(name: str, g: torch.Generator, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
-    """x: SHAPE, weight and bias of the norm."""
-    weight, bias = affine(W if name in ROWS else C, g)
-    wide = torch.promote_types(dtype, torch.float32)
-    return gaussian(SHAPE, g).to(dtype), weight.to(wide), bias.to(wide)
-
-
-def rstd(name: str, x: Tensor) -> Tensor:
-    """About 1 / sqrt(var + eps) of what an element's statistics cover."""
-    if name == "evaluation":
-        return torch.linspace(0.5, 2, C).double().rsqrt().reshape(1, C, 1, 1)
-    if name == "rms":
-        return x.square().mean(3, keepdim=True).rsqrt()
-    return x.var(STATISTICS[name], correction=0, keepdim=True).rsqrt()
-
-
-def check(name: str, which: str, dtype: torch.dtype, layout: Any, backend: str, narrow: bool = False) -> None:
-    """Raise unless outputs and all gradients hold the contract's bounds. narrow: scale and shift in the input's dtype
-    where that is 16 bits, else in float32."""
-    g = generator(5)
-    x, w, b = problem(name, g, dtype)
-    scale, shift = drawn(name, which, g, dtype if narrow else torch.promote_types(dtype, torch.float32))
-    x, dz = layout(x), layout(gaussian(SHAPE, g).to(dtype))
-    leaves = [t.detach().requires_grad_() for t in (x, w, b, scale, shift)]
-    wanted = [leaf for i, leaf in enumerate(leaves) if not (name == "rms" and i == 2)]
-    with nk.backend(backend):
-        z = NORMS[name](*leaves[:3], modulate=(leaves[3], leaves[4]))
-    assert z.dtype == dtype
-    if name not in ROWS:
-        assert_layout_kept(z, x)
-    found = torch.autograd.grad(z, wanted, dz)
-
-    x64, w64, b64, s64, t64, dz64 = (t.detach().double() for t in (x, w, b, scale, shift, dz))
-    s64, t64 = laid(s64, name), laid(t64, name)
-    leaves64 = [t.requires_grad_() for t in (x64, w64, b64)]
-    y64 = TRUTHS[name](*leaves64)
-    z64 = reference.modulate(y64, s64, t64)
-    dy64, ds64, dt64 = reference.modulate_backward(dz64, y64.detach(), s64, t64)
-    of_norm = torch.autograd.grad(y64, [t for t in leaves64 if not (name == "rms" and t is b64)], dy64)
-
-    with torch.no_grad():
-        sides = [t.reshape(1, 1, 1, W) if name in ROWS else t.reshape(1, C, 1, 1) for t in (w64, b64)]
-        bias = torch.zeros(()).double() if name == "rms" else sides[1]
-        xhat = TRUTHS[name](x64, torch.ones_like(w64), torch.zeros_like(b64))
-        u, us, uw = (unit_roundoff(t.dtype) * (1000 if t.dtype == torch.float64 else 1) for t in (x, scale, w))
-        bound = output_bound(xhat, sides[0] * s64, bias.abs() * s64.abs() + t64.abs(), u)
-        assert_within(z, z64, bound, "z")
-        # the bound's means run over one statistic; those over what holds it are of the same size on drawn values
-        dx_bound = input_gradient_bound(dy64 * sides[0], xhat, 2 * rstd(name, x64), mean_over(STATISTICS[name]), u)
-        assert_within(found[0], of_norm[0], dx_bound, "dx")
-        axes = (0, 1, 2) if name in ROWS else (0, 2, 3)
-        assert_within(found[1], of_norm[1], parameter_gradient_bound(dy64 * xhat, axes, uw), "dweight")
-        if name != "rms":
-            assert_within(found[2], of_norm[2], parameter_gradient_bound(dy64, axes, uw), "dbias")
-        terms = dz64.abs() * ((xhat * sides[0]).abs() + bias.abs())
-        over = [axis for axis in range(4) if s64.shape[axis] == 1]
-        for what, got, expected, each in (("dscale", found[-2], ds64, terms), ("dshift", found[-1], dt64, dz64)):
-            allowed = parameter_gradient_bound(each, over, max(u, us)) if over else 16 * max(u, us) * each.abs()
-            assert_within(got, expected.reshape(got.shape), allowed.reshape(got.shape), what)
+from tests.functional.modulation import (
+    FORMS,
+    NORMS,
+    ROWS,
+    SHAPE,
+    C,
+    H,
+    N,
+    W,
+    check,
+    drawn,
+    each_backend,
+    each_norm,
+    f,
+    laid,
+    problem,
+)
 
 
 @each_backend
@@ -315,6 +202,58 @@ def test_a_tensor_whose_memory_was_freed_is_told(name: str, which: int) -> None:
         NORMS[name](x, *tensors[:2], modulate=(tensors[2], tensors[3]))
 
 
+@each_norm
+@pytest.mark.parametrize("which", ["short", "element", "position"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_an_output_may_be_changed_in_place(name: str, which: str, layout: str) -> None:
+    """A Function's output that is a view is one that autograd lets nobody change."""
+    g = generator(27)
+    x, w, b = problem(name, g, torch.float32)
+    modulate = drawn(name, which, g, torch.float32)
+    x = LAYOUTS[layout](x).requires_grad_()
+    dz = gaussian(SHAPE, g).float()
+    z = torch.relu_(NORMS[name](x, w, b, modulate=modulate).mul_(2))
+    expected = torch.relu(NORMS[name](x, w, b, modulate=modulate) * 2)
+    assert torch.equal(z, expected)
+    for a, e in zip(torch.autograd.grad(z, x, dz), torch.autograd.grad(expected, x, dz), strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("which", ["short", "element"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("std", [1e30, 1e-12], ids=str)
+def test_the_gradient_of_a_batch_keeps_its_range(std: float, layout: str, which: str) -> None:
+    """What its mean and variance add holds 1 / std twice."""
+    g = generator(28)
+    x, w, b = problem("batch", g)
+    x, dz = (LAYOUTS[layout](t.float()) for t in (x * std, gaussian(SHAPE, g)))
+    modulate = drawn("batch", which, g, torch.float32)
+    leaf, leaf64 = x.requires_grad_(), x.detach().double().requires_grad_()
+    z = f.batch_norm(leaf, None, None, w.float(), b.float(), True, eps=1e-30, modulate=modulate)
+    y64 = reference.batch_norm(leaf64, w.float().double(), b.float().double(), 1e-30)[0]
+    z64 = reference.modulate(y64, *(laid(t.double(), "batch") for t in modulate))
+    (found,), (expected,) = torch.autograd.grad(z, leaf, dz), torch.autograd.grad(z64, leaf64, dz.double())
+    torch.testing.assert_close(found.double() * std, expected * std, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["short", "element"])
+@pytest.mark.parametrize("name", ["batch", "evaluation", "group", "layer"])
+def test_saved_tensors_may_come_back_in_other_strides(name: str, which: str) -> None:
+    g = generator(29)
+    x, w, b = problem(name, g, torch.float32)
+    leaves = [t.requires_grad_() for t in (x, w, *drawn(name, which, g, torch.float32))]
+    dz = gaussian(SHAPE, g).float()
+
+    def permuted(t: Tensor) -> Tensor:
+        return t.movedim(0, -1).contiguous().movedim(-1, 0)
+
+    plain = torch.autograd.grad(NORMS[name](x, w, b, modulate=(leaves[2], leaves[3])), leaves, dz)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, permuted):
+        z = NORMS[name](x, w, b, modulate=(leaves[2], leaves[3]))
+    for a, e in zip(torch.autograd.grad(z, leaves, dz), plain, strict=True):
+        torch.testing.assert_close(a, e)
+
+
 # --- masks
 @each_norm
 @pytest.mark.parametrize("which", ["sample_and_channel", "element"])
@@ -344,12 +283,13 @@ def test_nothing_under_a_mask_reaches_anything(name: str, which: str) -> None:
 
 # --- derivatives, transforms, programs
 @each_norm
-@pytest.mark.parametrize("which", ["short", "sample"])
+@pytest.mark.parametrize("which", ["short", "sample", "element"])
 def test_second_derivatives_and_forward_mode_are_right(name: str, which: str) -> None:
     g = generator(12)
-    x, w, b = problem(name, g)
-    scale, shift = drawn(name, which, g)
-    leaves = [t.requires_grad_() for t in (x[:, :, :2].contiguous(), w, b, scale, shift)]
+    few = (N, C, 2, W)
+    x, w, b = problem(name, g, shape=few)
+    scale, shift = drawn(name, which, g, shape=few)
+    leaves = [t.requires_grad_() for t in (x, w, b, scale, shift)]
     if name == "rms":
         leaves[2] = b.detach()
 
@@ -464,23 +404,35 @@ def test_a_checkpoint_and_recomputed_outputs_give_the_same_gradients() -> None:
 # --- what path, and errors
 @pytest.mark.skipif(not native.available(), reason="the native core is not built")
 def test_the_reason_says_what_becomes_of_it() -> None:
-    x, scale = torch.randn(SHAPE), torch.randn(N, C, 1, 1)
+    x, scale, each = torch.randn(SHAPE), torch.randn(N, C, 1, 1), torch.randn(SHAPE)
+    last = x.to(memory_format=torch.channels_last)
     as_weight = ("native", "as it is, the modulation as weight and bias")
     for norm in (GroupNormSpec(NONE, 2, EPS), BatchNormSpec(NONE, None, True, EPS)):
         assert choose(norm, Operands(x, scale=scale)) == as_weight
+        assert choose(norm, Operands(last, scale=scale)) == as_weight
+        assert choose(norm, Operands(x, scale=each, shift=each)) == (
+            "native",
+            "as it is, the modulation in the same passes, element by element",
+        )
     assert choose(LayerNormSpec(NONE, (W,), EPS), Operands(x, scale=torch.randn(N, 1, 1, W))) == as_weight
     apart = {
-        "it tells positions apart": (GroupNormSpec(NONE, 2, EPS), Operands(x, shift=torch.randn(SHAPE))),
+        "it tells positions apart": (
+            GroupNormSpec(NONE, 2, EPS),
+            Operands(x, shift=torch.randn(SHAPE)),
+        ),
+        "it has another dtype than the input": (
+            LayerNormSpec(NONE, (W,), EPS),
+            Operands(x, scale=each.double(), shift=each.double()),
+        ),
+        "what follows would round 16-bit values once more": (
+            GroupNormSpec(resolve("relu"), 2, EPS),
+            Operands(x.half(), scale=each.half(), shift=each.half()),
+        ),
         "ghost_batch_norm has kernels with a weight per channel alone": (
             GhostBatchNormSpec(NONE, None, True, EPS, "error", (2, 2)),
             Operands(x, scale=scale),
         ),
-        "the input is not row-major": (
-            GroupNormSpec(NONE, 2, EPS),
-            Operands(x.to(memory_format=torch.channels_last), scale=scale),
-        ),
-        "its blocks of rows are not consecutive": (LayerNormSpec(NONE, (W,), EPS), Operands(x, scale=scale[:1])),
-        "it tells rows apart": (LayerNormSpec(NONE, (W,), EPS), Operands(x, scale=torch.randn(SHAPE))),
+        "the input is not row-major": (GroupNormSpec(NONE, 2, EPS), Operands(last, scale=each, shift=each)),
     }
     for why, (norm, operands) in apart.items():
         assert choose(norm, operands) == ("native", f"as it is, the modulation as an operation of its own: {why}")

@@ -30,7 +30,8 @@ def plain(seed: int, number: int) -> Case:
     return fit(
         Case(
             shape=case.shape, training=case.training, tensors=tensors, mask=case.mask, activation=case.activation,
-            eps=case.eps, momentum="0.1" if case.momentum == "None" else case.momentum, wanted=case.wanted,
+            eps=case.eps, momentum="0.1" if case.momentum == "None" else case.momentum,
+            wanted=tuple(name for name in case.wanted if not name.startswith("running")),
         )
     )  # fmt: skip
 

@@ -71,6 +71,8 @@ def test_every_trick_layout_context_and_hook_is_drawn() -> None:
     assert set(pools.TRICKS) <= {a.trick for a in arrays}
     assert set(pools.LAYOUTS) | set(pools.VECTOR_LAYOUTS) <= {a.layout for a in arrays}
     assert set(pools.VALUES) <= {a.values for a in arrays}
+    for name in ("scale", "shift"):
+        assert set(pools.FORMS) <= {case.tensors[name].form for case in cases() if name in case.tensors}
     contexts = {text for case in cases() for text in case.contexts}
     assert {*pools.CONTEXTS, *(f"saved({kind!r})" for kind in pools.SAVED)} <= contexts
     assert set(pools.AROUND) <= {text for case in cases() for text in case.around}

@@ -10,6 +10,7 @@ from tools.fuzz.case import Array, Case, usual
 from tools.fuzz.finding import Outcome
 from tools.fuzz.fit import fit
 from tools.fuzz.judge import judge
+from tools.fuzz.modulation import FORMS
 from tools.fuzz.run import program
 from tools.fuzz.truth import compute
 from torch import nn
@@ -17,6 +18,7 @@ from torch import nn
 TORCHS = ("batch_norm", "group_norm", "layer_norm", "rms_norm", "instance_norm", "layer_norm_2d", "frozen_batch_norm",
           "add_layer_norm", "add_rms_norm", "sync_batch_norm")  # fmt: skip
 NAMES = ("x", "weight", "bias", "residual", "dy")
+MODULATED = (*TORCHS, "ghost_batch_norm", "batch_renorm")
 
 
 def case_of(norm: str, **fields: object) -> Case:
@@ -45,6 +47,44 @@ def test_torchs_float64_is_the_truth(norm: str, training: bool, activation: str)
         torch.testing.assert_close(
             value.detach().double(), expected.double().reshape(value.shape), rtol=1e-9, atol=1e-9
         )
+
+
+def modulated(norm: str, form: str, **fields: object) -> Case:
+    """The same with a scale and a shift."""
+    case = case_of(norm)
+    for name in ("scale", "shift"):
+        case = case.with_tensor(name, dataclasses.replace(usual(name), dtype="float64", form=form))
+    return fit(case.but(wanted=(*case.wanted, "scale", "shift"), **fields))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("norm", TORCHS)
+def test_a_modulation_of_torchs_float64_is_the_truth(norm: str, form: str) -> None:
+    case = modulated(norm, form, activation="'silu'", eps="0.01")
+    found, tensors = results(case, "torch")
+    truth = compute(case, tensors)
+    assert {"y", "dx", "dscale", "dshift"} <= found.keys() & truth.results.keys()
+    for name, value in found.items():
+        expected, _ = truth.results[name]
+        torch.testing.assert_close(
+            value.detach().double(), expected.double().reshape(value.shape), rtol=1e-9, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("mask", ["", "random"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("norm", MODULATED)
+def test_modulated_normkit_is_within_bounds_and_a_little_more_is_not(norm: str, form: str, mask: str) -> None:
+    case = modulated(norm, form, mask=mask)
+    case = case.but(tensors={n: dataclasses.replace(a, dtype="float32") for n, a in case.tensors.items()})
+    found, tensors = results(case, "normkit")
+    truth = compute(case, tensors)
+    assert judge(case, Outcome(found=dict(found)), None, truth) is None
+    for name in ("y", "dx", "dscale", "dshift"):
+        wrong = {**found, name: found[name].detach() + 1e-4 * truth.scale[name]}
+        finding = judge(case, Outcome(found=wrong), None, truth)
+        assert finding is not None, name
+        assert finding.what == name
 
 
 @pytest.mark.parametrize("norm", TORCHS)

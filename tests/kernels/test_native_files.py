@@ -13,7 +13,7 @@ from tools import native_tried
 NATIVE = Path(__file__).parents[2] / "native"
 FILES = sorted(path for pattern in ("**/*.h", "**/*.cpp") for path in NATIVE.glob(pattern))
 SOURCES = [path for path in FILES if path.parent.name != "test"]
-FAMILIES = ("channel", "group", "layer")
+FAMILIES = ("channel", "group", "layer", "element")
 DEEPEST = 9
 
 

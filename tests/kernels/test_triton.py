@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from normkit.kernels import triton
 
@@ -55,6 +56,22 @@ def test_the_check_for_a_gpu_verifies_by_interpretation() -> None:
 
 
 @needs_triton
+def test_the_check_for_a_gpu_times_on_tiny_tensors() -> None:
+    """Every line of its timing runs, though no figure means anything: what times on a GPU has run before."""
+    shown = in_process("-m", "tools.gpu_check", "--dry", "--seconds", "800", interpreted=True)
+    assert "FAILED" not in shown, shown
+    assert "left out" not in shown, shown
+    assert "stopped by the clock" not in shown, shown
+    for line in (
+        "verified on cpu: 6 of 6 cases", "verified: 7 of 7 graphs", "SMALL = ",
+        "plain, forward, torch eager / triton", "masked, backward, torch",
+        "group norm + SiLU, backward, torch.compile / triton", "a bottleneck, bfloat16", "diffusion blocks, float32",
+        "ms of a training step, channels last, by torch.compile",
+    ):  # fmt: skip
+        assert line in shown, line
+
+
+@needs_triton
 @pytest.mark.parametrize(
     ("arch", "which"),
     [
@@ -76,37 +93,89 @@ def test_a_broken_promise_is_a_fault() -> None:
 
 @needs_triton
 def test_compilers_see_the_kernels_in_the_operators() -> None:
-    """One node a launch, no host code between them; and a cache of graphs knows whose code it depends on."""
+    """One node a launch, no host code between them, and what each kernel writes; a stand-in for a driver names a GPU.
+
+    And a cache of graphs knows whose code it depends on.
+    """
     in_process("-c", _GRAPH, interpreted=False)
 
 
+@needs_triton
+@pytest.mark.skipif(torch.__version__.split(".")[:2] != ["2", "13"], reason="what PyTorch 2.13 is told of a GPU by")
+def test_inductor_makes_programs_of_the_operators_whose_kernels_compile() -> None:
+    """It copies the kernels into its programs, and hands numbers over in float64, which no rounding of ours takes."""
+    assert in_process("-m", "tests.kernels.inductor_for_cuda", interpreted=False).count(" kernels") == 14
+
+
 _GRAPH = """
+import types
 import torch
+import triton
+from torch._higher_order_ops import triton_kernel_wrap
 from torch._library.triton import get_triton_kernels_for_op
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from normkit.kernels.triton import batch_norm_operator as operators
 from normkit.kernels.triton import group_norm_operator as groups
 
+target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+triton.runtime.driver.set_active(types.SimpleNamespace(get_current_target=lambda: target))
+written, find_written = set(), triton_kernel_wrap.get_mutated_tensors
+
+def keep_written(*arguments):
+    names = find_written(*arguments)
+    written.update(names)
+    return names
+
+triton_kernel_wrap.get_mutated_tensors = keep_written
+
 def launches(function, *tensors):
     graph = make_fx(dispatch_functionalize(function), tracing_mode="fake")(*tensors).graph
+    assert not any("view.dtype" in str(node.target) for node in graph.nodes), "inductor cannot read bools as bytes"
     return sum("triton_kernel_wrapper" in str(node.target) for node in graph.nodes)
 
 x, w, bits = torch.randn(64, 16, 28, 28), torch.randn(16), torch.zeros(64 * 16 * 98, dtype=torch.uint8)
+mask, s = torch.ones(64, 1, 28, 28, dtype=torch.bool), torch.randn(5, 16)
+for under in (lambda m: None, lambda m: m):
+    facts = (0, 1e-5, 1, 0.0)
+    assert launches(lambda x, w, m: operators.forward(x, w, w, x, under(m), *facts), x, w, mask) == 3
+    assert launches(
+        lambda x, w, s, b, m: operators.backward(x, x, w, w, None, under(m), s, b, *facts, [True] * 4),
+        x, w, s, bits, mask,
+    ) == 3
+    assert launches(lambda x, m: operators.statistics(x, under(m), 1e-5), x, mask) == 2
+    assert launches(
+        lambda x, w, s, m: operators.by_statistics(x, w, w, x, under(m), s, 1, 0.0, ""), x, w, s, mask
+    ) == 1
+    assert launches(
+        lambda x, w, s, b, m: operators.sums(x, x, w, w, None, under(m), s, b, 1, 0.0), x, w, s, bits, mask
+    ) == 2
+    assert launches(
+        lambda x, w, s, b, m: operators.by_shares(x, x, w, w, None, under(m), s, b, s[:2], 1, 0.0, [True] * 2),
+        x, w, s, bits, mask,
+    ) == 1
+    for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
+        facts, of_groups = (size, 1e-5, 4, 0.0), torch.randn(5, 64 * size)
+        assert launches(lambda x, w, m: groups.forward(x, w, w, x, under(m), *facts), x, w, mask) == forward
+        assert launches(
+            lambda x, w, s, m: groups.backward(x, x, w, w, x, under(m), s, None, *facts, [True] * 4),
+            x, w, of_groups, mask,
+        ) == backward
 facts = (0, 1e-5, 1, 0.0)
-assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x, w) == 3
-assert launches(
-    lambda x, w, s, b: operators.backward(x, x, w, w, None, s, b, *facts, [True] * 4), x, w, torch.randn(5, 16), bits
-) == 3
-assert launches(lambda x, w: operators.forward(x, w, w, x, *facts), x[:4], w) == 1  # a channel fits on chip
-for size, forward, backward in ((1, 3, 4), (8, 1, 2)):  # a group of 16 channels, and of 2: on chip
-    facts = (size, 1e-5, 4, 0.0)
-    s = torch.randn(5, 64 * size)
-    assert launches(lambda x, w: groups.forward(x, w, w, x, *facts), x, w) == forward
-    assert launches(lambda x, w, s: groups.backward(x, x, w, w, x, s, None, *facts, [True] * 4), x, w, s) == backward
+assert launches(lambda x, w: operators.forward(x, w, w, x, None, *facts), x[:4], w) == 1  # a channel fits on chip
+for slices, forward, backward in ((2, 3, 4), (16, 1, 2)):  # the channels of a slice in tiles, and on chip
+    facts, of_slices = (slices, 1e-5, 1, 0.0), torch.randn(5, 16 * slices)
+    assert launches(lambda x, w: operators.forward(x, w, w, x, None, *facts), x, w) == forward
+    assert launches(
+        lambda x, w, s, b: operators.backward(x, x, w, w, None, None, s, b, *facts, [True] * 4), x, w, of_slices, bits
+    ) == backward
+results = {"y", "stats", "bits", "dx", "dresidual", "dweight", "dbias"}
+assert written == results | {"parts", "totals", "found"}, written  # no operand is taken for one
 for name, kernels in (
     ("triton_batch_norm", {"whole", "partial", "merge", "apply"}),
-    ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients"}),
+    ("triton_batch_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),
+    ("triton_batch_norm_statistics", {"partial", "merge"}), ("triton_batch_norm_by_statistics", {"apply"}),
+    ("triton_batch_norm_sums", {"sums", "merge"}), ("triton_batch_norm_by_shares", {"gradients"}),
     ("triton_group_norm", {"whole", "partial", "merge", "apply"}),
     ("triton_group_norm_backward", {"whole", "sums", "merge", "gradients", "parameters"}),
 ):
@@ -155,6 +224,7 @@ try:
 except OSError:
     os.environ["TRITON_CACHE_DIR"] = os.path.join(sys.argv[1], "cache")
     assert triton.why_not("cuda") is None
+    assert not os.path.lexists(os.environ["TRITON_CACHE_DIR"]), "asking makes no folder"
     assert gpu_compile.compile_for(launch, 90).faults() == []
 else:
     sys.exit("Triton compiles without a folder: then there is no reason to refuse")

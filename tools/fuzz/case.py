@@ -10,19 +10,20 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-TENSORS = ("x", "weight", "bias", "running_mean", "running_var", "residual", "dy")  # in the order of drawing
+TENSORS = ("x", "weight", "bias", "running_mean", "running_var", "residual", "dy", "scale", "shift")  # in this order
 
 
 @dataclass(frozen=True)
 class Array:
     """One tensor. values, layout: functions of `values.py`; trick: one of `tricks.py`, applied before the call; size: a
-    shape other than the fitting one, or None."""
+    shape other than the fitting one, or None; form: of a modulation, one of `modulation.FORMS`."""
 
     values: str = "normal"
     dtype: str = "float32"
     layout: str = "contiguous"
     trick: str = ""
     size: tuple[int, ...] | None = None
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ SIMPLEST = Case()
 
 def usual(name: str) -> Array:
     """The simplest tensor of a name: a variance is positive, a weight away from 0."""
-    return Array(values={"weight": "param", "running_var": "var"}.get(name, "normal"))
+    return Array(values={"weight": "param", "scale": "param", "running_var": "var"}.get(name, "normal"))
 
 
 def features(case: Case) -> frozenset[str]:

@@ -102,8 +102,10 @@ def _says_nothing(case: Case) -> bool:
     unlooked = empty and any(a.size is not None or a.trick for a in case.tensors.values())
     unlooked = unlooked or (empty and not case.training and "running_mean" not in case.tensors)
     immutable = any(a.trick == "zerotensor" for n, a in given.items() if n.startswith("running"))  # torch writes to it
-    layouts = ("sparse", "mkldnn")  # torch adds a sparse residual, and fake tensors hide what a layout makes impossible
-    sparse = any(a.trick in layouts for n, a in case.tensors.items() if n == "residual" or is_fake(case))
+    layouts = ("sparse", "mkldnn")  # torch adds what is sparse, and fake tensors hide what a layout makes impossible
+    sparse = any(
+        a.trick in layouts for n, a in case.tensors.items() if n in ("residual", "scale", "shift") or is_fake(case)
+    )
     return no_norm or unlooked or immutable or sparse or case.activation in WRONG_ACTIVATIONS
 
 

@@ -10,11 +10,12 @@ import math
 
 from . import program
 from .case import TENSORS, Array, Case, usual
-from .norms import NORMS, RANKED
+from .modulation import is_modulated, shape_of_form
+from .norms import NORMS, RANKED, is_unbatched
 
 _SLICES = 40
 _FEW = 64  # elements, where a whole Jacobian is made
-_CHANGES = ("x", "weight", "bias", "residual", "running_mean", "running_var", "mask")  # edits that change values
+_CHANGES = ("x", "weight", "bias", "residual", "scale", "shift", "running_mean", "running_var", "mask")  # of values
 _COPIES = ("saved('clone')", "saved('sparse')", "saved('stay_sparse')", "saved('freed')")  # hooks that keep a copy
 _NO_GRAPH = ("torch.no_grad()", "torch.inference_mode()")
 
@@ -89,13 +90,16 @@ def _fit_tensors(case: Case) -> Case:
     if case.layer and "weight" not in tensors:
         tensors.pop("bias", None)
     for name, array in tensors.items():
-        if array.layout == "channels_last" and len(case.shape) < 3:
+        if array.layout == "channels_last" and (len(case.shape) < 3 or _rank(name, array, case) < 3):
             tensors[name] = array = dataclasses.replace(array, layout="contiguous")
         if array.dtype == "bfloat16" and array.trick in ("from_numpy", "read_only"):  # which numpy has not
             tensors[name] = dataclasses.replace(array, trick="")
     case = case.but(tensors={n: tensors[n] for n in TENSORS if n in tensors})
     if case.norm == "normalize":
-        case = case.but(activation="")
+        case = case.but(activation="").with_tensor("scale", None).with_tensor("shift", None)
+    for name in ("scale", "shift"):
+        if name in case.tensors and is_unbatched(case) and case.tensors[name].form in ("number", "vector"):
+            case = case.tensor(name, form="")
     mask = case.mask if "mask" in takes else ""
     alias = case.alias
     needs = {
@@ -114,6 +118,12 @@ def _fit_tensors(case: Case) -> Case:
     return case.but(mask=mask, alias=alias, wanted=wanted)
 
 
+def _rank(name: str, array: Array, case: Case) -> int:
+    return (
+        len(shape_of_form(case, array.form)) if name in ("scale", "shift") and array.size is None else len(case.shape)
+    )
+
+
 def _fit_freed(case: Case) -> Case:
     """Freed memory where normkit can look before torch's own operations read it, which end the process."""
     modes = ("Fake", "Silent", "meta")
@@ -129,7 +139,7 @@ def _fit_freed(case: Case) -> Case:
     twice = case.plan in ("double", "create_graph", "batched") or case.hook not in ("", "freed") or bool(case.after)
     freed = "saved('freed')" in case.contexts or case.tensors["dy"].trick == "freed" or case.hook == "freed"
     follows = freed and bool(case.activation)  # which may be an operation of its own
-    if bool(case.mask or case.transform) or moded or sums or asked or wrapped or twice or follows:
+    if bool(case.mask or case.transform) or moded or sums or asked or wrapped or twice or follows or is_modulated(case):
         case = _with_graph_memory(case)
     if case.edit == "free_y" and case.plan == "sum":  # the sum reads it
         case = case.but(edit="")
@@ -186,8 +196,4 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks
         case = case.but(contexts=tuple(c for c in case.contexts if "detect_anomaly" not in c))
-    if case.edit:
-        target = case.edit.removeprefix("free_").removesuffix("_again").removesuffix("_data")
-        if target not in (*case.tensors, "y") and not (target == "mask" and case.mask):
-            case = case.but(edit="")
-    return case
+    return case if not case.edit or program.can_edit(case.edit, case) else case.but(edit="")

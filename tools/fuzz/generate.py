@@ -12,6 +12,7 @@ from . import pools
 from .case import Array, Case
 from .fit import fit
 from .norms import NORMS, channels
+from .program import can_edit
 
 T = TypeVar("T")
 
@@ -55,12 +56,27 @@ def _numbers(r: Random) -> Case:
         often(r, "normal", pools.GRADIENTS, 0.2), dtype, often(r, tensors["x"].layout, pools.LAYOUTS, 0.3)
     )
     wanted = tuple(n for n in ("x", "weight", "bias", "residual") if r.random() < (0.9 if n == "x" else 0.7))
+    modulation = _modulation(r, dtype, tensors["x"].layout) if r.random() < 0.2 else {}
+    tensors |= modulation
+    wanted = (*wanted, *(name for name in modulation if r.random() < 0.8))
     return Case(
         norm=norm, layer=r.random() < 0.4, shape=shape, part=r.choice([1, 1, 2, 3, 4]), training=r.random() < 0.65,
         tensors=tensors, mask=often(r, "", pools.MASKS, 0.15), activation=often(r, "", pools.ACTIVATIONS, 0.4),
         eps=often(r, "1e-05", pools.EPS, 0.4), momentum=often(r, "0.1", pools.MOMENTA, 0.4), wanted=wanted,
         plan=often(r, "backward", ("none", "grad", "sum"), 0.4), threads=often(r, 1, (2, 3), 0.05),
     )  # fmt: skip
+
+
+def _modulation(r: Random, dtype: str, layout: str) -> dict[str, Array]:
+    """Scale and shift, of one form mostly."""
+    form, found = r.choice(pools.FORMS), {}
+    for name, usual, others in (("scale", "param", pools.SCALES), ("shift", "normal", pools.SHIFTS)):
+        if r.random() < 0.9:
+            own = often(r, form, pools.FORMS, 0.2)
+            laid = often(r, layout if own == "element" else "contiguous", pools.LAYOUTS, 0.1)
+            kind = often(r, dtype, ("float32", *pools.DTYPES), 0.3)
+            found[name] = Array(often(r, usual, others, 0.2), kind, laid, form=own)
+    return found
 
 
 def _shape(r: Random, norm: str) -> tuple[int, ...]:
@@ -115,7 +131,7 @@ def _backward(r: Random, case: Case) -> Case:
 
 
 def _edit(r: Random, case: Case) -> Case:
-    return case.but(edit=r.choice(pools.EDITS), plan="backward")
+    return case.but(edit=r.choice([edit for edit in pools.EDITS if can_edit(edit, case)]), plan="backward")
 
 
 def _alias(r: Random, case: Case) -> Case:

@@ -14,6 +14,7 @@ from normkit._activation import AFTER, resolve
 
 from . import kept, smooth
 from .case import Case
+from .modulation import is_modulated
 from .norms import NORMS
 
 if TYPE_CHECKING:
@@ -60,10 +61,18 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     # Where x is near the least number, x - mean is a whole number of these: xhat is off by one of them, scaled.
     lost = lost + c.underflow(_computed(f.dtype)) * (1 + s.scale)
     most = dz.abs() + unsure  # of a term dz * xhat both factors are off, also where the truth of dz is 0
-    for name, factor in (("weight", s.size), ("bias", torch.ones_like(s.size))):
+    own, ones = f.own, torch.ones_like(s.size)
+    scale = own.scale.abs() * ones
+    factors = {  # of dz in each sum, and how far that may be off
+        "weight": (s.size * scale, lost * scale),
+        "bias": (scale, 0 * ones),
+        "scale": ((s.size * own.weight).abs() + own.bias.abs(), lost * own.weight.abs() + own.step),
+        "shift": (ones, 0 * ones),
+    }
+    for name, (factor, vague) in factors.items():
         if name in d:
-            off = unsure * factor + (most * lost if name == "weight" else 0)
-            off = off + (8 * f.u * most if f.dtype == torch.float64 else 0)  # xhat is off by roundings of x
+            off = unsure * factor + most * (vague + (k * factor if "scale" in d else 0))
+            off = off + (8 * f.u * most * scale if f.dtype == torch.float64 else 0)  # xhat is off by roundings of x
             truth.results[f"d{name}"] = d[name], _parameter_bound(f, tensors[name], name, dz, off, factor, k > 0)
             truth.scale[f"d{name}"] = largest(dz * factor) * max(1, dz.numel() // max(1, d[name].numel()))
     _higher(case, truth, f, d["x"], y)
@@ -78,7 +87,7 @@ def slope(g: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
 def rounding(case: Case, f: Forward) -> float:
     """Eight roundings of what follows the norm, where something does."""
-    return 8 * f.u if case.activation or case.after else 0.0
+    return 8 * f.u if case.activation or case.after or is_modulated(case) else 0.0
 
 
 def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
@@ -86,6 +95,7 @@ def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
     s, dxhat, x = f.standard, dz * f.weight, f.leaves["x"]
     computed = _computed(f.dtype)
     terms = (x, s.scale, s.scale * f.weight, f.z, dz, dxhat, dxhat * s.scale, dz * s.size, dxhat * s.size)
+    terms = (*terms, f.own.y, dz * f.own.y, dz * f.own.scale)
     if _is_above_half(computed, *terms):
         return True
     if case.norm == "normalize" and _is_above_half(f.dtype, dxhat * s.scale):  # its gradient comes in two halves
@@ -114,6 +124,7 @@ def _is_operation(case: Case) -> bool:
     """Whether the activation is an operation of its own: no kernel has it, or the norm's kernels have none."""
     activation = eval(case.activation, {"nn": nn}) if case.activation else None
     no_kernel = resolve(activation).code == AFTER or not NORMS[case.norm].channels
+    no_kernel = no_kernel or is_modulated(case)
     return activation is not None and (no_kernel or "nk.backend('aten')" in (*case.contexts, *case.around))
 
 
@@ -126,7 +137,7 @@ def _parameter_bound(
     its dtype.
     """
     c, s, shape = contract, f.standard, f.leaves["x"].shape
-    laid = f.lay(f.leaves[name]).shape
+    laid = f.laid[name].shape
     axes = tuple(i for i, size in enumerate([1] * (len(shape) - len(laid)) + list(laid)) if size == 1)
     total = (lambda v: v.expand(shape).sum(axes)) if axes else (lambda v: v.expand(shape))
     dtypes, narrow = (f.dtype, parameter.dtype), c.unit_roundoff(torch.float32)

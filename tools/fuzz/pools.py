@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import norms, program
+from . import modulation, norms, program
 
 NORMS = (
     *("batch_norm", "group_norm", "layer_norm") * 3,
@@ -58,6 +58,9 @@ BIASES = ("zeros", "ones", "mean1e4", "scale1e-30", "nan")
 VARIANCES = ("zeros", "ones", "scale1e-40", "negative", "nan", "inf")
 GRADIENTS = ("ones", "zeros", "arange", "mean1e3", "scale1e20", "scale1e-30", "outlier", "nan", "inf")
 
+SCALES = ("normal", "ones", "zeros", "negative", "mean1e2", "nan")
+SHIFTS = ("zeros", "ones", "mean1e2", "nan")
+
 LAYOUTS = (
     *("channels_last",) * 5,
     "transposed", "strided", "inner", "offset", "expanded", "scalar", "overlapping",
@@ -82,6 +85,7 @@ ACTIVATIONS = (
 WRONG_ACTIVATIONS = ("'nosuch'", "3", "torch.relu")
 
 MASKS = program.MASKS
+FORMS = ("element", *modulation.FORMS)
 TRICKS = (
     *("freed", "negated", "zerotensor", "wrapper") * 2,
     "conjugated", "meta", "fake", "inference", "parameter", "from_numpy", "read_only", "shared", "sparse", "mkldnn",

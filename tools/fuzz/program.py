@@ -8,6 +8,7 @@ running_mean, running_var, batches.
 from __future__ import annotations
 
 from .case import Array, Case
+from .modulation import axes_of, is_modulated, shape_of_form
 from .norms import NORMS, channels, filled, is_unbatched, leading, parameter_shape
 
 # What torch.func and others make of `norm`, a function of x: the lines, and what they find.
@@ -86,6 +87,8 @@ EDITS = {
     "weight": "weight.mul_(2)",
     "bias": "bias.add_(1)",
     "residual": "residual.add_(1)",
+    "scale": "scale.mul_(2)",
+    "shift": "shift.add_(1)",
     "running_mean": "running_mean.add_(1)",
     "running_var": "running_var.mul_(2)",
     "mask": "mask.logical_not_()",
@@ -142,6 +145,12 @@ _MASKS = {
 MASKS = tuple(_MASKS)
 
 
+def can_edit(edit: str, case: Case) -> bool:
+    """Whether the case has what is edited."""
+    target = edit.removeprefix("free_").removesuffix("_again").removesuffix("_data")
+    return target in (*case.tensors, "y") or (target == "mask" and bool(case.mask))
+
+
 def shape_of(name: str, case: Case) -> tuple[int, ...]:
     """The shape of one of the case's tensors."""
     array = case.tensors[name]
@@ -149,6 +158,8 @@ def shape_of(name: str, case: Case) -> tuple[int, ...]:
         return array.size
     if name in ("weight", "bias"):
         return parameter_shape(case)
+    if name in ("scale", "shift"):
+        return shape_of_form(case, array.form)
     return (channels(case),) if name.startswith("running") else case.shape
 
 
@@ -266,10 +277,15 @@ def _norm_lines(case: Case, ours: bool, as_layer: bool) -> list[str]:
         extras += f", activation={case.activation}"
     if case.mask:
         extras += ", mask=mask"
+    pair = ", ".join(n if n in case.tensors else "None" for n in ("scale", "shift"))
+    if is_modulated(case):
+        extras += f", modulate=({pair})"
     if ours:
         text = f"layer(x{extras})" if as_layer else filled(norm.function, case) + extras + ")"
     else:
         text = "layer(x)" if as_layer else filled(norm.torch, case)
+        if is_modulated(case):
+            text = f"modulated({text}, {pair}, {axes_of(case)})"
         if "residual" in case.tensors and not adds:
             text = f"add({text}, residual)"
         if case.activation:

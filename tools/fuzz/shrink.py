@@ -19,7 +19,12 @@ _NEXT = {
     "momentum": ("0.37",),
     "mask": ("random",),
 }
-_NEXT_OF_ARRAY = {"dtype": ("float64", "float16"), "layout": ("channels_last", "strided"), "values": ("mean1e2",)}
+_NEXT_OF_ARRAY = {
+    "dtype": ("float64", "float16"),
+    "layout": ("channels_last", "strided"),
+    "values": ("mean1e2",),
+    "form": ("element",),
+}
 _FIELDS = ("transform", "after", "hook", "edit", "alias", "threads", "mask", "activation", "momentum", "eps", "layer")
 
 

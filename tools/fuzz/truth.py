@@ -19,6 +19,7 @@ from normkit import contract
 from . import smooth
 from .case import Case
 from .gradients import gradients, largest, rounding
+from .modulation import axes_of
 from .norms import NORMS, is_unbatched, leading
 from .standard import Standard, moved, standardize
 
@@ -36,18 +37,30 @@ class Truth:
 
 
 @dataclass
+class Own:
+    """The norm without its modulation: weight, bias, y, how far y may be off. scale: of the modulation."""
+
+    weight: Tensor
+    bias: Tensor
+    y: Tensor
+    step: Tensor
+    scale: Tensor
+
+
+@dataclass
 class Forward:
-    """One forward in float64. leaves: the tensors that have a gradient, by name; g: what follows z, first the
-    activation; lay: a parameter beside x."""
+    """One forward in float64. leaves: the tensors that have a gradient, by name; weight: what xhat is multiplied by,
+    the modulation's scale in it; g: what follows z, first the activation; laid: leaves but x, beside x."""
 
     leaves: dict[str, Tensor]
     dy: Tensor
     standard: Standard
+    own: Own
     weight: Tensor
     z: Tensor
     activation: Callable[[Tensor], Tensor]
     g: Callable[[Tensor], Tensor]
-    lay: Callable[[Tensor], Tensor]
+    laid: dict[str, Tensor]
     keep: Tensor | None
     dtype: torch.dtype  # of what is normalized
     u: float
@@ -68,7 +81,7 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
         truth.results["total"] = tensors["x"].double() + tensors["residual"].double(), f.u * f.leaves["x"].abs()
     gradients(case, truth, f, y, tensors)
     if is_unbatched(case):
-        for name in {"y", "dx", "dresidual", "jvp", "ddx", "ddy"} & truth.results.keys():
+        for name in {"y", "dx", "dresidual", "dscale", "dshift", "jvp", "ddx", "ddy"} & truth.results.keys():
             expected, bound = truth.results[name]
             truth.results[name] = expected.squeeze(0), bound.squeeze(0) if bound.dim() else bound
     if "running_mean" in tensors and "running_var" in tensors:
@@ -95,9 +108,9 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
         mean = tensors["running_mean"].detach()
         t["running_var"] = mean.as_strided(mean.shape, (1,), 0).double()
     if is_unbatched(case):
-        t |= {name: t[name].unsqueeze(0) for name in ("x", "residual", "dy") if name in t}
+        t |= {name: t[name].unsqueeze(0) for name in ("x", "residual", "dy", "scale", "shift") if name in t}
     x = t["x"].requires_grad_()
-    leaves = {"x": x} | {n: t[n].requires_grad_() for n in ("weight", "bias") if n in t}
+    leaves = {"x": x} | {n: t[n].requires_grad_() for n in ("weight", "bias", "scale", "shift") if n in t}
     keep = lay_mask(case, tensors["mask"], x) if "mask" in tensors else None
     s = standardize(case, x, t, keep, dtype)
 
@@ -108,26 +121,44 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
             return p  # of the last axes; `normalize` broadcasts whatever is no vector
         return p.reshape(1, -1, *[1] * (x.dim() - 2))
 
-    weight = lay(leaves["weight"]) if "weight" in leaves else nothing + 1
-    bias = lay(leaves["bias"]) if "bias" in leaves else nothing
+    laid = {name: lay(leaves[name]) for name in ("weight", "bias") if name in leaves}
+    laid |= {name: lay_modulation(case, leaves[name], x) for name in ("scale", "shift") if name in leaves}
+    weight, bias = laid.get("weight", nothing + 1), laid.get("bias", nothing)
+    seen = {name: p if keep is None else torch.where(keep, p, 0) for name, p in laid.items()}  # a mask hides the others
+    scale, shift = seen.get("scale", nothing + 1), seen.get("shift", nothing)
     residual = x if case.alias == "residual_is_x" else t["residual"] if "residual" in t and not adds else nothing
     if residual is not x and residual is not nothing:
         leaves["residual"] = residual.requires_grad_()
-    z = s.xhat * weight + bias + (residual if keep is None else torch.where(keep, residual, 0))
+    y = s.xhat * weight + bias
+    z = y * scale + shift + (residual if keep is None else torch.where(keep, residual, 0))
     u = contract.unit_roundoff(dtype)
     if dtype == torch.float64:  # nothing is wider: sums carry dozens of roundings, each of the size of x
         u = u * 64 * (1 + float((x.detach().abs() * s.scale).nan_to_num(0, 0).max()) if x.numel() else 1)
     share = residual.detach().abs() if keep is None else torch.where(keep, residual.detach(), 0).abs()
-    step = contract.output_bound(s.size, weight, bias, u).detach() + 8 * u * share
-    step = step + contract.underflow(dtype)
+    own = contract.output_bound(s.size, weight, bias, u).detach()
     if dtype == torch.float64:
-        step = step + 8 * u * weight.detach().abs()
+        own = own + 8 * u * weight.detach().abs()
+    step = (own * scale.abs() + 8 * u * shift.abs()).detach() + 8 * u * share
+    step = step + contract.underflow(dtype)
     dy = torch.ones_like(x) if case.plan == "sum" else t.get("dy", torch.zeros_like(x))
     # autograd hands a gradient on in the output's dtype
     dy = (dy * 0 if case.hook == "zerotensor" else dy.detach().to(dtype).double()).requires_grad_()
     act = smooth.exact(eval(case.activation, {"nn": nn}) if case.activation else None)
     g = following(case, act, keep, x)
-    return Forward(leaves, dy, s, weight.detach(), z, act, g, lay, keep, dtype, u, step)
+    alone = Own(weight.detach(), bias.detach(), y.detach(), own, scale.detach())
+    return Forward(leaves, dy, s, alone, (weight * scale).detach(), z, act, g, laid, keep, dtype, u, step)
+
+
+def lay_modulation(case: Case, t: Tensor, x: Tensor) -> Tensor:
+    """Scale or shift beside x."""
+    rank, axes = x.dim(), 0 if is_unbatched(case) else axes_of(case)
+    if t.dim() in (0, rank):
+        return t.reshape(t.shape or [1] * rank)
+    if axes == 0:
+        return t.reshape(*t.shape, *[1] * (rank - 2))
+    lead = t.shape[:1] if t.dim() == axes + 1 else ()
+    vector = t.shape[len(lead) :]
+    return t.reshape(*lead, *[1] * (rank - len(lead) - len(vector)), *vector)
 
 
 def lay_mask(case: Case, mask: Tensor, x: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
-"""Layer norm and RMS norm over the last axis, training: the norms of transformers.
+"""Layer norm and RMS norm over the last axis, in training and inference: the norms of transformers.
 
 Parameters have the input's dtype here: torch's RMS norm falls back to slow composed operations for mixed ones.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,26 +47,25 @@ def rms_truth(problem: Problem, x: Tensor, weight: Tensor, bias: Tensor, mean: T
     )
 
 
-def _layer(problem: Problem, name: str, library: object) -> nn.Module:
+def _layer(name: str, training: bool, library: object, problem: Problem) -> nn.Module:
     layer = getattr(library, name)(problem.case.shape[-1], dtype=DTYPES[problem.case.dtype])
-    return prepared(layer, problem, True)
+    return prepared(layer, problem, training)
 
 
-OPS = (
+def _plain(name: str, training: bool, problem: Problem) -> nn.Module:
+    return Unfused(_layer(name, training, nn, problem), None)
+
+
+OPS = tuple(
     Op(
+        name if training else f"{name}_inference",
         "layer_norm",
-        "layer_norm",
-        lambda problem: _layer(problem, "LayerNorm", nk),
-        lambda problem: Unfused(_layer(problem, "LayerNorm", nn), None),
-        layer_truth,
+        partial(_layer, layer, training, nk),
+        partial(_plain, layer, training),
+        truth,
+        training=training,
         block=lambda case: 0,
-    ),
-    Op(
-        "rms_norm",
-        "layer_norm",
-        lambda problem: _layer(problem, "RMSNorm", nk),
-        lambda problem: Unfused(_layer(problem, "RMSNorm", nn), None),
-        rms_truth,
-        block=lambda case: 0,
-    ),
+    )
+    for training in (True, False)
+    for name, layer, truth in (("layer_norm", "LayerNorm", layer_truth), ("rms_norm", "RMSNorm", rms_truth))
 )

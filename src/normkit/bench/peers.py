@@ -5,6 +5,7 @@
     compile   the same through torch.compile (inductor)
     onednn    torch.native_batch_norm on to_mkldnn() tensors: oneDNN's plain-layout path, not its blocked layouts
     jax       the formula under jax.jit, forward and vjp, where jax is installed
+    onnx      ONNX Runtime's layer norm and RMS norm in inference, where it is installed
 
 and `limit`, which bounds them: what normkit's call costs when its kernels compute no statistics.
 """
@@ -20,6 +21,7 @@ import normkit as nk
 
 from .contender import Absent, Contender, Results, named
 from .jax_peer import Jax
+from .onnx_peer import OnnxRuntime
 from .op import Op, prepared, ranked
 from .problem import Inputs, Problem
 
@@ -109,6 +111,7 @@ PEERS: dict[str, Callable[[Op, Problem], Contender]] = {
     "compile": compiled,
     "onednn": OneDnn,
     "jax": Jax,
+    "onnx": OnnxRuntime,
 }
 
 

@@ -12,7 +12,7 @@ come back whole from any dtype that a hook may choose.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._activation import IDENTITY, NONE
+from .._activation import IDENTITY, NONE, Activation
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import forward_level, peek_transform
 from ..kernels import composed, native
@@ -60,7 +60,7 @@ class Fused(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
         operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.statistics)
-        if _takes_operations(dy):
+        if takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
 
@@ -74,7 +74,7 @@ class InCore(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         (dy,) = gradients
-        if not _takes_operations(dy):
+        if not takes_operations(dy):
             return native.fused_backward(ctx, dy)
         needs, channels_last = Needs(*ctx.needs_input_grad[:4]), ctx.plan[5]
         operands, saved = _unpacked(ctx.saved_tensors, dy, channels_last, native.STATISTICS)
@@ -94,7 +94,7 @@ class Added(torch.autograd.Function):
         dy, dsum = gradients
         if dy is None:
             return (dsum, None, None, dsum, *(None,) * 8)
-        if not (_takes_operations(dy) or (dsum is not None and _takes_operations(dsum))):
+        if not (takes_operations(dy) or (dsum is not None and takes_operations(dsum))):
             return native.added_backward(ctx, dy, dsum)
         of_input, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
         operands, saved = _unpacked(ctx.saved_tensors, dy, False, native.STATISTICS)
@@ -133,14 +133,16 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
     return native.fused_inference(input, weight, bias, residual, norm, running, kind, size, training, eps, code, param)
 
 
-def apply_by_blocks(
-    input: Tensor, weight: Tensor, bias: Tensor, norm: NormSpec, kind: int, size: int, eps: float
-) -> Maybe:
-    """Rows with a weight and a bias for each block of them, (blocks, ..., size), plain ones: as `apply_in_core`."""
-    if not native.ready(input, None, None, None, None, kind, size, True):
+def apply_apart(  # flat, as `apply_in_core` is
+    input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, norm: NormSpec, kind: int, size: int, eps: float,
+    activation: Activation,
+) -> Maybe:  # fmt: skip
+    """With a weight and a bias, plain ones, for each sample (N, C) or block of rows (blocks, ..., size): as
+    `apply_in_core`."""
+    if not native.ready(input, None, None, residual, None, kind, size, True):
         return None
-    given = (input, weight, bias, None, norm, None, kind, size, True, eps, NONE.code, 0.0)
-    if _is_grad_enabled() and _needs_graph(input, weight, bias, None):
+    given = (input, weight, bias, residual, norm, None, kind, size, True, eps, activation.code, activation.param)
+    if _is_grad_enabled() and _needs_graph(input, weight, bias, residual):
         return _apply_in_core(*given)
     return native.fused_forward(None, *given)
 
@@ -180,7 +182,12 @@ def _unpacked(
     if bits is not None and is_channels_last(input) != channels_last:
         input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     bits = None if bits is None else _bytes(bits)
-    return Operands(input, weight, bias, residual, mask), Saved(_floats(_bytes(stats), statistics), bits)
+    return Operands(input, weight, bias, residual, mask), Saved(unpacked_statistics(stats, statistics), bits)
+
+
+def unpacked_statistics(stats: Tensor, dtype: torch.dtype) -> Tensor:
+    """Statistics from what a hook on saved tensors gave back for their bytes."""
+    return _floats(_bytes(stats), dtype)
 
 
 def _floats(stats: Tensor, dtype: torch.dtype) -> Tensor:
@@ -215,7 +222,7 @@ def is_channels_last(input: Tensor) -> bool:
     return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
 
 
-def _takes_operations(dy: Tensor) -> bool:
+def takes_operations(dy: Tensor) -> bool:
     """Whether a backward is differentiated in turn, or has a gradient that no kernel takes (a subclass, a batch)."""
     return _is_grad_enabled() or not native.plain_gradient(dy) or peek_transform() is not None or forward_level() >= 0
 
@@ -224,7 +231,7 @@ def composed_backward(
     norm: NormSpec, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs
 ) -> Gradients:
     """The first derivative by operations: the composed forward, differentiated; with a graph where one is wanted."""
-    activation, dresidual, create_graph = norm.activation, None, torch.is_grad_enabled()
+    activation, dresidual = norm.activation, None
     if dy.layout is not torch.strided:  # sparse, which the derivatives of torch's casts and broadcasts refuse
         dy = dy.to_dense()
     if operands.mask is not None:
@@ -236,6 +243,18 @@ def composed_backward(
         norm = replace(norm, activation=NONE)
     if norm.activation.code == IDENTITY:
         dresidual = dy
+    numbers = saved.stats if kernel is composed else doubles(saved.stats)
+    found = differentiated(norm, dy, operands, numbers, needs)
+    if needs.residual and found[3] is None:
+        found[3] = dresidual
+    return Gradients(*found)
+
+
+def differentiated(
+    norm: NormSpec, dy: Tensor, operands: Operands, stats: Tensor, needs: Sequence[bool]
+) -> list[Maybe]:  # fmt: skip
+    """One gradient for each of `needs`, which go along with the operands: by the composed forward, differentiated."""
+    create_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():  # a backward may run where no graph is made
         # Each as a tensor of its own: where one of them has been made from another (the residual of a block, the
         # weight of a layer called twice), the way between them is no part of this derivative.
@@ -245,11 +264,11 @@ def composed_backward(
             tensor = operands[i]
             if tensor is not None and not tensor.requires_grad:  # a hook on saved tensors has cut it off
                 tensor.requires_grad_()
-        y = norm.composed(operands, saved.stats if kernel is composed else doubles(saved.stats))
+        y = norm.composed(operands, stats)
         found = torch.autograd.grad(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip
-    gradients: list[Tensor | None] = [None, None, None, dresidual if needs.residual else None]
+    gradients: list[Maybe] = [None] * len(needs)
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient
-    return Gradients(*gradients)
+    return gradients

@@ -1,4 +1,5 @@
-"""Fused kernels under torch.compile: each norm is one opaque operator, which inductor calls instead of fusing.
+"""Fused kernels under torch.compile: each norm is one operator, which inductor calls instead of fusing (the native
+kernels, opaque to it) or sees the kernels of (Triton's).
 
 `normkit::<norm>` computes (output, stats, bits) and `normkit::<norm>_backward` the gradients; both are functional, so
 running statistics are moved by tensor operations outside, from the `stats` that came out. An operator's body makes the
@@ -68,10 +69,11 @@ def register(name: str) -> None:
 class Operator(Asked):
     """The two operators of one norm, and the derivative that they make."""
 
-    def __init__(self, name: str, operators: Callable[[], tuple[Any, Any, bool]]) -> None:
-        """operators: makes (forward, backward, whether the forward keeps bits of the activation)."""
+    def __init__(self, name: str, takes: int, operators: Callable[[], tuple[Any, Any, bool]]) -> None:
+        """operators: makes (forward, backward, whether the forward keeps bits of the activation). takes: how many
+        operands they have, input, weight, bias, residual and maybe the mask."""
         super().__init__(name)
-        self._operators = operators
+        self._takes, self._operators = takes, operators
 
     def make(self) -> None:
         forward, self.backward, self._keeps_bits = self._operators()
@@ -79,31 +81,51 @@ class Operator(Asked):
         self.forward = forward
 
     def __call__(self, size: int, eps: float, activation: Activation, operands: Operands) -> tuple[Tensor, Tensor]:
-        """(output like the input, stats (3, sets) float64)."""
+        """(output like the input, stats (3, sets) float64; Triton's (4, sets), the count last)."""
         register(self.name)
-        output, stats, _ = self.forward(*tuple(operands)[:4], size, eps, activation.code, float(activation.param))
+        given = tuple(operands)[: self._takes]
+        output, stats, _ = self.forward(*given, size, eps, activation.code, float(activation.param))
         return output, doubles(stats)
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        input, weight, bias, residual, size, eps, activation, param = inputs
+        *operands, size, eps, activation, param = inputs
         _, stats, bits = output
-        has_bits = self._keeps_bits and native.keeps_bits(activation)
-        needs_residual = residual is not None and activation != IDENTITY and not has_bits
-        ctx.save_for_backward(input, weight, bias, residual if needs_residual else None, stats, bits)
-        ctx.settings = (size, eps, activation, param, residual is not None)
+        save(ctx, Operands(*operands), stats, bits, activation, self._keeps_bits)
+        ctx.settings = (size, eps, activation, param)
 
     def _differentiate(self, ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
-        *operands, stats, bits = ctx.saved_tensors
-        size, eps, activation, param, has_residual = ctx.settings
-        needs = list(ctx.needs_input_grad[:4])
-        through = has_residual and activation == IDENTITY  # then the residual's gradient is dy itself
-        asked = [*needs[:3], needs[3] and not through]
-        bits = bits if bits.numel() else None
-        found = self.backward(dy, *operands, stats, bits, size, eps, activation, param, asked)
-        asked_for = [gradient if asked[i] else None for i, gradient in enumerate(found)]
-        if through and needs[3]:
-            asked_for[3] = dy
-        return (*asked_for, None, None, None, None)
+        operands, saved = saved_of(ctx)
+        asked = asked_of(ctx)
+        found = self.backward(dy, *operands[: self._takes], *saved, *ctx.settings, asked)
+        return (*gradients_of(ctx, dy, found, asked), *(None,) * self._takes)
+
+
+def save(ctx: Any, operands: Operands, stats: Tensor, bits: Tensor, activation: int, keeps_bits: bool) -> None:
+    """What the derivative reads. Behind no activation and under no mask the residual's gradient is dy itself."""
+    input, weight, bias, residual, mask, *_ = operands
+    reads_residual = activation != IDENTITY and not (keeps_bits and native.keeps_bits(activation))
+    ctx.save_for_backward(input, weight, bias, residual if reads_residual else None, mask, stats, bits)
+    ctx.passes = residual is not None and activation == IDENTITY and mask is None
+
+
+def saved_of(ctx: Any) -> tuple[Operands, Saved]:
+    """The same in the derivative; no bits for an empty tensor."""
+    *operands, stats, bits = ctx.saved_tensors
+    return Operands(*operands), Saved(stats, bits if bits.numel() else None)
+
+
+def asked_of(ctx: Any) -> list[bool]:
+    """Whose gradients the derivative computes, of input, weight, bias, residual."""
+    *needs, of_residual = ctx.needs_input_grad[:4]
+    return [*needs, of_residual and not ctx.passes]
+
+
+def gradients_of(ctx: Any, dy: Tensor, found: Sequence[Tensor], asked: Sequence[bool]) -> list[Maybe]:
+    """What autograd is given for these four."""
+    given: list[Maybe] = [gradient if wanted else None for gradient, wanted in zip(found, asked, strict=True)]
+    if ctx.passes and ctx.needs_input_grad[3]:
+        given[3] = dy
+    return given
 
 
 def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
@@ -114,12 +136,17 @@ def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
         backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
         return define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, True
 
-    return Operator(norm, operators)
+    return Operator(norm, 4, operators)
 
 
 def triton_operator(norm: str) -> Operator:
     """A norm's operators by Triton's kernels, which the compiler sees into."""
-    return Operator(f"triton_{norm}", lambda: triton.operators(norm))
+
+    def operators() -> tuple[Any, Any, bool]:
+        made = triton.operators(norm)
+        return made.forward, made.backward, made.KEEPS_BITS
+
+    return Operator(f"triton_{norm}", 5, operators)
 
 
 class _Native:

@@ -23,7 +23,7 @@ from ._operator import native_operator, triton_operator
 from .choose import may_look
 from .road import run
 from .running import Running
-from .spec import NormSpec
+from .spec import Elements, NormSpec
 
 
 @traceable
@@ -144,9 +144,9 @@ class BatchNormSpec(NormSpec):
         """The native kernels take masks."""
         return None
 
-    def why_not_operator(self, operands: Operands) -> str | None:
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
         """By given statistics batch norm is elementwise."""
-        if operands.mask is not None:
+        if operands.mask is not None and kernel is native:
             return "a mask is given"
         return None if self.training else "evaluation: the compiler fuses it with what is around it"
 
@@ -164,13 +164,26 @@ class BatchNormSpec(NormSpec):
         return planes.why_not(operands, self.activation)
 
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
-        """A weight and a bias per plane. Evaluation: N * C channels of one sample, the statistics repeated for each."""
+        """A weight and a bias per plane. Evaluation: row-major N * C channels of one sample, statistics repeated."""
         if self.training:
             from .plane_batch_norm import PlaneBatchNormSpec  # here: few calls are of this kind, all would load it
 
             return PlaneBatchNormSpec(self.activation, self.running, self.eps), planes.with_affine(operands)
-        mean, var = (given.repeat(operands.input.shape[0]) for given in self.given())
+        mean, var = (given.repeat(planes.samples(operands)) for given in self.given())
         return BatchNormSpec(self.activation, Running(mean, var, None, None), False, self.eps), planes.of(operands)
+
+    def elements(self, input: Tensor) -> Elements | None:
+        """By channels; those of a batch are found first."""
+        return None if self.name != "batch_norm" else Elements(BATCH, 0, self.eps, not self.training)
+
+    def element_statistics(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The given ones, or the batch's."""
+        if not self.training:
+            return self.given()
+        found = native.batch_norm_statistics(input)
+        if self.running is not None:
+            self.move(found, input)
+        return found[0], found[1]
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, C)."""
@@ -231,7 +244,7 @@ class BatchNormSpec(NormSpec):
         operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(0, self.eps, activation, operands)
         if self.running is not None:
-            count = _shapes.values_per_channel(operands.input.shape)
+            count = _shapes.values_per_channel(operands.input.shape) if operands.mask is None else stats[3].long()
             running.move(self.running, Moments.of_stats(count, stats[0], stats[1]))
         return y
 

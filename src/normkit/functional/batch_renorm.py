@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import _operands, _shapes
-from .._activation import resolve
+from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, triton
 from ..moments import Moments, moments_of
 from . import running
+from ._by_statistics import BY_STATISTICS
 from ._operator import Asked, define, register
 from .batch_norm import BatchNormSpec, running_of
 from .choose import is_exporting, is_transformed, may_look
@@ -175,9 +176,9 @@ class BatchRenormSpec(BatchNormSpec):
             return "a mask is given"
         return None if operands.input.numel() else "the batch is empty"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """A compiled graph has the differentiable operations."""
-        return f"{self.name} has no operator for compiled graphs"
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Triton has one of the statistics and one of what follows r and d."""
+        return None if kernel is triton else f"{self.name} has no operator for compiled graphs"
 
     def why_not_exported(self) -> str | None:
         """PyTorch has no such norm."""
@@ -236,6 +237,16 @@ class BatchRenormSpec(BatchNormSpec):
         shape = _shapes.channel_shape(wide.dim(), wide.shape[1])
         xhat = composed.standardize(wide, moments, self.eps, operands.mask) * r.reshape(shape) + d.reshape(shape)
         return composed.finish_channels(xhat, operands, self.activation)
+
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
+        """The statistics, r and d from them, and the rest by both; the running statistics move after use."""
+        assert self.running is not None
+        stats = BY_STATISTICS.find(operands, self.eps)
+        moments = moments_of(stats)
+        r, d = _correction(self, moments)
+        y = BY_STATISTICS(stats, activation, _with_correction(operands, r, d))
+        running.move(self.running, moments)
+        return y
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """The correction comes from running statistics that have moved by then."""

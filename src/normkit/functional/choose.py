@@ -105,6 +105,11 @@ def _modulated(norm: NormSpec, operands: Operands) -> str:
     why_not = norm.why_not_affine(operands)
     if why_not is None:
         return "the modulation as weight and bias"
+    input, *_, scale, shift = operands
+    if scale is not None and shift is not None and scale.shape == shift.shape == input.shape:
+        why_not = norm.why_not_elements(operands)
+        if why_not is None:
+            return "the modulation in the same passes, element by element"
     return f"the modulation as an operation of its own: {why_not}"
 
 
@@ -163,7 +168,7 @@ def why_not_native(norm: NormSpec, operands: Operands) -> str | None:
     if not native.supports_dtype(input.dtype):
         return native.why_not() or f"no native kernel for {input.dtype}"
     if torch.compiler.is_compiling():
-        return norm.why_not_native(operands) or norm.why_not_operator(operands) or _why_not_opaque(operands)
+        return norm.why_not_native(operands) or norm.why_not_operator(native, operands) or _why_not_opaque(operands)
     if count_dispatch_modes():
         return "a torch-dispatch mode is active (fake tensors have no memory)"
     if is_transformed():
@@ -232,7 +237,7 @@ def why_not_triton(norm: NormSpec, operands: Operands) -> str | None:
     if triton.exceeds(input):
         return "a channel has more values than 32 bits count"
     if torch.compiler.is_compiling():
-        return norm.why_not_operator(operands) or _why_not_transformable()
+        return norm.why_not_operator(triton, operands) or _why_not_transformable()
     if not all(is_plain(tensor) for tensor in others):
         return "a parameter, buffer, residual or mask is a tensor subclass"
     if count_dispatch_modes():

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import _shapes
-from .._activation import resolve
+from .._activation import Activation, resolve
 from .._fx import traceable
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, triton
 from ..moments import Moments, moments_of
 from . import running
-from .batch_norm import BatchNormSpec, running_of
+from .batch_norm import TRITON_OPERATOR, BatchNormSpec, running_of
 from .road import run
 from .spec import NormSpec
 
@@ -102,9 +102,9 @@ class GhostBatchNormSpec(BatchNormSpec):
         """The kernels of slices take no mask."""
         return None if operands.mask is None else "a mask is given"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """A compiled graph has the differentiable operations."""
-        return f"{self.name} has no operator for compiled graphs"
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Triton's kernels are of all slices at once."""
+        return None if kernel is triton else f"{self.name} has no operator for compiled graphs"
 
     def why_not_exported(self) -> str | None:
         """PyTorch has no such norm."""
@@ -140,6 +140,14 @@ class GhostBatchNormSpec(BatchNormSpec):
         moments = _per_sample(slices, self.sizes, wide.dim())
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
 
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
+        """By the operator of batch norm; the running statistics move outside of it."""
+        y, stats = TRITON_OPERATOR(len(self.sizes), self.eps, activation, operands)
+        if self.running is not None:
+            mean, var, _, count = stats.view(4, len(self.sizes), operands.input.shape[1]).unbind()
+            self._move(Moments.of_stats(count.long(), mean, var), operands)
+        return y
+
     def _move(self, slices: Moments, operands: Operands) -> None:
         """Move the running statistics by the slices merged. mean, m2: (K, C); count: (K, 1)."""
         assert self.running is not None
@@ -163,8 +171,7 @@ def slice_sizes(num_samples: int, virtual_batch_size: int) -> list[int]:
         raise ValueError(f"virtual_batch_size must be 1 or more, got {virtual_batch_size}")
     num_samples = int(num_samples)  # a traced program's size is symbolic, and its slices are part of the program
     slices = max(1, min(-(-num_samples // virtual_batch_size), num_samples // 2))
-    size, longer = num_samples // slices, num_samples % slices  # not by divmod, which Dynamo of torch 2.4 lacks
-    return [size + 1] * longer + [size] * (slices - longer)
+    return _shapes.even_sizes(num_samples, slices)
 
 
 def slice_moments(x: Tensor, sizes: Sequence[int], mask: Tensor | None) -> Moments:

@@ -19,7 +19,7 @@ from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from ._operator import native_operator, triton_operator
 from .road import run
-from .spec import NormSpec
+from .spec import Elements, NormSpec
 
 
 @traceable
@@ -87,15 +87,13 @@ class GroupNormSpec(NormSpec):
     def modulated_in_core(
         self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
     ) -> Maybe:
-        """By planes, as of one sample."""
+        """By planes, as of one sample; channels last sample by sample."""
         if self.num_groups < 1 or input.dim() < 2 or input.shape[1] % self.num_groups:
             return None
-        found = planes.quick(input, weight, bias, residual, modulate)
-        if found is None:
-            return None
-        norm = GroupNormSpec(self.activation, input.shape[0] * self.num_groups, self.eps)
-        y = norm.in_core(*found[:4])
-        return y if y is None else y.view(input.shape)
+        return planes.groups_in_core(
+            lambda groups: GroupNormSpec(self.activation, groups, self.eps), self.num_groups, self.eps, input, weight,
+            bias, residual, modulate,
+        )  # fmt: skip
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; under autocast in float32 where PyTorch's group norm is; mask (N, 1, *)."""
@@ -110,18 +108,22 @@ class GroupNormSpec(NormSpec):
         """Under a mask the kernels take each channel of each sample for a channel of one large sample."""
         return why_not_masked(operands)
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """Without a mask it is one."""
-        return None if operands.mask is None else "a mask is given"
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Triton's takes masks."""
+        return "a mask is given" if operands.mask is not None and kernel is native else None
 
     def why_not_affine(self, operands: Operands) -> str | None:
         """A group's statistics are of one sample."""
         return planes.why_not(operands, self.activation)
 
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
-        """N * C channels of one sample, in N * G groups."""
-        groups = operands.input.shape[0] * self.num_groups
+        """Row-major N * C channels of one sample, in N * G groups."""
+        groups = planes.samples(operands) * self.num_groups
         return GroupNormSpec(self.activation, groups, self.eps), planes.of(operands)
+
+    def elements(self, input: Tensor) -> Elements | None:
+        """By groups of channels."""
+        return Elements(GROUPS, self.num_groups, self.eps)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * G)."""

@@ -24,7 +24,7 @@ from .batch_norm import BatchNormSpec
 from .group_norm import OPERATOR, TRITON_OPERATOR, GroupNormSpec, why_not_masked
 from .road import run
 from .running import Running
-from .spec import NormSpec
+from .spec import Elements, NormSpec
 
 
 @traceable
@@ -104,15 +104,13 @@ class InstanceNormSpec(BatchNormSpec):
     def modulated_in_core(
         self, input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate
     ) -> Maybe:
-        """By planes, as of one sample."""
+        """By planes, as of one sample; channels last sample by sample."""
         if not self.training or self.running is not None or input.dim() < 2:
             return None
-        found = planes.quick(input, weight, bias, residual, modulate)
-        if found is None:
-            return None
-        norm = GroupNormSpec(self.activation, input.shape[0] * input.shape[1], self.eps)
-        y = norm.in_core(*found[:4])
-        return y if y is None else y.view(input.shape)
+        return planes.groups_in_core(
+            lambda groups: GroupNormSpec(self.activation, groups, self.eps), input.shape[1], self.eps, input, weight,
+            bias, residual, modulate,
+        )  # fmt: skip
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). An empty batch moves no statistics and is not counted."""
@@ -139,9 +137,13 @@ class InstanceNormSpec(BatchNormSpec):
         return planes.why_not(operands, self.activation)
 
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
-        """N * C channels of one sample."""
-        n, c = operands.input.shape[:2]
-        return GroupNormSpec(self.activation, n * c, self.eps), planes.of(operands)
+        """A group is a channel."""
+        groups = planes.samples(operands) * operands.input.shape[1]
+        return GroupNormSpec(self.activation, groups, self.eps), planes.of(operands)
+
+    def elements(self, input: Tensor) -> Elements | None:
+        """By groups of one channel each."""
+        return None if self.running is not None else Elements(GROUPS, input.shape[1], self.eps)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
         """stats: (3, N * C)."""
@@ -189,11 +191,11 @@ class InstanceNormSpec(BatchNormSpec):
         return composed.add_and_activate(y, operands, self.activation)
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
-        """By the one opaque operator of group norm."""
+        """By the one operator of group norm."""
         operator = OPERATOR if kernel is native else TRITON_OPERATOR
         y, stats = operator(operands.input.shape[1], self.eps, activation, operands)
         if self.running is not None:
-            self.move(stats, operands.input)
+            self.move(stats, operands.input, operands.mask)
         return y
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:

@@ -2,7 +2,7 @@
 
     xhat = (x - mean_c) * rstd_c        y = activation(weight_nc * xhat + bias_nc + residual)
 
-Forward: the native kernels' statistics of the batch, then y by them as if they were given, plane by plane. Backward: dx
+Forward: the native kernels' statistics of the batch, then y as by given ones, plane by plane. Backward: dx
 as if they were constants, with the sums of each plane; then what all planes of a channel want of its mean and variance,
 which is one more batch norm of x, with that dx as its residual.
 """
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from .. import _operands, _shapes
-from .._activation import NONE
 from .._operands import Gradients, Needs, Operands, Saved
+from .._torch import reshaped_as_no_view
 from ..kernels import composed, native
 from ..moments import Moments
 from . import planes, running
@@ -28,7 +28,8 @@ from .spec import NormSpec
 
 @dataclass(slots=True, eq=False)
 class PlaneBatchNormSpec(NormSpec):
-    """One such norm, on row-major operands that are verified; weight, bias: (N * C,). On the native kernels alone."""
+    """One such norm, on operands that are verified, row-major or channels last; weight, bias: (N * C,). On the native
+    kernels alone."""
 
     running: Running | None
     eps: float
@@ -45,38 +46,42 @@ class PlaneBatchNormSpec(NormSpec):
         return () if self.running is None else (self.running.mean, self.running.var)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (3, N * C), those of a channel at each of its planes."""
+        """stats: (3, C); row-major (3, N * C), those of a channel at each of its planes."""
         input = operands.input
-        found = native.batch_norm_statistics(input)
-        mean, var = (row.repeat(input.shape[0]) for row in found[:2])
-        y, saved = native.batch_norm_inference(planes.seen(operands), mean, var, self.activation, self.eps, save=save)
+        found, flat = native.batch_norm_statistics(input), input.is_contiguous()
+        mean, var = (row.repeat(planes.samples(operands)) for row in found[:2])
+        y, saved = native.batch_norm_inference(
+            planes.seen(operands, flat), mean, var, self.activation, self.eps, save=save
+        )
         if self.running is not None:
             running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
-        return y.reshape(input.shape), saved
+        return y if y.shape == input.shape else reshaped_as_no_view(y, input.shape), saved
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (N * C,), bias (N * C,), residual (N, C, *)."""
         input, weight, bias, *_ = operands
         n, c = input.shape[:2]
-        mean, var, rstd = (row[:c] for row in saved.stats)
-        scale = torch.ones_like(saved.stats[0]) if weight is None else weight.double()  # float64: so are the sums then
+        mean, var, _ = (row[:c] for row in saved.stats)
+        kind = torch.float64  # so are the sums then
+        scale = torch.ones(n * c, dtype=kind) if weight is None else weight.to(kind)
         shift = torch.zeros_like(scale) if bias is None else bias.double()
+        # by the statistics: a hook on saved tensors may have given the input back in other strides
+        seen = planes.seen(_operands.under(operands, scale, shift), saved.stats.shape[1] == n * c)
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy.reshape(1, n * c, *input.shape[2:]), planes.seen(_operands.under(operands, scale, shift)), saved,
-            self.activation, Needs(needs.input, True, True, needs.residual), training=False,
+            dy.reshape(seen.input.shape), seen, saved, self.activation,
+            Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None
         assert dbias is not None
         if needs.input:
             assert dx is not None
-            share = -rstd / _shapes.values_per_channel(input.shape)
-            of_var, of_mean = (share * (scale * sums).reshape(n, c).sum(0) for sums in (dweight, dbias))
-            again = Operands(input, of_var, of_mean, dx.reshape(input.shape))
-            dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
+            values = _shapes.values_per_channel(input.shape)
+            of_var, of_mean = (-(scale * sums.reshape(-1)).reshape(n, c).sum(0) / values for sums in (dweight, dbias))
+            dx = native.add_means(dx.reshape(input.shape), input, of_var, of_mean, mean, var, self.eps)
         return Gradients(
             dx,
-            dweight.to(weight.dtype) if needs.weight and weight is not None else None,
-            dbias.to(bias.dtype) if needs.bias and bias is not None else None,
+            dweight.to(weight.dtype).reshape(-1) if needs.weight and weight is not None else None,
+            dbias.to(bias.dtype).reshape(-1) if needs.bias and bias is not None else None,
             None if dresidual is None else dresidual.reshape(input.shape),
         )
 

@@ -1,20 +1,25 @@
 """A modulation of one number per sample and channel, as the weight and bias of a norm.
 
-A channel of a sample is a plane of memory, and what a kernel reads per channel of (1, N * C, *) it reads per plane of
-(N, C, *). So a group norm of N samples, modulated, is one of N * C channels of one sample in N * G groups, whose weight
-and bias are the modulation: the kernels fuse it forward and backward as they are.
+Row-major, a channel of a sample is a plane of memory, and what a kernel reads per channel of (1, N * C, *) it reads per
+plane of (N, C, *). So a group norm of N samples, modulated, is one of N * C channels of one sample in N * G groups,
+whose weight and bias are the modulation: the kernels fuse it forward and backward as they are. Channels last, the core
+takes a weight and a bias (N, C), and calls the kernels sample by sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .._activation import AFTER, Activation
 from .._operands import Maybe, Modulate, Operands
+from .._torch import reshaped_as_no_view
+from ..kernels import native
+from ._autograd import GROUPS, apply_apart, is_channels_last
 from .choose import is_plain
+from .spec import NormSpec
 
 _WIDE = {
     torch.float32: torch.float32,
@@ -35,35 +40,76 @@ def why_not(operands: Operands, activation: Activation) -> str | None:
         return "a mask is given"
     if activation.code == AFTER:
         return "the activation is a module of its own, which may tell channels apart"
-    return None if input.is_contiguous() and input.numel() else "the input is not row-major"
+    if not input.numel():
+        return "the input is empty"
+    return (
+        None if input.is_contiguous() or is_channels_last(input) else "the input is neither row-major nor channels last"
+    )
 
 
 def of(operands: Operands) -> Operands:
-    """The operands with input and residual (1, N * C, *), weight and bias (N * C,), and no modulation."""
-    return seen(with_affine(operands))
+    """The operands as `seen` has them, with weight and bias in the modulation's place."""
+    return seen(with_affine(operands), operands.input.is_contiguous())
 
 
-def seen(operands: Operands) -> Operands:
-    """The operands with input and residual as (1, N * C, *); weight, bias: (N * C,) already."""
+def seen(operands: Operands, flat: bool) -> Operands:
+    """As kernels take weight and bias (N * C,). flat: input and residual as (1, N * C, *); else weight, bias (N, C)."""
     input, weight, bias, residual, *_ = operands
     n, c, *positions = input.shape
+    if not flat:
+        weight, bias = (None if p is None else p.reshape(n, c) for p in (weight, bias))
+        return Operands(input, weight, bias, residual)
     sizes = [1, n * c, *positions]
     return Operands(input.reshape(sizes), weight, bias, None if residual is None else residual.reshape(sizes))
 
 
+def samples(operands: Operands) -> int:
+    """How many samples are one in the form of `seen`."""
+    return operands.input.shape[0] if operands.input.is_contiguous() else 1
+
+
 def quick(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate) -> Operands | None:
     """The same for a common eager call that is not verified; None for any other."""
+    if type(input) is not Tensor:
+        return None
     sizes = tuple(input.shape)
-    if len(sizes) < 2 or (residual is not None and not (residual.shape == sizes and residual.is_contiguous())):
+    if len(sizes) < 2 or (residual is not None and residual.shape != sizes):
+        return None
+    rows = input.is_contiguous()
+    if not rows and not is_channels_last(input):
         return None
     n, c, *positions = sizes
     found = quick_affine(input, weight, bias, modulate, (c,), ((n, c), (n, c, *[1] * len(positions))))
     if found is None:
         return None
+    if not rows:
+        return Operands(input, *found, residual)
+    if residual is not None and not residual.is_contiguous():
+        return None
     scale, shift = found
     flat = (1, n * c, *positions)
     operands = Operands(input.view(flat), scale.reshape(-1), shift.reshape(-1))
     return operands if residual is None else operands._replace(residual=residual.view(flat))
+
+
+def groups_in_core(
+    make: Callable[[int], NormSpec], groups: int, eps: float, input: Tensor, weight: Maybe, bias: Maybe,
+    residual: Maybe, modulate: Modulate,
+) -> Maybe:  # fmt: skip
+    """A group norm of the common eager call, modulated, by one call of the core; None for any other.
+
+    make: the norm of so many groups.
+    """
+    found = quick(input, weight, bias, residual, modulate)
+    if found is None:
+        return None
+    if found.input is input:
+        norm = make(groups)
+        if norm.activation.code not in native.FUSED_ACTIVATIONS:
+            return None
+        return apply_apart(*found[:4], norm, GROUPS, groups, eps, norm.activation)
+    y = make(input.shape[0] * groups).in_core(*found[:4])
+    return y if y is None else reshaped_as_no_view(y, input.shape)
 
 
 def with_affine(operands: Operands) -> Operands:
@@ -106,7 +152,7 @@ def quick_affine(
     if type(modulate) is not tuple or len(modulate) != 2 or type(input) is not Tensor:
         return None
     dtype, wide = input.dtype, _WIDE.get(input.dtype)
-    if wide is None or not input.is_contiguous() or not input.is_cpu:
+    if wide is None or not input.is_cpu:
         return None
     for tensor in modulate:
         if type(tensor) is not Tensor or tensor.dtype not in _WIDE or tuple(tensor.shape) not in forms:

@@ -7,7 +7,8 @@
             composed -> norm.composed | exported -> norm.exported | native, aten, triton -> the kernel under autograd
 
 What a kernel does not fuse follows as operations of its own. A modulation that is the same at all of a
-sample's positions, or in all of its rows, is the weight and bias of a kernel (`planes.py`, `row_blocks.py`).
+sample's positions, or in all of its rows, is the weight and bias of a kernel (`planes.py`, `row_blocks.py`); one per
+element has kernels of its own (`element_norm.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from .._activation import NONE, Activation
 from .._operands import Modulate, Operands, is_modulated
+from .._torch import reshaped_as_no_view
 from ..kernels import aten, composed, native, triton
-from . import _autograd, _layout, _storage
+from . import _autograd, _layout, _storage, element_norm
 from . import mask as masks
 from .choose import choose, is_eager
 from .modulate import lay, pair
@@ -78,7 +80,10 @@ def run(
     kernel = _KERNELS[path]
     if modulated and path == "native" and norm.why_not_affine(operands) is None:
         norm, operands = norm.as_affine(operands)
-        return _served(norm, kernel, operands).reshape(input.shape)
+        y = _served(norm, kernel, operands)
+        return y if y.shape == input.shape else reshaped_as_no_view(y, input.shape)
+    if modulated and path == "native" and norm.why_not_elements(operands) is None:
+        return element_norm.served(norm, operands)
     return _served(norm, kernel, operands)
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from types import ModuleType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .._activation import NONE
 from .._operands import Maybe, Modulate, Operands
-from ._autograd import apply_added, apply_by_blocks
+from ._autograd import apply_added, apply_apart
 from .planes import combined, quick_affine
-from .spec import NormSpec
+from .spec import Elements, NormSpec
 
 
 class RowNormSpec(NormSpec):
@@ -58,8 +60,12 @@ class RowNormSpec(NormSpec):
         found = quick(input, weight, bias, modulate, width)
         if found is None:
             return None
-        y = apply_by_blocks(input, *found, self, self.rows, width, self.eps_of(input))
+        y = apply_apart(input, *found, None, self, self.rows, width, self.eps_of(input), NONE)
         return y if y is None else self.activation.function(y)
+
+    def elements(self, input: Tensor) -> Elements | None:
+        """By rows."""
+        return Elements(self.rows, self.size, self.eps_of(input))
 
     def normalized_axes(self) -> int:
         """As many as `normalized_shape` has."""
@@ -69,7 +75,7 @@ class RowNormSpec(NormSpec):
         """Under a mask rows are zeros, which without eps have no reciprocal deviation."""
         return None if operands.mask is None or self.eps_of(operands.input) > 0 else "a mask is given, and eps is 0"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
         """Without a mask it is one."""
         return None if operands.mask is None else "a mask is given"
 
@@ -116,7 +122,7 @@ def quick(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, modulate: Modulate, width: int
 ) -> tuple[Tensor, Tensor] | None:
     """Weight and bias (N, 1, width) of a common eager call (N, L, width) that is not verified; None for any other."""
-    if input.dim() != 3 or input.shape[2] != width:
+    if input.dim() != 3 or input.shape[2] != width or not input.is_contiguous():
         return None
     n, length = input.shape[:2]
     if length == 1:

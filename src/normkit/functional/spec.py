@@ -8,7 +8,7 @@ The road (`road.py`) asks a spec, in this order:
     forward, backward   the two halves on a kernel, under one autograd Function
     composed            the same as differentiable torch operations: every order of derivative, every transform
     exported            the same as plain ATen operations, for programs that must run without normkit
-    operator            the same as one opaque operator of a compiled graph
+    operator            the same as operators of a compiled graph
 """
 
 from __future__ import annotations
@@ -16,12 +16,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import ModuleType
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .._activation import IDENTITY, Activation
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved, is_modulated
+
+
+class Elements(NamedTuple):
+    """A norm as the native kernels with a scale and a shift for each element take it.
+
+    kind: which statistics, as `_autograd.py` numbers them; size: groups, or the width of rows. constant: whether the
+    statistics are given.
+    """
+
+    kind: int
+    size: int
+    eps: float
+    constant: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +78,8 @@ class NormSpec(ABC):
         """Why the native kernels cannot serve these operands of the norm, or None."""
         return None if operands.mask is None else "a mask is given"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """Why the norm is no single operator under torch.compile, or None."""
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Why a kernel has no operators of the norm for torch.compile, or None. kernel: native or triton."""
         return f"{self.name} has no operator for compiled graphs"
 
     def normalized_axes(self) -> int:
@@ -80,6 +94,34 @@ class NormSpec(ABC):
         """The call in which they have it, as norm and operands that are not verified again; its output may have other
         sizes than the input. Asked for where `why_not_affine` has no reason."""
         raise NotImplementedError(f"{type(self).__name__} cannot have a modulation as weight and bias")
+
+    def elements(self, input: Tensor) -> Elements | None:
+        """The norm for the native kernels with a modulation per element, or None."""
+        return None
+
+    def why_not_elements(self, operands: Operands) -> str | None:
+        """Why the native kernels cannot have the modulation element by element, or None."""
+        input, scale, shift = operands.input, operands.scale, operands.shift
+        if self.elements(input) is None:
+            return f"{self.name} has no kernels with a scale for each element"
+        if scale is None or shift is None or scale.shape != input.shape or shift.shape != input.shape:
+            return "it has not a scale and a shift for each element"
+        if scale.dtype != input.dtype or shift.dtype != input.dtype:
+            return "it has another dtype than the input"
+        if operands.mask is not None:
+            return "a mask is given"
+        if not input.is_contiguous():
+            return "the input is not row-major"
+        if not input.numel():
+            return "the input is empty"
+        follows = operands.residual is not None or self.activation.code != IDENTITY
+        if follows and input.dtype in (torch.float16, torch.bfloat16):
+            return "what follows would round 16-bit values once more"
+        return "the operator of a compiled graph takes none" if torch.compiler.is_compiling() else None
+
+    def element_statistics(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance (C,) for them, where a set of statistics is a channel over the batch; moves the running."""
+        raise NotImplementedError(f"{type(self).__name__} has statistics of each sample")
 
     def why_not_exported(self) -> str | None:
         """Why PyTorch's own operation is not this norm, or None."""
@@ -117,7 +159,7 @@ class NormSpec(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no operation of PyTorch")
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
-        """The output as one operator of a compiled graph; asked for where `why_not_operator` has no reason.
+        """The output by operators of a compiled graph; asked for where `why_not_operator` has no reason.
 
         kernel: native (opaque to the compiler) or triton.
         activation: the norm's own, or none where it follows as an operation of its own.

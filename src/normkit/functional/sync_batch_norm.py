@@ -19,13 +19,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import _operands, _shapes
-from .._activation import NONE
+from .._activation import NONE, Activation
 from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
 from .._precision import accumulator_dtype, wide_dtype
-from ..distributed import gather, gather_rows, total
+from ..distributed import gather, gather_rows, group_name, total
 from ..kernels import composed, native, triton
 from ..moments import Moments, moments_of
 from . import _autograd, agreement, running
+from ._by_statistics import BY_STATISTICS, shares_of_batch, wanted_of_ranks
 from .batch_norm import BatchNormSpec, verify
 from .choose import may_look
 from .running import Running
@@ -78,9 +79,9 @@ class SyncBatchNormSpec(BatchNormSpec):
             return "a mask is given"
         return None if operands.input.numel() else "the batch is empty"
 
-    def why_not_operator(self, operands: Operands) -> str | None:
-        """A compiled graph has the differentiable operations."""
-        return f"{self.name} has no operator for compiled graphs"
+    def why_not_operator(self, kernel: ModuleType, operands: Operands) -> str | None:
+        """Triton has one of this rank's statistics and one by those of all ranks, which are gathered between them."""
+        return None if kernel is triton else f"{self.name} has no operator for compiled graphs"
 
     def why_not_exported(self) -> str | None:
         """An exported program has no other ranks."""
@@ -97,9 +98,7 @@ class SyncBatchNormSpec(BatchNormSpec):
         """
         input = operands.input
         if kernel is triton:
-            # in the dtype of the composed path, which another rank may take
-            own = moments_of(triton.batch_norm_statistics(operands, self.eps)).to(accumulator_dtype(input))
-            stats = _in_float32(self._whole(own, input), self.eps)
+            stats = self._whole_by_triton(triton.batch_norm_statistics(operands, self.eps), input)
             return triton.batch_norm_by_statistics(operands, stats, self.activation, save=save)
         if kernel is native:
             mean, var, _ = native.batch_norm_statistics(input)
@@ -118,6 +117,13 @@ class SyncBatchNormSpec(BatchNormSpec):
         count = torch.as_tensor(whole.count, device=saved.stats.device).to(saved.stats).expand(1, saved.stats.shape[1])
         low = () if whole.low is None else (whole.low[None],)
         return y, saved._replace(stats=torch.cat([saved.stats, count, *low]))
+
+    def _whole_by_triton(self, own: Tensor, input: Tensor) -> Tensor:
+        """The statistics of all ranks as Triton's kernels save them, from this rank's.
+
+        They travel in the dtype of the composed path, which another rank may take.
+        """
+        return _in_float32(self._whole(moments_of(own).to(accumulator_dtype(input)), input), self.eps)
 
     def _own(self, operands: Operands) -> tuple[Tensor, Moments]:
         """The input in the accumulator's dtype, cast once for all that is made of it, and its moments."""
@@ -165,8 +171,7 @@ class SyncBatchNormSpec(BatchNormSpec):
             assert dx is not None
             slope = -scale * rstd  # d xhat = -rstd * d mean - xhat * rstd^2 / (2 * count) * d m2
             dmean, dm2 = total(torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight]), self.group)
-            again = Operands(input, 2 * dm2 / rstd, dmean / count, dx)
-            dx, _ = native.batch_norm_inference(again, mean, var, NONE, self.eps, save=False)
+            dx = native.add_means(dx, input, 2 * dm2 / rstd**2, dmean / count / rstd, mean, var, self.eps)
         return Gradients(
             dx,
             dweight.to(weight.dtype) if needs.weight and weight is not None else None,
@@ -179,11 +184,8 @@ class SyncBatchNormSpec(BatchNormSpec):
         dbias, dweight = sums = triton.batch_norm_sums(dy, operands, saved, self.activation)
         shares = sums  # not read where no input wants a gradient
         if needs.input:
-            _, _, rstd, _, count = saved.stats
-            slope, count = -rstd if weight is None else -rstd * weight.float(), count.clamp(min=1)
-            wanted = torch.stack([slope * dbias, slope * rstd / (2 * count) * dweight])  # of mean and m2
-            dmean, dm2 = total(wanted.to(accumulator_dtype(input)), self.group)
-            shares = torch.stack([-dmean / count, -2 * dm2 / rstd]).float()
+            wanted = wanted_of_ranks(sums, saved.stats, weight).to(accumulator_dtype(input))
+            shares = shares_of_batch(total(wanted, self.group), saved.stats)
         found = triton.batch_norm_by_shares(dy, operands, saved, shares, self.activation, needs)
         return found._replace(
             weight=dweight.to(weight.dtype) if needs.weight and weight is not None else None,
@@ -205,6 +207,11 @@ class SyncBatchNormSpec(BatchNormSpec):
             whole = Moments.of_stats(count[0].long(), mean, var, low[0] if low else None)
         moments = _attached(own, whole, self.group)
         return composed.by_moments(wide, moments, operands, self.activation, self.eps)
+
+    def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
+        """This rank's statistics, those of all ranks, and the rest by them; the collectives are operations between."""
+        stats = self._whole_by_triton(BY_STATISTICS.find(operands, self.eps), operands.input)
+        return BY_STATISTICS(stats, activation, operands, group_name(self.group))
 
     def for_recompute(self, kernel: ModuleType, operands: Operands, stats: Tensor) -> NormSpec | None:
         """By the statistics as given, without a collective."""

@@ -119,9 +119,12 @@ def _rstd(var: Tensor, eps: float, real: Tensor | None) -> Tensor:
 
 
 def finish_channels(xhat: Tensor, operands: Operands, activation: Activation) -> Tensor:
-    """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,)."""
-    shape = channel_shape(xhat.dim(), xhat.shape[1])
-    weight, bias = (None if p is None else p.reshape(shape) for p in (operands.weight, operands.bias))
+    """`finish` with parameters of channels. xhat: (N, C, *); weight, bias: (C,), or (N, C)."""
+    n, c, *positions = xhat.shape
+    weight, bias = (
+        None if p is None else p.reshape(n if p.shape == (n, c) else 1, c, *[1] * len(positions))
+        for p in (operands.weight, operands.bias)
+    )
     return finish(xhat, _operands.under(operands, weight, bias), activation)
 
 

@@ -20,7 +20,7 @@ from . import memory, older_torch, storages
 
 __all__ = ["core", "is_recomputation", "load", "parallel_loop", "problem"]
 
-_INTERFACE = 11  # native/bind.cpp holds the same number
+_INTERFACE = 12  # native/bind.cpp holds the same number
 _NOT_WANTED = "NORMKIT_NO_NATIVE"
 
 

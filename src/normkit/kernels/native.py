@@ -17,7 +17,7 @@ from torch import Tensor
 from .._activation import CODES, IDENTITY, LEAKY_RELU, RELU, RELU6, Activation
 from .._operands import Gradients, Needs, Operands, Saved
 from .._torch import exchange_table, is_legacy_batched
-from . import native_masked
+from . import native_masked, native_means
 from .core import core as _core
 from .core import problem as _problem
 
@@ -98,6 +98,8 @@ _channel_backward: Callable[..., Any] = getattr(_core, "channel_backward", _abse
 _channel_statistics: Callable[..., Tensor] = getattr(_core, "channel_statistics", _absent)
 _layer_forward: Callable[..., Any] = getattr(_core, "layer_forward", _absent)
 _layer_backward: Callable[..., Any] = getattr(_core, "layer_backward", _absent)
+_element_forward: Callable[..., Any] = getattr(_core, "element_forward", _absent)
+_element_backward: Callable[..., tuple[Tensor | None, ...]] = getattr(_core, "element_backward", _absent)
 _move_running: Callable[..., bool | None] = getattr(_core, "move_running", _absent)
 
 
@@ -247,6 +249,33 @@ def added_gradients(
     """The first derivative by either addend, weight and bias. operands.input: the sum; dsum: its own gradient."""
     total, weight, bias, *_ = operands
     return Gradients(*_layer_backward(dy, dsum, total, size, rms, weight, bias, stats, *needs[:3]))
+
+
+def element_forward(
+    operands: Operands, given: tuple[Tensor, Tensor] | None, kind: int, size: int, eps: float, *, save: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(scale * norm(input) + shift, stats float64 (3, sets)), row-major; scale, shift: the input's sizes and dtype.
+
+    kind, size: as `fused_forward` takes them; kind 0: by `given` mean and variance (C,), each plane a set.
+    """
+    input, weight, bias, _, _, scale, shift = operands
+    mean, var = (None, None) if given is None else given
+    return _element_forward(input, weight, bias, scale, shift, mean, var, kind, size, eps, save)
+
+
+def element_backward(
+    dz: Tensor, operands: Operands, stats: Tensor, kind: int, size: int, needs: Sequence[bool], *, training: bool
+) -> tuple[Tensor | None, ...]:
+    """The first derivative by input, weight, bias and scale. training=False: the statistics are constants."""
+    input, weight, bias, _, _, scale, _ = operands
+    return _element_backward(dz, input, weight, bias, scale, kind, size, stats, training, *needs)
+
+
+def add_means(
+    dx: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float
+) -> Tensor:  # fmt: skip
+    """dx + rstd * (weight * xhat + bias): what the values of a channel want of its mean and variance; all (C,)."""
+    return native_means.add_means(_channel_forward, dx, x, weight, bias, mean, var, eps)
 
 
 def move_running(

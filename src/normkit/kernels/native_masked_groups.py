@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation
 from .._operands import Gradients, Needs, Operands, Saved
-from .native_masked import clear, zeroed
+from .native_masked import clear, select, zeroed
+from .native_means import add_means
 
 Kernel = Callable[..., Any]
 
@@ -60,12 +61,12 @@ def backward(  # the two kernels, and what the norm says
         values = (counts * (c // num_groups)).clamp(min=1).double()  # of a group, (N,)
 
         def shared(gradient: Tensor) -> Tensor:
-            """What each channel loses to its group: (N * C,)."""
+            """What each channel loses to its group, but for rstd: (N * C,)."""
             total = (gradient * weight).view(n, num_groups, -1).sum(2, keepdim=True)
-            return (-total / values.view(n, 1, 1)).expand(n, num_groups, c // num_groups).reshape(-1) * rstd
+            return (-total / values.view(n, 1, 1)).expand(n, num_groups, c // num_groups).reshape(-1)
 
         eps = (rstd**-2 - var).clamp(min=0)
-        dx = _evaluated(forward, seen.input, dx, shared(dweight), shared(dbias), mean, var + eps)
+        dx = add_means(forward, dx, seen.input, shared(dweight), shared(dbias), mean, var + eps, 0.0)
         dx = _like(dx.to(operands.input.dtype).view(operands.input.shape), operands.input)
     skipped = operands.input.dtype if operands.residual is None else operands.residual.dtype
     found = (
@@ -90,14 +91,6 @@ def _like(made: Tensor, input: Tensor) -> Tensor:
     return made if input.is_contiguous() else torch.empty_like(input).copy_(made)
 
 
-def _evaluated(
-    forward: Kernel, x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor
-) -> Tensor:
-    """weight * (x - mean) / sqrt(var) + bias + residual."""
-    y, _, _ = forward(x, residual, weight, bias, mean, var, 0, 0.0, IDENTITY, 0.0, False, ())
-    return y
-
-
 def _large(operands: Operands) -> tuple[Operands, Tensor, Tensor]:
     """The operands as one large sample without a mask, values that are real where others were; how many real positions
     each sample has, (N,); and what stands for the others, (N, C)."""
@@ -110,7 +103,7 @@ def _large(operands: Operands) -> tuple[Operands, Tensor, Tensor]:
     first = real.to(torch.uint8).argmax(1)
     value = input.reshape(n, c, -1).gather(2, first.view(n, 1, 1).expand(n, c, 1)).squeeze(2)
     value = torch.where(counts.unsqueeze(1) > 0, value, 0)  # where nothing is real, it may be NaN
-    filled = torch.where(mask, input, value.view(n, c, *[1] * len(positions)))
+    filled = select(mask, input, value.view(n, c, *[1] * len(positions)))  # row-major, whatever the mask's strides
     shape = (1, n * c, *positions)
     weight, bias = (None if one is None else one.repeat(n) for one in (weight, bias))
     residual = None if residual is None else zeroed(residual, mask).view(shape)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import triton as triton_language
+import triton.language as tl
 from torch import Tensor
 
 import normkit as nk
@@ -21,7 +23,7 @@ from normkit._operands import Needs, Operands
 from normkit.contract import FLOAT32_STATISTICS
 from normkit.functional import choose as _choose
 from normkit.kernels import native, triton
-from normkit.kernels.triton import _plan
+from normkit.kernels.triton import _plan, _tiles
 from tests.cases import EPS, LAYOUTS, MOMENTUM, gaussian, generator
 from tests.kernels.interpreted.traffic import counted
 from tests.kernels.interpreted.truth import Case, check, run
@@ -347,6 +349,25 @@ def test_bytes_moved_are_those_of_the_model(dtype: torch.dtype, layout: str, act
     assert {name: read[name] for name in expected} == expected
     assert read["bits"] == sweeps * bits
     assert 2 * size <= written["others"] <= 2 * size + small + 8 * 16
+
+
+@triton_language.jit
+def farthest(out, tile, channel, N, C, S, BN: tl.constexpr, BC: tl.constexpr, BS: tl.constexpr, LAST: tl.constexpr):
+    """The largest offset of a tile, and that of its bits."""
+    offset, inside, _ = _tiles.place(tile, channel, N, C, S, BN, BC, BS, LAST)
+    tl.store(out, tl.max(tl.where(inside, offset, 0)))
+    offset, inside = _tiles.place_bits(tile, channel, N, C, S, BN, BC, BS, LAST)
+    tl.store(out + 1, tl.max(tl.where(inside, offset, 0)))
+
+
+def test_offsets_are_of_64_bits() -> None:
+    """Of the last tile of tensors of 2^35 elements, whose bits take 2^32 bytes."""
+    found = torch.zeros(2, dtype=torch.int64)
+    n, c, s = 1 << 15, 1 << 10, 1 << 10
+    farthest[(1,)](found, n // 4 * (s // 32) - 1, c - 8, n, c, s, BN=4, BC=8, BS=32, LAST=False)
+    assert found.tolist() == [2**35 - 1, 2**32 - 1]
+    farthest[(1,)](found, n * s // 32 - 1, c - 8, 1, c, n * s, BN=1, BC=8, BS=32, LAST=True)
+    assert found.tolist() == [2**35 - 1, 2**32 - 1]
 
 
 @pytest.fixture

@@ -24,13 +24,17 @@ LIMIT = 300
 
 
 class Ranks(NamedTuple):
-    """samples: of each rank. paths: by which each computes: they may differ, and take part in the same collectives."""
+    """samples: of each rank. paths: by which each computes: they may differ, and take part in the same collectives.
+
+    compiled: both ranks' layers are, into one graph each.
+    """
 
     samples: tuple[int, int]
     activation: str | None = None
     layout: str = "contiguous"
     hides: bool = False
     paths: tuple[str, str] = ("triton", "triton")
+    compiled: bool = False
 
 
 CASES = {
@@ -39,6 +43,9 @@ CASES = {
     "masked": Ranks((2, 3), "relu", "channels_last", hides=True),
     "nothing real": Ranks((2, 1), None, hides=True),
     "another path": Ranks((2, 3), "relu", paths=("triton", "composed")),
+    "compiled": Ranks((3, 2), "relu", "channels_last", hides=True, compiled=True),
+    "compiled, empty": Ranks((4, 0), "silu", compiled=True),
+    "compiled, another path": Ranks((2, 3), None, paths=("composed", "triton"), compiled=True),
 }
 
 
@@ -62,8 +69,9 @@ def step(name: str, rank: int) -> dict[str, Tensor]:
     x, residual = (t.detach().requires_grad_() for t in (x, residual))
     layer = nk.SyncBatchNorm(x.shape[1], EPS, MOMENTUM, activation=given.activation)
     layer.weight.data, layer.bias.data = case.weight.clone(), case.bias.clone()
+    run = torch.compile(layer, fullgraph=True, backend="aot_eager") if given.compiled else layer
     with nk.backend(given.paths[rank]):
-        y = layer(x, residual=residual, mask=mask)
+        y = run(x, residual=residual, mask=mask)
         y.backward(dy)
     found = {"y": y.detach(), "dx": x.grad, "dresidual": residual.grad}
     return found | {f"d{name}": p.grad for name, p in layer.named_parameters()} | dict(layer.named_buffers())

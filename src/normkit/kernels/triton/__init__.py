@@ -12,6 +12,7 @@ two runs give the same bits. Triton is an extra, `normkit[triton]`: this module 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import math
@@ -75,13 +76,13 @@ def _why_no_cache() -> str | None:
 
 @cache
 def _why_not_written(folder: str) -> str | None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK) else "no permission"
-    except OSError as error:
-        reason = error.strerror
-    if reason is None:
+    """Looks, and makes nothing: Triton makes the folder, in the nearest one above that is there."""
+    there = os.path.abspath(folder)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK):
         return None
+    reason = "no permission" if os.path.isdir(there) else os.strerror(errno.ENOTDIR)
     return (
         f"Triton compiles into {folder}, which cannot be written ({reason}): set TRITON_CACHE_DIR to a folder that can"
     )
@@ -167,11 +168,10 @@ def group_norm_backward(
     return _kernels("group_norm").backward(dy, operands, saved, num_groups, activation, needs)
 
 
-def operators(norm: str) -> tuple[Any, Any, bool]:
-    """(forward, backward, whether they keep bits) of a norm as operators of a compiled graph, which the compiler sees
-    the kernels of."""
-    module = _kernels(f"{norm}_operator")
-    return module.forward, module.backward, module.KEEPS_BITS
+def operators(norm: str) -> ModuleType:
+    """A norm as operators of a compiled graph, which the compiler sees the kernels of: `forward`, `backward`, and
+    KEEPS_BITS, whether they keep an activation's; batch norm's have their passes one by one beside."""
+    return _kernels(f"{norm}_operator")
 
 
 def _kernels(norm: str) -> ModuleType:

@@ -1,7 +1,8 @@
 """Activations and their derivatives on float32 values in registers; the formulas of native/simd/smooth.h.
 
 They are made of exp(-|z|): nothing overflows, and no two large terms cancel, save in the tail of gelu, where 1 + erf
-loses up to one rounding of 1. NaN passes, as in torch. `code` is that of normkit's activations.
+loses up to one rounding of 1. NaN passes, as in torch. `code` is that of normkit's activations. `param` comes in
+float32, or in float64 as inductor hands numbers over, and is cast where it is used.
 """
 
 import triton
@@ -67,7 +68,7 @@ def activate(z, param, code: tl.constexpr):
     if code == RELU:
         return tl.where(z <= 0, 0.0, z)
     elif code == LEAKY_RELU:
-        return tl.where(z <= 0, z * param, z)
+        return tl.where(z <= 0, z * tl.cast(param, tl.float32), z)
     elif code == RELU6:
         return _between_0_and_6(z)
     elif code == SILU:
@@ -90,7 +91,7 @@ def activate(z, param, code: tl.constexpr):
     elif code == HARDSIGMOID:
         return _between_0_and_6(z + 3.0) * (1.0 / 6.0)
     elif code == ELU:
-        return tl.where(z <= 0, param * _expm1_negative(tl.where(z <= 0, z, 0.0)), z)
+        return tl.where(z <= 0, tl.cast(param, tl.float32) * _expm1_negative(tl.where(z <= 0, z, 0.0)), z)
     elif code == MISH:
         m, rest = _mish_terms(z)
         return z * m / (m + rest)
@@ -124,7 +125,7 @@ def _slope(z, param, code: tl.constexpr):
         value, rest = _logistic(2.0 * z)
         return 4.0 * value * rest
     elif code == ELU:
-        return tl.where(z <= 0, param * tl.exp(tl.where(z <= 0, z, 0.0)), 1.0)
+        return tl.where(z <= 0, tl.cast(param, tl.float32) * tl.exp(tl.where(z <= 0, z, 0.0)), 1.0)
     else:  # MISH
         e = tl.exp(-tl.abs(z))
         m, rest = _mish_terms(z)
@@ -146,7 +147,7 @@ def is_open(z, code: tl.constexpr):
 def through_gate(dy, opened, param, code: tl.constexpr):
     """dy behind a piecewise linear activation. A zero slope selects: an infinite dy stays out."""
     if code == LEAKY_RELU:
-        gradient = tl.where(opened, dy, dy * param)
+        gradient = tl.where(opened, dy, dy * tl.cast(param, tl.float32))
     else:
         gradient = tl.where(opened, dy, 0.0)
     return gradient

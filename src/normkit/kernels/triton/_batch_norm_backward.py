@@ -181,7 +181,8 @@ def whole(
     HAS_RESIDUAL: tl.constexpr, HAS_BITS: tl.constexpr, WANTS_INPUT: tl.constexpr, WANTS_RESIDUAL: tl.constexpr,
     TRAINING: tl.constexpr, WANTS_WEIGHT: tl.constexpr, WANTS_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """All gradients of channels whose values one tile holds; the parameters' of each slice by itself, (sets,)."""
+    """All gradients of channels whose values one tile holds. SLICED: the parameters' are those of each slice by itself,
+    and dweight is (2, sets), of bias and weight."""
     C, positions = CU * VC, SU * VS
     channel, before, sets, first, N, S = slice_of(N, C, positions, longer, BC, LAST, SLICED)
     if SLICED:
@@ -189,6 +190,8 @@ def whole(
         x, dy, residual = x + start, dy + start, residual + start
         mask, bits = mask + first * positions, bits + first * bytes_of_bits(C, positions, LAST)
         dx, dresidual = dx + start, dresidual + start
+        dbias = dweight  # one tensor: compilers lose their way among views that a kernel writes
+        dweight = dweight + sets
     c = channel + tl.arange(0, BC)
     hi, lo, rstd = load_stats(stats, sets, before + c, c < C)
     w, b = load_parameters(weight, bias, c, c < C, HAS_WEIGHT, HAS_BIAS)

@@ -36,10 +36,14 @@ def vector(parameter: Tensor | None, input: Tensor) -> Tensor:
 
 
 def positions(mask: Tensor | None, input: Tensor) -> Tensor:
-    """A mask (N, 1, *) as bytes (N, S) in row-major order; for None the input, which nobody reads as such."""
+    """A mask (N, 1, *) as bytes (N, S) in row-major order; for None the input, which nobody reads as such.
+
+    Compilers hold a bool in a bit, which they cannot read as another type: in a graph it is converted.
+    """
     if mask is None:
         return input
-    return mask.expand(input.shape[0], 1, *input.shape[2:]).contiguous().view(torch.uint8)
+    each = mask.expand(input.shape[0], 1, *input.shape[2:]).contiguous()
+    return each.to(torch.uint8) if is_traced() else each.view(torch.uint8)
 
 
 def is_traced() -> bool:

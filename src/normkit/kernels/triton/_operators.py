@@ -30,6 +30,16 @@ def none(input: Tensor) -> Tensor:
     return input.new_empty((0,), dtype=torch.uint8)
 
 
+def vector(gradient: Tensor | None, input: Tensor) -> Tensor:
+    """A parameter's gradient, or none."""
+    return none(input) if gradient is None else gradient
+
+
+def laid(gradient: Tensor | None, input: Tensor) -> Tensor:
+    """A gradient as torch.empty_like(input) lies, or none."""
+    return none(input) if gradient is None else like(gradient, input)
+
+
 def like(tensor: Tensor, input: Tensor) -> Tensor:
     """The tensor in the strides that torch.empty_like(input) has."""
     wanted = torch.empty_like(input)

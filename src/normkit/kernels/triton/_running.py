@@ -42,7 +42,7 @@ def move_running(
         _, _, found = _new_statistics(stats, values, C, start + tl.arange(0, BLOCK), mean_type, var_type)
         bad += found
     if (bad == 0) & (values >= 2.0):
-        factor = momentum
+        factor = tl.cast(momentum, tl.float32)
         if COUNTS:
             counted = tl.load(batches) + 1
             tl.store(batches, counted)

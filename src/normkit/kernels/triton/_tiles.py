@@ -210,5 +210,5 @@ def merge_parts(n, hi, lo, m2):
 
 @triton.jit
 def reciprocal_std(var, eps):
-    """1 / sqrt(var + eps), each step rounded to nearest."""
-    return tl.div_rn(1.0, tl.sqrt_rn(var + eps))
+    """1 / sqrt(var + eps), each step rounded to nearest. eps: float32, or float64 as inductor hands numbers over."""
+    return tl.div_rn(1.0, tl.sqrt_rn(var + tl.cast(eps, tl.float32)))

@@ -71,6 +71,8 @@ def statistics(operands: Operands, eps: float) -> Tensor:
     stats = x.new_empty((5, x.shape[1]), dtype=torch.float32)
     if not x.numel():
         return _without_values(stats, eps)
+    if not has_memory():
+        return stats
     with on_device(x):
         _find_statistics(x, operands.mask, positions(operands.mask, x), plan(x), stats, eps)
     return stats
@@ -80,16 +82,23 @@ def by_statistics(  # the call, and what a norm adds to it
     operands: Operands, stats: Tensor, activation: Activation, save: bool, running: Any
 ) -> tuple[Tensor, Saved | None]:  # fmt: skip
     """By statistics that are given as kernels save them, (5, C)."""
-    x = dense(operands.input)
-    y, bits = torch.empty_like(x), _new_bits(x, operands.residual, activation.code, save)
-    after = activation.code, activation.param
-    if x.numel():
+    y, bits = run_by_statistics(operands, stats, activation.code, activation.param, save, running)
+    return y, Saved(stats, bits) if save else None
+
+
+def run_by_statistics(
+    operands: Operands, stats: Tensor, code: int, param: float, save: bool, running: Any = None
+) -> tuple[Tensor, Maybe]:
+    """(y, bits or None)."""
+    x, stats = dense(operands.input), stats.contiguous()
+    y, bits = torch.empty_like(x), _new_bits(x, operands.residual, code, save)
+    if x.numel() and has_memory():
         with on_device(x):
             hidden = positions(operands.mask, x)
-            _launch_apply(x, operands, hidden, plan(x), stats, y, bits, 0.0, *after, running=running)
+            _launch_apply(x, operands, hidden, plan(x), stats, y, bits, 0.0, code, param, running=running)
         if running is not None:
             _changed(running)
-    return y, Saved(stats, bits) if save else None
+    return y, bits
 
 
 def inference(

@@ -66,7 +66,7 @@ def run_backward(
     wanted = {"WANTS_WEIGHT": dweight is not None, "WANTS_BIAS": dbias is not None}
     with on_device(x):
         totals = x.new_empty((2, cut.sets), dtype=torch.float32) if sizes or not cut.whole else x
-        of_sets = (totals[1], totals[0]) if sizes else to_vectors
+        of_sets = (totals, x) if sizes else to_vectors
         if cut.whole:
             whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
             whole[cut.grid](
@@ -80,7 +80,8 @@ def run_backward(
             _launch_gradients(call, param, totals, found, TRAINING=training, SHARED=False)
         if sizes and of_parameters:
             constants = parameter_constants(len(sizes))
-            _parameters[(-(-cut.c // constants["BC"]),)](
+            parameters = wrap_triton(_parameters) if is_traced() else _parameters
+            parameters[(-(-cut.c // constants["BC"]),)](
                 totals, *to_vectors, len(sizes), cut.c, **constants, HAS_LOST=False, **wanted, num_warps=4
             )
     return found
@@ -88,12 +89,17 @@ def run_backward(
 
 def sums(dy: Tensor, operands: Operands, saved: Saved, activation: Activation) -> Tensor:
     """The sums of g and of g * xhat over the batch, float32 (2, C): the gradients of bias and weight."""
+    return run_sums(dy, operands, saved, activation.code, activation.param)
+
+
+def run_sums(dy: Tensor, operands: Operands, saved: Saved, code: int, param: float) -> Tensor:
+    """The same, by an activation's code."""
     x = dense(operands.input)
     found = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
-    if x.numel():
-        call = _call(dy, operands, saved, activation.code, x, ())
+    if x.numel() and has_memory():
+        call = _call(dy, operands, saved, code, x, ())
         with on_device(x):
-            _find_totals(call, activation.param, found, (x, x), {"WANTS_WEIGHT": False, "WANTS_BIAS": False})
+            _find_totals(call, param, found, (x, x), {"WANTS_WEIGHT": False, "WANTS_BIAS": False})
     return found
 
 
@@ -101,13 +107,21 @@ def by_shares(  # the call, and what is known beside it
     dy: Tensor, operands: Operands, saved: Saved, shares: Tensor, activation: Activation, needs: Needs
 ) -> Gradients:  # fmt: skip
     """dx = rstd * weight * g - shares[0] - xhat * shares[1], and the residual's gradient. shares: float32 (2, C)."""
-    x = dense(operands.input)
-    found = empty_gradients(operands, x, activation.code, needs._replace(weight=False, bias=False))
-    if x.numel():
-        call = _call(dy, operands, saved, activation.code, x, ())
-        with on_device(x):
-            _launch_gradients(call, activation.param, shares.contiguous(), found, TRAINING=True, SHARED=True)
+    found = run_by_shares(dy, operands, saved, shares, activation.code, activation.param, needs)
     return with_residual(found, dy, operands, activation.code, needs)
+
+
+def run_by_shares(
+    dy: Tensor, operands: Operands, saved: Saved, shares: Tensor, code: int, param: float, needs: Needs
+) -> Gradients:
+    """The same; without the residual's gradient where there is neither activation nor mask."""
+    x = dense(operands.input)
+    found = empty_gradients(operands, x, code, needs._replace(weight=False, bias=False))
+    if x.numel() and has_memory():
+        call = _call(dy, operands, saved, code, x, ())
+        with on_device(x):
+            _launch_gradients(call, param, shares.contiguous(), found, TRAINING=True, SHARED=True)
+    return found
 
 
 def _call(  # what the launches of one backward share
