@@ -377,10 +377,11 @@ def test_under_autocast_the_output_keeps_the_dtype_it_has_without_one(name: str)
     torch.testing.assert_close(z, plain * laid(modulate[0].float(), name) + laid(modulate[1].float(), name))
 
 
-def test_a_checkpoint_and_recomputed_outputs_give_the_same_gradients() -> None:
+@pytest.mark.parametrize("which", ["short", "element"])
+def test_a_checkpoint_and_recomputed_outputs_give_the_same_gradients(which: str) -> None:
     g = generator(18)
     x, w, b = problem("group", g, torch.float32)
-    leaves = [t.requires_grad_() for t in (x, w, b, *drawn("group", "short", g, torch.float32))]
+    leaves = [t.requires_grad_() for t in (x, w, b, *drawn("group", which, g, torch.float32))]
 
     def gradients(run: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(run(*leaves).sin().sum(), leaves)

@@ -49,10 +49,10 @@ class Modulated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         norm, (dz,), needs = ctx.norm, gradients, ctx.needs_input_grad
-        _storage.verify((*ctx.saved_tensors, dz if native.plain_gradient(dz) else None))
-        input, weight, bias, scale, stats = ctx.saved_tensors
+        input, weight, bias, scale, stats = saved = ctx.saved_tensors  # once: a checkpoint unpacks them once
+        _storage.verify((*saved, dz if native.plain_gradient(dz) else None))
         stats = unpacked_statistics(stats, native.STATISTICS)
-        input, scale = (saved.to(dz.dtype) for saved in (input, scale))
+        input, scale = input.to(dz.dtype), scale.to(dz.dtype)
         operands = Operands(input, weight, bias, None, None, scale)
         dshift = dz if needs[4] else None
         if not takes_operations(dz):
