@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
 from ..._activation import Activation
 from ..._operands import Gradients, Needs, Operands, Saved
+from ..._torch import wrap_triton
 from . import _batch_norm_backward, _group_norm_backward
 from ._group_plan import parameter_constants
 from ._launch import (
