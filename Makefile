@@ -56,11 +56,13 @@ test: $(VENV)/.dev browser  ## run the tests
 test-nocore: $(VENV)/.dev  ## run the tests as where no native core was built
 	NORMKIT_NO_NATIVE=1 $(BIN)/python -m pytest -m "not nightly and not browser and not notebook and not site" --ignore tests/kernels/test_triton.py $(ARGS)
 
+# a run of some files or tests claims nothing
+test-torch: PART = $(if $(findstring tests/,$(ARGS))$(findstring -k,$(ARGS)),--part)
 test-torch: $(VENV)/.dev  ## run the tests on another torch: VERSION=2.6.0 (some GB are fetched once)
 	@test -n "$(VERSION)" || { echo "say which: make test-torch VERSION=2.6.0" >&2; exit 2; }
 	$(BIN)/python -m tools.torch_env $(VERSION)
 	.venv-torch-$(VERSION)/bin/python -m pytest -m "not nightly and not browser and not notebook and not site" --junit-xml=$(OUT)/torch-$(VERSION).xml $(ARGS) ;\
-	failed=$$? ; .venv-torch-$(VERSION)/bin/python -m tools.compatibility $(OUT)/torch-$(VERSION).xml ; exit $$failed
+	failed=$$? ; .venv-torch-$(VERSION)/bin/python -m tools.compatibility $(PART) $(OUT)/torch-$(VERSION).xml ; exit $$failed
 
 defects: $(VENV)/.dev  ## which torch has which defect: examples/defects on every version that is cached
 	$(BIN)/python -m tools.defects

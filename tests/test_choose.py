@@ -218,6 +218,16 @@ def test_a_backend_holds_inside_its_block_and_blocks_nest() -> None:
     assert _choose._requested is None
 
 
+def test_backends_of_several_threads_end_in_any_order() -> None:
+    first, second = nk.backend("composed"), nk.backend("aten")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert pick() == ("aten", "asked for")
+    second.__exit__(None, None, None)
+    assert _choose._requested is None
+
+
 def test_a_backend_ends_when_an_exception_leaves_its_block() -> None:
     with pytest.raises(KeyError), nk.backend("composed"):
         raise KeyError

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 import normkit as nk
 from normkit.functional.choose import BACKENDS
 from normkit.info import TRITON_NORMS, collect
-from normkit.kernels import triton
+from normkit.kernels import native, older_torch, triton
+from tests.kernels.native_isa import needs_native
 
 
 @pytest.mark.parametrize("name", sorted({*BACKENDS} - {"triton"}))
@@ -40,3 +44,23 @@ def test_the_triton_path_is_told_by_device(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(triton, "INSTALLED", False)
     assert collect()["triton path"] == "not available: Triton is not installed: pip install 'normkit[triton]'"
     assert collect()["on cuda"] == "aten, composed"
+
+
+@needs_native
+def test_a_torch_that_shows_no_threads_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = str(torch.get_num_threads())
+    assert collect()["threads"] == count
+    monkeypatch.setattr(older_torch, "addresses", lambda library, names: None)
+    assert collect()["threads"] == f"{count}; the native core has one: this torch shows no parallel loop"
+
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.parametrize(("edge", "tier"), [("exchange table", 0), ("C shim", 1), ("", 2)])
+def test_the_tier_is_called_as_readme_calls_it(edge: str, tier: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (rows,) = re.findall(r"\| tier \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", README.read_text(encoding="utf-8"))
+    names = [row.split(" | ")[0].removeprefix("| ") for row in rows.splitlines()]
+    assert len(names) == 3
+    monkeypatch.setattr(native, "edge", lambda: edge)
+    assert collect()["tier"].startswith(names[tier])

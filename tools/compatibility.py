@@ -70,6 +70,15 @@ def claimed() -> list[str]:
     return [version for version, run in load().items() if run["whole"] and not run["failed"]]
 
 
+def sentence() -> str:
+    """What README says of them."""
+    *others, last = claimed()
+    passed = f"The whole suite passed on {', '.join(others)} and {last}"
+    failed = [version for version in load() if version not in (*others, last)]
+    rest = f"; not on {', '.join(failed)}, which is not claimed" if failed else ""
+    return f"{passed}{rest}: [compatibility](docs/compatibility.md) has every run.\n"
+
+
 def page() -> str:
     """docs/compatibility.md."""
     lines = [

@@ -117,7 +117,12 @@ def measure() -> None:
 
 # file -> name of the part -> what makes it
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"defects": defects, "missing": missing, "doctor": doctor_case.first_screen},
+    "README.md": {
+        "defects": defects,
+        "missing": missing,
+        "doctor": doctor_case.first_screen,
+        "versions": compatibility.sentence,
+    },
     "docs/layers.md": {"features": features},
     "docs/doctor.md": {"precision": precision.table},
     "docs/design/native.md": {"tried": native_tried.table},

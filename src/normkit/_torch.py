@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from importlib import import_module
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad, graph
-from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils import _python_dispatch, _pytree  # modules of 1.11 and newer: what is in them is asked for below
 
 OLDEST = (2, 4)  # the first with torch.library.custom_op; nn.RMSNorm is of the same release
 PROTOCOL = frozenset(
@@ -34,7 +34,8 @@ if torch.__version__ < OLDEST:  # type: ignore[operator]  # TorchVersion compare
         f"normkit needs torch {'.'.join(map(str, OLDEST))} or newer, found {torch.__version__}: pip install -U torch"
     )
 
-__all__ = ["TorchDispatchMode"]  # of torch.utils._python_dispatch since 1.13: what a trace or a recorder misses
+# What a trace or a recorder misses; since 1.13.
+TorchDispatchMode = _python_dispatch.TorchDispatchMode
 
 # --- What surrounds a call. All since 2.1 or earlier, and asked before every eager call.
 # The innermost torch.func transform, or None: under one, tensors are wrappers without memory.
@@ -42,7 +43,7 @@ peek_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 # How many torch-dispatch modes are active: fake tensors have no memory.
 count_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 # A block outside of all of them: what is real memory stays so.
-without_dispatch_modes: Callable[[], AbstractContextManager[Any]] = _disable_current_modes
+without_dispatch_modes: Callable[[], AbstractContextManager[Any]] = _python_dispatch._disable_current_modes
 # Not None while torch.jit traces.
 tracing_state: Callable[[], Any] = torch._C._get_tracing_state
 # The forward-mode level, -1 outside. PyTorch keeps it in a global of its module and has no function that tells.
@@ -205,6 +206,10 @@ fused_rms_norm_backward: Callable[..., Any] | None = getattr(_aten, "_fused_rms_
 if fused_rms_norm_backward is None:  # 2.8 has a forward of another meaning
     fused_rms_norm = None
 
+# --- What makes Triton's kernels a part of compiled graphs: since 2.6; without, kernels/triton serves no device.
+triton_op: Any = getattr(torch.library, "triton_op", None)
+wrap_triton: Any = getattr(torch.library, "wrap_triton", None)
+
 # --- Modes and hooks that a run may leave behind, or must see.
 count_function_modes: Callable[[], int] = torch._C._len_torch_function_stack
 pop_function_mode: Callable[[], Any] = torch._C._pop_torch_function_stack
@@ -236,9 +241,32 @@ def run_compiled_eagerly() -> AbstractContextManager[Any]:
     """Compiled parts run as they are written, from the call on until the exit. By set_stance since 2.6."""
     if torch.compiler.is_compiling():
         raise RuntimeError("a stance is not set in a program that is compiled")  # Dynamo then leaves this frame alone
-    if hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")
-    return _WithoutDynamo()
+    return _Eagerly()
+
+
+class _Eagerly(AbstractContextManager[None]):
+    """One of the process's blocks without compiler. The stance is the process's too, and threads leave in any order:
+    who leaves before one that entered later hands on to it what is to be put back."""
+
+    _lock = threading.RLock()
+    _entered: ClassVar[list[_Eagerly]] = []
+
+    def __init__(self) -> None:
+        with self._lock:
+            make = getattr(torch.compiler, "set_stance", None)
+            self._switch = _WithoutDynamo() if make is None else make("force_eager")
+            self._entered.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            if self not in self._entered:  # who gives back after an interrupt asks again
+                return
+            later = self._entered[self._entered.index(self) + 1 :]
+            if later:
+                later[0]._switch = self._switch
+            else:
+                self._switch.__exit__(None, None, None)
+            self._entered.remove(self)
 
 
 def _no_callback() -> None:
@@ -248,6 +276,11 @@ def _no_callback() -> None:
 # What compiles the next frames: callable where this runs eagerly between graphs of a compiled function. Since 2.6;
 # before, that is not known.
 frame_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _no_callback)
+
+
+def is_dynamo_loaded() -> bool:
+    """Whether anything can be compiled yet: torch.compile imports Dynamo when it is first called (since 2.0)."""
+    return "torch._dynamo" in sys.modules
 
 
 class _WithoutDynamo(AbstractContextManager[None]):

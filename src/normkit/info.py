@@ -27,7 +27,7 @@ def collect() -> dict[str, str]:
         "tier": tier(),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {cpu_name()}",
-        "threads": str(torch.get_num_threads()),
+        "threads": _threads(),
         **_paths(),
         **{f"extra [{name}]": _extra(modules) for name, modules in EXTRAS.items()},
     }
@@ -39,9 +39,16 @@ def tier() -> str:
 
     return {
         "exchange table": "everything (torch 2.10 and newer)",
-        "C shim": "native kernels through libtorch's C shim (torch 2.4 to 2.9), under a microsecond more per call",
-        "": "without the native core: right on PyTorch's own operations, slower",
+        "C shim": "C shim (torch 2.4 to 2.9): the same native kernels, under a microsecond more per call",
+        "": "without the core: right on PyTorch's own operations, slower",
     }[native.edge()]
+
+
+def _threads() -> str:
+    from .kernels import native
+
+    alone = native.available() and not native.has_threads()
+    return f"{torch.get_num_threads()}{'; the native core has one: this torch shows no parallel loop' if alone else ''}"
 
 
 def cpu_name() -> str:

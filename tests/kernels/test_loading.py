@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from normkit import _torch
+from normkit import _environment, _torch
 from normkit.kernels import core as loading
 from normkit.kernels import memory, older_torch
 from tests.kernels.native_isa import needs_native
@@ -150,6 +150,26 @@ def test_nonsense_in_the_environment_is_a_warning_of_one_line(name: str, value: 
     assert len(lines) == 1
     assert text in lines[0]
     assert len(lines[0]) < 400
+
+
+def test_nonsense_that_is_asked_for_at_every_call_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NORMKIT_CHECK_RANKS", "perhaps")
+    monkeypatch.setattr(_environment, "_told", set())
+    with pytest.warns(RuntimeWarning) as told:
+        assert not any(_environment.switched_on("NORMKIT_CHECK_RANKS") for _ in range(3))
+    assert [str(one.message) for one in told] == ["NORMKIT_CHECK_RANKS must be 1 or 0, got 'perhaps'; using 0"]
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["NORMKIT_KEEP_MB", "NORMKIT_ISA", "NORMKIT_NO_NATIVE", "NORMKIT_CHECK_RANKS"])
+def test_an_empty_variable_is_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = memory.to_keep()
+    monkeypatch.setenv(name, "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert memory.to_keep() == expected
+        assert loading.load()[1] is None
+        assert not _environment.switched_on(name)
 
 
 def test_the_largest_number_of_megabytes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,16 @@ def test_number_tensor_and_block_say_the_same(layout: torch.memory_format) -> No
         assert torch.equal(layer()(x), layer()(x, DOMAIN))
 
 
+def test_blocks_of_several_threads_end_in_any_order() -> None:
+    first, second = nk.domain(0), nk.domain(DOMAIN)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    with pytest.raises(RuntimeError, match="no domain was given"):
+        layer()(input())
+
+
 def test_a_call_goes_before_a_block_and_a_block_ends() -> None:
     made, x = layer().eval(), input()
     made.norms[0].running_mean.fill_(5)

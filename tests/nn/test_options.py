@@ -104,6 +104,6 @@ def test_a_program_computes_what_its_layers_options_say(training: bool, how: Cal
                 assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9), name
     state = dict((program if how is exported else other).named_buffers())
     for name, value in eager.named_buffers():
-        if name not in state and torch.__version__ < (2, 6):  # type: ignore[operator]
-            continue  # the exporter of 2.4 leaves out what the program does not read
+        if name not in state and torch.__version__ < (2, 8):  # type: ignore[operator]
+            continue  # the exporters of 2.4 and 2.6 leave out what the program does not read of layers not torch's own
         torch.testing.assert_close(state[name], value)

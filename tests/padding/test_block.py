@@ -114,8 +114,9 @@ def test_compiled_programs_and_data_parallel_are_refused_or_run_eagerly() -> Non
     for fullgraph in (True, False) if torch.__version__ >= (2, 8) else ():
         with pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception"):
             torch.compile(inside, backend="eager", fullgraph=fullgraph)(padded())
+    # those of 2.4 and 2.6 export nothing while what is compiled runs as it is
     with (
-        pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception|no tensor operations"),
+        pytest.raises(Exception, match=r"follows a run in eager mode|Observed exception|no tensor operations|found a"),
         nk.lengths(LENGTHS),
     ):
         torch.export.export(model, (padded(),))

@@ -227,6 +227,11 @@ def test_a_class_whose_forward_another_library_replaced_is_kept() -> None:
 
 def test_compiled() -> None:
     model, inputs = model_of("Llama"), inputs_of("Llama")
+    if torch.__version__ < (2, 8):  # type: ignore[operator]
+        try:
+            torch.compile(model, backend="aot_eager")(**inputs)
+        except NameError as error:
+            pytest.skip(f"torch {torch.__version__} does not compile transformers' own model: {error}")
     fast = torch.compile(nk.accelerate(model, inputs), backend="aot_eager")
     torch.testing.assert_close(first(fast(**inputs)), first(model(**inputs)), rtol=1e-4, atol=1e-5)
 

@@ -31,6 +31,7 @@ _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
 _requested: str | None = None
+_entered: list[list[str]] = []  # what each block asks for, in their order
 
 
 @contextmanager
@@ -47,11 +48,13 @@ def backend(name: str) -> Iterator[None]:
     global _requested
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    before, _requested = _requested, name
+    own, _requested = [name], name
+    _entered.append(own)
     try:
         yield
-    finally:
-        _requested = before
+    finally:  # not what was before: blocks of several threads end in any order
+        _entered[:] = [other for other in _entered if other is not own]
+        _requested = _entered[-1][0] if _entered else None
 
 
 def choose(norm: NormSpec, operands: Operands) -> tuple[str, str]:

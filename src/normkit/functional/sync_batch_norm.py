@@ -240,7 +240,7 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
     The count comes back as a 0-dim tensor, so that no device is read.
     """
     mean = moments.mean
-    count = torch.as_tensor(moments.count, device=mean.device).flatten()[:1]
+    count = _count(moments)
     low = [] if moments.low is None else [moments.low]
     if wide_dtype(mean.device) != torch.float64:
         parts = gather([count, mean.detach(), moments.m2.detach(), *low], group)
@@ -256,9 +256,17 @@ def of_all_ranks(moments: Moments, group: dist.ProcessGroup | None) -> Moments:
     return Moments(counts.sum().long().to(mean.device), found.to(mean.device), m2, moments.dim, rest)
 
 
+def _count(moments: Moments) -> Tensor:
+    """(1,) int64, where the moments are: nothing is copied to a device for it, and no graph holds it as a constant."""
+    count, mean = moments.count, moments.mean
+    if isinstance(count, Tensor):
+        return count.to(mean.device).flatten()[:1]
+    return mean.new_full((1,), count, dtype=torch.int64)
+
+
 def _attached(own: Moments, whole: Moments, group: dist.ProcessGroup | None) -> Moments:
     """`whole`, whose gradient reaches this rank's own moments and comes from all ranks."""
-    count = torch.as_tensor(own.count, device=own.mean.device).flatten()[:1].to(own.mean.dtype)
+    count = _count(own).to(own.mean.dtype)
     low = None if own.low is None or whole.low is None else (own.low - whole.low).detach()
     mean, m2 = _Whole.apply(own.mean, own.m2, count, whole.mean, whole.m2, whole.count, low, group)
     return Moments(whole.count, mean, m2, own.dim, whole.low)

@@ -19,6 +19,7 @@ from .._operands import Gradients, Needs, Operands, Saved
 from .._torch import exchange_table, is_legacy_batched
 from . import native_masked, native_means
 from .core import core as _core
+from .core import parallel_loop
 from .core import problem as _problem
 
 FUSED_ACTIVATIONS: frozenset[int] = frozenset(CODES)
@@ -49,6 +50,11 @@ def edge() -> str:
     if _core is None:
         return ""
     return "C shim" if exchange_table is None else "exchange table"
+
+
+def has_threads() -> bool:
+    """Whether the native core computes on torch's threads; else on the caller's alone."""
+    return _core is not None and parallel_loop(_core) != 0
 
 
 def keep_memory(limit: int) -> None:

@@ -13,6 +13,7 @@ from .._torch import (
     count_dispatch_modes,
     count_function_modes,
     dispatch_mode_at,
+    is_dynamo_loaded,
     pop_function_mode,
     run_compiled_eagerly,
 )
@@ -68,7 +69,7 @@ class Switches:
 
     def run_eagerly(self) -> None:
         """Compiled parts run as they are written; without loading Dynamo, where nothing has yet."""
-        if "torch._dynamo" in sys.modules:
+        if is_dynamo_loaded():
             self._eager = run_compiled_eagerly()
 
     def give_back(self) -> None:

@@ -19,6 +19,7 @@ Domain: TypeAlias = "int | Tensor"
 
 # The domain of the innermost `with normkit.domain(...)`. A module global, because Dynamo guards those.
 _current: Domain | None = None
+_entered: list[list[Domain]] = []  # of each block, in their order
 
 
 @contextmanager
@@ -40,11 +41,13 @@ def domain(which: Domain) -> Iterator[None]:
     """
     global _current
     verify(which)
-    before, _current = _current, which
+    own, _current = [which], which
+    _entered.append(own)
     try:
         yield
-    finally:
-        _current = before
+    finally:  # not what was before: blocks of several threads end in any order
+        _entered[:] = [other for other in _entered if other is not own]
+        _current = _entered[-1][0] if _entered else None
 
 
 def current() -> Domain | None:

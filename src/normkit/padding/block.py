@@ -7,7 +7,6 @@ What is known hangs on no tensor: it is gone with the block.
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
 from collections.abc import Mapping
@@ -22,7 +21,14 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .._operands import Operands, is_modulated
-from .._torch import count_function_modes, frame_compiler, keywords_of_call, pop_function_mode, run_compiled_eagerly
+from .._torch import (
+    count_function_modes,
+    frame_compiler,
+    is_dynamo_loaded,
+    keywords_of_call,
+    pop_function_mode,
+    run_compiled_eagerly,
+)
 from ..functional import mask as masks
 from ..functional.road import run
 from ..functional.spec import NormSpec
@@ -78,7 +84,7 @@ class Padded(UserBlock):
         with _lock:
             _entered.append(self)
             masks.follow, masks.find = _norm_of_ours, _find
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled yet
+        if is_dynamo_loaded():  # else nothing is compiled yet
             self._eager = run_compiled_eagerly()
             self._quiet = _without_warning()
         self._hooks.append(register_module_forward_pre_hook(self._before_module))

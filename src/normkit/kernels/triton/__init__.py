@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..._activation import CODES, Activation
 from ..._operands import Gradients, Needs, Operands, Saved
-from ..._torch import asked_while_traced
+from ..._torch import asked_while_traced, triton_op
 from ..native import keeps_bits, unpack_bits
 
 __all__ = ["keeps_bits", "unpack_bits"]
@@ -52,7 +52,7 @@ def why_not(device: str) -> str | None:
     """Why there are no Triton kernels for tensors on this kind of device, or None."""
     if not INSTALLED:
         return "Triton is not installed: pip install 'normkit[triton]'"
-    if not hasattr(torch.library, "triton_op"):
+    if triton_op is None:
         return f"Triton's kernels need torch 2.6 or newer, this is {torch.__version__}"
     if device == "cpu" and INTERPRETS:
         return None

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
 from ..._activation import Activation
 from ..._operands import Maybe, Operands, Saved
-from ..._torch import increment_versions
+from ..._torch import increment_versions, wrap_triton
 from ..native import count_bit_bytes, keeps_bits
 from . import _batch_norm_forward, _running
 from ._launch import beside, compiled_for, dense, has_memory, is_traced, on_device, positions, vector

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
 from ..._activation import Activation
 from ..._operands import Gradients, Needs, Operands, Saved
+from ..._torch import wrap_triton
 from . import _batch_norm_backward, _group_norm_backward
 from ._group_plan import parameter_constants
 from ._launch import (
@@ -95,8 +95,10 @@ def sums(dy: Tensor, operands: Operands, saved: Saved, activation: Activation) -
 def run_sums(dy: Tensor, operands: Operands, saved: Saved, code: int, param: float) -> Tensor:
     """The same, by an activation's code."""
     x = dense(operands.input)
-    found = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
-    if x.numel() and has_memory():
+    if not x.numel():
+        return x.new_zeros((2, x.shape[1]), dtype=torch.float32)
+    found = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    if has_memory():
         call = _call(dy, operands, saved, code, x, ())
         with on_device(x):
             _find_totals(call, param, found, (x, x), {"WANTS_WEIGHT": False, "WANTS_BIAS": False})

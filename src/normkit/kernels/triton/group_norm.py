@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.library import wrap_triton
 
 from ..._activation import Activation
 from ..._operands import Gradients, Needs, Operands, Saved
+from ..._torch import wrap_triton
 from . import _group_norm_backward, _group_norm_forward
 from ._group_plan import plan
 from ._launch import (
