@@ -36,10 +36,8 @@ class Tensor {
     static Tensor look(nb::handle given) {
         Tensor found;
         if (!is_plain(given)) return found;
-        if (torch()->exchange->tensor_from_object(given.ptr(), &found.view_) == 0)
-            found.object_ = nb::borrow(given);
-        else
-            PyErr_Clear();
+        if (torch()->exchange->tensor_from_object(given.ptr(), &found.view_) == 0) found.object_ = nb::borrow(given);
+        else PyErr_Clear();
         return found;
     }
 
@@ -179,8 +177,9 @@ class Tensor {
 
     [[noreturn]] static void refuse_made(const std::string& name) {
         const std::string made = "torch made a " + name + " without";
-        raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made + ": a mode of torch is active "
-                                  "that changes what its functions return");
+        raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made +
+                                      ": a mode of torch is active "
+                                      "that changes what its functions return");
     }
 
     static Tensor reused_like(const Tensor& other);  // nothing where no memory may be kept, or of too many axes
