@@ -68,6 +68,7 @@ inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& me
     a.stats = stats.data<double>();
     a.eps = eps;
     without_gil(x.bytes(), [&] {
+        if (of.groups > 0 && !of.apart) return kernels->group_forward(a, parallel);
         const int64_t sample = x.bytes() / a.shape.n, bit_sample = of.bit_bytes() / a.shape.n;
         each_part(of, slices, [&](int64_t n, int64_t before, int64_t number, const Parallel& by) {
             GroupForward part = a;
@@ -139,6 +140,7 @@ inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor
     a.training = training;
     a.count = count;
     without_gil(2 * x.bytes(), [&] {
+        if (of.groups > 0 && !of.apart) return kernels->group_backward(a, parallel);
         const int64_t sample = x.bytes() / a.shape.n, bit_sample = of.bit_bytes() / a.shape.n, c = a.shape.c;
         // the parameters' gradients of slices are added up in double
         std::vector<double> sums(slices.several() ? size_t(4 * c) : 0);

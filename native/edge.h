@@ -65,7 +65,7 @@ class Edge {
     // n values to be written in place, row-major; nothing where they lie otherwise, and torch has to write them.
     Tensor buffer(nb::handle given, int64_t n, const char* name) const {
         const Tensor tensor = vector(Edge::given(given, name), n, name);
-        return tensor.handle().is(given) ? tensor : Tensor();
+        return tensor.object().ptr() == given.ptr() ? tensor : Tensor();
     }
 
     // A tensor of another's sizes, in its dtype and strides.

@@ -1,7 +1,4 @@
-// Torch tensors as the core sees them: a Python object and what DLPack tells of it. Needs the GIL throughout.
-//
-// Rule: what a caller passes lives as long as the call, so its tensor is not counted: with the stable ABI a count is a
-// call. What torch has made for the core is owned.
+// Torch tensors as the core sees them: an owned Python reference and what DLPack tells of it. Needs the GIL throughout.
 //
 // Tensors of others come in through edge.h alone; those that torch makes for the core are checked by `made`.
 #pragma once
@@ -39,22 +36,21 @@ class Tensor {
     static Tensor look(nb::handle given) {
         Tensor found;
         if (!is_plain(given)) return found;
-        if (torch()->exchange->tensor_from_object(given.ptr(), &found.view_) == 0) found.handle_ = given;
+        if (torch()->exchange->tensor_from_object(given.ptr(), &found.view_) == 0) found.object_ = nb::borrow(given);
         else PyErr_Clear();
         return found;
     }
 
     // What torch has made for the core.
-    static Tensor made(nb::object object) {
+    static Tensor made(const nb::object& object) {
         Tensor tensor = look(object);
         if (!tensor || !tensor.has_memory()) refuse_made(class_name(object));
-        tensor.owner_ = std::move(object);
         return tensor;
     }
 
-    explicit operator bool() const { return handle_.is_valid(); }
-    nb::handle handle() const { return handle_; }
-    nb::object object() const { return handle_.is_valid() ? nb::borrow(handle_) : nb::none(); }
+    explicit operator bool() const { return object_.is_valid(); }
+    nb::handle handle() const { return object_; }
+    nb::object object() const { return object_.is_valid() ? object_ : nb::none(); }
 
     int dtype() const { return dtype_code(view_.dtype); }
     bool is(dlpack::TypeCode code, int bits) const {
@@ -82,11 +78,11 @@ class Tensor {
     const dlpack::Tensor& view() const { return view_; }
 
     template <class P = void> P* data() const {
-        return handle_.is_valid() ? reinterpret_cast<P*>(static_cast<char*>(view_.data) + view_.byte_offset) : nullptr;
+        return object_.is_valid() ? reinterpret_cast<P*>(static_cast<char*>(view_.data) + view_.byte_offset) : nullptr;
     }
     uintptr_t address() const { return reinterpret_cast<uintptr_t>(data()); }
-    Param param() const { return {data(), handle_.is_valid() ? dtype() : int(kFloat32)}; }
-    MutableParam mutable_param() const { return {data(), handle_.is_valid() ? dtype() : int(kFloat32)}; }
+    Param param() const { return {data(), object_.is_valid() ? dtype() : int(kFloat32)}; }
+    MutableParam mutable_param() const { return {data(), object_.is_valid() ? dtype() : int(kFloat32)}; }
 
     bool is_contiguous() const { return has_order(false); }
     bool is_channels_last() const { return rank() > 2 && has_order(true); }
@@ -103,7 +99,7 @@ class Tensor {
     // The tensor in row-major order; itself where it is so.
     Tensor contiguous() const& { return Tensor(*this).contiguous(); }
     Tensor contiguous() && {
-        return !*this || is_contiguous() ? std::move(*this) : made(call(torch()->contiguous, handle_));
+        return !*this || is_contiguous() ? std::move(*this) : made(call(torch()->contiguous, object_));
     }
 
     // The tensor in another's dtype and strides; itself where it has them.
@@ -115,23 +111,23 @@ class Tensor {
         return copy;
     }
 
-    void fill(const Tensor& values) const { call(torch()->copy, handle_, values.handle_); }
+    void fill(const Tensor& values) const { call(torch()->copy, object_, values.object_); }
 
     void zero() const {
-        if (*this) call(torch()->zero, handle_);
+        if (*this) call(torch()->zero, object_);
     }
 
     // Of the other's dtype, sizes and strides. Large ones take memory that an earlier one gave back.
     static Tensor empty_like(const Tensor& other) {
         if (other.bytes() >= kReuseBytes)
             if (Tensor reused = reused_like(other)) return reused;
-        Tensor fresh = made(call(torch()->empty_like, other.handle_));
+        Tensor fresh = made(call(torch()->empty_like, other.object_));
         advise_huge_pages(fresh.data(), fresh.bytes());
         return fresh;
     }
 
     // Of a row-major parameter's dtype and sizes.
-    static Tensor gradient_of(const Tensor& parameter) { return made(call(torch()->empty_like, parameter.handle_)); }
+    static Tensor gradient_of(const Tensor& parameter) { return made(call(torch()->empty_like, parameter.object_)); }
 
     // Row-major, on the CPU whatever torch's default device is: torch's allocator is asked itself. rows < 0: a vector.
     static Tensor empty(dlpack::DataType type, int64_t rows, int64_t columns) {
@@ -172,9 +168,8 @@ class Tensor {
         void* object = nullptr;
         tensor.view_ = managed->tensor;  // what it points to lives as long as the tensor
         if (torch()->exchange->managed_to_object(managed, &object) != 0) nb::raise_python_error();
-        tensor.owner_ = owned(static_cast<PyObject*>(object));
-        tensor.handle_ = tensor.owner_;
-        if (!is_plain(tensor.handle_) || !tensor.has_memory()) refuse_made(class_name(tensor.handle_));
+        tensor.object_ = owned(static_cast<PyObject*>(object));
+        if (!is_plain(tensor.object_) || !tensor.has_memory()) refuse_made(class_name(tensor.object_));
         return tensor;
     }
 
@@ -182,14 +177,14 @@ class Tensor {
 
     [[noreturn]] static void refuse_made(const std::string& name) {
         const std::string made = "torch made a " + name + " without";
-        raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made + ": a mode of torch is active "
-                                  "that changes what its functions return");
+        raise(PyExc_RuntimeError, "the native core needs memory on the CPU and " + made +
+                                      ": a mode of torch is active "
+                                      "that changes what its functions return");
     }
 
     static Tensor reused_like(const Tensor& other);  // nothing where no memory may be kept, or of too many axes
 
-    nb::handle handle_;  // null: nothing
-    nb::object owner_;   // what keeps it, where the caller does not
+    nb::object object_;
     dlpack::Tensor view_{};
 };
 

@@ -69,7 +69,7 @@ def test_runs_fill_one_file(tiny: None, tmp_path: Path) -> None:
     path = tmp_path / "made" / "f.json"
     assert run("layer_norm", "--json", str(path)) == 0
     assert run("layer_norm", "--dtype", "float64", "--json", str(path)) == 0
-    assert [row["case"]["dtype"] for row in json.loads(path.read_text())["rows"]] == ["float32"] * 2 + ["float64"] * 2
+    assert [row["case"]["dtype"] for row in json.loads(path.read_text())["rows"]] == ["float32"] * 4 + ["float64"] * 4
 
 
 @pytest.mark.parametrize("finished", [0, 1])
@@ -100,7 +100,10 @@ def test_figures_that_another_run_wrote_meanwhile_are_kept(tmp_path: Path) -> No
 
 REFUSED = {
     "family": (["batchnorm"], "expected a family out of batch_norm, group_norm, layer_norm, inference, network, got"),
-    "peer": (["--peers", "torch,tensorflow"], "expected a peer out of torch, compile, onednn, jax, got 'tensorflow'"),
+    "peer": (
+        ["--peers", "torch,tensorflow"],
+        "expected a peer out of torch, compile, onednn, jax, onnx, got 'tensorflow'",
+    ),
     "dtype": (["--dtype", "int8"], "expected a dtype out of float32"),
     "threads": (["--threads", "0"], "--threads must be at least 1, got 0"),
     "too many threads": (["--threads", "99999999"], "--threads must be at most 1024, got 99999999"),

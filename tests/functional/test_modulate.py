@@ -377,10 +377,11 @@ def test_under_autocast_the_output_keeps_the_dtype_it_has_without_one(name: str)
     torch.testing.assert_close(z, plain * laid(modulate[0].float(), name) + laid(modulate[1].float(), name))
 
 
-def test_a_checkpoint_and_recomputed_outputs_give_the_same_gradients() -> None:
+@pytest.mark.parametrize("which", ["short", "element"])
+def test_a_checkpoint_and_recomputed_outputs_give_the_same_gradients(which: str) -> None:
     g = generator(18)
     x, w, b = problem("group", g, torch.float32)
-    leaves = [t.requires_grad_() for t in (x, w, b, *drawn("group", "short", g, torch.float32))]
+    leaves = [t.requires_grad_() for t in (x, w, b, *drawn("group", which, g, torch.float32))]
 
     def gradients(run: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         return torch.autograd.grad(run(*leaves).sin().sum(), leaves)
@@ -499,3 +500,18 @@ def test_inside_of_lengths_a_modulation_goes_along_with_the_mask() -> None:
     with nk.lengths(lengths):
         z = layer(x, modulate=(scale, shift))
     torch.testing.assert_close(z, layer(x, mask=nk.mask_from_lengths(lengths, 7), modulate=(scale, shift)))
+
+
+@pytest.mark.parametrize("which", ["short", "element"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_float16_batch_whose_gradient_cancels_does_not_overflow(layout: str, which: str) -> None:
+    """rstd * dy is beyond float16 here, and most of it is taken away again."""
+    g = generator(30)
+    x = LAYOUTS[layout]((gaussian(SHAPE, g) * 1e-3).half()).requires_grad_()
+    dz = LAYOUTS[layout]((200 + gaussian(SHAPE, g)).half())
+    scale, shift = (torch.ones(t.shape).half() for t in drawn("batch", which, g, torch.float16))
+    z = f.batch_norm(x, None, None, None, None, True, eps=1e-12, modulate=(scale, shift))
+    x64 = x.detach().double().requires_grad_()
+    y64 = reference.batch_norm(x64, None, None, 1e-12)[0]
+    (found,), (expected,) = torch.autograd.grad(z, x, dz), torch.autograd.grad(y64, x64, dz.double())
+    torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2.0)

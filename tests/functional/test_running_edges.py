@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import normkit as nk
 from tests.cases import EPS, MOMENTUM
@@ -63,3 +63,14 @@ def test_a_freed_buffer_gets_words_in_training(name: str, which: str) -> None:
     training = {"use_input_stats" if name == "instance_norm" else "training": True}
     with pytest.raises(RuntimeError, match="its data is not allocated yet"):
         getattr(nk.functional, name)(batches(1)[0], **buffers, eps=EPS, **training)
+
+
+def test_an_empty_masked_batch_under_vmap_moves_nothing() -> None:
+    x, mask, (mean, var) = torch.randn(3, 0, 2), torch.zeros(0, dtype=torch.bool), (torch.zeros(2), torch.ones(2))
+
+    def loss(x: Tensor) -> Tensor:
+        return nk.functional.batch_norm(x, mean, var, None, None, True, mask=mask).sum()
+
+    assert torch.vmap(torch.func.grad(loss))(x).shape == x.shape
+    assert torch.equal(mean, torch.zeros(2))
+    assert torch.equal(var, torch.ones(2))

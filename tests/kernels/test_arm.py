@@ -1,4 +1,4 @@
-"""The stand-alone kernel test on 64-bit ARM, under qemu; and compiled, not run, for macOS and Windows.
+"""The stand-alone kernel test on 64-bit ARM, under qemu; and compiled, not run, for macOS.
 
 `make test-arm` does the first. Minutes of compiling, hence nightly; skipped with what is missing.
 """
@@ -32,8 +32,7 @@ def test_the_kernels_are_right_on_arm() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="missing: ziglang (requirements-release.txt)")
-@pytest.mark.parametrize("target", ["aarch64-macos", "x86_64-windows-gnu"])
-def test_the_kernels_compile_and_link_for_systems_that_are_not_here(target: str) -> None:
-    done = made(f"foreign-{target}")
+def test_the_kernels_compile_and_link_for_macos() -> None:
+    done = made("foreign-aarch64-macos")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{target}: compiled and linked, not run" in done.stdout
+    assert "aarch64-macos: compiled and linked, not run" in done.stdout

@@ -24,7 +24,8 @@ operation can move, over the time it took (NHWC batch norm: counted with two swe
 outgrows the cache). Means and least shares are over tensors of a megabyte and more. **MB** and **GB/s** count the
 fewest bytes. Peers: torch eager (`torch.nn`'s layer, then `+=` and `relu_`); *compile*: the same under torch.compile;
 *onednn*: PyTorch's opaque mkldnn tensors, which is oneDNN's plain-layout path and not its blocked layouts; *jax*: the
-formula and its vjp under jax.jit. A dash: the peer does not serve the case.
+formula and its vjp under jax.jit; *onnx*: ONNX Runtime's layer norm and RMS norm, in inference. A dash: the peer does
+not serve the case.
 
 **limit**, and **of** in the tables of shapes: the same ratio for a call that computes no statistics: frozen batch norm
 with a ReLU through the same Function and core, which passes over memory once forward and once backward (after a

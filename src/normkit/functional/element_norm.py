@@ -18,6 +18,7 @@ from .. import _shapes
 from .._activation import NONE
 from .._operands import Maybe, Operands
 from ..kernels import composed, native
+from ..kernels.native_means import in_float32
 from . import _storage
 from ._autograd import BATCH, differentiated, takes_operations, unpacked_statistics
 from .spec import Elements, NormSpec
@@ -49,10 +50,10 @@ class Modulated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         norm, (dz,), needs = ctx.norm, gradients, ctx.needs_input_grad
-        _storage.verify((*ctx.saved_tensors, dz if native.plain_gradient(dz) else None))
-        input, weight, bias, scale, stats = ctx.saved_tensors
+        input, weight, bias, scale, stats = saved = ctx.saved_tensors  # once: a checkpoint unpacks them once
+        _storage.verify((*saved, dz if native.plain_gradient(dz) else None))
         stats = unpacked_statistics(stats, native.STATISTICS)
-        input, scale = (saved.to(dz.dtype) for saved in (input, scale))
+        input, scale = input.to(dz.dtype), scale.to(dz.dtype)
         operands = Operands(input, weight, bias, None, None, scale)
         dshift = dz if needs[4] else None
         if not takes_operations(dz):
@@ -87,7 +88,7 @@ def _backward(
 ) -> tuple[Maybe, ...]:
     kind, size, eps, constant = _facts(norm, operands.input)
     if kind == BATCH and not constant and needs[0]:
-        return _batch_backward(dz, operands, stats, eps, needs)
+        return in_float32(lambda dz, operands: _batch_backward(dz, operands, stats, eps, needs), dz, operands)
     return native.element_backward(dz, operands, stats, kind, size, needs, training=kind != BATCH)
 
 

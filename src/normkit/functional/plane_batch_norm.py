@@ -20,6 +20,7 @@ from .. import _operands, _shapes
 from .._operands import Gradients, Needs, Operands, Saved
 from .._torch import reshaped_as_no_view
 from ..kernels import composed, native
+from ..kernels.native_means import in_float32
 from ..moments import Moments
 from . import planes, running
 from .running import Running
@@ -59,6 +60,9 @@ class PlaneBatchNormSpec(NormSpec):
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (N * C,), bias (N * C,), residual (N, C, *)."""
+        return Gradients(*in_float32(lambda dy, operands: self._backward(dy, operands, saved, needs), dy, operands))
+
+    def _backward(self, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         input, weight, bias, *_ = operands
         n, c = input.shape[:2]
         mean, var, _ = (row[:c] for row in saved.stats)

@@ -243,7 +243,7 @@ class _Move(torch.autograd.Function):
             mean, spread = (mean * share).sum(0), (spread * share).sum(0)
             count = count.amax(0) if isinstance(count, Tensor) else count
         else:
-            if isinstance(count, Tensor):
+            if isinstance(count, Tensor) and count.dim() < mean.dim():  # without values it is one for each channel
                 count = count.reshape(size, *[1] * (mean.dim() - 1))
             merged = Moments(count, mean, spread).merge_along(0)
             mean, spread, count = merged.mean, merged.m2, merged.count

@@ -24,6 +24,7 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
 from .._precision import accumulator_dtype, wide_dtype
 from ..distributed import gather, gather_rows, group_name, total
 from ..kernels import composed, native, triton
+from ..kernels.native_means import in_float32
 from ..moments import Moments, moments_of
 from . import _autograd, agreement, running
 from ._by_statistics import BY_STATISTICS, shares_of_batch, wanted_of_ranks
@@ -157,6 +158,10 @@ class SyncBatchNormSpec(BatchNormSpec):
         if kernel is not native:
             found = _autograd.composed_backward(self, kernel, dy, operands, saved, needs)
             return Gradients(*(None if gradient is None else gradient.detach() for gradient in found))
+        return Gradients(*in_float32(lambda dy, operands: self._backward(dy, operands, saved, needs), dy, operands))
+
+    def _backward(self, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        """By the native kernels."""
         input, weight, bias, *_ = operands
         mean, var, rstd, count = saved.stats
         scale = torch.ones_like(mean) if weight is None else weight.double()  # float64: so are the sums then

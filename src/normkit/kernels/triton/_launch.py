@@ -70,15 +70,17 @@ def compiled_for(operands: Operands, code: int) -> dict[str, Any]:
 
 
 def empty_gradients(operands: Operands, x: Tensor, code: int, needs: Needs) -> Gradients:
-    """The gradients that are wanted, to be written; those of parameters are 0, as of no values. x: the dense input.
+    """The gradients that are wanted, to be written; those of parameters are 0 where there are no values, and else not
+    filled first, which would be a launch for each. x: the dense input.
 
     Without the residual's where there is neither activation nor mask: see `with_residual`.
     """
     _, weight, bias, _, mask, *_ = operands
+    vector_like = torch.empty_like if x.numel() else torch.zeros_like
     return Gradients(
         torch.empty_like(x) if needs.input else None,
-        torch.zeros_like(weight) if needs.weight and weight is not None else None,
-        torch.zeros_like(bias) if needs.bias and bias is not None else None,
+        vector_like(weight) if needs.weight and weight is not None else None,
+        vector_like(bias) if needs.bias and bias is not None else None,
         torch.empty_like(x) if needs.residual and (code != IDENTITY or mask is not None) else None,
     )
 

@@ -95,8 +95,10 @@ def sums(dy: Tensor, operands: Operands, saved: Saved, activation: Activation) -
 def run_sums(dy: Tensor, operands: Operands, saved: Saved, code: int, param: float) -> Tensor:
     """The same, by an activation's code."""
     x = dense(operands.input)
-    found = x.new_zeros((2, x.shape[1]), dtype=torch.float32)
-    if x.numel() and has_memory():
+    if not x.numel():
+        return x.new_zeros((2, x.shape[1]), dtype=torch.float32)
+    found = x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    if has_memory():
         call = _call(dy, operands, saved, code, x, ())
         with on_device(x):
             _find_totals(call, param, found, (x, x), {"WANTS_WEIGHT": False, "WANTS_BIAS": False})
