@@ -23,7 +23,6 @@ from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
 from ..kernels import composed, triton
 from ..moments import Moments, moments_of
 from . import running
-from ._by_statistics import BY_STATISTICS
 from ._operator import Asked, define, register
 from .batch_norm import BatchNormSpec, running_of
 from .choose import is_exporting, is_transformed, may_look
@@ -241,6 +240,8 @@ class BatchRenormSpec(BatchNormSpec):
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """The statistics, r and d from them, and the rest by both; the running statistics move after use."""
         assert self.running is not None
+        from ._by_statistics import BY_STATISTICS  # here: compiled for Triton alone
+
         stats = BY_STATISTICS.find(operands, self.eps)
         moments = moments_of(stats)
         r, d = _correction(self, moments)

@@ -23,7 +23,7 @@ from .._activation import NONE, Activation
 from .._operands import Modulate, Operands, is_modulated
 from .._torch import reshaped_as_no_view
 from ..kernels import aten, composed, native, triton
-from . import _autograd, _layout, _storage, element_norm
+from . import _autograd, _layout, _storage
 from . import mask as masks
 from .choose import choose, is_eager
 from .modulate import lay, pair
@@ -83,6 +83,8 @@ def run(
         y = _served(norm, kernel, operands)
         return y if y.shape == input.shape else reshaped_as_no_view(y, input.shape)
     if modulated and path == "native" and norm.why_not_elements(operands) is None:
+        from . import element_norm  # here: few calls are of this kind, all would load it
+
         return element_norm.served(norm, operands)
     return _served(norm, kernel, operands)
 

@@ -27,7 +27,6 @@ from ..kernels import composed, native, triton
 from ..kernels.native_means import in_float32
 from ..moments import Moments, moments_of
 from . import _autograd, agreement, running
-from ._by_statistics import BY_STATISTICS, shares_of_batch, wanted_of_ranks
 from .batch_norm import BatchNormSpec, verify
 from .choose import may_look
 from .running import Running
@@ -185,6 +184,8 @@ class SyncBatchNormSpec(BatchNormSpec):
         )
 
     def _backward_by_triton(self, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
+        from ._by_statistics import shares_of_batch, wanted_of_ranks
+
         input, weight, bias, *_ = operands
         dbias, dweight = sums = triton.batch_norm_sums(dy, operands, saved, self.activation)
         shares = sums  # not read where no input wants a gradient
@@ -215,6 +216,8 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     def operator(self, kernel: ModuleType, operands: Operands, activation: Activation) -> Tensor:
         """This rank's statistics, those of all ranks, and the rest by them; the collectives are operations between."""
+        from ._by_statistics import BY_STATISTICS  # here: compiled for Triton alone
+
         stats = self._whole_by_triton(BY_STATISTICS.find(operands, self.eps), operands.input)
         return BY_STATISTICS(stats, activation, operands, group_name(self.group))
 
