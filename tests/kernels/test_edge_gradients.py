@@ -128,3 +128,26 @@ def test_no_gradient_is_plain_under_a_mode() -> None:
     with Counting():
         assert not core.plain_gradient(x)
     assert core.plain_gradient(x)
+
+
+class Kept(Wrapper):
+    """Whose operations give such tensors."""
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
+        found = super().__torch_dispatch__(function, types, arguments, keywords)
+        return cls(found) if type(found) is Tensor else found
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_gradient_of_a_subclass_is_handed_on_in_inference_mode(layer: str) -> None:
+    found = []
+    for library in (nk, nn):
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        y = LAYERS[layer](library)(x)
+        y.register_hook(Kept)
+        with torch.inference_mode():
+            y.backward(torch.ones(SHAPE) * torch.arange(8.0))
+        assert isinstance(x.grad, Kept)
+        found.append(x.grad.inner)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from .._activation import IDENTITY, NONE, Activation
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
-from .._torch import forward_level, peek_transform
+from .._torch import forward_level, peek_transform, saved_tensors_hooks_top
 from ..kernels import composed, native
 from ..moments import doubles
-from . import _storage
+from . import _storage, ordered_bits
 from .running import Running
 from .spec import NormSpec
 
@@ -49,9 +49,13 @@ class Fused(torch.autograd.Function):
         assert saved is not None
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
-        ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, saved.bits)
-        ctx.norm, ctx.kernel, ctx.statistics = norm, kernel, saved.stats.dtype
-        ctx.channels_last = saved.bits is not None and is_channels_last(operands.input)
+        bits, order, channels_last = saved.bits, None, False
+        if bits is not None:
+            channels_last = is_channels_last(operands.input)
+            if saved_tensors_hooks_top() is not None:
+                bits, order = ordered_bits.pack(bits, operands.input, channels_last)
+        ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, bits, order)
+        ctx.norm, ctx.kernel, ctx.statistics, ctx.channels_last = norm, kernel, saved.stats.dtype, channels_last
         if output_listener is not None:
             output_listener(norm, kernel, y, saved.stats, stats, operands)
         return y
@@ -59,7 +63,11 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
-        operands, saved = _unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.statistics)
+        *tensors, order = ctx.saved_tensors
+        channels_last = ctx.channels_last
+        if order is not None:
+            tensors[6], channels_last = ordered_bits.unpack(_bytes(tensors[6]), order)
+        operands, saved = _unpacked(tensors, dy, channels_last, ctx.statistics)
         if takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
@@ -125,6 +133,8 @@ def apply_in_core(  # flat: twelve arguments, those of the core's one call; to p
 
     size: the number of groups, or the width of the rows.
     """
+    if residual is not None and _orders_bits(code):
+        return None
     if _is_grad_enabled():
         if not native.ready(input, weight, bias, residual, running, kind, size, training):
             return None
@@ -139,6 +149,8 @@ def apply_apart(  # flat, as `apply_in_core` is
 ) -> Maybe:  # fmt: skip
     """With a weight and a bias, plain ones, for each sample (N, C) or block of rows (blocks, ..., size): as
     `apply_in_core`."""
+    if residual is not None and _orders_bits(activation.code):
+        return None
     if not native.ready(input, None, None, residual, None, kind, size, True):
         return None
     given = (input, weight, bias, residual, norm, None, kind, size, True, eps, activation.code, activation.param)
@@ -160,6 +172,11 @@ def apply_added(
     return native.fused_inference(*given)
 
 
+def _orders_bits(code: int) -> bool:
+    """Whether the order of a call's bits is to be saved with them, which `Fused` does."""
+    return native.keeps_bits(code) and saved_tensors_hooks_top() is not None
+
+
 def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> bool:
     return (
         input.requires_grad
@@ -170,7 +187,7 @@ def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> 
 
 
 def _unpacked(
-    tensors: tuple[Any, ...], dy: Tensor, channels_last: bool, statistics: torch.dtype
+    tensors: Sequence[Any], dy: Tensor, channels_last: bool, statistics: torch.dtype
 ) -> tuple[Operands, Saved]:
     """The operands as the forward saw them, and what was saved beside them, whatever hooks made of them meanwhile.
 
@@ -238,7 +255,7 @@ def composed_backward(
         dy = torch.where(operands.mask, dy, 0)
     if saved.bits is not None:
         # What is known of the activation's input is its sign, and the slope is locally constant.
-        positive = kernel.unpack_bits(saved.bits, operands.input)
+        positive = kernel.unpack_bits(saved.bits, norm.input_of_bits(kernel, operands)).reshape(dy.shape)
         dy = torch.where(positive, dy, activation.param * dy)
         norm = replace(norm, activation=NONE)
     if norm.activation.code == IDENTITY:
@@ -268,6 +285,8 @@ def differentiated(
         found = torch.autograd.grad(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip
+    if torch.is_inference_mode_enabled():  # autograd takes no view there of what a subclass made outside of it
+        found = [gradient if type(gradient) is Tensor else gradient.clone() for gradient in found]
     gradients: list[Maybe] = [None] * len(needs)
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient

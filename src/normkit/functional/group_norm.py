@@ -133,6 +133,10 @@ class GroupNormSpec(NormSpec):
         """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
         return kernel.group_norm_backward(dy, operands, saved, self.num_groups, self.activation, needs)
 
+    def input_of_bits(self, kernel: ModuleType, operands: Operands) -> Tensor:
+        """As the native kernels see it under a mask."""
+        return input_of_masked_bits(kernel, operands)
+
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations."""
         return composed.group_norm(operands, self.num_groups, self.activation, self.eps)
@@ -161,6 +165,14 @@ def why_not_masked(operands: Operands) -> str | None:
     if residual is None or (input.is_contiguous() and residual.is_contiguous()):
         return None
     return "a mask and a residual are given, and they are not contiguous"
+
+
+def input_of_masked_bits(kernel: ModuleType, operands: Operands) -> Tensor:
+    """The input as the native kernels see it under a mask: one large sample."""
+    input = operands.input
+    if kernel is not native or operands.mask is None:
+        return input
+    return input.contiguous().view(1, -1, *input.shape[2:])
 
 
 def _verify(operands: Operands, num_groups: int) -> None:

@@ -21,7 +21,7 @@ from . import _dtypes, planes, running
 from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from .batch_norm import BatchNormSpec
-from .group_norm import OPERATOR, TRITON_OPERATOR, GroupNormSpec, why_not_masked
+from .group_norm import OPERATOR, TRITON_OPERATOR, GroupNormSpec, input_of_masked_bits, why_not_masked
 from .road import run
 from .running import Running
 from .spec import Elements, NormSpec
@@ -170,6 +170,10 @@ class InstanceNormSpec(BatchNormSpec):
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """Of input (N, C, *), weight (C,), bias (C,), residual (N, C, *)."""
         return kernel.group_norm_backward(dy, operands, saved, operands.input.shape[1], self.activation, needs)
+
+    def input_of_bits(self, kernel: ModuleType, operands: Operands) -> Tensor:
+        """As the native kernels see it under a mask."""
+        return input_of_masked_bits(kernel, operands)
 
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations."""

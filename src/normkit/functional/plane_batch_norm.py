@@ -23,6 +23,7 @@ from ..kernels import composed, native
 from ..kernels.native_means import in_float32
 from ..moments import Moments
 from . import planes, running
+from ._autograd import is_channels_last
 from .running import Running
 from .spec import NormSpec
 
@@ -47,7 +48,7 @@ class PlaneBatchNormSpec(NormSpec):
         return () if self.running is None else (self.running.mean, self.running.var)
 
     def forward(self, kernel: ModuleType, operands: Operands, save: bool) -> tuple[Tensor, Saved | None]:
-        """stats: (3, C); row-major (3, N * C), those of a channel at each of its planes."""
+        """stats: (3, C), whatever the memory format: a checkpoint's second forward may see another."""
         input = operands.input
         found, flat = native.batch_norm_statistics(input), input.is_contiguous()
         mean, var = (row.repeat(planes.samples(operands)) for row in found[:2])
@@ -56,6 +57,8 @@ class PlaneBatchNormSpec(NormSpec):
         )
         if self.running is not None:
             running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
+        if saved is not None and flat:
+            saved = saved._replace(stats=saved.stats[:, : input.shape[1]].contiguous())
         return y if y.shape == input.shape else reshaped_as_no_view(y, input.shape), saved
 
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
@@ -65,12 +68,14 @@ class PlaneBatchNormSpec(NormSpec):
     def _backward(self, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         input, weight, bias, *_ = operands
         n, c = input.shape[:2]
-        mean, var, _ = (row[:c] for row in saved.stats)
+        mean, var, _ = saved.stats
         kind = torch.float64  # so are the sums then
         scale = torch.ones(n * c, dtype=kind) if weight is None else weight.to(kind)
         shift = torch.zeros_like(scale) if bias is None else bias.double()
-        # by the statistics: a hook on saved tensors may have given the input back in other strides
-        seen = planes.seen(_operands.under(operands, scale, shift), saved.stats.shape[1] == n * c)
+        flat = not is_channels_last(input)  # other strides: a hook on saved tensors may have given it back in them
+        seen = planes.seen(_operands.under(operands, scale, shift), flat)
+        if flat:
+            saved = saved._replace(stats=saved.stats.repeat(1, n))
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
             dy.reshape(seen.input.shape), seen, saved, self.activation,
             Needs(needs.input, True, True, needs.residual), training=False,
@@ -88,6 +93,10 @@ class PlaneBatchNormSpec(NormSpec):
             dbias.to(bias.dtype).reshape(-1) if needs.bias and bias is not None else None,
             None if dresidual is None else dresidual.reshape(input.shape),
         )
+
+    def input_of_bits(self, kernel: ModuleType, operands: Operands) -> Tensor:
+        """As `planes.seen` has it."""
+        return planes.seen(operands, not is_channels_last(operands.input)).input
 
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations; asked for by derivatives of a higher order, when the statistics have moved."""

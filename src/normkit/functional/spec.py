@@ -147,6 +147,10 @@ class NormSpec(ABC):
     def backward(self, kernel: ModuleType, dy: Tensor, operands: Operands, saved: Saved, needs: Needs) -> Gradients:
         """The first derivative. dy: the gradient with respect to the output."""
 
+    def input_of_bits(self, kernel: ModuleType, operands: Operands) -> Tensor:
+        """The input in the sizes and the order of memory in which a kernel's forward made bits of it."""
+        return operands.input
+
     @abstractmethod
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """The output by differentiable operations.

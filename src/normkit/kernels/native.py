@@ -300,8 +300,9 @@ def unpack_bits(bits: Tensor, like: Tensor) -> Tensor:
     """The bits of a forward as a bool tensor of the input's shape."""
     n, c, s, last = _layout(like)
     rows, row = (n * s, c) if last else (n * c, s)
-    flat = (bits.view(rows, -1, 1) >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1
-    flat = flat.view(rows, -1)[:, :row].bool()
+    count = (row + 7) // 8  # not -1, which torch cannot tell where there is no element
+    flat = (bits.view(rows, count, 1) >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1
+    flat = flat.view(rows, 8 * count)[:, :row].bool()
     if not last:
         return flat.reshape(like.shape)
     return flat.view(n, *like.shape[2:], c).movedim(-1, 1)

@@ -38,6 +38,8 @@ def fill(operands: Operands, training: bool) -> tuple[Operands, Tensor]:
     """
     input, weight, bias, residual, mask = operands[:5]
     assert mask is not None
+    if not input.is_contiguous() and not (input.dim() > 2 and input.movedim(1, -1).is_contiguous()):
+        input = input.contiguous()  # bits lie as what they are made of, and the backward has to find the same order
     value = _real_value(input, mask) if training else torch.zeros((), dtype=input.dtype, device=input.device)
     residual = None if residual is None else zeroed(residual, mask)
     return Operands(select(mask, input, value), weight, bias, residual), value
