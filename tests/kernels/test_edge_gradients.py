@@ -136,7 +136,7 @@ class Kept(Wrapper):
     @classmethod
     def __torch_dispatch__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         found = super().__torch_dispatch__(function, types, arguments, keywords)
-        return cls(found) if type(found) is Tensor else found
+        return tree_map(lambda value: cls(value) if type(value) is Tensor else value, found)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

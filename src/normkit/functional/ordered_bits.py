@@ -13,13 +13,12 @@ from torch import Tensor
 
 from .._torch import without_dispatch_modes
 
-
 _GIVE_BACK = ": hooks on saved tensors have to give back what they were given"
 
 
 def pack(bits: Tensor, input: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """(bits with room for either order; int64 (3,) on the CPU: that room, how many bytes of it are bits, whether channels
-    are last).
+    """(bits with room for either order; int64 (3,) on the CPU: that room, how many of its bytes are bits, whether
+    channels are last).
 
     input: (N, C, *), at whose rows or pixels the bytes start anew.
     """
