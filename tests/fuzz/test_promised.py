@@ -33,6 +33,31 @@ PROMISED = {
     "torch.utils.checkpoint: Recomputed values have different metadata": Case(
         transform="checkpoint", contexts=("saved('bfloat16')",)
     ),
+    "Trying to resize storage that is not resizable": Case(edit="free_y"),
+    "running_mean must have the shape (1,), got ()": Case(
+        norm="instance_norm", tensors={"x": X, "running_mean": Array(size=()), "running_var": P, "dy": DY}
+    ),
+    "the bias of sizes [2, 3, 4] has the layout torch.sparse_coo": Case(
+        norm="layer_norm", part=3, tensors={"x": X, "bias": Array(trick="sparse"), "dy": DY}
+    ),
+    "the input of sizes [2, 3, 4] has the layout torch._mkldnn": Case(
+        norm="ghost_batch_norm", tensors={"x": Array(trick="mkldnn"), "dy": DY}
+    ),
+    "Output 0 of View is a view and is being modified inplace.": Case(
+        norm="layer_norm_2d", transform="checkpoint_reentrant", after="view_mul_"
+    ),
+    "Mixing fake modes NYI": Case(
+        contexts=("FakeTensorMode(allow_non_fake_inputs=True)",), tensors={"x": X, "dy": Array(trick="fake")}
+    ),
+    "aten._local_scalar_dense.default": Case(transform="fake", around=("torch.autograd.set_detect_anomaly(True)",)),
+    "mixed dtype (CPU): all inputs must share same datatype.": Case(transform="fake"),
+    "running_mean must have the shape (1,), got (1, 1)": Case(transform="fake"),
+    "unsupported operand type(s) for +: 'FakeTensor' and 'Plain'": Case(
+        transform="fake", tensors={"x": Array(trick="subclass"), "dy": DY}
+    ),
+    "Multiple dispatch failed for 'torch._ops.aten.view.default'": Case(
+        transform="make_fx", tensors={"x": Array(trick="subclass"), "dy": DY}
+    ),
     "Function 'MulBackward0' returned nan values in its 0th output.": Case(
         contexts=("torch.autograd.set_detect_anomaly(True)",)
     ),
@@ -70,3 +95,19 @@ def test_a_second_backward_is_excused_where_torch_keeps_nothing_alone() -> None:
     assert is_promised(Case(plan="twice", shape=(0, 3)), text)
     assert not is_promised(Case(plan="twice"), text)
     assert not is_promised(Case(plan="retain", wanted=("residual",)), text)
+
+
+def test_tensors_of_one_fake_mode_alone_do_not_mix_modes() -> None:
+    text = "AssertionError: Mixing fake modes NYI"
+    assert not is_promised(Case(transform="fake"), text)
+    assert is_promised(Case(hook="fake", tensors={"x": Array(trick="fake"), "dy": DY}), text)
+
+
+def test_anomalies_alone_are_no_reason_to_ask_for_values_that_are_not_there() -> None:
+    assert not is_promised(Case(transform="fake"), "aten._local_scalar_dense.default")
+    assert not is_promised(Case(around=("torch.autograd.set_detect_anomaly(True)",)), "aten._local_scalar_dense")
+
+
+def test_a_sparse_bias_is_excused_over_all_axes_alone() -> None:
+    tensors = {"x": X, "bias": Array(trick="sparse"), "dy": DY}
+    assert not is_promised(Case(norm="layer_norm", part=1, tensors=tensors), "has the layout torch.sparse_coo")

@@ -56,6 +56,38 @@ def _is_trick(trick: str) -> Callable[[Case], bool]:
     return lambda case: any(a.trick == trick for a in case.tensors.values())
 
 
+def _meets_a_mode(case: Case) -> bool:
+    """Whether a subclass without rules of its own is where a mode has tensors of another class: torch computes
+    F.group_norm(x) there, which is one operation, but neither fake + x nor make_fx(lambda x: (x * 2).view(-1))."""
+    return _is_trick("subclass")(case) and (is_fake(case) or case.transform == "make_fx")
+
+
+def _is_faked_forward(case: Case) -> bool:
+    """Whether the norm itself is of fake tensors."""
+    given = any(a.trick == "fake" for name, a in case.tensors.items() if name != "dy")
+    return case.transform == "fake" or given or any("FakeTensorMode" in text for text in case.contexts)
+
+
+def _has_two_fake_modes(case: Case) -> bool:
+    """Whether tensors of one fake mode meet another: each trick and hook makes its own."""
+    given = [a.trick for a in case.tensors.values()].count("fake") + (case.hook == "fake")
+    return given + (case.transform == "fake" or _has("FakeTensorMode")(case)) > 1
+
+
+def _is_sparse_bias_of_all(case: Case) -> bool:
+    """Whether a layer norm over all axes has a sparse bias: torch adds it as it is to a sum of its sizes, where no
+    gradient is wanted; it refuses one of fewer axes, a sparse weight, and the backward."""
+    whole = case.norm in ("layer_norm", "add_layer_norm") and case.part == len(case.shape)
+    return whole and case.tensors.get("bias", Array()).trick == "sparse"
+
+
+def _is_number_for_running(case: Case) -> bool:
+    """Whether a running statistic of an instance norm has no axes, which torch repeats for each sample."""
+    return case.norm == "instance_norm" and any(
+        a.size == () for name, a in case.tensors.items() if name.startswith("running")
+    )
+
+
 _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     # -- What normkit does otherwise, as its pages say.
     ("was asked for and cannot serve this call", _has("nk.backend")),
@@ -80,9 +112,27 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
         lambda case: any(a.layout in _SHARED for n, a in case.tensors.items() if n.startswith("running")),
     ),
     ("torch.utils.checkpoint: ", _is_called_otherwise),
+    # a large output's memory is not torch's (docs/layers.md)
+    ("Trying to resize storage that is not resizable", lambda case: case.edit == "free_y"),
+    ("must have the shape", _is_number_for_running),
+    ("has the layout torch.sparse_coo", _is_sparse_bias_of_all),
+    (  # torch's batch norm takes oneDNN's layout, and has neither slices nor a correction
+        "has the layout torch._mkldnn",
+        lambda case: case.norm in ("ghost_batch_norm", "batch_renorm") and case.tensors["x"].trick == "mkldnn",
+    ),
+    (  # modulated as rows, so a view is the last step, as it is of torch's norm between two permutations
+        "is a view and is being modified inplace",
+        lambda case: case.norm == "layer_norm_2d" and case.transform == "checkpoint_reentrant",
+    ),
     # -- What torch's operations do, of which normkit calls others than torch's norm does.
     ("returned nan values in its", _has("detect_anomaly")),  # it looks at every step
     ("convert all Tensors to FakeTensors first", is_fake),
+    ("Mixing fake modes NYI", _has_two_fake_modes),
+    ("aten._local_scalar_dense", lambda case: is_fake(case) and _has("detect_anomaly")(case)),  # anomalies are values
+    ("mixed dtype (CPU)", _is_faked_forward),  # torch's fake kernels look neither at dtypes, where its own raise this,
+    ("must have the shape", _is_faked_forward),  # nor at shapes
+    ("unsupported operand type(s) for", _meets_a_mode),
+    ("Multiple dispatch failed for", _meets_a_mode),
     # a product with torch's tensor of zeros is one on "meta"
     ("found at least two devices, meta and cpu", lambda case: is_fake(case) and _is_trick("zerotensor")(case)),
     (  # in the backward of an operation that keeps its result, such as rsqrt

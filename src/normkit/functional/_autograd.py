@@ -286,7 +286,7 @@ def differentiated(
             y, [tensor for i in wanted if (tensor := operands[i]) is not None], dy, create_graph=create_graph
         ) if wanted else ()  # fmt: skip
     if torch.is_inference_mode_enabled():  # autograd takes no view there of what a subclass made outside of it
-        found = [gradient if type(gradient) is Tensor else gradient.clone() for gradient in found]
+        found = tuple(gradient if type(gradient) is Tensor else gradient.clone() for gradient in found)
     gradients: list[Maybe] = [None] * len(needs)
     for i, gradient in zip(wanted, found, strict=True):
         gradients[i] = gradient
