@@ -473,7 +473,7 @@ def test_a_masked_float32_batch_far_from_zero_holds_the_contract() -> None:
 @pytest.mark.parametrize("mask_axes", [2, 3], ids=["a mask", "with an axis of channels"])
 @pytest.mark.parametrize("norm", ["batch", "instance", "group"])
 def test_few_real_values_among_many_far_from_zero_hold_the_contract(norm: str, mask_axes: int) -> None:
-    """The mean of all values is rounded to float64, and as many times that is lost as there are values to a real one."""
+    """The mean of all values is rounded to float64, and that is lost once for each value to a real one."""
     g, positions, kept = generator(17), 100_001, [77, 4_000, 99_999]
     x = gaussian((2, 4, positions), g, mean=1e6).float()
     mask = torch.zeros(2, positions, dtype=torch.bool)
