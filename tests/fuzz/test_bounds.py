@@ -101,6 +101,10 @@ CASES = {
         names=("bias", "residual"), shape=(1, 6, 47), activation="'silu'", wanted=("residual",),
         contexts=("saved('bfloat16')",),
     ).tensor("x", values="arange"),
+    "an_operation_whose_value_is_kept": case_of(
+        names=("bias", "residual"), norm="group_norm", shape=(3, 9, 48), eps="0.0", activation="'tanhshrink'",
+        wanted=("residual",), contexts=("saved('bfloat16')",),
+    ).tensor("x", values="arange").tensor("residual", layout="expanded"),
     "a_value_that_turns": case_of(
         names=("weight", "bias", *RUNNING, "residual"), norm="batch_renorm", shape=(8, 1, 32, 2), plan="none",
         activation="nn.Threshold(0.1, 2.0)",
@@ -142,6 +146,7 @@ BESIDE = {
     "weight_and_rstd_below_the_normal_numbers": ("y", 1e-13),
     "a_residual_kept_in_bfloat16": ("dresidual", 0.2),
     "a_slope_that_turns": ("dresidual", 6.0),
+    "an_operation_whose_value_is_kept": ("dresidual", 0.1),
     "a_value_that_turns": ("y", 1.0),
     "an_edited_memory": ("dx", 1e-8),
 }

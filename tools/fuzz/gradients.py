@@ -44,6 +44,8 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     unsure = 1.5 * unsure + rounding(case, f) * dz.abs()
     if case.activation and "relu" not in case.activation.lower():
         unsure = unsure + smooth.slope_roundings(f.activation, f.z.detach()) * f.u * dy
+        if _is_operation(case):  # which may keep its own value: tanhshrink's slope is 1 - (1 - tanh^2)
+            unsure = unsure + k / 2 * dy
     through = f.u * 8 * dy if case.after in ("join", "reuse") or case.alias == "residual_is_x" else 0
     found = torch.autograd.grad(y, [f.leaves[n] for n in names], f.dy, create_graph=True, allow_unused=True)
     d = {n: torch.zeros_like(f.leaves[n]) if v is None else v for n, v in zip(names, found, strict=True)}

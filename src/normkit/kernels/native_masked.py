@@ -77,8 +77,10 @@ def statistics(
 def clear(gradients: tuple[Any, ...], mask: Tensor, activation: int, by_values: bool = True) -> Gradients:
     """The kernels' gradients with zeros under the mask. by_values: the statistics are those of the real values."""
     dx, dweight, dbias, dresidual = gradients
-    if dweight is not None and not by_values:
-        dweight.masked_fill_(~mask.any(), 0)  # where nothing is real, given statistics may be NaN
+    if not by_values:  # where nothing is real, given statistics may be NaN, and zeros times a slope there
+        for found in (dweight, dbias):
+            if found is not None:
+                found.masked_fill_(~mask.any(), 0)
     if dx is not None:
         dx.masked_fill_(~mask, 0)
     if dresidual is not None and activation != IDENTITY:
