@@ -28,6 +28,9 @@ KAPPA_OUTPUTS = 1e6
 # Roundings of y: the result, the product with the weight, the sums with bias and residual (4), and a scale whose
 # variance may be 8 u off, which halves under the root (4).
 OUTPUT_ROUNDINGS = 8
+# 16 roundings of a mean in float64, or of a deviation from it: a mask's mean may carry 8 (kernels/native_masked.py), a
+# group's mean of its channels' means has a few.
+CENTERING = 2.0**-49
 # Roundings of a gradient: its terms are made of xhat, which is as far off as y (8), and are scaled, averaged and
 # summed like y (8).
 GRADIENT_ROUNDINGS = 16
@@ -72,6 +75,14 @@ def output_bound(
     """
     added = torch.as_tensor(bias).abs() + torch.as_tensor(residual).abs()
     return OUTPUT_ROUNDINGS * u * ((xhat * weight).abs() + added)
+
+
+def centering_bound(input: Tensor, rstd: Tensor, weight: Tensor | float) -> Tensor:
+    """2^-49 |weight| (1 + min(|input|*rstd, 1e6)): what a mean that is rounded to float64 adds to `output_bound`.
+
+    It is seen where input is the mean but for a thousandth of the standard deviation, as its relative bound ends there.
+    """
+    return CENTERING * torch.as_tensor(weight).abs() * (1 + (input.abs() * rstd).clamp(max=KAPPA_OUTPUTS))
 
 
 def input_gradient_bound(

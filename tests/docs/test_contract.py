@@ -30,7 +30,7 @@ MEAN = contract.mean_over(AXES)
 def drawn() -> dict[str, Tensor]:
     """What the formulas name: (33, 5) values, (5,) parameters and statistics, all of them of both signs or positive."""
     g = generator(4)
-    values = {name: gaussian((33, 5), g) for name in ("xhat", "dxhat", "dz", "terms", "residual")}
+    values = {name: gaussian((33, 5), g) for name in ("x", "xhat", "dxhat", "dz", "terms", "residual")}
     parameters = {name: gaussian((5,), g) for name in ("weight", "bias", "mean")}
     return values | parameters | {name: 0.1 + gaussian((5,), g).square() for name in ("rstd", "var")}
 
@@ -39,6 +39,7 @@ CALLS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
     "mean_bound": lambda v: contract.mean_bound(v["mean"], v["var"]),
     "variance_bound": lambda v: contract.variance_bound(v["var"]),
     "output_bound": lambda v: contract.output_bound(v["xhat"], v["weight"], v["bias"], U, v["residual"]),
+    "centering_bound": lambda v: contract.centering_bound(v["x"], v["rstd"], v["weight"]),
     "input_gradient_bound": lambda v: contract.input_gradient_bound(v["dxhat"], v["xhat"], v["rstd"], MEAN, U),
     "residual_gradient_bound": lambda v: contract.residual_gradient_bound(v["dz"], U),
     "parameter_gradient_bound": lambda v: contract.parameter_gradient_bound(v["terms"], AXES, U),

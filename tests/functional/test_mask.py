@@ -469,6 +469,47 @@ def test_a_masked_float32_batch_far_from_zero_holds_the_contract() -> None:
     assert_within(y.movedim(1, -1)[mask], xhat, output_bound(xhat, 1.0, 0.0, unit_roundoff(torch.float32)))
 
 
+@needs_native
+@pytest.mark.parametrize("mask_axes", [2, 3], ids=["a mask", "with an axis of channels"])
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+def test_few_real_values_among_many_far_from_zero_hold_the_contract(norm: str, mask_axes: int) -> None:
+    """The mean of all values is rounded to float64, and that is lost once for each value to a real one."""
+    g, positions, kept = generator(17), 100_001, [77, 4_000, 99_999]
+    x = gaussian((2, 4, positions), g, mean=1e6).float()
+    mask = torch.zeros(2, positions, dtype=torch.bool)
+    mask[0, kept] = True
+    if norm != "batch":
+        mask[1, ::2] = True  # a sample of many beside the one of few
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "batch": lambda m: FUNCTIONS.batch_norm(x, None, None, training=True, eps=EPS, mask=m),
+        "instance": lambda m: FUNCTIONS.instance_norm(x, eps=EPS, mask=m),
+        "group": lambda m: FUNCTIONS.group_norm(x, 2, eps=EPS, mask=m),
+    }
+    with nk.backend("native"):
+        y = functions[norm](mask if mask_axes == 2 else mask.unsqueeze(1))
+    real = x[:1, :, kept].double()
+    xhat = reference.group_norm(real, 2 if norm == "group" else 4, None, None, EPS)[0]
+    assert_within(y[:1, :, kept], xhat, output_bound(xhat, 1.0, 0.0, unit_roundoff(torch.float32)))
+    assert (y[0, :, ~mask[0]] == 0).all()
+
+
+@pytest.mark.parametrize("backend", [pytest.param("native", marks=needs_native), "composed"])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+@pytest.mark.parametrize("given", [("nan", "1"), ("inf", "1"), ("0", "nan")], ids=str)
+def test_given_statistics_that_are_not_finite_reach_no_gradient_where_nothing_is_real(
+    backend: str, given: tuple[str, str], activation: str | None
+) -> None:
+    mean, var = (torch.full((3,), float(number)) for number in given)
+    leaves = [torch.randn(2, 3, 4).requires_grad_(), *(torch.ones(3, requires_grad=True) for _ in range(2))]
+    for mask, all_finite in ((torch.zeros(2, 4, dtype=torch.bool), True), (torch.ones(2, 4, dtype=torch.bool), False)):
+        with nk.backend(backend):
+            y = FUNCTIONS.batch_norm(leaves[0], mean, var, *leaves[1:], False, mask=mask, activation=activation)
+            dx, dweight, dbias = torch.autograd.grad(y, leaves, torch.ones_like(y))
+        assert bool(dweight.isfinite().all()) is all_finite  # real values of such a norm are not finite either
+        if all_finite:
+            assert not any(bool(found.any()) for found in (y, dx, dweight, dbias))
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "batch": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM),
     "small batch": lambda: nk.BatchNorm1d(3, EPS, MOMENTUM, small_batch="running"),

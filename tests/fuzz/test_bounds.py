@@ -77,6 +77,45 @@ CASES = {
         {"x": "scale1e-40", "dy": "mean1e3"}, ("weight",), norm="layer_norm", shape=(3,), eps="0.001",
         wanted=("x", "weight"),
     ),
+    # the edit of x moves dy too, and rounds it to float32 where the norm is of float64
+    "an_edited_memory": case_of(
+        names=("residual",), norm="add_layer_norm", shape=(64,), alias="dy_is_x", edit="x"
+    ).tensor("residual", dtype="float64"),
+    "a_weight_that_a_hook_makes_zero": case_of(
+        {"weight": "scale1e-30"}, shape=(2, 1), activation="'relu'", contexts=("saved('half_and_back')",),
+        wanted=("weight",),
+    ),
+    "weight_and_rstd_below_the_normal_numbers": case_of(
+        {"x": "scale1e30", "weight": "scale1e-30", "dy": "scale1e30"}, shape=(2, 1)
+    ),
+    "the_mean_itself": case_of({"x": "mean1e6"}, shape=(24, 7, 7), norm="group_norm", mask="random", plan="none"),
+    "the_mean_itself_near_zero": case_of(shape=(49, 65, 13), norm="instance_norm", mask="random").tensor(
+        "x", dtype="bfloat16"
+    ),
+    # hardswish's slope is another at -3 and back where it was at 0, which is how far bfloat16 leaves x + residual
+    "a_slope_that_turns": case_of(
+        names=("weight", "residual"), shape=(55, 8), activation="'hardswish'", wanted=("residual",),
+        contexts=("saved('bfloat16')",),
+    ).tensor("x", values="mean1e2"),
+    "a_residual_kept_in_bfloat16": case_of(
+        names=("bias", "residual"), shape=(1, 6, 47), activation="'silu'", wanted=("residual",),
+        contexts=("saved('bfloat16')",),
+    ).tensor("x", values="arange"),
+    "an_operation_whose_value_is_kept": case_of(
+        names=("bias", "residual"), norm="group_norm", shape=(3, 9, 48), eps="0.0", activation="'tanhshrink'",
+        wanted=("residual",), contexts=("saved('bfloat16')",),
+    ).tensor("x", values="arange").tensor("residual", layout="expanded"),
+    "a_value_that_turns": case_of(
+        names=("weight", "bias", *RUNNING, "residual"), norm="batch_renorm", shape=(8, 1, 32, 2), plan="none",
+        activation="nn.Threshold(0.1, 2.0)",
+    ).tensor("x", dtype="bfloat16"),
+    "zeros_without_memory_under_a_fake_mode": case_of(
+        names=("weight",), norm="rms_norm", shape=(1,), transform="fake", wanted=("weight",)
+    ).tensor("x", trick="zerotensor"),
+    "given_statistics_of_nothing": case_of(
+        {"running_mean": "nan"}, ("weight", "running_var"), shape=(1, 1), training=False, mask="random",
+        wanted=("weight",),
+    ),
 }  # fmt: skip
 
 
@@ -98,6 +137,45 @@ def test_where_sums_cancel_what_is_more_than_their_roundings_is_found() -> None:
     finding = judge(CANCELS, Outcome(found=found), None, truth)
     assert finding is not None
     assert finding.what == "dx"
+
+
+# What is allowed for the sake of one number is found beside it: y off by this everywhere, or x's gradient.
+BESIDE = {
+    "the_mean_itself": ("y", 1e-7),
+    "the_mean_itself_near_zero": ("y", 1e-13),
+    "weight_and_rstd_below_the_normal_numbers": ("y", 1e-13),
+    "a_residual_kept_in_bfloat16": ("dresidual", 0.2),
+    "a_slope_that_turns": ("dresidual", 6.0),
+    "an_operation_whose_value_is_kept": ("dresidual", 0.1),
+    "a_value_that_turns": ("y", 1.0),
+    "an_edited_memory": ("dx", 1e-8),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_allowed_for_one_number_is_no_more(name: str) -> None:
+    (what, off), case = BESIDE[name], CASES[name]
+    make, norm = program(case, "normkit")
+    assert norm is not None
+    found, truth = norm(**make()), compute(case, make())
+    wrong = found[what].detach().double() + off
+    finding = judge(case, Outcome(found={**found, what: wrong}), None, truth)
+    assert finding is not None
+    assert finding.what == what
+
+
+@pytest.mark.parametrize("weight", ["param", "scale1e-30"])
+def test_a_weight_that_no_hook_makes_zero_keeps_its_gate(weight: str) -> None:
+    case = case_of({"weight": weight}, shape=(2, 1), activation="'relu'", wanted=("weight",))
+    case = case if weight != "param" else case.but(contexts=("saved('half_and_back')",))
+    make, norm = program(case, "normkit")
+    assert norm is not None
+    found, truth = norm(**make()), compute(case, make())
+    closed = {**found, "dweight": torch.zeros_like(found["dweight"])}
+    assert judge(case, Outcome(found=found), None, truth) is None
+    finding = judge(case, Outcome(found=closed), None, truth)
+    assert finding is not None
+    assert finding.what == "dweight"
 
 
 @pytest.mark.parametrize(("hook", "share"), [("bfloat16", 0.3), ("half_and_back", 0.04), ("clone", 1e-5)])

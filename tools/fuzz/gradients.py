@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from normkit import contract
 from normkit._activation import AFTER, resolve
 
-from . import kept, smooth
+from . import kept, smooth, turns
 from .case import Case
 from .modulation import is_modulated
 from .norms import NORMS
+from .standard import of_rounded_mean, of_small_factor
 
 if TYPE_CHECKING:
     from .truth import Forward, Truth
@@ -33,12 +34,18 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     lost = (
         k * f.leaves["x"].detach().abs() + least
     ) * s.scale + k * s.size  # of xhat, where x is kept with less digits
-    step = f.step + lost * f.weight.abs() + k * ((s.size * f.weight).abs() + f.z.detach().abs())
-    unsure = torch.maximum(*((slope(f.g, f.z + d) - slopes).abs() for d in (-step, step))) * dy
+    own = f.own
+    step = f.step + lost * f.weight.abs()
+    # each term of z is made of something that is kept: weight, bias, scale and shift, the residual
+    step = step + k * ((s.size * f.weight).abs() + (own.bias * own.scale).abs() + f.added)
+    step = step + least * ((s.size + 1) * own.scale.abs() + own.y.abs() + 2)
+    unsure = turns.change(lambda z: slope(f.g, z), f.z, step) * dy
     truth.sharp = not dz.numel() or bool((unsure <= 1e-2 * dz.abs().max()).all())
     unsure = 1.5 * unsure + rounding(case, f) * dz.abs()
     if case.activation and "relu" not in case.activation.lower():
         unsure = unsure + smooth.slope_roundings(f.activation, f.z.detach()) * f.u * dy
+        if _is_operation(case):  # which may keep its own value: tanhshrink's slope is 1 - (1 - tanh^2)
+            unsure = unsure + k / 2 * dy
     through = f.u * 8 * dy if case.after in ("join", "reuse") or case.alias == "residual_is_x" else 0
     found = torch.autograd.grad(y, [f.leaves[n] for n in names], f.dy, create_graph=True, allow_unused=True)
     d = {n: torch.zeros_like(f.leaves[n]) if v is None else v for n, v in zip(names, found, strict=True)}
@@ -47,6 +54,7 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     tiny = c.underflow(f.dtype) * 4 * (1 + largest(s.scale) * (1 + largest(f.weight)))  # of terms
     of_terms = (unsure + k * dz.abs()) * f.weight.abs() + (k * f.weight.abs() + least) * dz.abs()
     bound = tiny + s.gradient_bound(dz * f.weight, of_terms, lost, f.u, f.keep) + through
+    bound = bound + of_small_factor(case, s, f.weight, f.dtype) * dz.abs()
     if f.dtype == torch.float64:
         bound = bound + 8 * f.u * s.scale * largest(dz * f.weight)
     if case.alias == "residual_is_x":
@@ -60,8 +68,9 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
         truth.results["dresidual"] = torch.where(slopes.isnan(), slopes, d["residual"]), 8 * u * dz.abs() + unsure
     # Where x is near the least number, x - mean is a whole number of these: xhat is off by one of them, scaled.
     lost = lost + c.underflow(_computed(f.dtype)) * (1 + s.scale)
+    lost = lost + of_rounded_mean(case, s, f.leaves["x"], f.keep, f.dtype)
     most = dz.abs() + unsure  # of a term dz * xhat both factors are off, also where the truth of dz is 0
-    own, ones = f.own, torch.ones_like(s.size)
+    ones = torch.ones_like(s.size)
     scale = own.scale.abs() * ones
     factors = {  # of dz in each sum, and how far that may be off
         "weight": (s.size * scale, lost * scale),

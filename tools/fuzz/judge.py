@@ -37,8 +37,9 @@ def judge(
 
 def _lost(case: Case, found: dict[str, Any], others: dict[str, Any], truth: Truth | None) -> Finding | None:
     """Results that are missing, or have no values, where torch's are there."""
-    # under such a mode what is computed has no values; torch hands on what it need not compute (a residual's gradient)
-    faked = any("FakeTensorMode" in text for text in (*case.contexts, *case.around))
+    # under such a mode what is computed has no values; torch hands on what it need not compute: a residual's gradient,
+    # a product with a tensor of zeros that has no memory
+    faked = case.transform == "fake" or any("FakeTensorMode" in text for text in (*case.contexts, *case.around))
     for name, other in others.items():
         mine = plain(found.get(name))
         if other is None:

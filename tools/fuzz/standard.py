@@ -72,6 +72,25 @@ def is_by_running(case: Case) -> bool:
     return case.norm == "frozen_batch_norm" or ("running" in NORMS[case.norm].takes and not case.training and tracked)
 
 
+def of_small_factor(case: Case, s: Standard, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A step of the grid of subnormal numbers where weight * rstd is one of them, else 0.
+
+    Kernels of channels multiply by the two as one number, which is rounded to the type that they compute in.
+    """
+    computed = torch.float64 if dtype == torch.float64 else torch.float32
+    factor = (weight * s.scale).abs()
+    is_small = (factor > 0) & (factor < torch.finfo(computed).smallest_normal) & NORMS[case.norm].channels
+    return torch.where(is_small, contract.underflow(computed), 0.0).double()
+
+
+def of_rounded_mean(case: Case, s: Standard, x: Tensor, keep: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """How far xhat may be off because the mean is rounded to float64; of float64 all bounds know that."""
+    if not s.axes or "rms" in case.norm or dtype == torch.float64:
+        return torch.zeros((), dtype=torch.float64)
+    seen = x.detach() if keep is None else torch.where(keep, x.detach(), 0)  # what a mask hides may be NaN
+    return contract.centering_bound(seen, s.scale, 1.0)
+
+
 def standardize(case: Case, x: Tensor, t: dict[str, Tensor], keep: Tensor | None, dtype: torch.dtype) -> Standard:
     """xhat: differentiable by x. dtype: of what is normalized, whose machine epsilon is the default eps of RMS norm."""
     eps = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps

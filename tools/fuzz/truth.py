@@ -2,7 +2,7 @@
 
 One forward in float64 gives everything: the norm's z = xhat*weight + bias + residual, then g, what follows it
 elementwise (activation, mask, what the model does with the output). Errors of z are the contract's; what they do to g
-and to its slope is seen by evaluating g at z and one bound to each side, so kinks and steep places need no rule.
+and to its slope is seen by evaluating g at z and up to one bound to each side (`turns.py`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from normkit import contract
 
-from . import smooth
+from . import smooth, turns
 from .case import Case
 from .gradients import gradients, largest, rounding
 from .modulation import axes_of
 from .norms import NORMS, is_unbatched, leading
-from .standard import Standard, moved, standardize
+from .program import KEEPS_GRAPH
+from .standard import Standard, moved, of_rounded_mean, of_small_factor, standardize
 
 Pair = tuple[Tensor, Tensor]  # expected, bound
 
@@ -50,7 +51,8 @@ class Own:
 @dataclass
 class Forward:
     """One forward in float64. leaves: the tensors that have a gradient, by name; weight: what xhat is multiplied by,
-    the modulation's scale in it; g: what follows z, first the activation; laid: leaves but x, beside x."""
+    the modulation's scale in it; g: what follows z, first the activation; added: the magnitudes of what is added
+    behind the norm; laid: leaves but x, beside x."""
 
     leaves: dict[str, Tensor]
     dy: Tensor
@@ -60,6 +62,7 @@ class Forward:
     z: Tensor
     activation: Callable[[Tensor], Tensor]
     g: Callable[[Tensor], Tensor]
+    added: Tensor
     laid: dict[str, Tensor]
     keep: Tensor | None
     dtype: torch.dtype  # of what is normalized
@@ -71,9 +74,8 @@ def compute(case: Case, tensors: dict[str, Tensor]) -> Truth:
     """The truth of a case from its plain tensors."""
     f = forward(case, tensors)
     y = f.g(f.z)
-    low, high = f.g((f.z - f.step).detach()), f.g((f.z + f.step).detach())
     truth = Truth()
-    bound = torch.maximum((low - y).abs(), (high - y).abs()) + rounding(case, f) * y.abs() + _of_activation(case, f)
+    bound = turns.change(f.g, f.z, f.step) + rounding(case, f) * y.abs() + _of_activation(case, f)
     if case.after in ("join", "reuse"):
         bound = bound + 8 * f.u * f.leaves["x"].abs()
     truth.results["y"] = y, bound
@@ -95,8 +97,9 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     """The norm, and all that its derivatives need."""
     t = {name: tensor.detach().double() for name, tensor in tensors.items() if name != "mask"}
     dtype, adds = tensors["x"].dtype, case.norm.startswith("add_")
-    if case.alias == "dy_is_x":
-        t["dy"] = t["x"].clone()
+    if case.alias == "dy_is_x":  # one memory: an edit behind the forward is rounded to its dtype
+        edited = case.edit == "x" and case.transform in KEEPS_GRAPH
+        t["dy"] = (tensors["x"].detach() + 1).double() if edited else t["x"].clone()
     if adds:
         total = tensors["x"] + tensors["residual"]
         dtype, t["x"] = total.dtype, total.double()
@@ -138,6 +141,9 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     own = contract.output_bound(s.size, weight, bias, u).detach()
     if dtype == torch.float64:
         own = own + 8 * u * weight.detach().abs()
+    own = own + of_rounded_mean(case, s, x, keep, dtype) * weight.detach().abs()
+    apart = (s.core / s.scale).abs()  # |x - mean|
+    own = own + torch.where(apart.isfinite(), apart, 0) * of_small_factor(case, s, weight.detach(), dtype)
     step = (own * scale.abs() + 8 * u * shift.abs()).detach() + 8 * u * share
     step = step + contract.underflow(dtype)
     dy = torch.ones_like(x) if case.plan == "sum" else t.get("dy", torch.zeros_like(x))
@@ -146,7 +152,8 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     act = smooth.exact(eval(case.activation, {"nn": nn}) if case.activation else None)
     g = following(case, act, keep, x)
     alone = Own(weight.detach(), bias.detach(), y.detach(), own, scale.detach())
-    return Forward(leaves, dy, s, alone, (weight * scale).detach(), z, act, g, laid, keep, dtype, u, step)
+    added = shift.detach().abs() + share
+    return Forward(leaves, dy, s, alone, (weight * scale).detach(), z, act, g, added, laid, keep, dtype, u, step)
 
 
 def lay_modulation(case: Case, t: Tensor, x: Tensor) -> Tensor:

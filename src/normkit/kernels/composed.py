@@ -38,7 +38,8 @@ def batch_norm_inference(operands: Operands, mean: Tensor, var: Tensor, activati
     x = cleared(widened(operands), operands.mask)
     shape = channel_shape(x.dim(), x.shape[1])
     xhat = (x - mean.to(x.dtype).reshape(shape)) * torch.rsqrt(var.to(x.dtype).reshape(shape) + eps)
-    return finish_channels(xhat, operands, activation)
+    # a second time: statistics that are not finite make NaN of zeros, which the weight's gradient would be of
+    return finish_channels(cleared(xhat, operands.mask), operands, activation)
 
 
 def group_norm(operands: Operands, num_groups: int, activation: Activation, eps: float) -> Tensor:

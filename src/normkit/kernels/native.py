@@ -120,7 +120,7 @@ def batch_norm_forward(
     if mask is not None and input.numel():
         filled, value = native_masked.fill(operands, training=True)
         count = int(native_masked.count_values(operands))
-        mean, var = native_masked.statistics(batch_norm_statistics(filled.input), filled.input, value, count)
+        mean, var = native_masked.statistics(batch_norm_statistics, operands, filled.input, value, count)
         y, saved = batch_norm_inference(filled, mean, var, activation, eps, save=save)
         return y.masked_fill_(~mask, 0), saved or Saved(torch.stack([mean, var]))
     y, stats, bits = _channel_forward(
@@ -163,7 +163,7 @@ def batch_norm_backward(
         dy, input, residual, saved.bits, weight, bias, saved.stats, 0, training, activation.code, activation.param,
         *needs, sizes, count,
     )  # fmt: skip
-    return Gradients(*found) if mask is None else native_masked.clear(found, mask, activation.code)
+    return Gradients(*found) if mask is None else native_masked.clear(found, mask, activation.code, training)
 
 
 def group_norm_forward(

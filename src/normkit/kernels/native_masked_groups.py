@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation
 from .._operands import Gradients, Needs, Operands, Saved
-from .native_masked import clear, select, zeroed
+from .native_masked import LARGEST_SHARE, clear, select, zeroed
 from .native_means import add_means
 
 Kernel = Callable[..., Any]
@@ -31,7 +31,7 @@ def forward(  # the two kernels, and what the norm says
 ) -> tuple[Tensor, Saved | None]:  # fmt: skip
     """activation(group_norm(input) + residual), zero under the mask; stats (3, N * C): of each channel, its group's."""
     seen, counts, value = _large(operands)
-    mean, var = _moments(statistics(seen.input), counts, value, num_groups, math.prod(operands.input.shape[2:]))
+    mean, var = _moments(statistics, seen.input, operands, counts, value, num_groups)
     after = activation.code, activation.param
     y, stats, bits = kernel(seen.input, seen.residual, seen.weight, seen.bias, mean, var, 0, eps, *after, save, ())
     assert operands.mask is not None
@@ -110,19 +110,33 @@ def _large(operands: Operands) -> tuple[Operands, Tensor, Tensor]:
     return Operands(filled.view(shape), weight, bias, residual), counts, value
 
 
-def _moments(found: Tensor, counts: Tensor, value: Tensor, num_groups: int, positions: int) -> tuple[Tensor, Tensor]:
+def _moments(
+    statistics: Kernel, filled: Tensor, operands: Operands, counts: Tensor, value: Tensor, num_groups: int
+) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of the real values of its group, for each channel: (N * C,), float64.
 
-    found: (3, N * C), the kernels' statistics of all values; counts: (N,); value: (N, C), what stands for the others.
+    filled: (1, N * C, *), all values; counts: (N,); value: (N, C), what stands for the others.
     """
-    n, c = value.shape
+    (n, c), positions, found = value.shape, math.prod(filled.shape[2:]), statistics(filled)
     all_mean, all_var = found[0].view(n, c), found[1].view(n, c)
     value, share = value.double(), positions / counts.clamp(min=1).double().unsqueeze(1)
     distance = all_mean - value
     offset = share * distance
     mean, var = value + offset, (share * (all_var + distance * distance) - offset * offset).clamp(min=0)
+    if bool((share > LARGEST_SHARE).any()):
+        _of_few(statistics, operands, counts, mean, var)
     mean, var = mean.view(n, num_groups, -1), var.view(n, num_groups, -1)
     middle = mean.mean(2, keepdim=True)
     var = (var + (mean - middle).square()).mean(2, keepdim=True)
     var = torch.where(counts.view(n, 1, 1) > 0, var, 1)  # no value: 1, since 0 without eps would make NaN of zeros
     return middle.expand_as(mean).reshape(-1), var.expand_as(mean).reshape(-1)
+
+
+def _of_few(statistics: Kernel, operands: Operands, counts: Tensor, mean: Tensor, var: Tensor) -> None:
+    """Put the moments of samples with few real values in their places, (N, C), from these values alone."""
+    input, mask = operands.input, operands.mask
+    assert mask is not None
+    real = mask.expand(len(input), 1, *input.shape[2:]).flatten(1)
+    few = (counts > 0) & (counts * LARGEST_SHARE < real.shape[1])
+    for sample in few.nonzero().flatten().tolist():
+        mean[sample], var[sample], _ = statistics(input[sample].flatten(1).t()[real[sample]])
