@@ -25,7 +25,7 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import forward_level, peek_transform, saved_tensors_hooks_top
 from ..kernels import composed, native
 from ..moments import doubles
-from . import _storage, ordered_bits
+from . import _storage
 from .running import Running
 from .spec import NormSpec
 
@@ -53,6 +53,8 @@ class Fused(torch.autograd.Function):
         if bits is not None:
             channels_last = is_channels_last(operands.input)
             if saved_tensors_hooks_top() is not None:
+                from . import ordered_bits  # here: few calls are under hooks, all would load it
+
                 bits, order = ordered_bits.pack(bits, operands.input, channels_last)
         ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, bits, order)
         ctx.norm, ctx.kernel, ctx.statistics, ctx.channels_last = norm, kernel, saved.stats.dtype, channels_last
@@ -66,6 +68,8 @@ class Fused(torch.autograd.Function):
         *tensors, order = ctx.saved_tensors
         channels_last = ctx.channels_last
         if order is not None:
+            from . import ordered_bits
+
             tensors[6], channels_last = ordered_bits.unpack(_bytes(tensors[6]), order)
         operands, saved = _unpacked(tensors, dy, channels_last, ctx.statistics)
         if takes_operations(dy):
