@@ -46,6 +46,20 @@ template <class Run> void each_part(const ChannelOperands& of, const Slices& sli
     else body(0, n);
 }
 
+// The call of a part: what forward and backward both read, `before` samples further on.
+template <class Call>
+Call part_of(const ChannelOperands& of, const Call& all, int64_t samples, int64_t before, int64_t number) {
+    const int64_t offset = before * (of.x.bytes() / all.shape.n);
+    Call part = all;
+    part.shape.n = samples;
+    part.x = advance(all.x, offset);
+    part.residual = advance(all.residual, offset);
+    part.bits = advance(all.bits, before * (of.bit_bytes() / all.shape.n));
+    part.weight = of.weight_of(all.weight, number);
+    part.bias = of.weight_of(all.bias, number);
+    return part;
+}
+
 // mean, var: given statistics (C,) or nothing. Slices have statistics of their own: (3 * slices, C).
 inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& mean, const Tensor& var, double eps,
                                      Keep keep, const Slices& slices = {}) {
@@ -69,16 +83,10 @@ inline ChannelOutput channel_forward(const ChannelOperands& of, const Tensor& me
     a.eps = eps;
     without_gil(x.bytes(), [&] {
         if (of.groups > 0 && !of.apart) return kernels->group_forward(a, parallel);
-        const int64_t sample = x.bytes() / a.shape.n, bit_sample = of.bit_bytes() / a.shape.n;
+        const int64_t sample = x.bytes() / a.shape.n;
         each_part(of, slices, [&](int64_t n, int64_t before, int64_t number, const Parallel& by) {
-            GroupForward part = a;
-            part.shape.n = n;
-            part.x = advance(a.x, before * sample);
-            part.residual = advance(a.residual, before * sample);
+            GroupForward part = part_of(of, a, n, before, number);
             part.y = advance(a.y, before * sample);
-            part.bits = advance(a.bits, before * bit_sample);
-            part.weight = of.weight_of(a.weight, number);
-            part.bias = of.weight_of(a.bias, number);
             if (of.apart && of.groups == 0) part.stats = number == 0 ? a.stats : nullptr;  // all the same
             else if (a.stats != nullptr) part.stats = a.stats + 3 * of.sets_of_part() * number;
             if (of.groups > 0) kernels->group_forward(part, by);
@@ -141,18 +149,12 @@ inline ChannelGradients channel_backward(const ChannelOperands& of, const Tensor
     a.count = count;
     without_gil(2 * x.bytes(), [&] {
         if (of.groups > 0 && !of.apart) return kernels->group_backward(a, parallel);
-        const int64_t sample = x.bytes() / a.shape.n, bit_sample = of.bit_bytes() / a.shape.n, c = a.shape.c;
+        const int64_t sample = x.bytes() / a.shape.n, c = a.shape.c;
         // the parameters' gradients of slices are added up in double
         std::vector<double> sums(slices.several() ? size_t(4 * c) : 0);
         each_part(of, slices, [&](int64_t n, int64_t before, int64_t number, const Parallel& by) {
-            GroupBackward part = a;
-            part.shape.n = n;
+            GroupBackward part = part_of(of, a, n, before, number);
             part.dy = advance(a.dy, before * sample);
-            part.x = advance(a.x, before * sample);
-            part.residual = advance(a.residual, before * sample);
-            part.bits = advance(a.bits, before * bit_sample);
-            part.weight = of.weight_of(a.weight, number);
-            part.bias = of.weight_of(a.bias, number);
             if (!of.apart || of.groups > 0) part.stats = a.stats + 3 * of.sets_of_part() * number;
             part.dx = advance(a.dx, before * sample);
             part.dresidual = advance(a.dresidual, before * sample);

@@ -9,6 +9,7 @@
 #include "parallel.h"
 #include "plan/rows_plan.h"
 #include "rows/columns_loop.h"
+#include "rows/row_sums.h"
 #include "scratch.h"
 #include "simd/columns.h"
 #include "simd/lanes.h"
@@ -40,23 +41,9 @@ template <class T> struct ElementForwardKernel : ElementSets<T> {
         }
         const T* p = x + set * size;
         const double k = a.rms ? 0.0 : median_of_three(value_of(p[0]), value_of(p[size / 2]), value_of(p[size - 1]));
-        const D2 offset = both_halves(k);
-        D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
-        auto add = [&](D2 v, D2& s, D2& q) NK_IN_PLACE {
-            const D2 d = v - offset;
-            s = s + d;
-            q = fma(d, d, q);
-        };
-        int64_t j = 0;
-        for (; j + 2 * kLanes <= size; j += 2 * kLanes) {
-            prefetch(p + j + fetch_distance<T>(0));
-            add(N::get_wide(p + j), s0, q0);
-            add(N::get_wide(p + j + kLanes), s1, q1);
-        }
-        for_columns(
-            j, size, [&](int64_t i) { add(N::get_wide(p + i), s0, q0); },
-            [&](int64_t i, int64_t n) { add(widen(N::get_tail(p + i, n, N::set(k))), s1, q1); });
-        const Sums sums{sum_lanes(s0 + s1), sum_lanes(q0 + q1)};
+        Sums sums;
+        row_sums(RowRead<T>{p}, 0, size, k, fetch_distance<T>(0),
+                 [&](D2 sum, D2 squares) { sums = {sum_lanes(sum), sum_lanes(squares)}; });
         if (!a.rms) return finish(sums, k, size, a.eps);
         const double square = sums.squares / double(size);
         return {0.0, square, rstd_of(square, a.eps)};

@@ -14,6 +14,7 @@
 #include "plan/streams.h"
 #include "planar/forward_sums.h"
 #include "rows/columns_loop.h"
+#include "rows/row_sums.h"
 #include "scratch.h"
 #include "simd/columns.h"
 #include "simd/lane_sums.h"
@@ -59,18 +60,7 @@ struct RowSums {
     }
 };
 
-// A row as it is summed: read where it lies, or the sum of two rows, which is rounded to T and written.
-template <class T> struct RowRead {
-    using N = Num<T>;
-    using V = typename N::V;
-
-    const T* row;
-
-    NK_INLINE void fetch(int64_t j) const { prefetch(row + j); }
-    NK_INLINE V get(int64_t j) const { return N::get(row + j, 0); }
-    NK_INLINE V get_tail(int64_t j, int64_t n, V fill) const { return N::get_tail(row + j, n, fill); }
-};
-
+// The sum of two rows as it is summed: rounded to T, and written.
 template <class T> struct RowAdded {
     using N = Num<T>;
     using V = typename N::V;
@@ -171,29 +161,8 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
 
     // S(x - k) and S(x - k)^2 of columns [first, last) of row r, in lanes; fetches what lies `ahead` elements further on.
     template <class Put> void sums(int64_t r, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
-        if (a.residual) sums_of(added(r), first, last, k, ahead, put);
-        else sums_of(RowRead<T>{x + r * width}, first, last, k, ahead, put);
-    }
-    template <class Row, class Put>
-    NK_INLINE void sums_of(const Row& row, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) const {
-        const D2 shift = both_halves(k);
-        D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
-        auto add = [&](D2 v, D2& s, D2& q) {
-            const D2 d = v - shift;
-            s = s + d;
-            q = fma(d, d, q);
-        };
-        int64_t j = first;
-        for (; j + 2 * kLanes <= last; j += 2 * kLanes) {
-            row.fetch(ahead + j);
-            row.fetch(ahead + j + kLanes);
-            add(widen(row.get(j)), s0, q0);
-            add(widen(row.get(j + kLanes)), s1, q1);
-        }
-        for_columns(
-            j, last, [&](int64_t i) { add(widen(row.get(i)), s0, q0); },
-            [&](int64_t i, int64_t n) { add(widen(row.get_tail(i, n, N::set(k))), s1, q1); });
-        put(s0 + s1, q0 + q1);
+        if (a.residual) row_sums(added(r), first, last, k, ahead, put);
+        else row_sums(RowRead<T>{x + r * width}, first, last, k, ahead, put);
     }
 
     // The shift of row r: where rows come from memory, its elements arrive only just before it is summed.
