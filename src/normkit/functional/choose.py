@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from .._torch import are_transforms_active, count_dispatch_modes, forward_level,
 from ..kernels import native, triton
 from .spec import NormSpec
 
+T = TypeVar("T")
 BACKENDS = ("aten", "native", "composed", "triton")
 
 _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
@@ -52,9 +54,18 @@ def backend(name: str) -> Iterator[None]:
     _entered.append(own)
     try:
         yield
-    finally:  # not what was before: blocks of several threads end in any order
-        _entered[:] = [other for other in _entered if other is not own]
-        _requested = _entered[-1][0] if _entered else None
+    finally:
+        _requested = leave(own, _entered)
+
+
+def leave(own: list[T], entered: list[list[T]]) -> T | None:
+    """What holds after a block: what the latest that is entered asks for, not what held before. Blocks of several
+    threads end in any order.
+
+    entered: a list of its own for each block, which this one is taken out of.
+    """
+    entered[:] = [other for other in entered if other is not own]
+    return entered[-1][0] if entered else None
 
 
 def choose(norm: NormSpec, operands: Operands) -> tuple[str, str]:

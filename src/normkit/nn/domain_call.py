@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._operands import Maybe, Modulate
+from ..functional.choose import leave
 from ..functional.modulate import pair
 from .base import Given
 
@@ -45,9 +46,8 @@ def domain(which: Domain) -> Iterator[None]:
     _entered.append(own)
     try:
         yield
-    finally:  # not what was before: blocks of several threads end in any order
-        _entered[:] = [other for other in _entered if other is not own]
-        _current = _entered[-1][0] if _entered else None
+    finally:
+        _current = leave(own, _entered)
 
 
 def current() -> Domain | None:
