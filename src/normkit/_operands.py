@@ -38,6 +38,11 @@ def under(operands: Operands, weight: Maybe, bias: Maybe) -> Operands:
     return Operands(input, weight, bias, residual, mask, scale, shift)
 
 
+def in_dtype_of(operand: Maybe, gradient: Maybe, needed: bool) -> Maybe:
+    """An operand's gradient in its dtype; None where it is not needed, or where there is no such operand."""
+    return gradient.to(operand.dtype) if needed and gradient is not None and operand is not None else None
+
+
 def is_modulated(operands: Operands) -> bool:
     """Whether a scale or a shift of this call's own follows the norm's weight and bias."""
     return operands.scale is not None or operands.shift is not None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .. import _operands, _shapes
 from .._activation import Activation, resolve
 from .._fx import traceable
-from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved
+from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved, in_dtype_of
 from ..kernels import composed, triton
 from ..moments import Moments, moments_of
 from . import running
@@ -220,8 +220,7 @@ class BatchRenormSpec(BatchNormSpec):
             needs._replace(bias=needs.weight or needs.bias), training=True,
         )  # fmt: skip
         dweight = (r * dscale + d * dshift).to(weight.dtype) if needs.weight and weight is not None else None
-        dbias = dshift.to(bias.dtype) if needs.bias and bias is not None else None
-        return Gradients(dx, dweight, dbias, dresidual)
+        return Gradients(dx, dweight, in_dtype_of(bias, dshift, needs.bias), dresidual)
 
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations."""

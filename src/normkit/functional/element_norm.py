@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import _shapes
 from .._activation import NONE
-from .._operands import Maybe, Operands
+from .._operands import Maybe, Operands, in_dtype_of
 from ..kernels import composed, native
 from ..kernels.native_means import in_float32
 from . import _storage
@@ -111,7 +111,7 @@ def _batch_backward(
     dx = native.add_means(dx, input, share * dweight, share * dbias, mean, var, eps)
     return (
         dx,
-        dweight.to(weight.dtype) if needs[1] and weight is not None else None,
-        dbias.to(bias.dtype) if needs[2] and bias is not None else None,
+        in_dtype_of(weight, dweight, needs[1]),
+        in_dtype_of(bias, dbias, needs[2]),
         dscale,
     )

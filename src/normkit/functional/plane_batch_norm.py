@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _operands, _shapes
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Needs, Operands, Saved, in_dtype_of
 from .._torch import reshaped_as_no_view
 from ..kernels import composed, native
 from ..kernels.native_means import in_float32
@@ -89,8 +89,8 @@ class PlaneBatchNormSpec(NormSpec):
             dx = native.add_means(dx.reshape(input.shape), input, of_var, of_mean, mean, var, self.eps)
         return Gradients(
             dx,
-            dweight.to(weight.dtype).reshape(-1) if needs.weight and weight is not None else None,
-            dbias.to(bias.dtype).reshape(-1) if needs.bias and bias is not None else None,
+            in_dtype_of(weight, dweight.reshape(-1), needs.weight),
+            in_dtype_of(bias, dbias.reshape(-1), needs.bias),
             None if dresidual is None else dresidual.reshape(input.shape),
         )
 

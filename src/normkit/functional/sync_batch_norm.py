@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .. import _operands, _shapes
 from .._activation import NONE, Activation
-from .._operands import Gradients, Maybe, Needs, Operands, Saved, is_modulated
+from .._operands import Gradients, Maybe, Needs, Operands, Saved, in_dtype_of, is_modulated
 from .._precision import accumulator_dtype, wide_dtype
 from ..distributed import gather, gather_rows, group_name, total
 from ..kernels import composed, native, triton
@@ -178,8 +178,8 @@ class SyncBatchNormSpec(BatchNormSpec):
             dx = native.add_means(dx, input, 2 * dm2 / rstd**2, dmean / count / rstd, mean, var, self.eps)
         return Gradients(
             dx,
-            dweight.to(weight.dtype) if needs.weight and weight is not None else None,
-            dbias.to(bias.dtype) if needs.bias and bias is not None else None,
+            in_dtype_of(weight, dweight, needs.weight),
+            in_dtype_of(bias, dbias, needs.bias),
             dresidual,
         )
 
@@ -194,8 +194,8 @@ class SyncBatchNormSpec(BatchNormSpec):
             shares = shares_of_batch(total(wanted, self.group), saved.stats)
         found = triton.batch_norm_by_shares(dy, operands, saved, shares, self.activation, needs)
         return found._replace(
-            weight=dweight.to(weight.dtype) if needs.weight and weight is not None else None,
-            bias=dbias.to(bias.dtype) if needs.bias and bias is not None else None,
+            weight=in_dtype_of(weight, dweight, needs.weight),
+            bias=in_dtype_of(bias, dbias, needs.bias),
         )
 
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._activation import Activation
-from .._operands import Gradients, Needs, Operands, Saved
+from .._operands import Gradients, Needs, Operands, Saved, in_dtype_of
 from .._precision import accumulator_dtype, wide_dtype
 from .._torch import batch_norm_without_running
 from .aten_rows import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
@@ -104,11 +104,7 @@ def _gradients(
     operands: Operands, needs: Needs, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None
 ) -> Gradients:
     """Those that are needed, in their operands' dtypes."""
-    found = [
-        gradient.to(operand.dtype) if needed and gradient is not None and operand is not None else None
-        for gradient, operand, needed in zip((dx, dweight, dbias), operands, needs, strict=False)
-    ]
-    return Gradients(*found)
+    return Gradients(*map(in_dtype_of, operands, (dx, dweight, dbias), needs))
 
 
 def _statistics_dtype(input: Tensor) -> torch.dtype:
