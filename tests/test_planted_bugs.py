@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tools.mutation import ROOT
-from tools.native_mutation import reached
+from tools.native_includes import NATIVE, reached
 from tools.planted import BUGS
 from tools.planted_native import NATIVE_BUGS
 
@@ -19,8 +19,8 @@ def test_a_planted_bug_still_finds_its_text_and_its_tests(name: str) -> None:
 
 @pytest.mark.parametrize("name", NATIVE_BUGS)
 def test_a_planted_bug_of_the_kernels_still_finds_its_text_and_is_compiled(name: str) -> None:
-    bug, native = NATIVE_BUGS[name], ROOT / "native"
-    assert (native / bug.file).read_text(encoding="utf-8").count(bug.old) == 1
+    bug = NATIVE_BUGS[name]
+    assert (NATIVE / bug.file).read_text(encoding="utf-8").count(bug.old) == 1
     assert bug.old != bug.new
-    units = [unit for unit in native.rglob("*.cpp") if (native / bug.file).resolve() in reached(native, unit)]
+    units = [unit for unit in NATIVE.rglob("*.cpp") if NATIVE / bug.file in {unit, *reached(unit)}]
     assert units, "no unit includes the file, so nothing would be compiled with the bug"

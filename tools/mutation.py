@@ -26,14 +26,13 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from tools.native_mutation import Workshop
+from tools.native_mutation import SLOW, Workshop
 from tools.planted import BUGS, Bug
 from tools.planted_native import NATIVE_BUGS
 
 MOVED = "no longer holds the text to replace"
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 240  # seconds for one bug's tests; most take a few
-SLOW = "neither caught nor missed: the tests did not end within"
 LEAST = 0.95  # share of the bugs that must be caught
 
 # The editable install finds the package before any path does; the copy must come first, in child processes too.

@@ -18,8 +18,9 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-NATIVE = ROOT / "native"
+from tools.native_includes import NATIVE, reached
+
+ROOT = NATIVE.parent
 PARTS = re.compile(r"simd/(avx2|avx512|half|half_\w+|halves)\.h|test/.*")
 KERNELS = ("-xc++", "-std=c++17", f"-I{NATIVE}", "-DNK_ISA=baseline", "-DNK_LEVEL=0", "-DNK_BASELINE", "-Wno-psabi")
 
@@ -32,9 +33,7 @@ def files() -> list[Path]:
 
 def is_binding(path: Path) -> bool:
     """Whether a file includes nanobind, or a header that does."""
-    text = path.read_text(encoding="utf-8")
-    names = re.findall(r'^#include "([^"]+)"', text, re.MULTILINE)
-    return "#include <nanobind" in text or any(is_binding(NATIVE / name) for name in names)
+    return any("#include <nanobind" in file.read_text(encoding="utf-8") for file in (path, *reached(path)))
 
 
 def of_python() -> list[str]:

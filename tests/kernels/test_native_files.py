@@ -4,36 +4,16 @@ reason, and what was tried to choose them has a row (docs/data/native_tried.json
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
 from tools import native_tried
+from tools.native_includes import NATIVE, included, reached
 
-NATIVE = Path(__file__).parents[2] / "native"
 FILES = sorted(path for pattern in ("**/*.h", "**/*.cpp") for path in NATIVE.glob(pattern))
 SOURCES = [path for path in FILES if path.parent.name != "test"]
 FAMILIES = ("channel", "group", "layer", "element")
 DEEPEST = 9
-
-
-@cache
-def included(path: Path) -> tuple[Path, ...]:
-    """The project's headers that a file names."""
-    names = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
-    return tuple(NATIVE / name for name in names)
-
-
-@cache
-def reached(path: Path) -> frozenset[Path]:
-    """All headers that compiling a file reads."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        new = [header for header in included(waiting.pop()) if header not in found]
-        found.update(new)
-        waiting += new
-    return frozenset(found)
 
 
 def depth(path: Path, above: tuple[Path, ...] = ()) -> int:
