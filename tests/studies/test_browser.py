@@ -76,6 +76,18 @@ def test_nothing_sticks_out_sideways(page: browser.Page, width: int) -> None:
     assert page.evaluate("return document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_the_three_answers_to_a_question_fit_a_phone(page: browser.Page) -> None:
+    page.resize(390)
+    width, room = page.evaluate(
+        "const table = document.querySelector('#right table');"
+        "return [table.scrollWidth, table.parentElement.clientWidth]"
+    )
+    assert width <= room
+    shown = page.evaluate("return [...document.querySelectorAll('#right tbody td')].map(e => e.offsetWidth > 0)")
+    assert len(shown) % 3 == 0
+    assert all(shown)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_in_plots_stand_out_from_the_paper(page: browser.Page, scheme: str) -> None:
     """WCAG's contrast of every text colour in a plot with the panel behind it is at least 4.5."""
