@@ -25,7 +25,7 @@ outgrows the cache). Means and least shares are over tensors of a megabyte and m
 fewest bytes. Peers: torch eager (`torch.nn`'s layer, then `+=` and `relu_`); *compile*: the same under torch.compile;
 *onednn*: PyTorch's opaque mkldnn tensors, which is oneDNN's plain-layout path and not its blocked layouts; *jax*: the
 formula and its vjp under jax.jit; *onnx*: ONNX Runtime's layer norm and RMS norm, in inference. A dash: the peer does
-not serve the case.
+not serve the case. *add+rms_norm*: `nk.functional.add_rms_norm` against torch's addition and its RMS norm.
 
 **limit**, and **of** in the tables of shapes: the same ratio for a call that computes no statistics: frozen batch norm
 with a ReLU through the same Function and core, which passes over memory once forward and once backward (after a
