@@ -48,7 +48,7 @@ template <class T> struct RowsForward {
             if (a.mean.data != nullptr) {
                 st = given_statistics(a.mean, a.var, c, channels, a.eps);
             } else {
-                D2 sum = zero2(), squares = zero2();
+                double2 sum = zero2(), squares = zero2();
                 for (int64_t b = 0; b < plan.blocks; ++b) {
                     sum = sum + load2(partial + 2 * b * padded_columns + c);
                     squares = squares + load2(partial + (2 * b + 1) * padded_columns + c);

@@ -32,8 +32,8 @@ template <class T, Act A, bool R> struct ForwardStretch {
     NK_INLINE ForwardStretch mixed(uint32_t bits, const ForwardStretch& other) const {
         ForwardStretch k = *this;
         const auto here = N::mask(bits);
-        k.m = pick(here, m, other.m), k.scale = pick(here, scale, other.scale),
-        k.shift = pick(here, shift, other.shift);
+        k.m = select(here, m, other.m), k.scale = select(here, scale, other.scale),
+        k.shift = select(here, shift, other.shift);
         return k;
     }
 

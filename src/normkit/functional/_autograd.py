@@ -122,7 +122,7 @@ _apply_in_core = super(torch.autograd.Function, InCore).apply
 _apply_added = super(torch.autograd.Function, Added).apply
 
 
-def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+def apply_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
     """The norm on a kernel, under autograd where a gradient is wanted."""
     if _is_grad_enabled() and _needs_graph(*operands[:4]):
         return _apply(*operands[:5], norm, kernel)

@@ -119,7 +119,7 @@ class GroupNormSpec(NormSpec):
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """Row-major N * C channels of one sample, in N * G groups."""
         groups = planes.samples(operands) * self.num_groups
-        return GroupNormSpec(self.activation, groups, self.eps), planes.of(operands)
+        return GroupNormSpec(self.activation, groups, self.eps), planes.as_planes(operands)
 
     def elements(self, input: Tensor) -> Elements | None:
         """By groups of channels."""

@@ -47,7 +47,7 @@ def why_not(operands: Operands, activation: Activation) -> str | None:
     )
 
 
-def of(operands: Operands) -> Operands:
+def as_planes(operands: Operands) -> Operands:
     """The operands as `seen` has them, with weight and bias in the modulation's place."""
     return seen(with_affine(operands), operands.input.is_contiguous())
 

@@ -23,7 +23,7 @@ from normkit._operands import Needs, Operands
 from normkit.contract import FLOAT32_STATISTICS
 from normkit.functional import choose as _choose
 from normkit.kernels import native, triton
-from normkit.kernels.triton import _plan, _tiles
+from normkit.kernels.triton import _tile_plan, _tiles
 from tests.cases import EPS, LAYOUTS, MOMENTUM, gaussian, generator
 from tests.kernels.interpreted.traffic import counted
 from tests.kernels.interpreted.truth import Case, check, run
@@ -39,9 +39,9 @@ SHAPES = [(2, 3), (33, 1), (5, 67), (3, 5, 11), (7, 4, 1), (4, 6, 5, 7), (1, 8, 
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How small tensors are cut: into several tiles and parts, or not at all."""
     if request.param == "tiles":
-        monkeypatch.setattr(_plan, "TILE", 128)
-        monkeypatch.setattr(_plan, "ON_CHIP", 8)
-        monkeypatch.setattr(_plan, "PROGRAMS", 6)
+        monkeypatch.setattr(_tile_plan, "TILE", 128)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 8)
+        monkeypatch.setattr(_tile_plan, "PROGRAMS", 6)
     return request.param
 
 
@@ -107,8 +107,8 @@ def test_gelu_by_tanh_and_parameters_of_activations() -> None:
 def test_every_tail(sizes: range, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The innermost axis of each size up to 70, which no tile divides; in one pass and in tiles by turns."""
     for size in sizes:
-        monkeypatch.setattr(_plan, "TILE", 128 if size % 2 else 4096)
-        monkeypatch.setattr(_plan, "ON_CHIP", 8 if size % 2 else 8192)
+        monkeypatch.setattr(_tile_plan, "TILE", 128 if size % 2 else 4096)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 8 if size % 2 else 8192)
         shape = (3, 2, size) if layout == "contiguous" else (3, size, 2)
         check(*make(shape, layout=layout, activation="relu", residual=True, seed=size))
 
