@@ -25,7 +25,7 @@ from .._operands import Gradients, Maybe, Needs, Operands, Saved
 from .._torch import forward_level, peek_transform, saved_tensors_hooks_top
 from ..kernels import composed, native
 from ..moments import doubles
-from . import _storage, ordered_bits
+from . import _storage
 from .running import Running
 from .spec import NormSpec
 
@@ -53,6 +53,8 @@ class Fused(torch.autograd.Function):
         if bits is not None:
             channels_last = is_channels_last(operands.input)
             if saved_tensors_hooks_top() is not None:
+                from . import ordered_bits  # here: few calls are under hooks, all would load it
+
                 packed = operands.input.shape
                 bits = ordered_bits.pack(bits, packed, channels_last)
         ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, bits)
@@ -199,6 +201,8 @@ def unpacked(
     if bits is not None:
         bits = _bytes(bits)
         if packed is not None:
+            from . import ordered_bits
+
             bits, channels_last = ordered_bits.unpack(bits, packed)
         if is_channels_last(input) != channels_last:
             input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()

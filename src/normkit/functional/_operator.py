@@ -25,7 +25,6 @@ from .._operands import Maybe, Needs, Operands, Saved
 from .._torch import asked_while_traced
 from ..kernels import native, triton
 from ..moments import doubles
-from . import ordered_bits
 from ._autograd import is_channels_last, unpacked
 from .spec import NormSpec
 
@@ -136,9 +135,9 @@ def gradients_of(ctx: Any, dy: Tensor, found: Sequence[Tensor], asked: Sequence[
 
 def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
     """A norm's operators by the native kernels, opaque to the compiler."""
-    bodies = _Native(make, sets)
 
     def operators() -> tuple[Any, Any, bool]:
+        bodies = _Native(make, sets)
         backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
         return define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, True
 
@@ -159,20 +158,22 @@ class _Native:
     """The bodies of a norm's two operators on the native kernels."""
 
     def __init__(self, make: Make, sets: Sets) -> None:
-        self._make, self._sets = make, sets
+        from . import ordered_bits  # here: few programs are compiled, all would load it
+
+        self._make, self._sets, self._bits = make, sets, ordered_bits
 
     def run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
         output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
         assert saved is not None
         input, bits = operands.input, saved.bits
-        bits = _none(input) if bits is None else ordered_bits.pack(bits, input.shape, is_channels_last(input))
+        bits = _none(input) if bits is None else self._bits.pack(bits, input.shape, is_channels_last(input))
         return like(output, input), saved.stats.view(torch.uint8), bits
 
     def fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         (input, _, _, residual), (size, _, activation, _) = arguments[:4], arguments[4:]
         stats = input.new_empty((3, _DOUBLE * self._sets(input, size)), dtype=torch.uint8)
-        count = ordered_bits.size(input.shape) if residual is not None and native.keeps_bits(activation) else 0
+        count = self._bits.size(input.shape) if residual is not None and native.keeps_bits(activation) else 0
         return torch.empty_like(input), stats, input.new_empty((count,), dtype=torch.uint8)
 
     def run_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
