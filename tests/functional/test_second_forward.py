@@ -90,7 +90,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize(("first", "second"), permutations(LAYOUTS, 2))
+@pytest.mark.parametrize(("first", "second"), list(permutations(LAYOUTS, 2)))
 @pytest.mark.parametrize(("name", "call"), CASES, ids=["-".join(case) for case in CASES])
 def test_no_strides_decide_what_is_saved(name: str, call: str, first: str, second: str) -> None:
     norm, (beside, words) = {**CHANNELS, **ROWS}[name], CALLS[call]
