@@ -3,7 +3,7 @@
 // Rows are cut into blocks, a task each. The first sweep makes the sums of each block, a tile of channels at a time, so
 // that they stay in L1; they are merged in block order; a second sweep, backwards in chunks (its first rows are the ones
 // that the first sweep left in cache), writes the output. Both sweeps fetch x ahead, the second one also the lines of y
-// that an ordinary store would read first.
+// that an ordinary store would read first. Given statistics, one sweep forwards does.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -90,6 +90,8 @@ template <class T> struct RowsForward {
                            }};
         const Sweep output{y == nullptr ? 0 : plan.blocks, bytes,
                            [&](int64_t b) {
+                               // nothing of x is in cache from before: forwards (tried: inference-forwards)
+                               if (given) return writer(out, constants, plan.begin(b), plan.end(b));
                                for_chunks_backwards(
                                    plan.begin(b), plan.end(b), columns * int64_t(sizeof(T)),
                                    [&](int64_t first, int64_t last) { writer(out, constants, first, last); });

@@ -88,6 +88,14 @@ SAME: dict[str, Function] = {  # where positions of the result are those of the 
     "flip of channels": lambda x: x.flip(1),
     "where": lambda x: torch.where(x > 0, x, -x),
     "order of samples": lambda x: x[torch.tensor([0, 1, 2])],
+    "repeated channels": lambda x: x.repeat(1, 2, 1),
+    "repeated in front": lambda x: x.repeat(2, 1, 1, 1),
+    "tiled channels": lambda x: torch.tile(x, (2, 1)),
+    "hstack": lambda x: torch.hstack([x, 2 * x]),
+    "sorted channels": lambda x: x.sort(1),
+    "chosen channels": lambda x: x.gather(1, torch.zeros(3, 2, 12, dtype=torch.long)),
+    "differences of channels": lambda x: torch.diff(x, dim=1),
+    "tensor_split of channels": lambda x: torch.tensor_split(x, 2, dim=1),
 }
 CHANGED: dict[str, Function] = {  # where they are others
     "conv": lambda x: F.conv1d(x, FILTERS),
@@ -111,6 +119,15 @@ CHANGED: dict[str, Function] = {  # where they are others
     "adaptive avg": lambda x: F.adaptive_avg_pool1d(x, 3),
     "adaptive max": lambda x: F.adaptive_max_pool1d(x, 2),
     "adaptive max indices": lambda x: F.adaptive_max_pool1d(x, 2, return_indices=True),
+    "power-average pool": lambda x: F.lp_pool1d(x, 2.0, 3, 2),
+    "power-average pool ceil": lambda x: F.lp_pool1d(x, 2.0, 2, 2, ceil_mode=True),
+    "max unpool": lambda x: F.max_unpool1d(*F.max_pool1d(x + 9, 2, return_indices=True), 2),
+    "max unpool with gaps": lambda x: F.max_unpool1d(*F.max_pool1d(x + 9, 2, 3, return_indices=True), 2, 3),
+    "max unpool to a size": lambda x: F.max_unpool1d(
+        *F.max_pool1d(x + 9, 2, return_indices=True), 2, output_size=x.shape[-1:]
+    ),
+    "differences": lambda x: torch.diff(x),
+    "second differences": lambda x: x.diff(2, -1, prepend=x[..., :1]),
     "upsample nearest": lambda x: F.interpolate(x, scale_factor=2),
     "upsample linear": lambda x: F.interpolate(x, scale_factor=1.5, mode="linear", align_corners=True),
     "upsample back to a size": lambda x: F.interpolate(F.max_pool1d(x, 2), size=x.shape[-1], mode="linear"),
@@ -130,10 +147,11 @@ CHANGED: dict[str, Function] = {  # where they are others
     "frames": lambda x: x.unfold(-1, 3, 2),
     "flip": lambda x: x.flip(-1),
     "flip of both": lambda x: torch.flip(x, (1, 2)),
+    "fliplr": lambda x: x.mT.fliplr().mT,
     "roll": lambda x: torch.roll(x, 2, -1),
     "class token in front": lambda x: torch.cat([torch.ones(len(x), 4, 1, dtype=x.dtype), x], -1),
 }
-TURNED = {"flip", "flip of both", "roll"}
+TURNED = {"flip", "flip of both", "fliplr", "roll"}
 SHORT = {"first ones", "narrow", "split positions"}  # which a sample alone is too short for, or cut otherwise
 
 
@@ -207,9 +225,23 @@ def test_a_size_that_nothing_explains_has_the_ratio_of_the_lengths() -> None:
         lambda x: x[..., 0],
         lambda x: x.sum(),
         lambda x: torch.cat([x, x], -1),
+        lambda x: torch.hstack([x[:, 0], x[:, 1]]),
+        lambda x: x.repeat(1, 1, 2),
+        lambda x: torch.tile(x, (2,)),
+        lambda x: x.sort()[0],
+        lambda x: x.topk(3).values,
+        lambda x: x.gather(-1, torch.zeros(3, 4, 5, dtype=torch.long)),
+        lambda x: torch.take_along_dim(x, x.argsort()),
+        lambda x: x.rot90(1, (1, 2)),
+        lambda x: x.chunk(2, -1)[1],
+        lambda x: torch.tensor_split(x, 3, -1)[0],
+        lambda x: torch.diff(x, append=x[..., :1]),
+        lambda x: F.unfold(x[:, :, None], (1, 3)),
+        lambda x: F.fold(x, (2, 12), (2, 1)),
     ],
-    ids=["mean", "last ones", "first one", "sum", "one behind the other"],
-)
+    ids=["mean", "last ones", "first one", "sum", "one behind the other", "hstack", "repeat", "tile", "sort", "topk",
+         "gather", "take_along_dim", "rot90", "chunk", "tensor_split", "diff with an end", "columns", "fold"],
+)  # fmt: skip
 def test_what_has_no_padded_axis_any_more_is_known_as_such(function: Function) -> None:
     _, track = followed(function, batch(SHAPE, LENGTHS, -1))
     assert track is not None

@@ -5,6 +5,7 @@
     padding.py     the lengths it was given, and which inputs of a model they fit
     follow.py      each call of torch inside of the block: which positions of its result are real
     axes.py        where calls that move, cut and join axes leave a padded axis
+    order.py       calls that repeat, sort or choose positions, and differences
     reshape.py     views: axes that are merged and split
     windows.py     convolutions and pools: formulas of lengths, and what they read beyond a sample's end
     alone.py       calls that are made for each sample alone: adaptive pools, upsampling, mirrored borders

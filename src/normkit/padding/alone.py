@@ -20,6 +20,7 @@ from .track import Track
 
 _PAD = ("input", "pad", "mode", "value")
 _INTERPOLATE = ("input", "size", "scale_factor")
+_FLIPPED = {"flipud": 0, "fliplr": 1}
 Arguments = Callable[[int], tuple[Sequence[Any], Mapping[str, Any]]]
 
 
@@ -27,6 +28,11 @@ def adaptive_pool(call: PaddedCall) -> tuple[Any, Track] | None:
     """An adaptive pool: a sample's own length is divided into the bins."""
     rank = int(call.name[call.name.index("pool") + 4])
     return _each_alone(call, rank, lambda sample: (call.args, call.kwargs))
+
+
+def lp_pool(call: PaddedCall) -> tuple[Any, Track] | None:
+    """A power-average pool: what its last window holds depends on where the sample ends."""
+    return _each_alone(call, int(call.name[len("lp_pool")]), lambda sample: (call.args, call.kwargs))
 
 
 def interpolate(call: PaddedCall) -> tuple[Any, Track] | None:
@@ -72,8 +78,8 @@ def pad(call: PaddedCall) -> tuple[Any, Track] | None:
 
 
 def turned(call: PaddedCall) -> tuple[Any, Track] | None:
-    """flip and roll along a padded axis: a sample's own positions change places."""
-    dims = call.argument(1 if call.name == "flip" else 2, "dims", ())
+    """flip, its like and roll along a padded axis: a sample's own positions change places."""
+    dims = call.argument(1 if call.name == "flip" else 2, "dims", _FLIPPED.get(call.name, ()))
     dims = (
         call.args[1:] if call.name == "flip" and isinstance(dims, int) else (dims,) if isinstance(dims, int) else dims
     )

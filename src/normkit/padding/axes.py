@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .call import PaddedCall
@@ -176,7 +177,12 @@ def contracted(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) 
 
 
 def unfolded(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
-    """x.unfold(dim, size, step): frames; (L - size) // step + 1 of a sample are whole."""
+    """x.unfold(dim, size, step): frames; (L - size) // step + 1 of a sample are whole.
+
+    torch.nn.functional.unfold has the same name, and its columns an order of their own.
+    """
+    if call.function is F.unfold:
+        return [LOST]
     dim, size, step = (int(call.argument(i, name)) for i, name in ((1, "dimension"), (2, "size"), (3, "step")))
     dim %= len(shape)
     span = call.track.spans.get(dim)

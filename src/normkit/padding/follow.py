@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from .._torch import PAD_PACKED
-from . import alone, axes, reshape, windows
+from . import alone, axes, order, reshape, windows
 from .call import PaddedCall
 from .track import LOST, Lengths, Track, agreed
 
@@ -28,7 +28,9 @@ _RUN: dict[str, Callable[[PaddedCall], tuple[Any, Track] | None]] = {  # calls t
     **{f"adaptive_max_pool{rank}d{end}": alone.adaptive_pool for rank in (1, 2, 3) for end in ("", "_with_indices")},
     **dict.fromkeys(("interpolate", "upsample"), alone.interpolate),
     **dict.fromkeys(("pad", "constant_pad_nd"), alone.pad),
-    **dict.fromkeys(("flip", "roll"), alone.turned),
+    **dict.fromkeys(("flip", "fliplr", "flipud", "roll"), alone.turned),
+    **{f"lp_pool{rank}d": alone.lp_pool for rank in (1, 2, 3)},
+    **{f"max_unpool{rank}d": windows.max_unpool for rank in (1, 2, 3)},
 }
 _MOVED = "transpose swapaxes swapdims permute movedim moveaxis t adjoint unsqueeze select unbind T mT H mH"
 _REDUCED = (
@@ -36,12 +38,19 @@ _REDUCED = (
     "count_nonzero"
 )
 _RESHAPED = "reshape view flatten unflatten ravel view_as reshape_as"
-_CUT = "split chunk tensor_split split_with_sizes hsplit vsplit dsplit unsafe_split unsafe_chunk"
+_CUT = "split split_with_sizes unsafe_split"
+_CUT_BY_COUNT = "chunk tensor_split hsplit vsplit dsplit unsafe_chunk"
+_REARRANGED = "sort msort argsort topk gather take_along_dim rot90"
 _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
     **dict.fromkeys(_MOVED.split(), axes.moved),
     **dict.fromkeys(_REDUCED.split(), axes.reduced),
     **dict.fromkeys(_RESHAPED.split(), reshape.reshaped),
     **dict.fromkeys(_CUT.split(), axes.pieces),
+    **dict.fromkeys(_CUT_BY_COUNT.split(), order.parts),
+    **dict.fromkeys(_REARRANGED.split(), order.rearranged),
+    **dict.fromkeys(("repeat", "tile"), order.repeated),
+    **dict.fromkeys(("fold", "grid_sample", "conv_tbc"), order.unknown),
+    "diff": order.differences,
     "squeeze": axes.squeezed,
     "__getitem__": axes.indexed,
     "narrow": axes.narrowed,
@@ -51,6 +60,7 @@ _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
 }
 _MIXING = frozenset(("linear", "matmul", "__matmul__", "bmm", "baddbmm", "einsum", "tensordot", "bilinear"))
 _JOINING = {**dict.fromkeys(("cat", "concat", "concatenate"), axes.joined), "stack": axes.stacked}
+_ALONG = {"vstack": 0, "row_stack": 0, "hstack": 1, "column_stack": 1, "dstack": 2}  # cat, of tensors with that axis
 
 
 def name_of(function: Any) -> str:
@@ -93,6 +103,9 @@ def follow(
     elif name in _JOINING and isinstance(x, (list, tuple)):
         dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
         after = [_JOINING[name](x, [tracks(part) or LOST for part in x], dim, known)]
+    elif name in _ALONG and isinstance(x, (list, tuple)):
+        own = [tracks(part) or LOST for part in x]
+        after = [axes.joined(x, own, _ALONG[name], known) if x[0].dim() > _ALONG[name] else LOST]
     if after is None:
         own = [one_track for _, one_track in found]
         scales = name not in _MIXING  # an axis of another size is another axis there

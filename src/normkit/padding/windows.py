@@ -26,6 +26,7 @@ from .track import LOST, Track
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _MAX_POOL = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_MAX_UNPOOL = ("input", "indices", "kernel_size", "stride", "padding", "output_size")
 _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
 
 
@@ -124,6 +125,26 @@ def avg_pool(call: PaddedCall) -> tuple[Any, Track] | None:
                 shape[track.batch], shape[axis] = factor.shape
                 y = y * factor.view(shape)
     return y, track
+
+
+def max_unpool(call: PaddedCall) -> tuple[Any, Track] | None:
+    """The way back from a maximum pool: (L - 1)s - 2p + k positions, or as many as what was pooled had."""
+    given, rank = call.bound(_MAX_UNPOOL), int(call.name[len("max_unpool")])
+    kernel = _each(given["kernel_size"], rank)
+    stride = _each(given.get("stride") or given["kernel_size"], rank)
+    padding = _each(given.get("padding", 0), rank)
+    wanted = given.get("output_size")
+    first = call.x.dim() - rank
+
+    def length(place: int, real: Tensor) -> Tensor:
+        own = transposed_length(real, kernel[place], stride[place], padding[place])
+        size = None if wanted is None else int(list(wanted)[place - rank])
+        known = None if size is None else call.known(call.track.spans[first + place].origin, size)
+        if known is None or len(known) != len(real):
+            return own
+        return torch.where(real > 0, known, 0)
+
+    return _windowed(call, rank, length, 0.0)
 
 
 def _counted(starts: Tensor, kernel: int, length: Tensor, padding: int, inside: bool) -> Tensor:

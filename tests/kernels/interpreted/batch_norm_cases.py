@@ -393,6 +393,25 @@ def test_a_compiled_layer_is_one_graph_with_the_same_numbers(layout: str, residu
     torch.testing.assert_close(dict(layer.state_dict()), dict(twin.state_dict()))
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_hooks_may_change_the_memory_format_of_what_a_graph_saves(layout: str, backend: str, fresh: None) -> None:
+    def other_format(t: Tensor) -> Tensor:
+        last = t.dim() == 4 and t.is_contiguous()
+        return t.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    case, dy = make((2, 8, 2, 4), layout=layout, residual=True)  # whose bits are as many bytes in either order
+    layer, found = nk.BatchNorm2d(8, eps=EPS, activation="relu"), []
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for unpack in (Tensor.detach, other_format):
+        leaves = [t.detach().requires_grad_() for t in (case.x, case.residual) if t is not None]
+        with nk.backend("triton"), torch.autograd.graph.saved_tensors_hooks(Tensor.detach, unpack):
+            y = compiled(leaves[0], residual=leaves[1])
+        found.append([y.detach(), *torch.autograd.grad(y, leaves, dy)])
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 def test_the_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.ones(4, 3)
     asked = "backend 'triton' was asked for and cannot serve this call: "
