@@ -10,7 +10,7 @@ JOBS ?= 2
 NATIVE := CMakeLists.txt $(wildcard native/*.h native/*.cpp native/*.cmake native/*.map native/*/*.h native/*/*.cpp)
 
 # The kernels; the binding layer beside them is formatted by hand.
-KERNELS := $(wildcard $(foreach folder,simd plan planar rows channel group layer,native/$(folder)/*.h native/$(folder)/*.cpp))
+KERNELS := $(wildcard $(foreach folder,simd plan planar rows channel group layer element,native/$(folder)/*.h native/$(folder)/*.cpp))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-nocore test-torch defects nightly lint format bench docs docs-check site test-arm gpu-compile \

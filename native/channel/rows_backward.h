@@ -38,7 +38,7 @@ template <class T> struct RowsBackward {
     void prepare(const Columns<Scalar>& k, int64_t first, int64_t last) const {
         for (int64_t c = first; c < last; c += kLanes) {
             const double2 mean = load_head(a.stats + c, channels - c),
-                     rstd = load_head(a.stats + 2 * channels + c, channels - c);
+                          rstd = load_head(a.stats + 2 * channels + c, channels - c);
             const double2 weight = param_at(a.weight, c, channels, 1.0);
             k.set_affine(c, mean, rstd, weight, param_at(a.bias, c, channels, 0.0));
             store_as(k.rstd + c, rstd);
@@ -52,7 +52,7 @@ template <class T> struct RowsBackward {
         const double2 minus_inv_count = both_halves(-1.0 / double(a.values()));
         for (int64_t c = first; c < last; c += kLanes) {
             const double2 mean = load_head(a.stats + c, channels - c),
-                     rstd = load_head(a.stats + 2 * channels + c, channels - c);
+                          rstd = load_head(a.stats + 2 * channels + c, channels - c);
             double2 total = zero2(), dot = zero2();
             for (int64_t b = 0; b < plan.blocks; ++b) {
                 total = total + load2(partial + 2 * b * padded_columns + c);

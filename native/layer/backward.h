@@ -143,7 +143,8 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                     const int64_t count = std::min(together, last - r);
                     RowSums found(count);
                     for (int64_t i = 0; i < count; ++i)
-                        sums(r + i, 0, width, w, together * width, [&](double2 total, double2 dot) { found.set(i, total, dot); });
+                        sums(r + i, 0, width, w, together * width,
+                             [&](double2 total, double2 dot) { found.set(i, total, dot); });
                     finish_rows(r, count, found.across(found.first), found.across(found.second), k, 0);
                     output(r, r + count, k, 0, width, w, of_block);
                 }

@@ -174,7 +174,8 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     }
 
     // Rows [r, r + count) from their sums: statistics, and the constants from i on.
-    void finish_rows(int64_t r, int64_t count, double2 sum, double2 squares, double2 shift, const Constants& k, int64_t i) const {
+    void finish_rows(int64_t r, int64_t count, double2 sum, double2 squares, double2 shift, const Constants& k,
+                     int64_t i) const {
         Statistics2 st;
         if (a.rms) {
             st.mean = zero2(), st.var = squares / both_halves(double(width));
@@ -245,7 +246,8 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
                 RowSums found(count);
                 for (int64_t i = 0; i < count; ++i) {
                     shift[i] = shift_of(r + i);
-                    sums(r + i, 0, width, shift[i], together * width, [&](double2 s, double2 q) { found.set(i, s, q); });
+                    sums(r + i, 0, width, shift[i], together * width,
+                         [&](double2 s, double2 q) { found.set(i, s, q); });
                 }
                 finish_rows(r, count, found.across(found.first), found.across(found.second), load2(shift), k, 0);
                 output(r, r + count, k, 0, width, w, b);

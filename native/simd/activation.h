@@ -53,7 +53,8 @@ template <class T> struct Activate {
                 V middle = dy * fma(z, N::set(1.0 / 3.0), N::set(0.5));
                 return select(greater(z, N::set(-3)), select(greater(three, z), middle, dy), zero);
             }
-            case kHardsigmoid: return select(both(greater(z, N::set(-3)), greater(three, z)), dy * N::set(1.0 / 6.0), zero);
+            case kHardsigmoid:
+                return select(both(greater(z, N::set(-3)), greater(three, z)), dy * N::set(1.0 / 6.0), zero);
             default: return dy * smooth_derivative<Scalar>(code, param, z);
         }
     }

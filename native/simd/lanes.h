@@ -28,7 +28,9 @@ NK_INLINE double2 operator*(double2 x, double2 y) { return {x.a * y.a, x.b * y.b
 NK_INLINE double2 operator/(double2 x, double2 y) { return {x.a / y.a, x.b / y.b}; }
 NK_INLINE double2 fma(double2 x, double2 y, double2 z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
 NK_INLINE mask2 greater(double2 x, double2 y) { return {greater(x.a, y.a), greater(x.b, y.b)}; }
-NK_INLINE double2 select(mask2 m, double2 yes, double2 no) { return {select(m.a, yes.a, no.a), select(m.b, yes.b, no.b)}; }
+NK_INLINE double2 select(mask2 m, double2 yes, double2 no) {
+    return {select(m.a, yes.a, no.a), select(m.b, yes.b, no.b)};
+}
 NK_INLINE mask2 both(mask2 x, mask2 y) { return {both(x.a, y.a), both(x.b, y.b)}; }
 NK_INLINE uint32_t to_bits(mask2 m) { return to_bits_d(m.a) | (to_bits_d(m.b) << kDoubles); }
 NK_INLINE double sum_lanes(double2 v) { return sum_lanes(v.a + v.b); }

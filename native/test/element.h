@@ -54,8 +54,8 @@ template <class T> void run_element(const Kernels& kernels, const ElementCase& k
             const double wi = w[parameter(i)], bi = b[parameter(i)], y = xhat * wi + bi;
             const double want = read(scale[at(i)]) * y + read(shift[at(i)]);
             const double terms = std::fabs(xhat * wi) + std::fabs(bi), s = std::fabs(read(scale[at(i)]));
-            const double near = 16 * u * (s * terms + std::fabs(read(shift[at(i)]))) + 1e-13;
-            check(std::fabs(read(z[at(i)]) - want) <= near, "z", read(z[at(i)]), want);
+            const double slack = 16 * u * (s * terms + std::fabs(read(shift[at(i)]))) + 1e-13;
+            check(std::fabs(read(z[at(i)]) - want) <= slack, "z", read(z[at(i)]), want);
             const double d = read(dz[at(i)]) * y;
             check(std::fabs(read(dscale[at(i)]) - d) <= 16 * v * std::fabs(read(dz[at(i)])) * terms + 1e-13, "dscale",
                   read(dscale[at(i)]), d);

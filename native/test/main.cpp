@@ -117,9 +117,9 @@ template <class T> void run(const Kernels& kernels, const Case& k, bool at_end, 
     for (int64_t i = 0; i < e; ++i) {
         const int64_t c = k.channel(i), s = k.statistic(i);
         const double added = residual ? read(r[i]) : 0.0, z = xhat(i) * w[c] + b[c] + added;
-        const double near = 16 * u * (std::fabs(xhat(i) * w[c]) + std::fabs(b[c]) + std::fabs(added)) + 1e-13;
-        check(std::fabs(read(y[i]) - std::max(z, 0.0)) <= near, "y", read(y[i]), std::max(z, 0.0));
-        check(std::fabs(z) <= near || open(i) == (z > 0), "bit", open(i), z);
+        const double slack = 16 * u * (std::fabs(xhat(i) * w[c]) + std::fabs(b[c]) + std::fabs(added)) + 1e-13;
+        check(std::fabs(read(y[i]) - std::max(z, 0.0)) <= slack, "y", read(y[i]), std::max(z, 0.0));
+        check(std::fabs(z) <= slack || open(i) == (z > 0), "bit", open(i), z);
         const double rstd = 1 / std::sqrt(var[s] + 1e-3), want = rstd * (w[c] * dz(i) - s1[s] - xhat(i) * s2[s]);
         const double room =
             32 * std::max(u, 0x1p-24) * rstd * (std::fabs(w[c] * dz(i)) + a1[s] + std::fabs(xhat(i)) * a2[s] + 1e-6);
@@ -173,8 +173,8 @@ template <class T> void run_layer(const Kernels& kernels, int64_t rows, int64_t 
         const double rstd = 1 / std::sqrt(var + 1e-3);
         for (int64_t j = 0; j < width; ++j) {
             const double xhat = (read(x[r * width + j]) - mean) * rstd, want = xhat * w[j] + b[j];
-            const double near = 16 * kRoundoff<T> * (std::fabs(xhat * w[j]) + std::fabs(b[j])) + 1e-13;
-            check(std::fabs(read(y[r * width + j]) - want) <= near, "layer y", read(y[r * width + j]), want);
+            const double slack = 16 * kRoundoff<T> * (std::fabs(xhat * w[j]) + std::fabs(b[j])) + 1e-13;
+            check(std::fabs(read(y[r * width + j]) - want) <= slack, "layer y", read(y[r * width + j]), want);
             const double g = read(dy[r * width + j]);
             dw64[j] += g * xhat, db64[j] += g, sizes[j] += std::fabs(g) * (1.0 + std::fabs(xhat));
             sum += read(dx[r * width + j]), size += std::fabs(read(dy[r * width + j]) * w[j]) * rstd;

@@ -1,4 +1,4 @@
-"""The stand-alone kernel test on 64-bit ARM, under qemu; and compiled, not run, for macOS.
+"""The stand-alone kernel test on 64-bit ARM, under qemu; and compiled, not run, for macOS and Windows.
 
 `make test-arm` does the first. Minutes of compiling, hence nightly; skipped with what is missing.
 """
@@ -32,7 +32,8 @@ def test_the_kernels_are_right_on_arm() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="missing: ziglang (requirements-release.txt)")
-def test_the_kernels_compile_and_link_for_macos() -> None:
-    done = made("foreign-aarch64-macos")
+@pytest.mark.parametrize("target", ["aarch64-macos", "x86_64-windows-gnu"])
+def test_the_kernels_compile_and_link_elsewhere(target: str) -> None:
+    done = made(f"foreign-{target}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "aarch64-macos: compiled and linked, not run" in done.stdout
+    assert f"{target}: compiled and linked, not run" in done.stdout
