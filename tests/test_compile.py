@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import normkit as nk
+from normkit.functional import choose
+from normkit.nn import domain_call
 from tests.cases import EPS, MOMENTUM
 from tests.conformance.compare import randomize
 
@@ -101,6 +103,22 @@ def test_a_backend_asked_for_is_seen_by_the_compiled_graph() -> None:
     compiled(example(3))
     with nk.backend("triton"), pytest.raises(Exception, match=r"cannot serve this call|Observed exception"):
         compiled(example(3))
+
+
+@pytest.mark.parametrize("block", [lambda: nk.backend("composed"), lambda: nk.domain(1)], ids=["backend", "domain"])
+def test_a_block_may_be_entered_within_a_graph(block: Any) -> None:
+    layer = nk.DomainBatchNorm2d(6, EPS, MOMENTUM, domains=2)
+    twin = copy.deepcopy(layer)
+
+    def run(layer: nn.Module, x: Tensor) -> Tensor:
+        with nk.domain(0), block():
+            return layer(x)
+
+    y = torch.compile(run, fullgraph=True, backend="aot_eager")(layer, example(3))
+    torch.testing.assert_close(y, run(twin, example(3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dict(layer.state_dict()), dict(twin.state_dict()))
+    assert not choose._entered
+    assert choose._requested is domain_call.current() is None
 
 
 def test_a_non_finite_batch_moves_nothing_in_a_graph() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,23 +95,62 @@ def test_claims_are_held_against_what_ran(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("file", "change", "complaint"),
     [
-        ("CHANGELOG.md", lambda text: text, "CHANGELOG.md still says Unreleased"),
-        ("CITATION.cff", lambda text: text.replace("version: 0.1.0", "version: 0.0.9"), "CITATION.cff does not say it"),
-        ("src/normkit/__init__.py", lambda text: text.replace("0.1.0", "0.2.0"), "__init__.py does not say it"),
+        ("CHANGELOG.md", lambda text: text, "CHANGELOG.md still says Unreleased: name that section `## 0.1.0 - YYYY"),
+        (
+            "CHANGELOG.md", lambda text: text.replace("## Unreleased", "## 0.1.01"),
+            "CHANGELOG.md lacks a section `## 0.1.0 - YYYY-MM-DD`: pyproject.toml has the version 0.1.0",
+        ),
+        (
+            "CITATION.cff", lambda text: text.replace("version: 0.1.0", "version: 0.0.9"),
+            "CITATION.cff lacks the line `version: 0.1.0`: pyproject.toml has the version 0.1.0",
+        ),
+        (
+            "src/normkit/__init__.py", lambda text: text.replace("0.1.0", "0.2.0"),
+            '__init__.py lacks the line `__version__ = "0.1.0"`',
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_version_that_differs_is_said(
     file: str, change: Callable[[str], str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "ROOT", tmp_path)
     for name in ("CHANGELOG.md", "CITATION.cff", "src/normkit/__init__.py"):
         text = (ROOT / name).read_text(encoding="utf-8")
-        text = text if name == file else text.replace("## Unreleased", "## 0.1.0")
+        text = text if name == file else text.replace("## Unreleased", "## 0.1.0 - 2026-11-29")
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(change(text) if name == file else text, encoding="utf-8")
-    with pytest.raises(ValueError, match=complaint) as said:
+    with pytest.raises(ValueError) as said:
         checks.version()
-    assert "; " not in str(said.value) or file == "CHANGELOG.md"
+    assert complaint in str(said.value)
+    assert "; " not in str(said.value)  # one complaint
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="missing: make")
+def test_what_a_check_starts_hears_nothing_of_the_make_around_it(tmp_path: Path) -> None:
+    """`make release-check ARGS=--without-tests` is no argument of the tests that `.ci/run` starts."""
+    program = (
+        "import pathlib, sys; from tools.release import checks; "
+        "print(checks.passes(pathlib.Path(sys.argv[1]), 'make', '-f', sys.argv[2], 'inner'))"
+    )
+    makefile, log = tmp_path / "Makefile", tmp_path / "deep" / "inner.log"
+    makefile.write_text(
+        f"outer:\n\t@'{sys.executable}' -c \"{program}\" '{log}' '{makefile}'\n"
+        "inner:\n\t@echo one; echo 'told: [$(ARGS)]'\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        ["make", "-f", str(makefile), "outer", "ARGS=--without-tests"], cwd=ROOT, capture_output=True, text=True,
+        timeout=100, check=False, env={k: v for k, v in os.environ.items() if k not in checks.OF_MAKE},
+    )  # fmt: skip
+    assert done.stdout == "told: []\n", done.stdout + done.stderr
+    assert log.read_text(encoding="utf-8") == "one\ntold: []\n"
+
+
+def test_a_check_that_fails_says_how_and_where_all_of_it_is(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(ValueError, match=r"failed: the reason \(the whole of it: "):
+        checks.passes(log, "sh", "-c", "echo before; echo the reason; exit 3")
+    assert log.read_text(encoding="utf-8") == "before\nthe reason\n"
 
 
 def test_the_workflow_builds_with_the_version_that_is_pinned() -> None:

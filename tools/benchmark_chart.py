@@ -38,7 +38,7 @@ def chart(figures: str) -> str:
         axis.invert_yaxis()
         axis.axvline(1.0, color=_GREY, linestyle="--", linewidth=1)
         axis.set_xlabel("times as fast as torch eager (dashed line: equal)")
-        axis.legend(loc="lower right", frameon=False)
+        figure.legend(loc="outside upper center", ncols=max(1, len(wanted)), frameon=False)  # on no bar
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"

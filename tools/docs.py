@@ -115,6 +115,16 @@ def measure() -> None:
     (DATA / "defects.json").write_text(text + "\n", encoding="utf-8")
 
 
+def study() -> str:
+    """A study's claim, word and plot, for the README."""
+    from normkit.studies import STUDIES
+
+    name = "learning_rate"
+    one, word = STUDIES[name], words().get(name, "not run since its rule changed")
+    shown = f"[{name}](docs/studies/{name}.md): {one.claim} *{word.capitalize()}.*"
+    return f"{shown}\n\n![{one.title}](docs/studies/{name}.svg)\n"
+
+
 # file -> name of the part -> what makes it
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
@@ -122,6 +132,7 @@ PARTS: dict[str, dict[str, Callable[[], str]]] = {
         "missing": missing,
         "doctor": doctor_case.first_screen,
         "versions": compatibility.sentence,
+        "study": study,
     },
     "docs/layers.md": {"features": features},
     "docs/doctor.md": {"precision": precision.table},

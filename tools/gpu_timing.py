@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import normkit as nk
 from normkit.bench.resnet import Bottleneck, ResNet50
-from normkit.kernels.triton import _plan
+from normkit.kernels.triton import _tile_plan
 from tools.gpu_cases import Case, Tensors, by_torch, by_triton, leaves, tensors, true
 
 KEPT = 256 << 20  # bytes that overwrite the cache: more than any GPU has
@@ -142,11 +142,11 @@ def tensors_moved(case: Case, given: Tensors) -> tuple[int, int]:
     Bits, masks, vectors of channels and partial moments apart.
     """
     if case.groups:
-        from normkit.kernels.triton import _group_plan
+        from normkit.kernels.triton import _group_tile_plan
 
-        sweeps, reads = (1 if _group_plan.plan(given.x, case.groups).whole else 2), case.residual
+        sweeps, reads = (1 if _group_tile_plan.plan_group_tiles(given.x, case.groups).whole else 2), case.residual
     else:
-        sweeps = 1 if _plan.plan(given.x).whole else 2
+        sweeps = 1 if _tile_plan.plan_tiles(given.x).whole else 2
         reads = case.residual and case.activation not in (None, "relu")  # behind ReLU it is a bit an element
     forward = sweeps + case.residual + 1
     return forward, sweeps * (2 + reads) + 1 + (case.residual and (case.activation is not None or case.masked))

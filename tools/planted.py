@@ -155,7 +155,7 @@ BUGS: dict[str, Bug] = {
         RENORM),
     "renorm_recomputes_its_correction": Bug(
         "under a checkpoint r and d come from the moved statistics", "functional/batch_renorm.py",
-        "    if running.is_recomputation():\n        return recent.of(moments, r, d)\n", "", CHECKPOINT),
+        "    if running.is_recomputation():\n        return recent.recall(moments, r, d)\n", "", CHECKPOINT),
     "frozen_follows_train": Bug(
         "a frozen layer uses batch statistics in train()", "nn/frozen_batch_norm.py",
         'running, False, self.__dict__["eps"]', 'running, self.training, self.__dict__["eps"]', FROZEN),

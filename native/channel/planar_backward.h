@@ -45,7 +45,7 @@ template <class T> struct PlanarBackward {
     void input_constants(int64_t first, int64_t last, const Columns<Scalar>& columns) const {
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
-            const D2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
+            const double2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
             columns.set_affine(i, mean2, rstd2, param_at(a.weight, c, last, 1.0), param_at(a.bias, c, last, 0.0));
             store_as(columns.rstd + i, rstd2);
         }
@@ -53,15 +53,15 @@ template <class T> struct PlanarBackward {
 
     // dweight and dbias of channels [first, last), and the constants of dx, from the sums.
     void output_constants(int64_t first, int64_t last, const BlockSums& sums, const Columns<Scalar>& columns) const {
-        const D2 per_value = both_halves(-1.0 / double(a.values()));
+        const double2 per_value = both_halves(-1.0 / double(a.values()));
         for (int64_t i = 0; first + i < last; i += kLanes) {
             const int64_t c = first + i;
-            const D2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
-            const D2 dz = load2(sums.total + i), dot = dots<T>(columns, i, load2(sums.dot + i));
-            const D2 dz_xhat = columns.center(i, mean2, rstd2, dz, dot);
+            const double2 mean2 = load_head(a.stats + c, last - c), rstd2 = load_head(a.stats + 2 * s.c + c, last - c);
+            const double2 dz = load2(sums.total + i), dot = dots<T>(columns, i, load2(sums.dot + i));
+            const double2 dz_xhat = columns.center(i, mean2, rstd2, dz, dot);
             put_param(a.dweight, c, last, dz_xhat);
             put_param(a.dbias, c, last, dz);
-            const D2 weight = param_at(a.weight, c, last, 1.0), share = weight * per_value;
+            const double2 weight = param_at(a.weight, c, last, 1.0), share = weight * per_value;
             columns.set_slope(i, mean2, rstd2, weight, share * dz, share * dz_xhat);
         }
     }

@@ -75,7 +75,7 @@ template <class T> struct PlanarFrozen {
 
     // dweight and dbias of kLanes channels from c on; found: (samples, 2, plane).
     void parameters(const Columns<Scalar>& columns, const double* found, int64_t c) const {
-        D2 dz = zero2(), dot = zero2();
+        double2 dz = zero2(), dot = zero2();
         for (int64_t p = 0; p < samples; ++p) {
             const double* sums = found + 2 * p * plane;
             if (per_row == 1) {
@@ -87,7 +87,7 @@ template <class T> struct PlanarFrozen {
                 t[j / per_row - c] += sums[j], u[j / per_row - c] += sums[plane + j];
             dz = dz + load2(t), dot = dot + load2(u);
         }
-        const D2 mean = load_head(a.stats + c, s.c - c), rstd = load_head(a.stats + 2 * s.c + c, s.c - c);
+        const double2 mean = load_head(a.stats + c, s.c - c), rstd = load_head(a.stats + 2 * s.c + c, s.c - c);
         put_param(a.dweight, c, s.c, columns.center(c, mean, rstd, dz, dots<T>(columns, c, dot)));
         put_param(a.dbias, c, s.c, dz);
     }

@@ -20,7 +20,8 @@ template <class T> struct PlanarInference {
     using Scalar = typename Num<T>::Scalar;
 
     static constexpr int64_t kTask = kSegment;  // elements: rows of one task, and the piece of a longer row
-    static constexpr int64_t kAhead = 1024;     // elements fetched ahead (tried: inference-order, inference-no-fetch)
+    static constexpr int64_t kAhead = 1024;     // elements of the input fetched ahead (tried: inference-order,
+                                                // inference-no-fetch, inference-fetch-output)
 
     const ChannelForward& a;
     const Shape& s;
@@ -29,7 +30,7 @@ template <class T> struct PlanarInference {
     const int64_t pieces, rows_per_task;  // pieces of a row; rows of a task where there is one piece
 
     explicit PlanarInference(const ChannelForward& a_)
-        : a(a_), s(a_.shape), out(a_), writers(planar_writers<T>(a_.activation, a_.residual != nullptr, !out.staged)),
+        : a(a_), s(a_.shape), out(a_), writers(planar_writers<T>(a_.activation, a_.residual != nullptr)),
           pieces((s.s + kTask - 1) / kTask), rows_per_task(std::max<int64_t>(1, kTask / s.s)) {}
 
     Columns<Scalar> constants() const {

@@ -3,7 +3,7 @@
 // Rows are cut into blocks, a task each. The first sweep makes the sums of each block, a tile of channels at a time, so
 // that they stay in L1; they are merged in block order; a second sweep, backwards in chunks (its first rows are the ones
 // that the first sweep left in cache), writes the output. Both sweeps fetch x ahead, the second one also the lines of y
-// that an ordinary store would read first.
+// that an ordinary store would read first. Given statistics, one sweep forwards does.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -48,7 +48,7 @@ template <class T> struct RowsForward {
             if (a.mean.data != nullptr) {
                 st = given_statistics(a.mean, a.var, c, channels, a.eps);
             } else {
-                D2 sum = zero2(), squares = zero2();
+                double2 sum = zero2(), squares = zero2();
                 for (int64_t b = 0; b < plan.blocks; ++b) {
                     sum = sum + load2(partial + 2 * b * padded_columns + c);
                     squares = squares + load2(partial + (2 * b + 1) * padded_columns + c);
@@ -90,6 +90,8 @@ template <class T> struct RowsForward {
                            }};
         const Sweep output{y == nullptr ? 0 : plan.blocks, bytes,
                            [&](int64_t b) {
+                               // nothing of x is in cache from before: forwards (tried: inference-forwards)
+                               if (given) return writer(out, constants, plan.begin(b), plan.end(b));
                                for_chunks_backwards(
                                    plan.begin(b), plan.end(b), columns * int64_t(sizeof(T)),
                                    [&](int64_t first, int64_t last) { writer(out, constants, first, last); });

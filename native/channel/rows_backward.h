@@ -37,9 +37,9 @@ template <class T> struct RowsBackward {
     // m, scale, shift and rstd of channels [first, last); dx's constants where they depend on no sums.
     void prepare(const Columns<Scalar>& k, int64_t first, int64_t last) const {
         for (int64_t c = first; c < last; c += kLanes) {
-            const D2 mean = load_head(a.stats + c, channels - c),
+            const double2 mean = load_head(a.stats + c, channels - c),
                      rstd = load_head(a.stats + 2 * channels + c, channels - c);
-            const D2 weight = param_at(a.weight, c, channels, 1.0);
+            const double2 weight = param_at(a.weight, c, channels, 1.0);
             k.set_affine(c, mean, rstd, weight, param_at(a.bias, c, channels, 0.0));
             store_as(k.rstd + c, rstd);
             if (!a.training) k.set_slope(c, mean, rstd, weight, zero2(), zero2());
@@ -49,16 +49,16 @@ template <class T> struct RowsBackward {
     // dweight, dbias and the constants of dx from the sums of all blocks.
     void merge(const RowsPlan& plan, const Columns<Scalar>& k, const double* partial, int64_t first,
                int64_t last) const {
-        const D2 minus_inv_count = both_halves(-1.0 / double(a.values()));
+        const double2 minus_inv_count = both_halves(-1.0 / double(a.values()));
         for (int64_t c = first; c < last; c += kLanes) {
-            const D2 mean = load_head(a.stats + c, channels - c),
+            const double2 mean = load_head(a.stats + c, channels - c),
                      rstd = load_head(a.stats + 2 * channels + c, channels - c);
-            D2 total = zero2(), dot = zero2();
+            double2 total = zero2(), dot = zero2();
             for (int64_t b = 0; b < plan.blocks; ++b) {
                 total = total + load2(partial + 2 * b * padded_columns + c);
                 dot = dot + load2(partial + (2 * b + 1) * padded_columns + c);
             }
-            const D2 dz_xhat = k.center(c, mean, rstd, total, dot), weight = param_at(a.weight, c, channels, 1.0);
+            const double2 dz_xhat = k.center(c, mean, rstd, total, dot), weight = param_at(a.weight, c, channels, 1.0);
             put_param(a.dweight, c, channels, dz_xhat);
             put_param(a.dbias, c, channels, total);
             if (a.training)

@@ -42,13 +42,13 @@ template <class T> struct ElementBackwardKernel : ElementSets<T> {
 
     // S dy and S dy * (x - mean) of segment i of a set; of rows with the weight in each term.
     void sums(int64_t set, int64_t i, const Parameters& of, double& total, double& dot) const {
-        const D2 mean = both_halves(a.stats[set]), one = both_halves(1.0);
+        const double2 mean = both_halves(a.stats[set]), one = both_halves(1.0);
         const int64_t at = set * size + i * a.length;
         const T *gp = dz + at, *sp = scale + at, *xp = x + at;
         const bool weighted = a.rows;
-        D2 t = zero2(), d = t;
-        auto take = [&](D2 g, D2 s, D2 v, int64_t j) NK_IN_PLACE {
-            const D2 dy = g * s * (weighted ? load_wide(of.weight + j) : one);
+        double2 t = zero2(), d = t;
+        auto take = [&](double2 g, double2 s, double2 v, int64_t j) NK_IN_PLACE {
+            const double2 dy = g * s * (weighted ? load_wide(of.weight + j) : one);
             t = t + dy;
             d = fma(dy, v - mean, d);
         };

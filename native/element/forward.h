@@ -43,7 +43,7 @@ template <class T> struct ElementForwardKernel : ElementSets<T> {
         const double k = a.rms ? 0.0 : median_of_three(value_of(p[0]), value_of(p[size / 2]), value_of(p[size - 1]));
         Sums sums;
         row_sums(RowRead<T>{p}, 0, size, k, fetch_distance<T>(0),
-                 [&](D2 sum, D2 squares) { sums = {sum_lanes(sum), sum_lanes(squares)}; });
+                 [&](double2 sum, double2 squares) { sums = {sum_lanes(sum), sum_lanes(squares)}; });
         if (!a.rms) return finish(sums, k, size, a.eps);
         const double square = sums.squares / double(size);
         return {0.0, square, rstd_of(square, a.eps)};

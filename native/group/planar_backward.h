@@ -90,8 +90,8 @@ template <class T> struct GroupPlanarBackward {
             block.close(end - begin);
             for (int64_t j = begin; j < end; j += kLanes) {
                 const int64_t i = j - first;
-                const D2 dz = load2(block.total + (j - begin));
-                const D2 dot = dots<T>(k.columns, i, load2(block.dot + (j - begin)));
+                const double2 dz = load2(block.total + (j - begin));
+                const double2 dot = dots<T>(k.columns, i, load2(block.dot + (j - begin)));
                 store_head(found + j, dz, end - j);
                 store_head(found + plane + j, k.columns.center(i, load2(k.mean + i), load2(k.rstd + i), dz, dot),
                            end - j);
@@ -103,7 +103,7 @@ template <class T> struct GroupPlanarBackward {
     void weigh(const Constants& k, const double* found, double* totals, int64_t first, int64_t last) const {
         const int64_t at = plan.in_sample(first);
         for (int64_t i = 0; first + i < last; i += kLanes) {
-            const D2 w = segment_param(a.weight, s, plan, at + i, 1.0);
+            const double2 w = segment_param(a.weight, s, plan, at + i, 1.0);
             store2(k.dz + i, w * load2(found + first + i));
             store2(k.dz_xhat + i, w * load2(found + plane + first + i));
         }
@@ -119,7 +119,7 @@ template <class T> struct GroupPlanarBackward {
     void output_constants(const Constants& k, const double* totals, int64_t first, int64_t last) const {
         spread(k.dz, first, last, [&](int64_t slab) { return totals[slab]; });
         spread(k.dz_xhat, first, last, [&](int64_t slab) { return totals[plan.slabs + slab]; });
-        const D2 per_value = both_halves(-1.0 / double(plan.channels * s.s));
+        const double2 per_value = both_halves(-1.0 / double(plan.channels * s.s));
         const int64_t at = plan.in_sample(first);
         for (int64_t i = 0; first + i < last; i += kLanes)
             k.columns.set_slope(i, load2(k.mean + i), load2(k.rstd + i), segment_param(a.weight, s, plan, at + i, 1.0),
@@ -138,7 +138,7 @@ template <class T> struct GroupPlanarBackward {
 
     // dweight and dbias of channels [first, last): at most kLanes.
     void parameters(const double* found, int64_t first, int64_t last) const {
-        D2 dz = zero2(), dz_xhat = zero2();
+        double2 dz = zero2(), dz_xhat = zero2();
         if (plan.per_row == 1) {
             for (int64_t n = 0; n < s.n; ++n) {
                 dz = dz + load2(found + n * s.c + first);

@@ -69,8 +69,8 @@ template <class T> struct GroupRowsBackward {
         add_columns(dz, channels, rows_merged);
         add_columns(dz_xhat, channels, rows_merged);
         for (int64_t c = 0; c < channels; c += kLanes) {
-            const D2 total = load2(dz + c), weight = param_at(a.weight, c, channels, 1.0);
-            const D2 dot = k.columns.center(c, load2(k.mean + c), load2(k.rstd + c), total, load2(dz_xhat + c));
+            const double2 total = load2(dz + c), weight = param_at(a.weight, c, channels, 1.0);
+            const double2 dot = k.columns.center(c, load2(k.mean + c), load2(k.rstd + c), total, load2(dz_xhat + c));
             store2(dz_xhat + c, dot);
             store2(w_dz + c, weight * total);
             store2(w_dz_xhat + c, weight * dot);
@@ -99,7 +99,7 @@ template <class T> struct GroupRowsBackward {
     }
     void parameters(int64_t first, int64_t last) const {
         for (int64_t c = first; c < last; c += kLanes) {
-            D2 total = zero2(), dot = zero2();
+            double2 total = zero2(), dot = zero2();
             for (int64_t n = 0; n < s.n; ++n) {
                 total = total + load2(channel + 2 * n * padded_columns + c);
                 dot = dot + load2(channel + (2 * n + 1) * padded_columns + c);

@@ -99,7 +99,7 @@ template <class Scalar> struct GroupColumns {
 // total = the sum of `blocks` rows of `padded_columns` that lie 2 * padded_columns apart.
 inline void add_blocks(const double* sums, int64_t blocks, int64_t padded_columns, double* total) {
     for (int64_t c = 0; c < padded_columns; c += kLanes) {
-        D2 found = load2(sums + c);
+        double2 found = load2(sums + c);
         for (int64_t b = 1; b < blocks; ++b) found = found + load2(sums + 2 * b * padded_columns + c);
         store2(total + c, found);
     }

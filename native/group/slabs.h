@@ -65,7 +65,7 @@ NK_INLINE Rows slab_segment(const Shape& s, const SlabPlan& plan, int64_t index)
 }
 
 // A parameter of the channels of kLanes segments from the one on that has index `first` in its sample.
-inline D2 segment_param(const Param& p, const Shape& s, const SlabPlan& plan, int64_t first, double absent) {
+inline double2 segment_param(const Param& p, const Shape& s, const SlabPlan& plan, int64_t first, double absent) {
     if (plan.per_row == 1) return param_at(p, first, s.c, absent);
     double t[kLanes];
     for (int i = 0; i < kLanes; ++i) t[i] = p.at(std::min(s.c - 1, (first + i) / plan.per_row), absent);

@@ -44,14 +44,14 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     // the sums nearly cancel. Fetches what lies `ahead` elements further on.
     template <class Put>
     NK_INLINE void sums(int64_t r, int64_t first, int64_t last, const Scalar* w, int64_t ahead, Put&& put) const {
-        const D2 mean = both_halves(a.stats[r]);
+        const double2 mean = both_halves(a.stats[r]);
         const V zero = N::set(0);
         const T *gp = dy + r * width, *xp = x + r * width;
-        D2 total = zero2(), dot = zero2();
-        auto take = [&](D2 g, D2 v, int64_t j) {
+        double2 total = zero2(), dot = zero2();
+        auto take = [&](double2 g, double2 v, int64_t j) {
             prefetch(gp + ahead + j);
             prefetch(xp + ahead + j);
-            const D2 dxhat = g * load_wide(w + j);
+            const double2 dxhat = g * load_wide(w + j);
             total = total + dxhat;
             dot = fma(dxhat, v - mean, dot);
         };
@@ -64,9 +64,9 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
     }
 
     // The constants of rows [r, r + count) from their sums, from i on.
-    void finish_rows(int64_t r, int64_t count, D2 total, D2 dot, const Constants& k, int64_t i) const {
-        const D2 mean = load_head(a.stats + r, count), rstd = load_head(a.stats + 2 * rows + r, count);
-        const D2 minus_inv_count = both_halves(-1.0 / double(width)), one = both_halves(1.0);
+    void finish_rows(int64_t r, int64_t count, double2 total, double2 dot, const Constants& k, int64_t i) const {
+        const double2 mean = load_head(a.stats + r, count), rstd = load_head(a.stats + 2 * rows + r, count);
+        const double2 minus_inv_count = both_halves(-1.0 / double(width)), one = both_halves(1.0);
         k.set_affine(i, mean, rstd, one, zero2());
         k.set_slope(i, mean, rstd, one, a.rms ? zero2() : total * minus_inv_count, dot * rstd * minus_inv_count);
     }
@@ -143,7 +143,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                     const int64_t count = std::min(together, last - r);
                     RowSums found(count);
                     for (int64_t i = 0; i < count; ++i)
-                        sums(r + i, 0, width, w, together * width, [&](D2 total, D2 dot) { found.set(i, total, dot); });
+                        sums(r + i, 0, width, w, together * width, [&](double2 total, double2 dot) { found.set(i, total, dot); });
                     finish_rows(r, count, found.across(found.first), found.across(found.second), k, 0);
                     output(r, r + count, k, 0, width, w, of_block);
                 }
@@ -155,7 +155,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                  [&](int64_t begin, int64_t end) {
                      const int64_t first = begin * kMergeChannels, last = std::min(padded_width, end * kMergeChannels);
                      for (int64_t j = first; j < last; j += kLanes) {
-                         D2 total = load2(partial + j), dot = load2(partial + padded_width + j);
+                         double2 total = load2(partial + j), dot = load2(partial + padded_width + j);
                          for (int64_t block = 1; block < plan.blocks; ++block) {
                              total = total + load2(partial + 2 * block * padded_width + j);
                              dot = dot + load2(partial + (2 * block + 1) * padded_width + j);
@@ -187,7 +187,7 @@ template <class T> struct LayerBackwardKernel : LayerRows<T> {
                 [&](int64_t i, int64_t first, int64_t last, auto&& put) {
                     sums(r + i, first, last, w, fetch_distance<T>(0), put);
                 },
-                [&](int64_t i, int64_t n, D2 total, D2 dot) { finish_rows(r + i, n, total, dot, k, i); });
+                [&](int64_t i, int64_t n, double2 total, double2 dot) { finish_rows(r + i, n, total, dot, k, i); });
             parallel(plan.tiles, bytes(count), [&](int64_t begin, int64_t end) {
                 for (int64_t t = begin; t < end; ++t) {
                     const int64_t first = plan.tile(t), last = plan.tile(t + 1), end_of_sums = padded(last);

@@ -49,11 +49,11 @@ struct RowSums {
     explicit RowSums(int64_t count) : summed((count + kDoubles - 1) / kDoubles * kDoubles) {
         for (int64_t i = count; i < summed; ++i) first[i] = second[i] = set1(0.0);
     }
-    void set(int64_t i, D2 a, D2 b) {
+    void set(int64_t i, double2 a, double2 b) {
         first[i] = a.a + a.b;
         second[i] = b.a + b.b;
     }
-    D2 across(const vd* v) const {
+    double2 across(const vd* v) const {
         double t[kLanes] = {};
         sums_across(v, summed, t);
         return load2(t);
@@ -120,14 +120,14 @@ template <class T> struct LayerRows {
             for (int64_t t = begin; t < end; ++t) {
                 const int64_t i = t / plan.parts, part = t % plan.parts;
                 double* to = partial + 2 * part * chunk + i;
-                add(i, plan.part(part), plan.part(part + 1), [&](D2 a, D2 b) {
+                add(i, plan.part(part), plan.part(part + 1), [&](double2 a, double2 b) {
                     to[0] = sum_lanes(a);
                     to[chunk] = sum_lanes(b);
                 });
             }
         });
         for (int64_t i = 0; i < count; i += kLanes) {
-            D2 a = load2(partial + i), b = load2(partial + chunk + i);
+            double2 a = load2(partial + i), b = load2(partial + chunk + i);
             for (int64_t part = 1; part < plan.parts; ++part) {
                 a = a + load2(partial + 2 * part * chunk + i);
                 b = b + load2(partial + (2 * part + 1) * chunk + i);
@@ -174,7 +174,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
     }
 
     // Rows [r, r + count) from their sums: statistics, and the constants from i on.
-    void finish_rows(int64_t r, int64_t count, D2 sum, D2 squares, D2 shift, const Constants& k, int64_t i) const {
+    void finish_rows(int64_t r, int64_t count, double2 sum, double2 squares, double2 shift, const Constants& k, int64_t i) const {
         Statistics2 st;
         if (a.rms) {
             st.mean = zero2(), st.var = squares / both_halves(double(width));
@@ -245,7 +245,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
                 RowSums found(count);
                 for (int64_t i = 0; i < count; ++i) {
                     shift[i] = shift_of(r + i);
-                    sums(r + i, 0, width, shift[i], together * width, [&](D2 s, D2 q) { found.set(i, s, q); });
+                    sums(r + i, 0, width, shift[i], together * width, [&](double2 s, double2 q) { found.set(i, s, q); });
                 }
                 finish_rows(r, count, found.across(found.first), found.across(found.second), load2(shift), k, 0);
                 output(r, r + count, k, 0, width, w, b);
@@ -271,7 +271,7 @@ template <class T> struct LayerForwardKernel : LayerRows<T> {
                 [&](int64_t i, int64_t first, int64_t last, auto&& put) {
                     sums(r + i, first, last, shift[i], fetch_distance<T>(0), put);
                 },
-                [&](int64_t i, int64_t n, D2 sum, D2 squares) {
+                [&](int64_t i, int64_t n, double2 sum, double2 squares) {
                     finish_rows(r + i, n, sum, squares, load2(shift + i), k, i);
                 });
             parallel(plan.tiles, bytes, [&](int64_t begin, int64_t end) {

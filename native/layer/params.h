@@ -31,8 +31,8 @@ template <class Scalar> void expand(const Param& p, double absent, int64_t first
     });
 }
 
-NK_INLINE void put_as(double* to, D2 v) { store2(to, v); }
-template <class P> NK_INLINE void put_as(P* to, D2 v) { store(to, join(v.a, v.b)); }
+NK_INLINE void put_as(double* to, double2 v) { store2(to, v); }
+template <class P> NK_INLINE void put_as(P* to, double2 v) { store(to, join(v.a, v.b)); }
 
 // The parameter of column j = from[j], for columns [first, last).
 inline void put_columns(const MutableParam& p, int64_t first, int64_t last, const double* from) {

@@ -35,7 +35,7 @@ template <class T, Gate G> struct BackwardStretch {
     NK_INLINE BackwardStretch mixed(uint32_t bits, const BackwardStretch& other) const {
         BackwardStretch k = *this;
         const auto here = N::mask(bits);
-        auto mix = [&](V& to, V there) { to = pick(here, to, there); };
+        auto mix = [&](V& to, V there) { to = select(here, to, there); };
         mix(k.in.m, other.in.m), mix(k.rstd, other.rstd), mix(k.a, other.a), mix(k.b, other.b), mix(k.c, other.c);
         if (G != Gate::kOpen && G != Gate::kBits) mix(k.in.scale, other.in.scale), mix(k.in.shift, other.in.shift);
         return k;

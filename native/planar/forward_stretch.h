@@ -32,19 +32,17 @@ template <class T, Act A, bool R> struct ForwardStretch {
     NK_INLINE ForwardStretch mixed(uint32_t bits, const ForwardStretch& other) const {
         ForwardStretch k = *this;
         const auto here = N::mask(bits);
-        k.m = pick(here, m, other.m), k.scale = pick(here, scale, other.scale),
-        k.shift = pick(here, shift, other.shift);
+        k.m = select(here, m, other.m), k.scale = select(here, scale, other.scale),
+        k.shift = select(here, shift, other.shift);
         return k;
     }
 
     static NK_INLINE bool adds(const T* r) { return R && has<A>(r); }
     static NK_INLINE const T* after(const T* r, int64_t i) { return adds(r) ? r + i : r; }
 
-    // The input `ahead` elements further on is fetched; Fetch: the lines of the output there, too.
-    template <bool Stream, bool Fetch>
-    NK_INLINE void vector(const T* x, const T* r, T* y, uint8_t* bits, int64_t ahead) const {
+    // The input `ahead` elements further on is fetched.
+    template <bool Stream> NK_INLINE void vector(const T* x, const T* r, T* y, uint8_t* bits, int64_t ahead) const {
         prefetch(x + ahead);
-        if (!Stream && Fetch) prefetch(y + ahead);
         if (adds(r)) prefetch(r + ahead);
         V z = fma(N::get(x, 0) - m, scale, shift);
         if (adds(r)) z = z + N::get(r, 0);
@@ -60,12 +58,11 @@ template <class T, Act A, bool R> struct ForwardStretch {
         N::put_tail(y, Activate<Row>::template value<A>(spec, z), n);
     }
 
-    template <bool Stream, bool Fetch>
+    template <bool Stream>
     NK_INLINE void run(const T* x, const T* r, T* y, uint8_t* bits, int64_t length, int64_t ahead) const {
         auto bits_at = [&](int64_t i) { return R && bits ? bits + i / 8 : bits; };
         int64_t i = 0;
-        for (; i + N::kCount <= length; i += N::kCount)
-            vector<Stream, Fetch>(x + i, after(r, i), y + i, bits_at(i), ahead);
+        for (; i + N::kCount <= length; i += N::kCount) vector<Stream>(x + i, after(r, i), y + i, bits_at(i), ahead);
         if (i < length) tail(x + i, after(r, i), y + i, bits_at(i), length - i);
     }
 };

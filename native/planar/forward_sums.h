@@ -24,13 +24,13 @@ template <class T> NK_INLINE double planar_shift(const T* x, const Shape& s, int
 template <int kRows, class T>
 NK_INLINE void add_wide_rows(LaneSums& to, const T* x, int64_t stride, int64_t length, double k, const T* output) {
     using N = Num<T>;
-    const D2 shift = {set1(k), set1(k)};
+    const double2 shift = {set1(k), set1(k)};
     LaneSums t = to;
     int64_t i = 0;
     for (; i + kLanes <= length; i += kLanes)
         repeat<kRows>([&](auto u) NK_IN_PLACE {
             prefetch(output + u * stride + i);
-            const D2 d = N::get_wide(x + u * stride + i) - shift;
+            const double2 d = N::get_wide(x + u * stride + i) - shift;
             t.template add<u>(d, d, d);
         });
     if (const int64_t left = length - i; left > 0)
@@ -40,7 +40,7 @@ NK_INLINE void add_wide_rows(LaneSums& to, const T* x, int64_t stride, int64_t l
                 const vd d = widen(v).a - shift.a;
                 return t.template add_low<u>(d, d, d);
             }
-            const D2 d = widen(v) - shift;
+            const double2 d = widen(v) - shift;
             t.template add<u>(d, d, d);
         });
     to = t;

@@ -33,7 +33,7 @@ template <class T, Gate G> struct PlanarFrozenForm {
     struct Segment {
         In in;
         V rstd, a;
-        D2 m;
+        double2 m;
         bool sums, streamed, by_bits, added;
         const T *next_dx, *next_dz;  // whose lines are fetched: those of the outputs, where they are not streamed
     };
@@ -65,7 +65,7 @@ template <class T, Gate G> struct PlanarFrozenForm {
             if (to.dz) put(to.dz + here, dz);
             if constexpr (kShortProducts<T>) return terms.template add<u>(dz, (x - k.in.m) * k.rstd);
             if (!k.sums) return;
-            const D2 wide = whole && G == Gate::kOpen ? N::get_wide(from.dy + here) : widen(dz);
+            const double2 wide = whole && G == Gate::kOpen ? N::get_wide(from.dy + here) : widen(dz);
             if (count <= kDoubles) return t.template add_low<u>(wide.a, wide.a, widen(x).a - k.m.a);
             t.template add<u>(wide, wide, (whole ? N::get_wide(from.x + here) : widen(x)) - k.m);
         });

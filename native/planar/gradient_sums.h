@@ -30,7 +30,7 @@ template <class T, Gate G> struct PlanarGradientSums {
     }
     template <int kRows> NK_INLINE void add_wide_rows(const In& in, const Rows& at, LaneSums& to) const {
         const V zero = N::set(0);
-        const D2 m = widen(in.m);
+        const double2 m = widen(in.m);
         const GradientSource<T> from = tensors.template source<In>(at);
         const T *output = tensors.next_dx + at.offset, *output_dz = tensors.next_dz + at.offset;
         const bool by_bits = In::reads_bits(from.bits), added = In::adds(from.r, from.bits);
@@ -41,12 +41,12 @@ template <class T, Gate G> struct PlanarGradientSums {
                 const int64_t here = u * at.stride + i;
                 prefetch(output + here);
                 if (added || by_bits) prefetch(output_dz + here);
-                const D2 centered = N::get_wide(from.x + here) - m;
+                const double2 centered = N::get_wide(from.x + here) - m;
                 if constexpr (G == Gate::kOpen) {
-                    const D2 dz = N::get_wide(from.dy + here);
+                    const double2 dz = N::get_wide(from.dy + here);
                     return t.template add<u>(dz, dz, centered);
                 }
-                const D2 dz = widen(in(
+                const double2 dz = widen(in(
                     N::get(from.dy + here, 0), N::get(from.x + here, 0) - in.m, by_bits,
                     [&]() NK_IN_PLACE { return get_bits(from.bits + u * at.bit_stride + i / 8); }, added,
                     [&]() NK_IN_PLACE { return N::get(from.r + here, 0); }));

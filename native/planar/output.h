@@ -26,7 +26,7 @@ template <class T> struct PlanarOutput {
           stream(streams(a.shape, sizeof(T), a.residual != nullptr)), staged(stream && stages(a.shape)) {}
 };
 
-// The input is fetched this many elements ahead; 0: nothing new. Writers that fetch have the lines of the output as well.
+// The input is fetched `ahead` elements further on; 0: nothing new.
 template <class T> struct PlanarWriters {
     using Constants = Columns<typename Num<T>::Scalar>;
 
@@ -38,7 +38,7 @@ template <class T> struct PlanarWriters {
                      int64_t end, bool streaming, int64_t ahead);
 };
 
-template <class T> PlanarWriters<T> planar_writers(const ActivationSpec& activation, bool residual, bool fetch = false);
+template <class T> PlanarWriters<T> planar_writers(const ActivationSpec& activation, bool residual);
 
 }  // namespace NK_ISA
 }  // namespace normkit

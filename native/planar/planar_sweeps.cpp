@@ -11,13 +11,11 @@
 namespace normkit {
 namespace NK_ISA {
 
-template <class T> PlanarWriters<T> planar_writers(const ActivationSpec& activation, bool residual, bool fetch) {
+template <class T> PlanarWriters<T> planar_writers(const ActivationSpec& activation, bool residual) {
     PlanarWriters<T> found{};
     with_activation<T>(activation, residual, [&](auto act, auto added) {
-        using Form = PlanarWrite<T, decltype(act)::value, decltype(added)::value, false>;
-        using Fetching = PlanarWrite<T, decltype(act)::value, decltype(added)::value, true>;
+        using Form = PlanarWrite<T, decltype(act)::value, decltype(added)::value>;
         found = {Form::rows, Form::segments};
-        if (fetch) found = {Fetching::rows, Fetching::segments};
     });
     return found;
 }
@@ -40,8 +38,8 @@ PlanarGradientSweeps<T> planar_gradient_sweeps(const ActivationSpec& activation,
     return found;
 }
 
-#define NK_INSTANTIATE(T)                                                           \
-    template PlanarWriters<T> planar_writers<T>(const ActivationSpec&, bool, bool); \
+#define NK_INSTANTIATE(T)                                                     \
+    template PlanarWriters<T> planar_writers<T>(const ActivationSpec&, bool); \
     template PlanarGradientSweeps<T> planar_gradient_sweeps<T>(const ActivationSpec&, bool, bool);
 NK_INSTANTIATE(float)
 NK_INSTANTIATE(double)

@@ -14,9 +14,9 @@ namespace NK_ISA {
 
 // Two sums of one channel as lanes: S a and S a' * b. Even and odd rows apart, so that no addition waits for the last.
 struct LaneSums {
-    D2 total0 = zero2(), total1 = zero2(), dot0 = zero2(), dot1 = zero2();
+    double2 total0 = zero2(), total1 = zero2(), dot0 = zero2(), dot1 = zero2();
 
-    template <int U> NK_INLINE void add(D2 v, D2 a, D2 b) {
+    template <int U> NK_INLINE void add(double2 v, double2 a, double2 b) {
         if constexpr (U % 2 == 0) total0 = total0 + v, dot0 = fma(a, b, dot0);
         else total1 = total1 + v, dot1 = fma(a, b, dot1);
     }

@@ -14,7 +14,7 @@
 namespace normkit {
 namespace NK_ISA {
 
-template <class T, Act A, bool R, bool Fetch> struct PlanarWrite {
+template <class T, Act A, bool R> struct PlanarWrite {
     using Stretch = ForwardStretch<T, A, R>;
     using Output = PlanarOutput<T>;
     using Constants = typename PlanarWriters<T>::Constants;
@@ -25,8 +25,8 @@ template <class T, Act A, bool R, bool Fetch> struct PlanarWrite {
         const T* r = Stretch::after(R ? o.residual : nullptr, at.offset);
         uint8_t* bits = R && o.bits ? o.bits + at.bit_byte : nullptr;
         if (streaming && aligned_for_stream(to))
-            stretch.template run<true, Fetch>(o.x + at.offset, r, to, bits, at.length, ahead);
-        else stretch.template run<false, Fetch>(o.x + at.offset, r, to, bits, at.length, ahead);
+            stretch.template run<true>(o.x + at.offset, r, to, bits, at.length, ahead);
+        else stretch.template run<false>(o.x + at.offset, r, to, bits, at.length, ahead);
     }
 
     static void rows(const Output& o, const Constants& k, int64_t row, int64_t count, T* to, bool streaming,
@@ -37,9 +37,8 @@ template <class T, Act A, bool R, bool Fetch> struct PlanarWrite {
             const T *xp = o.x + at.offset, *r = Stretch::after(R ? o.residual : nullptr, at.offset);
             return for_flat<kVector>(
                 count, s.s, up_to_aligned(to), [&](int64_t i) NK_IN_PLACE { return Stretch(o.activation, k, i); },
-                [&](const Stretch& here, int64_t i) NK_IN_PLACE {
-                    here.template vector<false, Fetch>(xp + i, Stretch::after(r, i), to + i, nullptr, ahead);
-                },
+                [&](const Stretch& here, int64_t i)
+                    NK_IN_PLACE { here.template vector<false>(xp + i, Stretch::after(r, i), to + i, nullptr, ahead); },
                 [&](const Stretch& here, int64_t i, int64_t n)
                     NK_IN_PLACE { here.tail(xp + i, Stretch::after(r, i), to + i, nullptr, n); });
         }

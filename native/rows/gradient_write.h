@@ -63,7 +63,7 @@ template <class T, Gate G> struct RowsGradientForms {
             auto column = [&](int64_t j, auto&& read, auto&& read_signs, auto&& put) {
                 constexpr int kRows = decltype(rows_)::value;
                 const In in = incoming<T>(g, k, j);
-                D2 t = load2(total + j), d = load2(dot + j);
+                double2 t = load2(total + j), d = load2(dot + j);
                 const V sa = kWrites ? N::get_constants(k.a + j) : in.m;
                 const int64_t stride = channels, at = r * stride + j;
                 T *to = kWrites && dx ? dx + at : nullptr, *to_dz = kWrites && dresidual ? dresidual + at : nullptr;
@@ -82,9 +82,9 @@ template <class T, Gate G> struct RowsGradientForms {
                     t = t + widen(sums.total());
                     d = d + widen(sums.dot());
                 } else {
-                    const D2 m = widen(in.m);
+                    const double2 m = widen(in.m);
                     terms<kRows>(g, in, r, j, read, read_signs, [&](auto u, V xv, V dz_) NK_IN_PLACE {
-                        const D2 dz = widen(dz_);
+                        const double2 dz = widen(dz_);
                         t = t + dz;
                         d = fma(dz, widen(xv) - m, d);
                         if (kWrites) write(u, dz_);

@@ -18,13 +18,14 @@ template <class T> struct RowsOutput {
     const T *x, *residual;
     T* y;
     uint8_t* bits;
-    const bool stream;
+    const bool stream, once;  // once: given statistics, x was not looked at before
 
     RowsOutput(const ChannelForward& a, int64_t channels_)
         : activation(a.activation), channels(channels_), bit_row((channels + 7) / 8), x(static_cast<const T*>(a.x)),
           residual(static_cast<const T*>(a.residual)), y(static_cast<T*>(a.y)), bits(a.bits),
           stream(outgrows_cache(a.shape.elements() * int64_t(sizeof(T))) && channels % Num<InRow<T>>::kCount == 0 &&
-                 aligned_for_stream(y)) {}
+                 aligned_for_stream(y)),
+          once(a.mean.data != nullptr) {}
 };
 
 // Writes rows [begin, end).

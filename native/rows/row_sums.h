@@ -26,10 +26,10 @@ template <class T> struct RowRead {
 // elements further on.
 template <class Row, class Put>
 NK_INLINE void row_sums(const Row& row, int64_t first, int64_t last, double k, int64_t ahead, Put&& put) {
-    const D2 shift = both_halves(k);
-    D2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
-    auto add = [&](D2 v, D2& s, D2& q) {
-        const D2 d = v - shift;
+    const double2 shift = both_halves(k);
+    double2 s0 = zero2(), s1 = s0, q0 = s0, q1 = s0;
+    auto add = [&](double2 v, double2& s, double2& q) {
+        const double2 d = v - shift;
         s = s + d;
         q = fma(d, d, q);
     };

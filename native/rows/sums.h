@@ -21,12 +21,12 @@ template <class T> void rows_sums(const T* x, int64_t begin, int64_t end, int64_
     std::fill(squares, squares + padded(channels), 0.0);
     // Rows below p, `rows` of them. Sums and addresses in registers, hence unrolled by hand.
     auto wide_column = [=](const T* p, int64_t j, auto rows, auto&& read) {
-        D2 s = load2(sum + j), q = load2(squares + j);
-        const D2 kj = load2(k + j);
+        double2 s = load2(sum + j), q = load2(squares + j);
+        const double2 kj = load2(k + j);
         const int64_t ahead = fetch_distance<T>(rows * channels);
         repeat<rows>([&](auto u) {
             prefetch(p + u * channels + ahead);
-            const D2 d = widen(read(p + u * channels)) - kj;
+            const double2 d = widen(read(p + u * channels)) - kj;
             s = s + d;
             q = fma(d, d, q);
         });
@@ -34,7 +34,7 @@ template <class T> void rows_sums(const T* x, int64_t begin, int64_t end, int64_
         store2(squares + j, q);
     };
     auto short_column = [=](const T* p, int64_t j, auto rows, auto&& read) {
-        D2 s = load2(sum + j), q = load2(squares + j);
+        double2 s = load2(sum + j), q = load2(squares + j);
         const int64_t ahead = fetch_distance<T>(rows * channels);
         repeat<rows / kShort>([&](auto group) {
             const T* four = p + group * kShort * channels;

@@ -47,7 +47,7 @@ template <class T, Act A, bool R> struct RowsWrite {
                 const int64_t bit_row = o.bit_row;
                 uint8_t* bits = Bits ? o.bits + r * bit_row + j / 8 : nullptr;
                 const int64_t next = std::max(kWriteUnroll * stride, kWriteAhead<T>);
-                const int64_t next_y = std::max(stride, kWriteAhead<T>);
+                const int64_t next_y = o.once ? 0 : std::max(stride, kWriteAhead<T>);  // tried: inference-fetch-output
                 repeat<unroll>([&](auto u) NK_IN_PLACE {
                     const int64_t here = u * stride;
                     prefetch(xp + here + next);

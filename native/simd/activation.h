@@ -33,7 +33,7 @@ template <class T> struct Activate {
         switch (code) {
             case kIdentity: return z;
             case kRelu: return at_least(z, N::set(0));
-            case kLeakyRelu: return pick(above(z, N::set(0)), z, z * N::set(param));
+            case kLeakyRelu: return select(greater(z, N::set(0)), z, z * N::set(param));
             case kRelu6: return between_0_and_6(z);
             case kHardswish: return z * between_0_and_6(z + N::set(3)) * N::set(1.0 / 6.0);
             case kHardsigmoid: return between_0_and_6(z + N::set(3)) * N::set(1.0 / 6.0);
@@ -46,14 +46,14 @@ template <class T> struct Activate {
         const V zero = N::set(0), three = N::set(3);
         switch (code) {
             case kIdentity: return dy;
-            case kRelu: return pick(above(z, zero), dy, zero);
-            case kLeakyRelu: return pick(above(z, zero), dy, dy * N::set(param));
-            case kRelu6: return pick(both(above(z, zero), above(N::set(6), z)), dy, zero);
+            case kRelu: return select(greater(z, zero), dy, zero);
+            case kLeakyRelu: return select(greater(z, zero), dy, dy * N::set(param));
+            case kRelu6: return select(both(greater(z, zero), greater(N::set(6), z)), dy, zero);
             case kHardswish: {  // torch: 0 below -3 and at it, 1 from 3 on, z / 3 + 1 / 2 between
                 V middle = dy * fma(z, N::set(1.0 / 3.0), N::set(0.5));
-                return pick(above(z, N::set(-3)), pick(above(three, z), middle, dy), zero);
+                return select(greater(z, N::set(-3)), select(greater(three, z), middle, dy), zero);
             }
-            case kHardsigmoid: return pick(both(above(z, N::set(-3)), above(three, z)), dy * N::set(1.0 / 6.0), zero);
+            case kHardsigmoid: return select(both(greater(z, N::set(-3)), greater(three, z)), dy * N::set(1.0 / 6.0), zero);
             default: return dy * smooth_derivative<Scalar>(code, param, z);
         }
     }
@@ -66,8 +66,8 @@ template <class T> struct Activate {
 
     // The bit of a piecewise linear activation: 1 where its slope is 1.
     template <Act A> static NK_INLINE uint32_t sign(int code, V z) {
-        auto positive = above(z, N::set(0));
-        if (A == Act::kAny && code == kRelu6) return to_bits(both(positive, above(N::set(6), z)));
+        auto positive = greater(z, N::set(0));
+        if (A == Act::kAny && code == kRelu6) return to_bits(both(positive, greater(N::set(6), z)));
         return to_bits(positive);
     }
 };

@@ -36,10 +36,10 @@ NK_INLINE void store_tail(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, fi
 NK_INLINE void store_tail(double* p, vd v, int64_t n) { _mm256_maskstore_pd(p, first_d(n), v); }
 NK_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 NK_INLINE vd fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
-NK_INLINE maskf above(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_NLE_UQ); }
-NK_INLINE maskd above(vd a, vd b) { return _mm256_cmp_pd(a, b, _CMP_NLE_UQ); }
-NK_INLINE vf pick(maskf m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
-NK_INLINE vd pick(maskd m, vd yes, vd no) { return _mm256_blendv_pd(no, yes, m); }
+NK_INLINE maskf greater(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_NLE_UQ); }
+NK_INLINE maskd greater(vd a, vd b) { return _mm256_cmp_pd(a, b, _CMP_NLE_UQ); }
+NK_INLINE vf select(maskf m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+NK_INLINE vd select(maskd m, vd yes, vd no) { return _mm256_blendv_pd(no, yes, m); }
 NK_INLINE maskf both(maskf a, maskf b) { return _mm256_and_ps(a, b); }
 NK_INLINE maskd both(maskd a, maskd b) { return _mm256_and_pd(a, b); }
 NK_INLINE uint32_t to_bits(maskf m) { return (uint32_t)_mm256_movemask_ps(m); }

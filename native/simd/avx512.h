@@ -27,10 +27,10 @@ NK_INLINE void store_tail(double* p, vd v, int64_t n) { _mm512_mask_storeu_pd(p,
 NK_INLINE vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 NK_INLINE vd fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
 // Greater-than is "not less or equal": a NaN counts as greater, so relu and its gradient let it through.
-NK_INLINE maskf above(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
-NK_INLINE maskd above(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
-NK_INLINE vf pick(maskf m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
-NK_INLINE vd pick(maskd m, vd yes, vd no) { return _mm512_mask_blend_pd(m, no, yes); }
+NK_INLINE maskf greater(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+NK_INLINE maskd greater(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
+NK_INLINE vf select(maskf m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+NK_INLINE vd select(maskd m, vd yes, vd no) { return _mm512_mask_blend_pd(m, no, yes); }
 NK_INLINE maskf both(maskf a, maskf b) { return (maskf)(a & b); }
 NK_INLINE maskd both(maskd a, maskd b) { return (maskd)(a & b); }
 NK_INLINE uint32_t to_bits(maskf m) { return m; }

@@ -14,7 +14,7 @@
 namespace normkit {
 namespace NK_ISA {
 
-template <class F> NK_INLINE D2 each_lane(D2 x, F&& f) {
+template <class F> NK_INLINE double2 each_lane(double2 x, F&& f) {
     double t[2 * kDoubles];
     store2(t, x);
     for (double& v : t) v = f(v);
@@ -54,7 +54,7 @@ NK_INLINE vf expm1_near_zero(vf r) {
 
 NK_INLINE vf exp_of(const Reduced& x) { return times_power(expm1_near_zero(x.r) + set1(1.0f), x.shifted, x.k); }
 NK_INLINE vf exp_negative(vf x) { return exp_of(reduce(at_least(x, set1(kUnderflow)))); }
-NK_INLINE D2 exp_negative(D2 x) {
+NK_INLINE double2 exp_negative(double2 x) {
     return each_lane(x, [](double v) { return std::exp(v); });
 }
 
@@ -63,7 +63,7 @@ NK_INLINE vf expm1_negative(vf x) {
     const vf power = times_power(set1(1.0f), to.shifted, to.k);
     return fma(power, expm1_near_zero(to.r), power - set1(1.0f));
 }
-NK_INLINE D2 expm1_negative(D2 x) {
+NK_INLINE double2 expm1_negative(double2 x) {
     return each_lane(x, [](double v) { return std::expm1(v); });
 }
 
@@ -89,7 +89,7 @@ NK_INLINE Normal<float> normal(vf x) {
     q = fma(q, x, set1(1.0f));
     return {e * (p / q), e * set1(0.3989422804f)};
 }
-NK_INLINE Normal<double> normal(D2 x) {
+NK_INLINE Normal<double> normal(double2 x) {
     return {each_lane(x, [](double v) { return 0.5 * std::erfc(v * -0.70710678118654752); }),
             each_lane(x, [](double v) { return 0.39894228040143268 * std::exp(-0.5 * v * v); })};
 }

@@ -46,11 +46,11 @@ template <class T, Gate G> struct Incoming {
     NK_INLINE V operator()(V dy, V centered, bool by_bits, Bits&& bits, bool added, Residual&& r) const {
         if (G == Gate::kOpen) return dy;
         if (kMayReadBits && by_bits)
-            return pick(N::mask(bits()), dy, spec.code == kLeakyRelu ? dy * N::set(spec.param) : N::set(0));
+            return select(N::mask(bits()), dy, spec.code == kLeakyRelu ? dy * N::set(spec.param) : N::set(0));
         if (G == Gate::kBits) return dy;
         V z = fma(centered, scale, shift);
         if (kMayAdd && added) z = z + r();
-        if (G == Gate::kRelu) return pick(above(z, N::set(0)), dy, N::set(0));
+        if (G == Gate::kRelu) return select(greater(z, N::set(0)), dy, N::set(0));
         return Activate<T>::gradient(spec.code, spec.param, z, dy);
     }
 };

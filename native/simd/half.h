@@ -21,13 +21,13 @@ NK_INLINE half_vd read_half(const double* p) {
     return v;
 }
 // Choices by bits: of the compiler's ?: GCC makes one lane at a time.
-NK_INLINE half_vf pick(half_maskf m, half_vf yes, half_vf no) {
+NK_INLINE half_vf select(half_maskf m, half_vf yes, half_vf no) {
     return (half_vf)(((half_maskf)yes & m) | ((half_maskf)no & ~m));
 }
-NK_INLINE half_vd pick(half_maskd m, half_vd yes, half_vd no) {
+NK_INLINE half_vd select(half_maskd m, half_vd yes, half_vd no) {
     return (half_vd)(((half_maskd)yes & m) | ((half_maskd)no & ~m));
 }
-NK_INLINE half_words pick(half_words m, half_words yes, half_words no) { return (yes & m) | (no & ~m); }
+NK_INLINE half_words select(half_words m, half_words yes, half_words no) { return (yes & m) | (no & ~m); }
 
 }  // namespace NK_ISA
 }  // namespace normkit

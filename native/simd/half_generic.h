@@ -6,10 +6,10 @@ namespace NK_ISA {
 
 NK_INLINE half_vf fma(half_vf a, half_vf b, half_vf c) { return a * b + c; }
 NK_INLINE half_vd fma(half_vd a, half_vd b, half_vd c) { return a * b + c; }
-NK_INLINE half_maskf above(half_vf a, half_vf b) { return ~(a <= b); }
-NK_INLINE half_maskd above(half_vd a, half_vd b) { return ~(a <= b); }
-NK_INLINE half_vf at_least(half_vf x, half_vf least) { return pick(above(x, least), x, least); }
-NK_INLINE half_vf at_most(half_vf x, half_vf most) { return pick(above(most, x), x, most); }
+NK_INLINE half_maskf greater(half_vf a, half_vf b) { return ~(a <= b); }
+NK_INLINE half_maskd greater(half_vd a, half_vd b) { return ~(a <= b); }
+NK_INLINE half_vf at_least(half_vf x, half_vf least) { return select(greater(x, least), x, least); }
+NK_INLINE half_vf at_most(half_vf x, half_vf most) { return select(greater(most, x), x, most); }
 NK_INLINE uint32_t to_bits(half_maskf m) { return uint32_t((m[0] & 1) | (m[1] & 2) | (m[2] & 4) | (m[3] & 8)); }
 NK_INLINE uint32_t to_bits(half_maskd m) { return uint32_t((m[0] & 1) | (m[1] & 2)); }
 NK_INLINE void stream(float* p, half_vf v) { std::memcpy(p, &v, sizeof v); }

@@ -12,8 +12,8 @@ NK_INLINE half_vd fma(half_vd a, half_vd b, half_vd c) {
     return (half_vd)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 }
 // Greater-than is "not less or equal": a NaN counts as greater, so relu and its gradient let it through.
-NK_INLINE half_maskf above(half_vf a, half_vf b) { return ~(half_maskf)vcleq_f32((float32x4_t)a, (float32x4_t)b); }
-NK_INLINE half_maskd above(half_vd a, half_vd b) { return ~(half_maskd)vcleq_f64((float64x2_t)a, (float64x2_t)b); }
+NK_INLINE half_maskf greater(half_vf a, half_vf b) { return ~(half_maskf)vcleq_f32((float32x4_t)a, (float32x4_t)b); }
+NK_INLINE half_maskd greater(half_vd a, half_vd b) { return ~(half_maskd)vcleq_f64((float64x2_t)a, (float64x2_t)b); }
 NK_INLINE half_vf at_least(half_vf x, half_vf least) {  // NaN where one is
     return (half_vf)vmaxq_f32((float32x4_t)x, (float32x4_t)least);
 }

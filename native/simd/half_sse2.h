@@ -7,8 +7,8 @@ namespace NK_ISA {
 // Two roundings: inside the contract's bound, and no call of the C library.
 NK_INLINE half_vf fma(half_vf a, half_vf b, half_vf c) { return a * b + c; }
 NK_INLINE half_vd fma(half_vd a, half_vd b, half_vd c) { return a * b + c; }
-NK_INLINE half_maskf above(half_vf a, half_vf b) { return (half_maskf)_mm_cmpnle_ps(a, b); }
-NK_INLINE half_maskd above(half_vd a, half_vd b) { return (half_maskd)_mm_cmpnle_pd(a, b); }
+NK_INLINE half_maskf greater(half_vf a, half_vf b) { return (half_maskf)_mm_cmpnle_ps(a, b); }
+NK_INLINE half_maskd greater(half_vd a, half_vd b) { return (half_maskd)_mm_cmpnle_pd(a, b); }
 NK_INLINE half_vf at_least(half_vf x, half_vf least) {
     return _mm_max_ps(least, x);
 }  // the second operand where one is NaN

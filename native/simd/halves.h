@@ -7,7 +7,7 @@ namespace NK_ISA {
 // To nearest even by adding half a step, the upper 16 bits as a word; a NaN stays one, and becomes quiet.
 NK_INLINE half_words as_bf16(half_vf v) {
     const half_words u = (half_words)v, even = u + 0x7fffu + ((u >> 16) & 1u);
-    return pick((half_words)(v != v), u | 0x400000u, even) >> 16;
+    return select((half_words)(v != v), u | 0x400000u, even) >> 16;
 }
 
 #if !defined(__aarch64__)
@@ -16,7 +16,7 @@ NK_INLINE half_vf from_f16(half_words w) {
     const half_words sign = (w & 0x8000u) << 16, body = w & 0x7fffu;
     const half_words scaled = (half_words)((half_vf)(body << 13) * half_vf{0x1p112f, 0x1p112f, 0x1p112f, 0x1p112f});
     const half_words special = 0x7f800000u | ((body & 0x3ffu) << 13);
-    return (half_vf)(sign | pick((half_words)((half_maskf)body >= 0x7c00), special, scaled));
+    return (half_vf)(sign | select((half_words)((half_maskf)body >= 0x7c00), special, scaled));
 }
 // As to_f16 of view.h, all lanes at once.
 NK_INLINE half_words as_f16(half_vf v) {
@@ -25,9 +25,9 @@ NK_INLINE half_words as_f16(half_vf v) {
     const half_words small = (half_words)((half_vf)body + half_vf{0.5f, 0.5f, 0.5f, 0.5f}) - 0x3f000000u;
     const half_words normal = (body - 0x38000000u + 0xfffu + ((body >> 13) & 1u)) >> 13;
     const half_words infinite = {0x7c00u, 0x7c00u, 0x7c00u, 0x7c00u}, nan = {0x7e00u, 0x7e00u, 0x7e00u, 0x7e00u};
-    half_words r = pick((half_words)(size < 0x38800000), small, normal);
-    r = pick((half_words)(size >= 0x477ff000), infinite, r);  // rounds to 65536 or more
-    return sign | pick((half_words)(size > 0x7f800000), nan, r);
+    half_words r = select((half_words)(size < 0x38800000), small, normal);
+    r = select((half_words)(size >= 0x477ff000), infinite, r);  // rounds to 65536 or more
+    return sign | select((half_words)(size > 0x7f800000), nan, r);
 }
 NK_INLINE half_vf low_from_f16(const void* p) { return from_f16(low_words(p)); }
 NK_INLINE half_vf high_from_f16(const void* p) { return from_f16(high_words(p)); }
@@ -58,10 +58,10 @@ NK_INLINE vf operator/(vf a, vf b) { return {a.lo / b.lo, a.hi / b.hi}; }
 NK_INLINE vd operator/(vd a, vd b) { return {a.lo / b.lo, a.hi / b.hi}; }
 NK_INLINE vf fma(vf a, vf b, vf c) { return {fma(a.lo, b.lo, c.lo), fma(a.hi, b.hi, c.hi)}; }
 NK_INLINE vd fma(vd a, vd b, vd c) { return {fma(a.lo, b.lo, c.lo), fma(a.hi, b.hi, c.hi)}; }
-NK_INLINE maskf above(vf a, vf b) { return {above(a.lo, b.lo), above(a.hi, b.hi)}; }
-NK_INLINE maskd above(vd a, vd b) { return {above(a.lo, b.lo), above(a.hi, b.hi)}; }
-NK_INLINE vf pick(maskf m, vf yes, vf no) { return {pick(m.lo, yes.lo, no.lo), pick(m.hi, yes.hi, no.hi)}; }
-NK_INLINE vd pick(maskd m, vd yes, vd no) { return {pick(m.lo, yes.lo, no.lo), pick(m.hi, yes.hi, no.hi)}; }
+NK_INLINE maskf greater(vf a, vf b) { return {greater(a.lo, b.lo), greater(a.hi, b.hi)}; }
+NK_INLINE maskd greater(vd a, vd b) { return {greater(a.lo, b.lo), greater(a.hi, b.hi)}; }
+NK_INLINE vf select(maskf m, vf yes, vf no) { return {select(m.lo, yes.lo, no.lo), select(m.hi, yes.hi, no.hi)}; }
+NK_INLINE vd select(maskd m, vd yes, vd no) { return {select(m.lo, yes.lo, no.lo), select(m.hi, yes.hi, no.hi)}; }
 NK_INLINE vf at_least(vf x, vf least) { return {at_least(x.lo, least.lo), at_least(x.hi, least.hi)}; }
 NK_INLINE vf at_most(vf x, vf most) { return {at_most(x.lo, most.lo), at_most(x.hi, most.hi)}; }
 NK_INLINE maskf both(maskf a, maskf b) { return {a.lo & b.lo, a.hi & b.hi}; }

@@ -1,6 +1,6 @@
 // Element types seen as vectors of kLanes computing lanes: float16 and bfloat16 compute as float, double as double.
 //
-// Rules: V computes, D2 (two vectors of double) accumulates; kLanes is the same for every element type and a multiple
+// Rules: V computes, double2 (two vectors of double) accumulates; kLanes is the same for every element type and a multiple
 // of 8, so one vector of signs is kLanes / 8 whole bytes.
 #pragma once
 #include <cstdint>
@@ -15,38 +15,38 @@ namespace NK_ISA {
 
 constexpr int kLanes = kFloats;
 
-struct D2 {
+struct double2 {
     vd a, b;
 };
-struct M2 {
+struct mask2 {
     maskd a, b;
 };
 
-NK_INLINE D2 operator+(D2 x, D2 y) { return {x.a + y.a, x.b + y.b}; }
-NK_INLINE D2 operator-(D2 x, D2 y) { return {x.a - y.a, x.b - y.b}; }
-NK_INLINE D2 operator*(D2 x, D2 y) { return {x.a * y.a, x.b * y.b}; }
-NK_INLINE D2 operator/(D2 x, D2 y) { return {x.a / y.a, x.b / y.b}; }
-NK_INLINE D2 fma(D2 x, D2 y, D2 z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
-NK_INLINE M2 above(D2 x, D2 y) { return {above(x.a, y.a), above(x.b, y.b)}; }
-NK_INLINE D2 pick(M2 m, D2 yes, D2 no) { return {pick(m.a, yes.a, no.a), pick(m.b, yes.b, no.b)}; }
-NK_INLINE M2 both(M2 x, M2 y) { return {both(x.a, y.a), both(x.b, y.b)}; }
-NK_INLINE uint32_t to_bits(M2 m) { return to_bits_d(m.a) | (to_bits_d(m.b) << kDoubles); }
-NK_INLINE double sum_lanes(D2 v) { return sum_lanes(v.a + v.b); }
-NK_INLINE D2 zero2() { return {set1(0.0), set1(0.0)}; }
-NK_INLINE D2 load2(const double* p) { return {load(p), load(p + kDoubles)}; }
-NK_INLINE void store2(double* p, D2 v) {
+NK_INLINE double2 operator+(double2 x, double2 y) { return {x.a + y.a, x.b + y.b}; }
+NK_INLINE double2 operator-(double2 x, double2 y) { return {x.a - y.a, x.b - y.b}; }
+NK_INLINE double2 operator*(double2 x, double2 y) { return {x.a * y.a, x.b * y.b}; }
+NK_INLINE double2 operator/(double2 x, double2 y) { return {x.a / y.a, x.b / y.b}; }
+NK_INLINE double2 fma(double2 x, double2 y, double2 z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
+NK_INLINE mask2 greater(double2 x, double2 y) { return {greater(x.a, y.a), greater(x.b, y.b)}; }
+NK_INLINE double2 select(mask2 m, double2 yes, double2 no) { return {select(m.a, yes.a, no.a), select(m.b, yes.b, no.b)}; }
+NK_INLINE mask2 both(mask2 x, mask2 y) { return {both(x.a, y.a), both(x.b, y.b)}; }
+NK_INLINE uint32_t to_bits(mask2 m) { return to_bits_d(m.a) | (to_bits_d(m.b) << kDoubles); }
+NK_INLINE double sum_lanes(double2 v) { return sum_lanes(v.a + v.b); }
+NK_INLINE double2 zero2() { return {set1(0.0), set1(0.0)}; }
+NK_INLINE double2 load2(const double* p) { return {load(p), load(p + kDoubles)}; }
+NK_INLINE void store2(double* p, double2 v) {
     store(p, v.a);
     store(p + kDoubles, v.b);
 }
-NK_INLINE D2 widen(vf v) { return {low_half(v), high_half(v)}; }
-NK_INLINE D2 widen(D2 v) { return v; }
-template <class T> NK_INLINE D2 load_wide(const T* p) { return widen(load(p)); }
-NK_INLINE D2 load_wide(const float* p) { return {load_as_doubles(p), load_as_doubles(p + kDoubles)}; }
-NK_INLINE D2 load_wide(const double* p) { return load2(p); }
+NK_INLINE double2 widen(vf v) { return {low_half(v), high_half(v)}; }
+NK_INLINE double2 widen(double2 v) { return v; }
+template <class T> NK_INLINE double2 load_wide(const T* p) { return widen(load(p)); }
+NK_INLINE double2 load_wide(const float* p) { return {load_as_doubles(p), load_as_doubles(p + kDoubles)}; }
+NK_INLINE double2 load_wide(const double* p) { return load2(p); }
 
 // x, but not below (above) a number; NaN stays NaN.
-NK_INLINE D2 at_least(D2 x, D2 least) { return pick(above(x, least), x, least); }
-NK_INLINE D2 at_most(D2 x, D2 most) { return pick(above(most, x), x, most); }
+NK_INLINE double2 at_least(double2 x, double2 least) { return select(greater(x, least), x, least); }
+NK_INLINE double2 at_most(double2 x, double2 most) { return select(greater(most, x), x, most); }
 
 // Num<T>: how elements of T become computing vectors and back. tail(n) forms touch exactly n < kLanes elements.
 template <class T> struct Num;
@@ -60,7 +60,7 @@ template <class T> struct NumFloat {
     static NK_INLINE V set(double v) { return set1(float(v)); }
     static NK_INLINE V get_constants(const float* p) { return load(p); }
     static NK_INLINE V get(const T* p, int) { return load(p); }
-    static NK_INLINE D2 get_wide(const T* p) { return load_wide(p); }
+    static NK_INLINE double2 get_wide(const T* p) { return load_wide(p); }
     static NK_INLINE V get_tail(const T* p, int64_t n, V fill) { return load_tail(p, n, fill); }
     static NK_INLINE void put(T* p, V v) { store(p, v); }
     static NK_INLINE void put_stream(T* p, V v) { stream(p, v); }
@@ -82,14 +82,14 @@ template <> struct Num<bf16> : NumFloat<bf16> {};
 template <> struct Num<f16> : NumFloat<f16> {};
 
 template <> struct Num<double> {
-    using V = D2;
+    using V = double2;
     using Scalar = double;
-    using Mask = M2;
+    using Mask = mask2;
     static constexpr int kCount = kLanes;
     static NK_INLINE V set(double v) { return {set1(v), set1(v)}; }
     static NK_INLINE V get_constants(const double* p) { return load2(p); }
     static NK_INLINE V get(const double* p, int) { return load2(p); }
-    static NK_INLINE D2 get_wide(const double* p) { return load2(p); }
+    static NK_INLINE double2 get_wide(const double* p) { return load2(p); }
     static NK_INLINE V get_tail(const double* p, int64_t n, V fill) {
         if (n <= kDoubles) return {load_tail(p, n, fill.a), fill.b};
         return {load(p), load_tail(p + kDoubles, n - kDoubles, fill.b)};

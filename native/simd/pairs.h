@@ -33,10 +33,10 @@ NK_INLINE Pairs operator+(Pairs x, Pairs y) { return {x.even + y.even, x.odd + y
 NK_INLINE Pairs operator-(Pairs x, Pairs y) { return {x.even - y.even, x.odd - y.odd}; }
 NK_INLINE Pairs operator*(Pairs x, Pairs y) { return {x.even * y.even, x.odd * y.odd}; }
 NK_INLINE Pairs fma(Pairs x, Pairs y, Pairs z) { return {fma(x.even, y.even, z.even), fma(x.odd, y.odd, z.odd)}; }
-NK_INLINE PairMask above(Pairs x, Pairs y) { return {above(x.even, y.even), above(x.odd, y.odd)}; }
+NK_INLINE PairMask greater(Pairs x, Pairs y) { return {greater(x.even, y.even), greater(x.odd, y.odd)}; }
 NK_INLINE PairMask both(PairMask x, PairMask y) { return {both(x.even, y.even), both(x.odd, y.odd)}; }
-NK_INLINE Pairs pick(PairMask m, Pairs yes, Pairs no) {
-    return {pick(m.even, yes.even, no.even), pick(m.odd, yes.odd, no.odd)};
+NK_INLINE Pairs select(PairMask m, Pairs yes, Pairs no) {
+    return {select(m.even, yes.even, no.even), select(m.odd, yes.odd, no.odd)};
 }
 NK_INLINE Pairs at_least(Pairs x, Pairs least) { return {at_least(x.even, least.even), at_least(x.odd, least.odd)}; }
 NK_INLINE Pairs at_most(Pairs x, Pairs most) { return {at_most(x.even, most.even), at_most(x.odd, most.odd)}; }
@@ -78,7 +78,7 @@ template <> struct Num<Paired> {
     }
     static NK_INLINE V get(const bf16* p, int) { return apart(_mm512_loadu_si512(p)); }
     static NK_INLINE V get_tail(const bf16* p, int64_t n, V fill) {
-        return pick(mask(first(n)), apart(_mm512_maskz_loadu_epi16(first(n), p)), fill);
+        return select(mask(first(n)), apart(_mm512_maskz_loadu_epi16(first(n), p)), fill);
     }
     static NK_INLINE void put(bf16* p, V v) { _mm512_storeu_si512(p, rounded(v)); }
     static NK_INLINE void put_stream(bf16* p, V v) {  // by halves: rows start at multiples of one

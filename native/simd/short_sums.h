@@ -33,7 +33,7 @@ template <class T> constexpr bool kShortProducts = kShortSums<T> || std::is_same
 constexpr int kShort = 4;                                                                    // terms
 
 // sum += a + b + c + d, squares += their squares.
-NK_INLINE void add_four(vf a, vf b, vf c, vf d, D2& sum, D2& squares) {
+NK_INLINE void add_four(vf a, vf b, vf c, vf d, double2& sum, double2& squares) {
     sum = sum + widen(a + b);
     sum = sum + widen(c + d);
     squares = squares + widen(fma(b, b, a * a) + fma(d, d, c * c));
@@ -58,14 +58,14 @@ template <int kTerms, class E = float> struct ShortProducts {
 inline bool in_range(double squares) { return !(squares < 0x1p-50 || squares > 0x1p1000); }
 
 // The same of the first n of a vector.
-NK_INLINE bool in_range(D2 squares, int64_t n) {
-    const D2 low = {set1(0x1p-50), set1(0x1p-50)}, high = {set1(0x1p1000), set1(0x1p1000)};
+NK_INLINE bool in_range(double2 squares, int64_t n) {
+    const double2 low = {set1(0x1p-50), set1(0x1p-50)}, high = {set1(0x1p1000), set1(0x1p1000)};
     const uint32_t valid = n >= kLanes ? ~uint32_t(0) >> (32 - kLanes) : (1u << n) - 1u;
-    return (to_bits(both(above(squares, low), above(high, squares))) & valid) == valid;
+    return (to_bits(both(greater(squares, low), greater(high, squares))) & valid) == valid;
 }
 
 // S dz * (x - m) of kLanes channels from what the sweeps of a backward make.
-template <class T> D2 dots(const Columns<typename Num<T>::Scalar>& columns, int64_t i, D2 found) {
+template <class T> double2 dots(const Columns<typename Num<T>::Scalar>& columns, int64_t i, double2 found) {
     return kShortProducts<T> ? unscaled(found, load_wide(columns.rstd + i)) : found;
 }
 

@@ -25,12 +25,12 @@ template <class T> struct Smooth {
     };
     template <class M> static NK_INLINE Logistic logistic(V s, M positive) {
         const V e = exp_negative(s), w = set(1) / (set(1) + e);
-        return {pick(positive, w, e * w), pick(positive, e * w, w)};
+        return {select(positive, w, e * w), select(positive, e * w, w)};
     }
 
     template <class M> static NK_INLINE V gated(V s, V z, M positive) {  // z times the logistic function of +-s
         const V e = exp_negative(s);
-        return pick(positive, z, z * e) / (set(1) + e);
+        return select(positive, z, z * e) / (set(1) + e);
     }
 
     // gelu's tanh form is z times the logistic function of this, which falls to 0 in T beyond kFar.
@@ -41,28 +41,28 @@ template <class T> struct Smooth {
     // n is -|z|.
     static NK_INLINE V value(int code, double param, V z) {
         const V zero = set(0), one = set(1), two = set(2);
-        const auto positive = above(z, zero);
-        const V n = pick(positive, zero - z, z);
+        const auto positive = greater(z, zero);
+        const V n = select(positive, zero - z, z);
         switch (code) {
             case kSilu: return gated(n, z, positive);
             case kGeluTanh: return gated(bent(at_least(n, set(kFar))), z, positive);
             case kGelu: {
                 const V tail = normal(n).tail;
-                return z * pick(positive, one - tail, tail);
+                return z * select(positive, one - tail, tail);
             }
             case kSigmoid: {
                 const V e = exp_negative(n);
-                return pick(positive, one, e) / (one + e);
+                return select(positive, one, e) / (one + e);
             }
             case kTanh: {
                 const V t = expm1_negative(n + n), high = t / (two + t);
-                return pick(positive, zero - high, high);
+                return select(positive, zero - high, high);
             }
-            case kElu: return pick(positive, z, set(param) * expm1_negative(n));
+            case kElu: return select(positive, z, set(param) * expm1_negative(n));
             case kMish: {  // z m / (m + 2) with m = (1 + e^z)^2 - 1, times e^2 for positive z
                 const V e = exp_negative(n), square = e * e;
-                const V m = pick(positive, fma(two, e, one), fma(two, e, square));
-                return z * m / (m + pick(positive, two * square, two));
+                const V m = select(positive, fma(two, e, one), fma(two, e, square));
+                return z * m / (m + select(positive, two * square, two));
             }
             default: return z;
         }
@@ -70,8 +70,8 @@ template <class T> struct Smooth {
 
     static NK_INLINE V derivative(int code, double param, V z) {
         const V zero = set(0), one = set(1), two = set(2);
-        const auto positive = above(z, zero);
-        const V n = pick(positive, zero - z, z);
+        const auto positive = greater(z, zero);
+        const V n = select(positive, zero - z, z);
         switch (code) {
             case kSilu: {
                 const Logistic s = logistic(n, positive);
@@ -85,7 +85,7 @@ template <class T> struct Smooth {
             }
             case kGelu: {
                 const Normal<T> at = normal(n);
-                return fma(z, at.density, pick(positive, one - at.tail, at.tail));
+                return fma(z, at.density, select(positive, one - at.tail, at.tail));
             }
             case kSigmoid: {
                 const Logistic s = logistic(n, positive);
@@ -95,12 +95,12 @@ template <class T> struct Smooth {
                 const Logistic s = logistic(n + n, positive);
                 return set(4) * s.value * s.rest;
             }
-            case kElu: return pick(positive, one, set(param) * exp_negative(n));
+            case kElu: return select(positive, one, set(param) * exp_negative(n));
             case kMish: {  // m / d + z (1 - (m / d)^2) logistic(z), the last product simplified
                 const V e = exp_negative(n), square = e * e;
-                const V m = pick(positive, fma(two, e, one), fma(two, e, square));
-                const V w = one / (m + pick(positive, two * square, two));
-                const V g = set(4) * pick(positive, square, e) * (one + e);
+                const V m = select(positive, fma(two, e, one), fma(two, e, square));
+                const V w = one / (m + select(positive, two * square, two));
+                const V g = set(4) * select(positive, square, e) * (one + e);
                 return fma(z * g, w, m) * w;
             }
             default: return one;

@@ -69,7 +69,7 @@ def test_runs_fill_one_file(tiny: None, tmp_path: Path) -> None:
     path = tmp_path / "made" / "f.json"
     assert run("layer_norm", "--json", str(path)) == 0
     assert run("layer_norm", "--dtype", "float64", "--json", str(path)) == 0
-    assert [row["case"]["dtype"] for row in json.loads(path.read_text())["rows"]] == ["float32"] * 4 + ["float64"] * 4
+    assert [row["case"]["dtype"] for row in json.loads(path.read_text())["rows"]] == ["float32"] * 8 + ["float64"] * 8
 
 
 @pytest.mark.parametrize("finished", [0, 1])

@@ -16,6 +16,8 @@ FLOORS = {  # operation: (fewest forward, backward), (two sweeps forward, backwa
     "batch_norm+add+relu": ((12 + BIT, 16 + BIT), (16 + BIT, 24 + BIT)),
     "group_norm": ((8, 12), (12, 20)),
     "rms_norm": ((8, 12), (12, 20)),
+    "add+rms_norm": ((16, 12), (20, 20)),
+    "add+rms_norm_inference": ((16, 0), (16, 0)),
     "inference": ((8, 0), (8, 0)),
     "inference+add+relu": ((12, 0), (12, 0)),
 }

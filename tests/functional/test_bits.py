@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
 from normkit.functional import ordered_bits
+from normkit.kernels import native
 from tests.kernels.native_isa import needs_native
 
 pytestmark = needs_native
@@ -69,37 +70,41 @@ def test_a_checkpoint_may_see_its_input_in_another_memory_format(
     torch.testing.assert_close(torch.autograd.grad(y, leaves, dy), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_modulated_batch_norm_without_bits_saves_the_same_sizes_in_either_format() -> None:
-    x, dy, shift = normal(4, 3, 2, 4).contiguous(memory_format=torch.channels_last), normal(4, 3, 2, 4), normal(4, 3)
-    x.requires_grad_()
-    block = partial(BATCH, modulate=(None, shift))
-    (expected,) = torch.autograd.grad(block(x), x, dy)
-    with saved_tensors_hooks(Tensor.detach, other_format):
-        y = checkpoint(block, x, use_reentrant=False)
-    torch.testing.assert_close(torch.autograd.grad(y, x, dy)[0], expected, rtol=1e-5, atol=1e-5)
-
-
 CHANGED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "bits": (lambda t: t if t.dim() != 1 or t.dtype != torch.uint8 else t.repeat(2), "bits must be the 12 bytes"),
-    "order": (lambda t: t[:2] if t.dtype == torch.int64 else t, "order of bits must be the 3 numbers .* got 2"),
+    "longer": (lambda t: t.repeat(2), "bits must be the 25 bytes of the forward, got 50"),
+    "shorter": (lambda t: t[:-1], "bits must be the 25 bytes of the forward, got 24"),
+    "other numbers": (lambda t: t.float() + 0.5, "statistics back as other values"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("which", CHANGED)
-def test_what_a_hook_cuts_or_repeats_is_refused(which: str) -> None:
-    change, text = CHANGED[which]
-    x = normal(4, 3).requires_grad_()
-    with saved_tensors_hooks(Tensor.detach, change):
-        y = BATCH(x, residual=normal(4, 3, seed=1), activation="relu")
-    with pytest.raises(RuntimeError, match=f"{text}.*: hooks on saved tensors have to give back"):
+@pytest.mark.parametrize("change", CHANGED)
+def test_what_a_hook_cuts_or_repeats_is_refused(change: str) -> None:
+    make, text = CHANGED[change]
+    x = normal(3, 5, 2).requires_grad_()
+    with saved_tensors_hooks(Tensor.detach, lambda t: make(t) if t.dim() == 1 and t.dtype == torch.uint8 else t):
+        y = BATCH(x, residual=normal(3, 5, 2, seed=1), activation="relu")
+    with pytest.raises(RuntimeError, match=text):
         y.sum().backward()
 
 
+@pytest.mark.parametrize("shape", [(4, 3), (3, 5, 2), (2, 8, 9), (2, 9, 8), (2, 3, 1, 1), (0, 3), (2, 0, 4)])
+@pytest.mark.parametrize("last", [False, True])
+def test_bits_of_either_order_have_one_size_and_come_back(shape: tuple[int, ...], last: bool) -> None:
+    x = torch.zeros(shape)
+    x = x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x
+    given = torch.randint(256, (native.count_bit_bytes(x),), dtype=torch.uint8)
+    room = ordered_bits.pack(given, shape, last)
+    assert room.shape == (ordered_bits.size(shape),)
+    bits, found = ordered_bits.unpack(room, shape)
+    assert torch.equal(bits, given)
+    assert found == last
+
+
 def test_a_mode_of_fake_tensors_does_not_hide_the_order() -> None:
-    room, order = ordered_bits.pack(torch.arange(12, dtype=torch.uint8), normal(4, 3), False)
+    room = ordered_bits.pack(torch.arange(4, dtype=torch.uint8), (4, 3), True)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True):
-        bits, last = ordered_bits.unpack(room, order)
-    assert (bits.shape, last) == ((12,), False)
+        bits, last = ordered_bits.unpack(room, (4, 3))
+    assert (bits.shape, last) == ((4,), True)
 
 
 SECOND: dict[str, tuple[tuple[int, ...], Norm]] = {

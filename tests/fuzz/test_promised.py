@@ -44,14 +44,22 @@ PROMISED = {
         norm="ghost_batch_norm", tensors={"x": Array(trick="mkldnn"), "dy": DY}
     ),
     "Output 0 of View is a view and is being modified inplace.": Case(
-        norm="layer_norm_2d", transform="checkpoint_reentrant", after="view_mul_"
+        norm="layer_norm_2d",
+        shape=(2, 3, 4, 5),
+        transform="checkpoint_reentrant",
+        after="view_mul_",
+        tensors={"x": Array(layout="channels_last"), "dy": DY, "shift": X},
     ),
     "Mixing fake modes NYI": Case(
         contexts=("FakeTensorMode(allow_non_fake_inputs=True)",), tensors={"x": X, "dy": Array(trick="fake")}
     ),
     "aten._local_scalar_dense.default": Case(transform="fake", around=("torch.autograd.set_detect_anomaly(True)",)),
-    "mixed dtype (CPU): all inputs must share same datatype.": Case(transform="fake"),
-    "running_mean must have the shape (1,), got (1, 1)": Case(transform="fake"),
+    "mixed dtype (CPU): all inputs must share same datatype.": Case(
+        transform="fake", tensors={"x": Array(dtype="float64"), "bias": X, "dy": DY}
+    ),
+    "running_var must have the shape (1,), got (1, 1)": Case(
+        transform="fake", tensors={"x": X, "running_mean": X, "running_var": Array(size=(1, 1)), "dy": DY}
+    ),
     "unsupported operand type(s) for +: 'FakeTensor' and 'Plain'": Case(
         transform="fake", tensors={"x": Array(trick="subclass"), "dy": DY}
     ),
@@ -106,6 +114,75 @@ def test_tensors_of_one_fake_mode_alone_do_not_mix_modes() -> None:
 def test_anomalies_alone_are_no_reason_to_ask_for_values_that_are_not_there() -> None:
     assert not is_promised(Case(transform="fake"), "aten._local_scalar_dense.default")
     assert not is_promised(Case(around=("torch.autograd.set_detect_anomaly(True)",)), "aten._local_scalar_dense")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "others", "mixes"),
+    [
+        ("float32", {}, False),
+        ("float32", {"weight": "float64"}, True),
+        ("float64", {"bias": "float32"}, True),
+        ("bfloat16", {"weight": "float32", "bias": "bfloat16"}, False),
+        ("bfloat16", {"weight": "float16"}, True),
+        ("float32", {"running_mean": "float64", "running_var": "bfloat16"}, False),
+        ("float32", {"running_var": "int64"}, True),
+        ("float32", {"scale": "float64", "residual": "float64", "dy": "float64"}, False),
+    ],
+)
+def test_mixed_dtypes_are_excused_where_the_tensors_of_a_faked_forward_mix_them(
+    dtype: str, others: dict[str, str], mixes: bool
+) -> None:
+    text = "mixed dtype (CPU): all inputs must share same datatype."
+    tensors = {"x": Array(dtype=dtype), "dy": DY, **{name: Array(dtype=other) for name, other in others.items()}}
+    assert is_promised(Case(transform="fake", tensors=tensors), text) == mixes
+    assert not is_promised(Case(tensors=tensors), text)
+
+
+@pytest.mark.parametrize(
+    ("norm", "transform", "size", "due"),
+    [
+        ("batch_norm", "fake", (1, 3), True),
+        ("batch_norm", "fake", (), True),
+        ("batch_norm", "fake", None, False),
+        ("batch_norm", "fake", (1,), False),
+        ("batch_norm", "", (1, 3), False),
+        ("instance_norm", "", (), True),
+        ("instance_norm", "", (1, 3), False),
+        ("batch_norm", "", (), False),
+    ],
+)
+def test_a_running_statistic_is_excused_by_its_own_shape(
+    norm: str, transform: str, size: tuple[int, ...] | None, due: bool
+) -> None:
+    tensors = {"x": X, "running_mean": Array(size=size), "running_var": P, "dy": DY}
+    case = Case(norm=norm, transform=transform, tensors=tensors)
+    assert is_promised(case, "running_mean must have the shape (1,), got (1, 1)") == due
+    assert not is_promised(case, "running_var must have the shape (1,), got (1, 1)")
+    assert not is_promised(case, "weight must have the shape (1,), got (1, 1)")
+
+
+IN_PLACE = Case(
+    norm="layer_norm_2d", shape=(2, 3, 4, 5), transform="checkpoint_reentrant", after="mul_",
+    tensors={"x": Array(layout="channels_last"), "dy": DY}, activation="'relu'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "due"),
+    [
+        (IN_PLACE, True),
+        (IN_PLACE.but(activation="", tensors={**IN_PLACE.tensors, "scale": P}), True),
+        (IN_PLACE.but(activation=""), False),  # torch's too ends in a view
+        (IN_PLACE.but(after="square"), False),
+        (IN_PLACE.but(transform="checkpoint"), False),
+        (IN_PLACE.but(norm="group_norm"), False),
+        (IN_PLACE.tensor("x", layout="contiguous"), False),  # whose output is made contiguous
+        (IN_PLACE.tensor("x", layout="contiguous").but(shape=(2, 1, 4, 5)), True),  # which it is
+        (IN_PLACE.tensor("x", layout="contiguous").but(shape=(2, 3, 1, 1)), True),
+    ],
+)
+def test_a_view_is_excused_where_normkit_alone_ends_in_one(case: Case, due: bool) -> None:
+    assert is_promised(case, "Output 0 of View is a view and is being modified inplace.") == due
 
 
 def test_a_sparse_bias_is_excused_over_all_axes_alone() -> None:

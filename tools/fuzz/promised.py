@@ -5,13 +5,16 @@ Each is known by its words, and only in the cases that it is promised for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from .case import Array, Case
+from .modulation import is_modulated
 from .norms import channels
 from .pools import WRONG_EPS
 
 _SHARED = ("expanded", "scalar", "overlapping")  # elements that share memory
+_IN_PLACE = ("mul_", "view_mul_", "relu_")
 
 
 def is_promised(case: Case, text: str) -> bool:
@@ -81,11 +84,35 @@ def _is_sparse_bias_of_all(case: Case) -> bool:
     return whole and case.tensors.get("bias", Array()).trick == "sparse"
 
 
-def _is_number_for_running(case: Case) -> bool:
-    """Whether a running statistic of an instance norm has no axes, which torch repeats for each sample."""
-    return case.norm == "instance_norm" and any(
-        a.size == () for name, a in case.tensors.items() if name.startswith("running")
+def _is_no_vector(name: str) -> Callable[[Case], bool]:
+    """Whether a running statistic has not one axis where torch does not look at that: a number for an instance norm,
+    which torch repeats for each sample, and any of a faked forward."""
+
+    def is_due(case: Case) -> bool:
+        size = case.tensors.get(name, Array()).size
+        if size is None or len(size) == 1:
+            return False
+        return _is_faked_forward(case) or (case.norm == "instance_norm" and size == ())
+
+    return is_due
+
+
+def _mixes_dtypes(case: Case) -> bool:
+    """Whether a parameter's dtype does not go with that of x, or a running statistic has none of floating point."""
+    x = case.tensors["x"].dtype
+    fitting = (x, "float32") if x in ("float16", "bfloat16") else (x,)
+    parameters, running = (
+        [a.dtype for name, a in case.tensors.items() if name in names]
+        for names in (("weight", "bias"), ("running_mean", "running_var"))
     )
+    return any(dtype not in fitting for dtype in parameters) or any("float" not in dtype for dtype in running)
+
+
+def _ends_in_a_view(case: Case) -> bool:
+    """Whether a norm over channels is modulated, or activated, as rows, and their axes are then moved, which leaves a
+    view; of torch's three steps that one is in the midst."""
+    moved = case.tensors["x"].layout != "contiguous" or channels(case) == 1 or math.prod(case.shape[2:]) <= 1
+    return case.norm == "layer_norm_2d" and moved and (is_modulated(case) or bool(case.activation))
 
 
 _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
@@ -114,23 +141,24 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
     ("torch.utils.checkpoint: ", _is_called_otherwise),
     # a large output's memory is not torch's (docs/layers.md)
     ("Trying to resize storage that is not resizable", lambda case: case.edit == "free_y"),
-    ("must have the shape", _is_number_for_running),
+    ("running_mean must have the shape", _is_no_vector("running_mean")),
+    ("running_var must have the shape", _is_no_vector("running_var")),
     ("has the layout torch.sparse_coo", _is_sparse_bias_of_all),
     (  # torch's batch norm takes oneDNN's layout, and has neither slices nor a correction
         "has the layout torch._mkldnn",
         lambda case: case.norm in ("ghost_batch_norm", "batch_renorm") and case.tensors["x"].trick == "mkldnn",
     ),
-    (  # modulated as rows, so a view is the last step, as it is of torch's norm between two permutations
+    (  # a custom function's output, which such a checkpoint is
         "is a view and is being modified inplace",
-        lambda case: case.norm == "layer_norm_2d" and case.transform == "checkpoint_reentrant",
+        lambda case: case.transform == "checkpoint_reentrant" and case.after in _IN_PLACE and _ends_in_a_view(case),
     ),
     # -- What torch's operations do, of which normkit calls others than torch's norm does.
     ("returned nan values in its", _has("detect_anomaly")),  # it looks at every step
     ("convert all Tensors to FakeTensors first", is_fake),
     ("Mixing fake modes NYI", _has_two_fake_modes),
     ("aten._local_scalar_dense", lambda case: is_fake(case) and _has("detect_anomaly")(case)),  # anomalies are values
-    ("mixed dtype (CPU)", _is_faked_forward),  # torch's fake kernels look neither at dtypes, where its own raise this,
-    ("must have the shape", _is_faked_forward),  # nor at shapes
+    # torch's fake kernels do not look at dtypes, where its own raise this
+    ("mixed dtype (CPU)", lambda case: _is_faked_forward(case) and _mixes_dtypes(case)),
     ("unsupported operand type(s) for", _meets_a_mode),
     ("Multiple dispatch failed for", _meets_a_mode),
     # a product with torch's tensor of zeros is one on "meta"

@@ -45,12 +45,12 @@ def packed(made: list[Path], make: Callable[[], Path], look: Callable[[Path], li
     return said
 
 
-def house(tests: bool) -> Iterator[Row]:
+def house(out: Path, tests: bool) -> Iterator[Row]:
     yield row("version", checks.version)
     yield row("tree", checks.tree)
     if tests:
-        yield row("what must pass", partial(checks.passes, ".ci/run"))
-    yield row("site", partial(checks.passes, "make", "site"))
+        yield row("what must pass", partial(checks.passes, out / "must-pass.log", ".ci/run"))
+    yield row("site", partial(checks.passes, out / "site.log", "make", "site"))
     yield row("cibuildwheel", checks.identifiers)
 
 
@@ -87,7 +87,7 @@ def main() -> int:
     options = parser.parse_args()
     good = True
     out = options.out.resolve()
-    parts = [portable(out)] if options.portable else [house(not options.without_tests), portable(out), native(out)]
+    parts = [portable(out)] if options.portable else [house(out, not options.without_tests), portable(out), native(out)]
     for name, passed, detail in chain(*parts):
         print(f"{'ok' if passed else 'NO':3} {name:20} {detail}", flush=True)
         good &= passed

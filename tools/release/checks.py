@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from .build import PROJECT, ROOT
 USE = Path(__file__).with_name("use.py")
 NEEDS = ("filelock", "typing-extensions", "sympy", "networkx", "jinja2", "fsspec", "setuptools")  # of torch
 PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("macos", "arm64"), ("windows", "AMD64"))
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "ARGS")  # what a make hands on to those that it starts
 
 
 def expect(wrong: list[str], good: str) -> str:
@@ -23,17 +25,24 @@ def expect(wrong: list[str], good: str) -> str:
 
 def version() -> str:
     """One version everywhere, and a changelog that says what is in it."""
-    number = re.escape(PROJECT["project"]["version"])
-    places = {
-        "src/normkit/__init__.py": rf'^__version__ = "{number}"$',
-        "CITATION.cff": rf"^version: {number}$",
-        "CHANGELOG.md": rf"^## {number}\b",
-    }
-    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in places}
-    wrong = [f"{name} does not say it" for name, line in places.items() if not re.search(line, texts[name], re.M)]
-    if re.search("^## Unreleased$", texts["CHANGELOG.md"], re.M):
-        wrong.append("CHANGELOG.md still says Unreleased")
-    return expect(wrong, PROJECT["project"]["version"])
+    number = PROJECT["project"]["version"]
+    lines = {"src/normkit/__init__.py": f'__version__ = "{number}"', "CITATION.cff": f"version: {number}"}
+    wrong = [
+        f"{name} lacks the line `{line}`: pyproject.toml has the version {number}"
+        for name, line in lines.items()
+        if line not in (ROOT / name).read_text(encoding="utf-8").splitlines()
+    ]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    if re.search("^## Unreleased$", changes, re.MULTILINE):
+        wrong.append(
+            f"CHANGELOG.md still says Unreleased: name that section `## {number} - YYYY-MM-DD`, the day it is out, and "
+            "commit (another number goes into pyproject.toml first)"
+        )
+    elif not re.search(rf"^## {re.escape(number)}(?= |$)", changes, re.MULTILINE):
+        wrong.append(
+            f"CHANGELOG.md lacks a section `## {number} - YYYY-MM-DD`: pyproject.toml has the version {number}"
+        )
+    return expect(wrong, number)
 
 
 def tree() -> str:
@@ -42,10 +51,14 @@ def tree() -> str:
     return expect([f"{len(changed)} files are not committed"] if changed else [], output("git", "rev-parse", "HEAD"))
 
 
-def passes(*command: str) -> str:
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    last = (done.stdout.strip().splitlines() or [""])[-1]
-    return expect([f"{' '.join(command)} failed: {last}"] if done.returncode else [], last)
+def passes(log: Path, *command: str) -> str:
+    """A command as a shell would start it: what a make around this was told is not for the makes inside."""
+    environment = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as said:  # as it comes: some take most of an hour
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT, check=False)
+    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    return expect([f"{' '.join(command)} failed: {last} (the whole of it: {log})"] if done.returncode else [], last)
 
 
 def identifiers() -> str:

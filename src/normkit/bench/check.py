@@ -59,8 +59,10 @@ def errors(results: Results, op: Op, problem: Problem, peer: bool = False) -> di
     weight, bias, mean, var = (
         (p if at is None else p[at]).double() for p in (problem.weight, problem.bias, problem.mean, problem.var)
     )
-    if op.name == "rms_norm":
+    if "rms_norm" in op.name:
         bias = torch.zeros_like(bias)
+    if op.added_first and residual is not None:
+        x, residual = (x + residual).to(inputs.x.dtype).double(), None
     truth = op.truth(problem, x, weight, bias, mean, var)
     expected = truth.y if residual is None else truth.y + residual
     expected = expected.relu() if op.activation == "relu" else expected
@@ -72,7 +74,7 @@ def errors(results: Results, op: Op, problem: Problem, peer: bool = False) -> di
     shares = {"output": share(results["output"], y, expected, bound)}
     if op.training:
         dz = dy * (y > 0) if op.activation == "relu" else dy
-        shares |= _gradient_errors(results, truth, dz, weight, at, share)
+        shares |= _gradient_errors(op, results, truth, dz, weight, at, share)
     return shares
 
 
@@ -87,7 +89,7 @@ def channels(op: Op, problem: Problem) -> Tensor | None:
 
 
 def _gradient_errors(
-    results: Results, truth: Truth, dz: Tensor, weight: Tensor, at: Tensor | None, share: Callable[..., float]
+    op: Op, results: Results, truth: Truth, dz: Tensor, weight: Tensor, at: Tensor | None, share: Callable[..., float]
 ) -> dict[str, float]:
     dx, dweight, dbias = truth.gradients(dz)
     found = results["dinput"]
@@ -95,8 +97,8 @@ def _gradient_errors(
     shares = {"dinput": share(found, _some(found, at), dx, bound)}
     if "dresidual" in results:
         found = results["dresidual"]
-        bound = contract.residual_gradient_bound(dz, _u(found))
-        shares["dresidual"] = share(found, _some(found, at), dz, bound)
+        own = (dx, bound) if op.added_first else (dz, contract.residual_gradient_bound(dz, _u(found)))
+        shares["dresidual"] = share(found, _some(found, at), *own)
     for name, value, terms in (("dweight", dweight, dz * truth.xhat), ("dbias", dbias, dz)):
         if value is not None and name in results:
             found = results[name] if at is None else results[name][at]

@@ -47,25 +47,26 @@ def rms_truth(problem: Problem, x: Tensor, weight: Tensor, bias: Tensor, mean: T
     )
 
 
-def _layer(name: str, training: bool, library: object, problem: Problem) -> nn.Module:
-    layer = getattr(library, name)(problem.case.shape[-1], dtype=DTYPES[problem.case.dtype])
-    return prepared(layer, problem, training)
+def layer(name: str, training: bool, library: object, problem: Problem) -> nn.Module:
+    """The layer of that name out of normkit or torch.nn."""
+    made = getattr(library, name)(problem.case.shape[-1], dtype=DTYPES[problem.case.dtype])
+    return prepared(made, problem, training)
 
 
 def _plain(name: str, training: bool, problem: Problem) -> nn.Module:
-    return Unfused(_layer(name, training, nn, problem), None)
+    return Unfused(layer(name, training, nn, problem), None)
 
 
 OPS = tuple(
     Op(
         name if training else f"{name}_inference",
         "layer_norm",
-        partial(_layer, layer, training, nk),
-        partial(_plain, layer, training),
+        partial(layer, class_name, training, nk),
+        partial(_plain, class_name, training),
         truth,
         training=training,
         block=lambda case: 0,
     )
     for training in (True, False)
-    for name, layer, truth in (("layer_norm", "LayerNorm", layer_truth), ("rms_norm", "RMSNorm", rms_truth))
+    for name, class_name, truth in (("layer_norm", "LayerNorm", layer_truth), ("rms_norm", "RMSNorm", rms_truth))
 )

@@ -36,6 +36,7 @@ class Op:
     ours, theirs: the layer with its parameters set; ours adds the residual and applies the activation itself.
     truth: (problem, x, weight, bias, mean, var), in float64.
     block: how many neighbouring channels share a statistic, 0 where the check cannot take some channels alone.
+    added_first: the residual is added in front of the norm, and the sum is a result of ours; else behind it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Op:
     activation: str | None = None
     training: bool = True
     block: Callable[[Case], int] = lambda case: 1
+    added_first: bool = False
 
 
 class Unfused(nn.Module):

@@ -1,20 +1,22 @@
 """The suite: which operations on which shapes and layouts.
 
 `full` is what figures are quoted from: every distinct batch norm input of ResNet-50 at batch 8 and 32, sizes of
-MobileNetV2 and U-Net, volumes, vectors, 7x7 and 1x1 maps. `quick` keeps one shape of each kind, for a minute's look.
+MobileNetV2 and U-Net, volumes, vectors, 7x7 and 1x1 maps; rows of transformers, the one row of a decode step first.
+`quick` keeps one shape of each kind, for a minute's look.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from . import batch_norm, group_norm, inference, layer_norm
+from . import added_norm, batch_norm, group_norm, inference, layer_norm
 from .op import Op
 from .problem import Case
 
 Shape = tuple[int, ...]
 
-OPS: dict[str, Op] = {op.name: op for family in (batch_norm, group_norm, layer_norm, inference) for op in family.OPS}
+_FILES = (batch_norm, group_norm, layer_norm, added_norm, inference)
+OPS: dict[str, Op] = {op.name: op for family in _FILES for op in family.OPS}
 FAMILIES = tuple(dict.fromkeys(op.family for op in OPS.values()))
 
 # (channels, height = width) of the inputs of ResNet-50's batch norms, each once
@@ -39,7 +41,7 @@ def resnet50(batch: int) -> tuple[Shape, ...]:
 _QUICK_MAPS: tuple[Shape, ...] = ((32, 64, 56, 56), (32, 256, 14, 14), (8, 512, 7, 7))
 _FULL_GROUPS = (*resnet50(8), (32, 256, 56, 56), (4, 64, 224, 224), (4, 512, 28, 28), *VOLUMES)
 _FULL_ROWS: tuple[Shape, ...] = (
-    (256, 128), (1024, 256), (32, 197, 768), (8, 128, 768), (8, 512, 1024), (4, 1024, 2048), (64, 3136, 96),
+    (1, 4096), (256, 128), (1024, 256), (32, 197, 768), (8, 128, 768), (8, 512, 1024), (4, 1024, 2048), (64, 3136, 96),
 )  # fmt: skip
 
 # family -> (maps, in both layouts; vectors and rows, in their one layout)
@@ -47,7 +49,7 @@ SUITES: dict[str, dict[str, tuple[tuple[Shape, ...], tuple[Shape, ...]]]] = {
     "quick": {
         "batch_norm": (_QUICK_MAPS, VECTORS[::2]),
         "group_norm": (((8, 256, 28, 28), (8, 64, 56, 56)), ()),
-        "layer_norm": ((), ((32, 197, 768), (1024, 256))),
+        "layer_norm": ((), ((1, 4096), (32, 197, 768), (1024, 256))),
         "inference": (_QUICK_MAPS[:2], ()),
     },
     "full": {

@@ -49,15 +49,17 @@ class Fused(torch.autograd.Function):
         assert saved is not None
         kept = operands.residual if saved.bits is None and norm.activation.code != IDENTITY else None
         stats = saved.stats.view(torch.uint8)
-        bits, order, channels_last = saved.bits, None, False
+        bits, channels_last, packed = saved.bits, False, None
         if bits is not None:
             channels_last = is_channels_last(operands.input)
             if saved_tensors_hooks_top() is not None:
                 from . import ordered_bits  # here: few calls are under hooks, all would load it
 
-                bits, order = ordered_bits.pack(bits, operands.input, channels_last)
-        ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, bits, order)
-        ctx.norm, ctx.kernel, ctx.statistics, ctx.channels_last = norm, kernel, saved.stats.dtype, channels_last
+                packed = operands.input.shape
+                bits = ordered_bits.pack(bits, packed, channels_last)
+        ctx.save_for_backward(*operands._replace(residual=kept)[:5], stats, bits)
+        ctx.norm, ctx.kernel, ctx.statistics = norm, kernel, saved.stats.dtype
+        ctx.channels_last, ctx.packed = channels_last, packed
         if output_listener is not None:
             output_listener(norm, kernel, y, saved.stats, stats, operands)
         return y
@@ -65,13 +67,7 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         needs, (dy,) = Needs(*ctx.needs_input_grad[:4]), gradients
-        *tensors, order = ctx.saved_tensors
-        channels_last = ctx.channels_last
-        if order is not None:
-            from . import ordered_bits
-
-            tensors[6], channels_last = ordered_bits.unpack(_bytes(tensors[6]), order)
-        operands, saved = _unpacked(tensors, dy, channels_last, ctx.statistics)
+        operands, saved = unpacked(ctx.saved_tensors, dy, ctx.channels_last, ctx.statistics, ctx.packed)
         if takes_operations(dy):
             return (*composed_backward(ctx.norm, ctx.kernel, dy, operands, saved, needs), None, None, None)
         return (*ctx.norm.backward(ctx.kernel, dy, operands, saved, needs), None, None, None)
@@ -89,7 +85,7 @@ class InCore(torch.autograd.Function):
         if not takes_operations(dy):
             return native.fused_backward(ctx, dy)
         needs, channels_last = Needs(*ctx.needs_input_grad[:4]), ctx.plan[5]
-        operands, saved = _unpacked(ctx.saved_tensors, dy, channels_last, native.STATISTICS)
+        operands, saved = unpacked(ctx.saved_tensors, dy, channels_last, native.STATISTICS)
         return (*composed_backward(ctx.norm, native, dy, operands, saved, needs), *(None,) * 8)
 
 
@@ -109,7 +105,7 @@ class Added(torch.autograd.Function):
         if not (takes_operations(dy) or (dsum is not None and takes_operations(dsum))):
             return native.added_backward(ctx, dy, dsum)
         of_input, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
-        operands, saved = _unpacked(ctx.saved_tensors, dy, False, native.STATISTICS)
+        operands, saved = unpacked(ctx.saved_tensors, dy, False, native.STATISTICS)
         needs = Needs(of_input or of_residual, of_weight, of_bias, False)
         found = composed_backward(ctx.norm, native, dy, operands, saved, needs)
         addend = found.input if found.input is None or dsum is None else found.input + dsum
@@ -122,7 +118,7 @@ _apply_in_core = super(torch.autograd.Function, InCore).apply
 _apply_added = super(torch.autograd.Function, Added).apply
 
 
-def apply(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
+def apply_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands) -> Tensor:
     """The norm on a kernel, under autograd where a gradient is wanted."""
     if _is_grad_enabled() and _needs_graph(*operands[:4]):
         return _apply(*operands[:5], norm, kernel)
@@ -190,19 +186,26 @@ def _needs_graph(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe) -> 
     )
 
 
-def _unpacked(
-    tensors: Sequence[Any], dy: Tensor, channels_last: bool, statistics: torch.dtype
-) -> tuple[Operands, Saved]:
+def unpacked(
+    tensors: Sequence[Any], dy: Tensor, channels_last: bool, statistics: torch.dtype,
+    packed: Sequence[int] | None = None,
+) -> tuple[Operands, Saved]:  # fmt: skip
     """The operands as the forward saw them, and what was saved beside them, whatever hooks made of them meanwhile.
 
-    The input in its dtype, which the gradient has; in the order of memory that the bits were made in.
+    The input in its dtype, which the gradient has; in the order of memory that the bits were made in: channels_last, or
+    what they say where they were packed for a shape.
     """
     _storage.verify((*tensors, dy if native.plain_gradient(dy) else None))
     input, weight, bias, residual, mask, stats, bits = tensors
     input, residual = input.to(dy.dtype), None if residual is None else residual.to(dy.dtype)
-    if bits is not None and is_channels_last(input) != channels_last:
-        input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
-    bits = None if bits is None else _bytes(bits)
+    if bits is not None:
+        bits = _bytes(bits)
+        if packed is not None:
+            from . import ordered_bits
+
+            bits, channels_last = ordered_bits.unpack(bits, packed)
+        if is_channels_last(input) != channels_last:
+            input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
     return Operands(input, weight, bias, residual, mask), Saved(unpacked_statistics(stats, statistics), bits)
 
 

@@ -6,6 +6,9 @@ running statistics are moved by tensor operations outside, from the `stats` that
 norm's spec from plain numbers and uses it as eager mode does. One derivative: that is what compiled graphs have.
 
 The schemas below are the operators' signatures; the functions behind them take the same arguments in the same order.
+
+Hooks on saved tensors see what a graph saves as well: between the two operators the native kernels' statistics are
+bytes (`_autograd.py` says why), and bits say in which order they are.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from .._operands import Maybe, Needs, Operands, Saved
 from .._torch import asked_while_traced
 from ..kernels import native, triton
 from ..moments import doubles
+from ._autograd import is_channels_last, unpacked
 from .spec import NormSpec
 
 # What makes a norm's spec from plain numbers: (size, eps, activation); `size` is the norm's own integer.
@@ -29,6 +33,7 @@ Make = Callable[[int, float, Activation], NormSpec]
 # How many sets of statistics an input has: (input, size).
 Sets = Callable[[Tensor, int], int]
 
+_DOUBLE = native.STATISTICS.itemsize
 _OPERANDS = "Tensor input, Tensor? weight, Tensor? bias, Tensor? residual"
 _FACTS = "SymInt size, float eps, int activation, float param"
 _FORWARD = f"({_OPERANDS}, {_FACTS}) -> (Tensor, Tensor, Tensor)"
@@ -85,7 +90,7 @@ class Operator(Asked):
         register(self.name)
         given = tuple(operands)[: self._takes]
         output, stats, _ = self.forward(*given, size, eps, activation.code, float(activation.param))
-        return output, doubles(stats)
+        return output, stats.view(native.STATISTICS) if stats.dtype == torch.uint8 else doubles(stats)
 
     def _save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         *operands, size, eps, activation, param = inputs
@@ -130,9 +135,9 @@ def gradients_of(ctx: Any, dy: Tensor, found: Sequence[Tensor], asked: Sequence[
 
 def native_operator(norm: str, make: Make, sets: Sets) -> Operator:
     """A norm's operators by the native kernels, opaque to the compiler."""
-    bodies = _Native(make, sets)
 
     def operators() -> tuple[Any, Any, bool]:
+        bodies = _Native(make, sets)
         backward = define(f"{norm}_backward", _BACKWARD, bodies.run_backward, bodies.fake_backward)
         return define(norm, _FORWARD, bodies.run_forward, bodies.fake_forward), backward, True
 
@@ -153,25 +158,27 @@ class _Native:
     """The bodies of a norm's two operators on the native kernels."""
 
     def __init__(self, make: Make, sets: Sets) -> None:
-        self._make, self._sets = make, sets
+        from . import ordered_bits  # here: few programs are compiled, all would load it
+
+        self._make, self._sets, self._bits = make, sets, ordered_bits
 
     def run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         operands, (size, eps, activation, param) = Operands(*arguments[:4]), arguments[4:]
         output, saved = self._make(size, eps, by_code(activation, param)).forward(native, operands, True)
         assert saved is not None
-        bits = _none(operands.input) if saved.bits is None else saved.bits
-        return like(output, operands.input), saved.stats, bits
+        input, bits = operands.input, saved.bits
+        bits = _none(input) if bits is None else self._bits.pack(bits, input.shape, is_channels_last(input))
+        return like(output, input), saved.stats.view(torch.uint8), bits
 
     def fake_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         (input, _, _, residual), (size, _, activation, _) = arguments[:4], arguments[4:]
-        stats = input.new_empty((3, self._sets(input, size)), dtype=torch.float64)
-        count = native.count_bit_bytes(input) if residual is not None and native.keeps_bits(activation) else 0
+        stats = input.new_empty((3, _DOUBLE * self._sets(input, size)), dtype=torch.uint8)
+        count = self._bits.size(input.shape) if residual is not None and native.keeps_bits(activation) else 0
         return torch.empty_like(input), stats, input.new_empty((count,), dtype=torch.uint8)
 
     def run_backward(self, dy: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        operands, saved, (size, eps, activation, param, needs) = (
-            Operands(*arguments[:4]), Saved(*arguments[4:6]), arguments[6:],
-        )  # fmt: skip
+        (input, *others, stats, bits), (size, eps, activation, param, needs) = arguments[:6], arguments[6:]
+        operands, saved = unpacked((input, *others, None, stats, bits), dy, False, native.STATISTICS, input.shape)
         norm = self._make(size, eps, by_code(activation, param))
         found = norm.backward(native, dy, operands, saved, Needs(*needs))
         return gradients(found, *operands[:3], operands.input)

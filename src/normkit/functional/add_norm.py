@@ -59,7 +59,7 @@ _BACKWARD = (
 
 
 class AddedOperator(Asked):
-    """`normkit::add_<norm>` of compiled graphs, (output, sum, stats), and its backward."""
+    """`normkit::add_<norm>` of compiled graphs, (output, sum, the statistics' bytes), and its backward."""
 
     def __init__(self, name: str, *, rms: bool) -> None:
         super().__init__(name)
@@ -80,17 +80,19 @@ class AddedOperator(Asked):
     def _run_forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         operands, (size, eps) = Operands(*arguments[:4]), arguments[4:]
         y, stats, total = native.added_forward(operands, size, self._rms, eps)
-        return like(y, operands.input), like(total, operands.input), stats
+        return like(y, operands.input), like(total, operands.input), stats.view(torch.uint8)
 
     def _fake_forward(self, input: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         size = arguments[3]
-        stats = input.new_empty((3, input.numel() // size), dtype=torch.float64)
+        stats = input.new_empty((3, input.numel() // size * native.STATISTICS.itemsize), dtype=torch.uint8)
         return torch.empty_like(input), torch.empty_like(input), stats
 
     def _run_backward(self, dy: Tensor, dsum: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        operands, (stats, size, needs) = Operands(*arguments[:3]), arguments[3:]
+        (total, weight, bias, stats), (size, needs) = arguments[:4], arguments[4:]
+        tensors = (total, weight, bias, None, None, stats, None)
+        operands, saved = _autograd.unpacked(tensors, dy, False, native.STATISTICS)
         found = native.added_gradients(
-            dy, dsum, operands, stats, size, self._rms, Needs(needs[0], needs[1], needs[2], False)
+            dy, dsum, operands, saved.stats, size, self._rms, Needs(needs[0], needs[1], needs[2], False)
         )
         return gradients(found[:3], *operands[:3])
 

@@ -170,7 +170,8 @@ class BatchNormSpec(NormSpec):
 
             return PlaneBatchNormSpec(self.activation, self.running, self.eps), planes.with_affine(operands)
         mean, var = (given.repeat(planes.samples(operands)) for given in self.given())
-        return BatchNormSpec(self.activation, Running(mean, var, None, None), False, self.eps), planes.of(operands)
+        norm = BatchNormSpec(self.activation, Running(mean, var, None, None), False, self.eps)
+        return norm, planes.as_planes(operands)
 
     def elements(self, input: Tensor) -> Elements | None:
         """By channels; those of a batch are found first."""

@@ -125,7 +125,7 @@ class Recent:
         if type(moments.mean) is Tensor:  # no fake tensors
             self._entries.appendleft((moments.mean.detach(), _std(moments).detach(), r, d))
 
-    def of(self, moments: Moments, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    def recall(self, moments: Moments, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """The correction of the forward that saw this batch; (r, d) as given if no forward did."""
         mean, std = moments.mean.detach(), _std(moments).detach()
         known = [entry for entry in self._entries if entry[0].shape == mean.shape and entry[0].device == mean.device]
@@ -270,7 +270,7 @@ def _correction(norm: BatchRenormSpec, moments: Moments) -> tuple[Tensor, Tensor
     if recent is None or is_transformed():
         return r, d
     if running.is_recomputation():
-        return recent.of(moments, r, d)
+        return recent.recall(moments, r, d)
     recent.remember(moments, r, d)
     return r, d
 

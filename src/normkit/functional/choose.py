@@ -12,9 +12,10 @@ norm's `in_core`) is the short cut to "native" for the common call; a test holds
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ _is_traced_by_dynamo = torch.compiler.is_dynamo_compiling
 # The backend asked for by `with normkit.backend(...)`; None = choose. A module global, because Dynamo guards those.
 _requested: str | None = None
 _entered: list[list[str]] = []  # what each block asks for, in their order
+_changing = threading.RLock()  # a signal's handler may enter a block in the midst of this thread's
 
 
 @contextmanager
@@ -50,19 +52,31 @@ def backend(name: str) -> Iterator[None]:
     global _requested
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}")
-    own, _requested = [name], name
-    _entered.append(own)
+    own = [name]
     try:
+        with changing():
+            _entered.append(own)
+            _requested = name
         yield
     finally:
-        _requested = leave(own, _entered)
+        with changing():
+            _requested = leave(own, _entered)
+
+
+def changing() -> AbstractContextManager[Any]:
+    """Around what a thread does to enter or leave a block: no other thread does so meanwhile.
+
+    Nothing in a program that is compiled, which knows no locks.
+    """
+    return nullcontext() if torch.compiler.is_compiling() else _changing
 
 
 def leave(own: list[T], entered: list[list[T]]) -> T | None:
     """What holds after a block: what the latest that is entered asks for, not what held before. Blocks of several
     threads end in any order.
 
-    entered: a list of its own for each block, which this one is taken out of.
+    entered: a list of its own for each block, which this one is taken out of, if it is there. Asked for while
+    `changing`.
     """
     entered[:] = [other for other in entered if other is not own]
     return entered[-1][0] if entered else None

@@ -20,7 +20,7 @@ from .._operands import Maybe, Operands, in_dtype_of
 from ..kernels import composed, native
 from ..kernels.native_means import in_float32
 from . import _storage
-from ._autograd import BATCH, differentiated, takes_operations, unpacked_statistics
+from ._autograd import BATCH, LAYER, RMS, differentiated, is_channels_last, takes_operations, unpacked_statistics
 from .spec import Elements, NormSpec
 
 
@@ -80,7 +80,11 @@ def _facts(norm: NormSpec, input: Tensor) -> Elements:
 def _forward(norm: NormSpec, operands: Operands, *, save: bool) -> tuple[Tensor, Maybe]:
     kind, size, eps, _ = _facts(norm, operands.input)
     given = norm.element_statistics(operands.input) if kind == BATCH else None
-    return native.element_forward(operands, given, kind, size, eps, save=save)
+    z, stats = native.element_forward(operands, given, kind, size, eps, save=save)
+    input = operands.input
+    if not input.is_contiguous() and (kind == RMS or (kind < LAYER and is_channels_last(input))):
+        z = torch.empty_like(input).copy_(z)  # as the norm alone leaves it; layer norm's output is row-major
+    return z, stats
 
 
 def _backward(

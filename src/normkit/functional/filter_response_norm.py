@@ -62,9 +62,9 @@ def filter_response_norm(
     if isinstance(least, Tensor) and least.numel() > 1:
         least = least.reshape(beside)
     y = x * torch.rsqrt(_mean_square(x, operands.mask) + least)
-    for parameter, apply in ((weight, torch.mul), (bias, torch.add)):
+    for parameter, operation in ((weight, torch.mul), (bias, torch.add)):
         if parameter is not None:
-            y = apply(y, spread(parameter.to(x.dtype).reshape(beside), x))
+            y = operation(y, spread(parameter.to(x.dtype).reshape(beside), x))
     y = composed.modulated(y, operands)
     if threshold is not None:
         y = torch.maximum(y, spread(threshold.to(x.dtype).reshape(beside), x))

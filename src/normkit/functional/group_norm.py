@@ -19,7 +19,7 @@ from ._autocast import widen
 from ._autograd import GROUPS, apply_in_core
 from ._operator import native_operator, triton_operator
 from .road import run
-from .spec import Elements, NormSpec
+from .spec import Elements, NormSpec, strides_may_change
 
 
 @traceable
@@ -119,7 +119,7 @@ class GroupNormSpec(NormSpec):
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """Row-major N * C channels of one sample, in N * G groups."""
         groups = planes.samples(operands) * self.num_groups
-        return GroupNormSpec(self.activation, groups, self.eps), planes.of(operands)
+        return GroupNormSpec(self.activation, groups, self.eps), planes.as_planes(operands)
 
     def elements(self, input: Tensor) -> Elements | None:
         """By groups of channels."""
@@ -162,9 +162,9 @@ def why_not_masked(operands: Operands) -> str | None:
     if operands.input.numel() == 0:
         return "a mask is given, and the input is empty"
     input, residual = operands.input, operands.residual
-    if residual is None or (input.is_contiguous() and residual.is_contiguous()):
+    if residual is None or (input.is_contiguous() and residual.is_contiguous() and not strides_may_change()):
         return None
-    return "a mask and a residual are given, and they are not contiguous"
+    return "a mask and a residual are given, and they are not contiguous, or may not be when a checkpoint recomputes"
 
 
 def input_of_masked_bits(kernel: ModuleType, operands: Operands) -> Tensor:

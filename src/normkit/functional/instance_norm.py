@@ -139,7 +139,7 @@ class InstanceNormSpec(BatchNormSpec):
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """A group is a channel."""
         groups = planes.samples(operands) * operands.input.shape[1]
-        return GroupNormSpec(self.activation, groups, self.eps), planes.of(operands)
+        return GroupNormSpec(self.activation, groups, self.eps), planes.as_planes(operands)
 
     def elements(self, input: Tensor) -> Elements | None:
         """By groups of one channel each."""

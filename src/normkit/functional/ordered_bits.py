@@ -1,44 +1,54 @@
-"""Bits that carry their order of memory through hooks on saved tensors.
+"""Bits that carry their order of memory, in as many bytes as either order takes.
 
-A norm's bits lie as its input did. What its backward unpacks may come from another forward than the one that autograd
-recorded: an activation checkpoint calls the function again, and hooks around it may have given its input back in
-another memory format (`save_on_cpu(pin_memory=True)` gives everything back row-major). So where hooks are at work the
-order goes through them beside the bits, and both have sizes that no memory format changes: a checkpoint compares them.
+A norm's bits lie as its input did. Its backward may be given that input in another memory format: hooks on saved
+tensors give back what they like (`save_on_cpu(pin_memory=True)` everything row-major), and an activation checkpoint
+inside of them calls the function again on it, so that the bits are those of another forward than the one that autograd
+recorded. So where hooks are at work, and in compiled graphs, which cannot know, a last byte says which order it is. No
+memory format changes the size, which a checkpoint compares.
 """
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .._torch import without_dispatch_modes
 
-_GIVE_BACK = ": hooks on saved tensors have to give back what they were given"
 
+def size(shape: Sequence[int]) -> int:
+    """How many bytes bits of this shape take: whole bytes of channels and of positions, and the one that tells.
 
-def pack(bits: Tensor, input: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
-    """(bits with room for either order; int64 (3,) on the CPU: that room, how many of its bytes are bits, whether
-    channels are last).
-
-    input: (N, C, *), at whose rows or pixels the bytes start anew.
+    shape: (N, C, *), at whose rows or pixels the bytes start anew.
     """
-    n, c = input.shape[:2]
-    positions = input.numel() // max(1, n * c)
-    room = bits.new_zeros(max(n * c * ((positions + 7) // 8), n * positions * ((c + 7) // 8)))
+    n, c, *positions = shape
+    whole = n * ((c + 7) // 8)
+    return (8 * whole * ((math.prod(positions) + 7) // 8) if positions else whole) + 1
+
+
+def pack(bits: Tensor, shape: Sequence[int], channels_last: bool) -> Tensor:
+    """The bits of a forward, uint8, with their order."""
+    room = bits.new_zeros(size(shape))
     room[: bits.numel()] = bits
-    return room, torch.tensor([room.numel(), bits.numel(), channels_last], dtype=torch.int64, device="cpu")
+    room[-1] = channels_last
+    return room
 
 
-def unpack(room: Tensor, order: Tensor) -> tuple[Tensor, bool]:
+def unpack(room: Tensor, shape: Sequence[int]) -> tuple[Tensor, bool]:
     """(bits, whether channels are last).
 
     Raises:
         RuntimeError: a hook gave back something else than it was given.
     """
-    if order.shape != (3,):
-        raise RuntimeError(f"the order of bits must be the 3 numbers of the forward, got {order.numel()}{_GIVE_BACK}")
-    with without_dispatch_modes():  # one of fake tensors would hide the values
-        size, count, channels_last = (int(number) for number in order)
-    if room.shape != (size,):
-        raise RuntimeError(f"bits must be the {size} bytes of the forward, got {room.numel()}{_GIVE_BACK}")
-    return room[:count], bool(channels_last)
+    if room.shape != (size(shape),):
+        raise RuntimeError(
+            f"bits must be the {size(shape)} bytes of the forward, got {room.numel()}: hooks on saved tensors have to "
+            "give back what they were given"
+        )
+    with without_dispatch_modes():  # one of fake tensors would hide the value
+        channels_last = bool(room[-1])
+    n, c, *positions = shape
+    s = math.prod(positions)
+    count = n * s * ((c + 7) // 8) if channels_last or s == 1 else n * c * ((s + 7) // 8)
+    return room[:count], channels_last

@@ -51,7 +51,7 @@ class PlaneBatchNormSpec(NormSpec):
         """stats: (3, C), whatever the memory format: a checkpoint's second forward may see another."""
         input = operands.input
         found, flat = native.batch_norm_statistics(input), input.is_contiguous()
-        mean, var = (row.repeat(planes.samples(operands)) for row in found[:2])
+        mean, var = (row.repeat(input.shape[0] if flat else 1) for row in found[:2])
         y, saved = native.batch_norm_inference(
             planes.seen(operands, flat), mean, var, self.activation, self.eps, save=save
         )

@@ -19,7 +19,7 @@ from .._torch import reshaped_as_no_view
 from ..kernels import native
 from ._autograd import GROUPS, apply_apart, is_channels_last
 from .choose import is_plain
-from .spec import NormSpec
+from .spec import NormSpec, strides_may_change
 
 _WIDE = {
     torch.float32: torch.float32,
@@ -42,14 +42,14 @@ def why_not(operands: Operands, activation: Activation) -> str | None:
         return "the activation is a module of its own, which may tell channels apart"
     if not input.numel():
         return "the input is empty"
-    return (
-        None if input.is_contiguous() or is_channels_last(input) else "the input is neither row-major nor channels last"
-    )
+    if input.is_contiguous() or is_channels_last(input) or strides_may_change():
+        return None
+    return "the input is neither row-major nor channels last"
 
 
-def of(operands: Operands) -> Operands:
+def as_planes(operands: Operands) -> Operands:
     """The operands as `seen` has them, with weight and bias in the modulation's place."""
-    return seen(with_affine(operands), operands.input.is_contiguous())
+    return seen(with_affine(operands), is_flat(operands.input))
 
 
 def seen(operands: Operands, flat: bool) -> Operands:
@@ -63,9 +63,14 @@ def seen(operands: Operands, flat: bool) -> Operands:
     return Operands(input.reshape(sizes), weight, bias, None if residual is None else residual.reshape(sizes))
 
 
+def is_flat(input: Tensor) -> bool:
+    """Whether the channels of all samples are taken for those of one."""
+    return input.is_contiguous() and not strides_may_change()
+
+
 def samples(operands: Operands) -> int:
     """How many samples are one in the form of `seen`."""
-    return operands.input.shape[0] if operands.input.is_contiguous() else 1
+    return operands.input.shape[0] if is_flat(operands.input) else 1
 
 
 def quick(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: Modulate) -> Operands | None:
@@ -75,14 +80,13 @@ def quick(input: Tensor, weight: Maybe, bias: Maybe, residual: Maybe, modulate: 
     sizes = tuple(input.shape)
     if len(sizes) < 2 or (residual is not None and residual.shape != sizes):
         return None
-    rows = input.is_contiguous()
-    if not rows and not is_channels_last(input):
+    if not input.is_contiguous() and not is_channels_last(input):
         return None
     n, c, *positions = sizes
     found = quick_affine(input, weight, bias, modulate, (c,), ((n, c), (n, c, *[1] * len(positions))))
     if found is None:
         return None
-    if not rows:
+    if not is_flat(input):
         return Operands(input, *found, residual)
     if residual is not None and not residual.is_contiguous():
         return None

@@ -102,4 +102,4 @@ def _on_kernel(norm: NormSpec, kernel: ModuleType, operands: Operands, activatio
         return norm.operator(kernel, operands, activation)
     if activation is not norm.activation:
         norm = replace(norm, activation=activation)
-    return _autograd.apply(norm, kernel, operands)
+    return _autograd.apply_kernel(norm, kernel, operands)

@@ -85,7 +85,7 @@ class RowNormSpec(NormSpec):
 
     def as_affine(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """Each block of rows with a weight and a bias of its own."""
-        return self, of(operands, self.normalized_axes())
+        return self, as_blocks(operands, self.normalized_axes())
 
 
 def why_not(operands: Operands, axes: int) -> str | None:
@@ -104,7 +104,7 @@ def why_not(operands: Operands, axes: int) -> str | None:
     return None if input.numel() else "the input is empty"
 
 
-def of(operands: Operands, axes: int) -> Operands:
+def as_blocks(operands: Operands, axes: int) -> Operands:
     """The operands with a weight and a bias of (blocks, ..., 1, row), and no modulation."""
     input, weight, bias, _, _, scale, shift = operands
     kind = torch.promote_types(input.dtype, torch.float32)

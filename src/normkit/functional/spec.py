@@ -23,6 +23,17 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation
 from .._operands import Gradients, Maybe, Modulate, Needs, Operands, Saved, is_modulated
+from .._torch import saved_tensors_hooks_top
+
+
+def strides_may_change() -> bool:
+    """Whether an activation checkpoint may call this norm again on tensors of other strides: hooks on saved tensors are
+    at work, which give an input back in another memory format.
+
+    Then no strides decide what is saved, nor in which sizes: the checkpoint compares both forwards, and the backward
+    has the norm of the first beside the tensors of the second.
+    """
+    return not torch.compiler.is_compiling() and saved_tensors_hooks_top() is not None
 
 
 class Elements(NamedTuple):
@@ -110,7 +121,7 @@ class NormSpec(ABC):
             return "it has another dtype than the input"
         if operands.mask is not None:
             return "a mask is given"
-        if not input.is_contiguous():
+        if not (input.is_contiguous() or strides_may_change()):
             return "the input is not row-major"
         if not input.numel():
             return "the input is empty"

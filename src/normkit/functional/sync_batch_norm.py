@@ -202,8 +202,8 @@ class SyncBatchNormSpec(BatchNormSpec):
         """By differentiable operations; in an eager forward as one node of the graph, as the rule above asks."""
         if stats is None and not torch.compiler.is_compiling():
             if not is_modulated(operands):
-                return _autograd.apply(self, composed, operands)
-            y = _autograd.apply(replace(self, activation=NONE), composed, composed.bare(operands))
+                return _autograd.apply_kernel(self, composed, operands)
+            y = _autograd.apply_kernel(replace(self, activation=NONE), composed, composed.bare(operands))
             return composed.add_and_activate(y, operands, self.activation)
         wide, own = self._own(operands)
         if stats is None:

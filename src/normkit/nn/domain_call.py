@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import _shapes
 from .._operands import Maybe, Modulate
-from ..functional.choose import leave
+from ..functional.choose import changing, leave
 from ..functional.modulate import lay_one, pair
 from .base import Given
 
@@ -42,12 +42,15 @@ def domain(which: Domain) -> Iterator[None]:
     """
     global _current
     verify(which)
-    own, _current = [which], which
-    _entered.append(own)
+    own = [which]
     try:
+        with changing():
+            _entered.append(own)
+            _current = which
         yield
     finally:
-        _current = leave(own, _entered)
+        with changing():
+            _current = leave(own, _entered)
 
 
 def current() -> Domain | None:

@@ -23,7 +23,7 @@ from normkit._operands import Needs, Operands
 from normkit.contract import FLOAT32_STATISTICS
 from normkit.functional import choose as _choose
 from normkit.kernels import native, triton
-from normkit.kernels.triton import _plan, _tiles
+from normkit.kernels.triton import _tile_plan, _tiles
 from tests.cases import EPS, LAYOUTS, MOMENTUM, gaussian, generator
 from tests.kernels.interpreted.traffic import counted
 from tests.kernels.interpreted.truth import Case, check, run
@@ -39,9 +39,9 @@ SHAPES = [(2, 3), (33, 1), (5, 67), (3, 5, 11), (7, 4, 1), (4, 6, 5, 7), (1, 8, 
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How small tensors are cut: into several tiles and parts, or not at all."""
     if request.param == "tiles":
-        monkeypatch.setattr(_plan, "TILE", 128)
-        monkeypatch.setattr(_plan, "ON_CHIP", 8)
-        monkeypatch.setattr(_plan, "PROGRAMS", 6)
+        monkeypatch.setattr(_tile_plan, "TILE", 128)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 8)
+        monkeypatch.setattr(_tile_plan, "PROGRAMS", 6)
     return request.param
 
 
@@ -107,8 +107,8 @@ def test_gelu_by_tanh_and_parameters_of_activations() -> None:
 def test_every_tail(sizes: range, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The innermost axis of each size up to 70, which no tile divides; in one pass and in tiles by turns."""
     for size in sizes:
-        monkeypatch.setattr(_plan, "TILE", 128 if size % 2 else 4096)
-        monkeypatch.setattr(_plan, "ON_CHIP", 8 if size % 2 else 8192)
+        monkeypatch.setattr(_tile_plan, "TILE", 128 if size % 2 else 4096)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 8 if size % 2 else 8192)
         shape = (3, 2, size) if layout == "contiguous" else (3, size, 2)
         check(*make(shape, layout=layout, activation="relu", residual=True, seed=size))
 
@@ -391,6 +391,25 @@ def test_a_compiled_layer_is_one_graph_with_the_same_numbers(layout: str, residu
         found.append([y.detach(), *(leaf.grad for leaf in leaves)])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     torch.testing.assert_close(dict(layer.state_dict()), dict(twin.state_dict()))
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_hooks_may_change_the_memory_format_of_what_a_graph_saves(layout: str, backend: str, fresh: None) -> None:
+    def other_format(t: Tensor) -> Tensor:
+        last = t.dim() == 4 and t.is_contiguous()
+        return t.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    case, dy = make((2, 8, 2, 4), layout=layout, residual=True)  # whose bits are as many bytes in either order
+    layer, found = nk.BatchNorm2d(8, eps=EPS, activation="relu"), []
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for unpack in (Tensor.detach, other_format):
+        leaves = [t.detach().requires_grad_() for t in (case.x, case.residual) if t is not None]
+        with nk.backend("triton"), torch.autograd.graph.saved_tensors_hooks(Tensor.detach, unpack):
+            y = compiled(leaves[0], residual=leaves[1])
+        found.append([y.detach(), *torch.autograd.grad(y, leaves, dy)])
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_the_reasons_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

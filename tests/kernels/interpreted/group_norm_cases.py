@@ -15,7 +15,7 @@ from normkit import contract
 from normkit._activation import FUSED, resolve
 from normkit._operands import Needs, Operands
 from normkit.kernels import native, triton
-from normkit.kernels.triton import _group_plan, _plan
+from normkit.kernels.triton import _group_tile_plan, _tile_plan
 from normkit.reference._moments import select, spatial_mask
 from normkit.reference.batch_norm import channel_axes, per_channel
 from tests.cases import EPS, LAYOUTS, MOMENTUM, gaussian, generator
@@ -55,10 +55,10 @@ class Case:
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How small tensors are cut: into several tiles and parts, or not at all."""
     if request.param == "tiles":
-        monkeypatch.setattr(_plan, "TILE", 64)
-        monkeypatch.setattr(_plan, "ON_CHIP", 0)
-        monkeypatch.setattr(_plan, "PROGRAMS", 12)
-        monkeypatch.setattr(_group_plan, "MERGED", 32)
+        monkeypatch.setattr(_tile_plan, "TILE", 64)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 0)
+        monkeypatch.setattr(_tile_plan, "PROGRAMS", 12)
+        monkeypatch.setattr(_group_tile_plan, "MERGED", 32)
     return request.param
 
 
@@ -162,9 +162,9 @@ def test_gelu_by_tanh_and_parameters_of_activations() -> None:
 def test_every_tail(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Positions, channels of a group and groups of each size up to 70 by turns, in one pass and in tiles by turns."""
     for size in range(1, 71):
-        monkeypatch.setattr(_plan, "TILE", 128 if size % 2 else 4096)
-        monkeypatch.setattr(_plan, "ON_CHIP", 0 if size % 2 else 8192)
-        monkeypatch.setattr(_plan, "PROGRAMS", 12)
+        monkeypatch.setattr(_tile_plan, "TILE", 128 if size % 2 else 4096)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 0 if size % 2 else 8192)
+        monkeypatch.setattr(_tile_plan, "PROGRAMS", 12)
         shape, groups = [((1, 4, size), 2), ((1, size, 3), 1), ((1, 2 * size, 2), size)][size // 2 % 3]
         check(*make(shape, groups, layout=layout, activation="silu", residual=True, seed=size))
 
@@ -290,7 +290,7 @@ def test_bytes_moved_are_those_of_the_model(dtype: torch.dtype, layout: str, cut
     case, dy = make((2, 16, 8, 8), 4, dtype, layout, activation="silu", residual=True)
     size, sweeps = case.x.nbytes, 1 if cut == "one pass" else 2
     operands, needs, code = Operands(*case.tensors()), Needs(True, True, True, True), resolve("silu")
-    parts = _group_plan.plan(case.x, 4).parts
+    parts = _group_tile_plan.plan_group_tiles(case.x, 4).parts
     small = 4 * (2 * 4 * 4 + 4 * parts * 2 * 16 + 2 * 16)  # statistics, parts, parameters, float32
     with counted({"x": case.x, "residual": case.residual}) as (read, written):
         _, saved = triton.group_norm_forward(operands, 4, code, EPS, save=True)

@@ -18,7 +18,7 @@ from normkit._activation import NONE, resolve
 from normkit._operands import Needs, Operands
 from normkit.functional import choose as _choose
 from normkit.kernels import triton
-from normkit.kernels.triton import _plan
+from normkit.kernels.triton import _tile_plan
 from tests.cases import EPS, MOMENTUM, gaussian, generator, random_mask
 from tests.kernels.interpreted import batch_norm_cases, group_norm_cases, truth
 from tests.kernels.interpreted.batch_norm_cases import cut as cut
@@ -84,8 +84,8 @@ def test_batch_norm_in_evaluation(layout: str, activation: str | None, cut: str)
 def test_batch_norm_of_every_tail(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The innermost axis of each eleventh size up to 70, in one pass and in tiles by turns; padded at the end."""
     for size in range(2, 71, 11):
-        monkeypatch.setattr(_plan, "TILE", 128 if size % 2 else 4096)
-        monkeypatch.setattr(_plan, "ON_CHIP", 8 if size % 2 else 8192)
+        monkeypatch.setattr(_tile_plan, "TILE", 128 if size % 2 else 4096)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 8 if size % 2 else 8192)
         shape = (3, 2, size) if layout == "contiguous" else (3, size, 5)
         mask = nk.mask_from_lengths([shape[2], 0, shape[2] // 2], shape[2])
         case, dy = batch_norm_cases.make(shape, layout=layout, activation="relu", residual=True, seed=size)
@@ -224,7 +224,7 @@ def test_bytes_moved_are_those_without_a_mask_and_the_mask_once_a_sweep(cut: str
     case, dy = batch_norm_cases.make((4, 4, 6, 8), activation="relu", residual=True)
     mask = random_mask(case.x.shape, generator(1)).unsqueeze(1)
     size, sweeps = case.x.nbytes, 1 if cut == "one pass" else 2
-    blocks = _plan.plan(case.x).grid[0]
+    blocks = _tile_plan.plan_tiles(case.x).grid[0]
     operands = Operands(*case.tensors(), mask)
     large = {"x": case.x, "residual": case.residual, "mask": mask}
     with counted(large) as (read, _):
@@ -250,10 +250,10 @@ DRAWN_GROUPS = [
 def cut_groups(cut: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """As `group_norm_cases` cuts small tensors."""
     if cut == "tiles":
-        monkeypatch.setattr(_plan, "TILE", 64)
-        monkeypatch.setattr(_plan, "ON_CHIP", 0)
-        monkeypatch.setattr(_plan, "PROGRAMS", 12)
-        monkeypatch.setattr(group_norm_cases._group_plan, "MERGED", 32)
+        monkeypatch.setattr(_tile_plan, "TILE", 64)
+        monkeypatch.setattr(_tile_plan, "ON_CHIP", 0)
+        monkeypatch.setattr(_tile_plan, "PROGRAMS", 12)
+        monkeypatch.setattr(group_norm_cases._group_tile_plan, "MERGED", 32)
     return cut
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import normkit as nk
 from normkit.kernels import triton
-from normkit.kernels.triton import _plan
+from normkit.kernels.triton import _tile_plan
 from tests import processes
 from tests.cases import EPS, MOMENTUM
 from tests.kernels.interpreted.batch_norm_cases import make
@@ -79,7 +79,7 @@ def step(name: str, rank: int) -> dict[str, Tensor]:
 
 def _rank(folder: Path, rank: int) -> None:
     assert triton.INTERPRETS, "set TRITON_INTERPRET=1"
-    _plan.TILE, _plan.ON_CHIP, _plan.PROGRAMS = 128, 8, 6
+    _tile_plan.TILE, _tile_plan.ON_CHIP, _tile_plan.PROGRAMS = 128, 8, 6
     processes.join(folder, rank, 2, LIMIT)
     found = {f"{name}.{key}": value for name in CASES for key, value in step(name, rank).items()}
     torch.save(found, folder / f"{rank}.pt")

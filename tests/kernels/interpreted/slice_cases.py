@@ -19,7 +19,7 @@ from normkit._activation import resolve
 from normkit._operands import Needs, Operands
 from normkit.functional.ghost_batch_norm import slice_sizes
 from normkit.kernels import triton
-from normkit.kernels.triton import _plan
+from normkit.kernels.triton import _tile_plan
 from normkit.reference.batch_renorm import correction
 from tests import processes
 from tests.cases import EPS, MOMENTUM, generator, random_mask
@@ -132,7 +132,7 @@ def test_slices_move_nothing_by_a_value_that_is_not_finite(cut: str) -> None:
 def test_slices_read_and_write_the_bytes_of_batch_norm(cut: str) -> None:
     case, dy = make((6, 4, 6, 8), activation="relu", residual=True)
     size, code, sizes = case.x.nbytes, resolve("relu"), slice_sizes(6, 3)
-    sweeps = 1 if _plan.plan(case.x, sizes).whole else 2
+    sweeps = 1 if _tile_plan.plan_tiles(case.x, sizes).whole else 2
     assert sweeps == (1 if cut == "one pass" else 2)
     operands = Operands(*case.tensors())
     with counted({"x": case.x, "residual": case.residual}) as (read, _):

@@ -16,9 +16,12 @@ from . import INTERPRETS
 
 def dense(input: Tensor) -> Tensor:
     """The input as kernels read it: contiguous, or channels last."""
-    if input.is_contiguous() or (input.dim() > 2 and input.movedim(1, -1).is_contiguous()):
-        return input
-    return input.contiguous()
+    return input if input.is_contiguous() or is_channels_last(input) else input.contiguous()
+
+
+def is_channels_last(input: Tensor) -> bool:
+    """Whether the channels are innermost in memory."""
+    return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
 
 
 def beside(tensor: Tensor | None, input: Tensor) -> Tensor:

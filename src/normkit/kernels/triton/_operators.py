@@ -11,6 +11,7 @@ from torch.library import custom_op
 
 from ..._torch import triton_op
 from . import INTERPRETS
+from ._launch import is_channels_last
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -29,6 +30,27 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 def none(input: Tensor) -> Tensor:
     """An operator cannot return None; an empty tensor stands for it."""
     return input.new_empty((0,), dtype=torch.uint8)
+
+
+def marked(bits: Tensor | None, input: Tensor) -> Tensor:
+    """Bits as an operator gives them out, or none: a vector where they lie row-major, one row where channels are last.
+
+    Hooks on saved tensors may hand the backward its input in another memory format than the bits were made in, and to
+    read a mark from a device's memory would be to wait for it.
+    """
+    if bits is None:
+        return none(input)
+    return bits[None] if is_channels_last(input) else bits
+
+
+def in_order(input: Tensor, bits: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(the input in the order of memory of marked bits, the bits)."""
+    if bits is None:
+        return input, None
+    last = bits.dim() == 2
+    if is_channels_last(input) != last:
+        input = input.movedim(1, -1).contiguous().movedim(-1, 1) if last else input.contiguous()
+    return input, bits.reshape(-1)
 
 
 def vector(gradient: Tensor | None, input: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..._torch import increment_versions, wrap_triton
 from ..native import count_bit_bytes, keeps_bits
 from . import _batch_norm_forward, _running
 from ._launch import beside, compiled_for, dense, has_memory, is_traced, on_device, positions, vector
-from ._plan import Plan, plan
+from ._tile_plan import TilePlan, plan_tiles
 
 _partial, _merge, _apply = _batch_norm_forward.partial, _batch_norm_forward.merge, _batch_norm_forward.apply
 _whole, _merge_slices, _move = _batch_norm_forward.whole, _batch_norm_forward.merge_slices, _running.move
@@ -44,21 +44,21 @@ def run_forward(
         return y, _without_values(stats, eps), bits
     if not has_memory():
         return y, stats, bits
-    cut, hidden = plan(x, sizes), positions(operands.mask, x)
+    plan, hidden = plan_tiles(x, sizes), positions(operands.mask, x)
     with on_device(x):
-        if cut.whole:
+        if plan.whole:
             whole = wrap_triton(_whole) if is_traced() else _whole
-            whole[cut.grid](
+            whole[plan.grid](
                 x, beside(operands.residual, x), hidden, vector(operands.weight, x), vector(operands.bias, x), stats,
-                y, x if bits is None else bits, *cut.sizes, eps, param, **cut.constants,
-                **compiled_for(operands, code), KEEPS_BITS=bits is not None, num_warps=cut.warps,
+                y, x if bits is None else bits, *plan.sizes, eps, param, **plan.constants,
+                **compiled_for(operands, code), KEEPS_BITS=bits is not None, num_warps=plan.warps,
             )  # fmt: skip
         else:
-            _find_statistics(x, operands.mask, hidden, cut, stats, eps)
+            _find_statistics(x, operands.mask, hidden, plan, stats, eps)
             moved = None if sizes else running
-            _launch_apply(x, operands, hidden, cut, stats, y, bits, eps, code, param, running=moved)
-        if running is not None and (cut.whole or sizes):
-            _launch_move(x, cut, stats, running)
+            _launch_apply(x, operands, hidden, plan, stats, y, bits, eps, code, param, running=moved)
+        if running is not None and (plan.whole or sizes):
+            _launch_move(x, plan, stats, running)
     if running is not None:
         _changed(running)
     return y, stats, bits
@@ -73,7 +73,7 @@ def statistics(operands: Operands, eps: float) -> Tensor:
     if not has_memory():
         return stats
     with on_device(x):
-        _find_statistics(x, operands.mask, positions(operands.mask, x), plan(x), stats, eps)
+        _find_statistics(x, operands.mask, positions(operands.mask, x), plan_tiles(x), stats, eps)
     return stats
 
 
@@ -94,7 +94,7 @@ def run_by_statistics(
     if x.numel() and has_memory():
         with on_device(x):
             hidden = positions(operands.mask, x)
-            _launch_apply(x, operands, hidden, plan(x), stats, y, bits, 0.0, code, param, running=running)
+            _launch_apply(x, operands, hidden, plan_tiles(x), stats, y, bits, 0.0, code, param, running=running)
         if running is not None:
             _changed(running)
     return y, bits
@@ -110,7 +110,7 @@ def inference(
     if x.numel():
         with on_device(x):
             hidden, given = positions(operands.mask, x), (mean.contiguous(), var.contiguous())
-            _launch_apply(x, operands, hidden, plan(x), stats, y, bits, eps, *after, given=given)
+            _launch_apply(x, operands, hidden, plan_tiles(x), stats, y, bits, eps, *after, given=given)
     else:
         wide, nothing = var.float(), torch.zeros_like(mean, dtype=torch.float32)
         stats = torch.stack([mean.float(), wide, (wide + eps).rsqrt(), nothing, nothing])
@@ -118,43 +118,43 @@ def inference(
 
 
 def _find_statistics(  # what one launch reads and writes
-    x: Tensor, mask: Maybe, hidden: Tensor, cut: Plan, stats: Tensor, eps: float
+    x: Tensor, mask: Maybe, hidden: Tensor, plan: TilePlan, stats: Tensor, eps: float
 ) -> None:  # fmt: skip
-    parts = x.new_empty((4, cut.parts, cut.sets), dtype=torch.float32)
+    parts = x.new_empty((4, plan.parts, plan.sets), dtype=torch.float32)
     partial = wrap_triton(_partial) if is_traced() else _partial
-    partial[cut.grid](
-        x, hidden, parts, *cut.sizes, cut.each, **cut.constants, MASKED=mask is not None, num_warps=cut.warps
+    partial[plan.grid](
+        x, hidden, parts, *plan.sizes, plan.each, **plan.constants, MASKED=mask is not None, num_warps=plan.warps
     )
     merge = wrap_triton(_merge) if is_traced() else _merge
-    merge[cut.merge_grid](parts, stats, cut.sets, cut.parts, eps, **cut.merge_constants, num_warps=4)
+    merge[plan.merge_grid](parts, stats, plan.sets, plan.parts, eps, **plan.merge_constants, num_warps=4)
 
 
 def _launch_apply(  # what one launch reads and writes
-    x: Tensor, operands: Operands, hidden: Tensor, cut: Plan, stats: Tensor, y: Tensor, bits: Maybe, eps: float,
+    x: Tensor, operands: Operands, hidden: Tensor, plan: TilePlan, stats: Tensor, y: Tensor, bits: Maybe, eps: float,
     code: int, param: float, *, given: tuple[Tensor, Tensor] | None = None, running: Any = None,
 ) -> None:  # fmt: skip
     """given: mean and variance; None: `stats` are the statistics."""
     mean, var = (stats, stats) if given is None else given
     new_mean, new_var, batches, momentum = (x, x, None, 0.0) if running is None else running
     apply = wrap_triton(_apply) if is_traced() else _apply
-    apply[cut.grid](
+    apply[plan.grid](
         x, beside(operands.residual, x), hidden, vector(operands.weight, x), vector(operands.bias, x), mean, var, stats,
-        y, x if bits is None else bits, new_mean, new_var, x if batches is None else batches, *cut.sizes, cut.each, eps,
-        param, 0.0 if momentum is None else float(momentum), **cut.constants, **compiled_for(operands, code),
+        y, x if bits is None else bits, new_mean, new_var, x if batches is None else batches, *plan.sizes, plan.each,
+        eps, param, 0.0 if momentum is None else float(momentum), **plan.constants, **compiled_for(operands, code),
         KEEPS_BITS=bits is not None, GIVEN=given is not None, MOVES=running is not None, COUNTS=batches is not None,
-        CUMULATIVE=momentum is None, num_warps=cut.warps,
+        CUMULATIVE=momentum is None, num_warps=plan.warps,
     )  # fmt: skip
 
 
-def _launch_move(x: Tensor, cut: Plan, stats: Tensor, running: Any) -> None:
+def _launch_move(x: Tensor, plan: TilePlan, stats: Tensor, running: Any) -> None:
     """Move the running statistics, by the slices merged where there are slices."""
     mean, var, batches, momentum = running
-    if cut.slices is not None:
-        whole, block = x.new_empty((5, cut.c), dtype=torch.float32), 128
-        _merge_slices[(-(-cut.c // block),)](stats, whole, cut.c, cut.slices.number, BC=block, num_warps=4)
+    if plan.slices is not None:
+        whole, block = x.new_empty((5, plan.c), dtype=torch.float32), 128
+        _merge_slices[(-(-plan.c // block),)](stats, whole, plan.c, plan.slices.number, BC=block, num_warps=4)
         stats = whole
     _move[(1,)](
-        stats, mean, var, x if batches is None else batches, 0.0 if momentum is None else float(momentum), cut.c,
+        stats, mean, var, x if batches is None else batches, 0.0 if momentum is None else float(momentum), plan.c,
         COUNTS=batches is not None, CUMULATIVE=momentum is None, num_warps=4,
     )  # fmt: skip
 

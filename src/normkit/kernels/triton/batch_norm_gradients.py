@@ -12,7 +12,7 @@ from ..._activation import Activation
 from ..._operands import Gradients, Needs, Operands, Saved
 from ..._torch import wrap_triton
 from . import _batch_norm_backward, _group_norm_backward
-from ._group_plan import parameter_constants
+from ._group_tile_plan import parameter_constants
 from ._launch import (
     beside,
     compiled_for,
@@ -25,7 +25,7 @@ from ._launch import (
     vector,
     with_residual,
 )  # fmt: skip
-from ._plan import Plan, plan
+from ._tile_plan import TilePlan, plan_tiles
 
 _sums, _merge_sums = _batch_norm_backward.sums, _batch_norm_backward.merge
 _gradients, _whole_backward = _batch_norm_backward.gradients, _batch_norm_backward.whole
@@ -36,7 +36,7 @@ class _Call(NamedTuple):
     """What every launch of one backward takes."""
 
     x: Tensor
-    cut: Plan
+    plan: TilePlan
     given: tuple[Tensor, ...]
     flags: dict[str, Any]
 
@@ -61,18 +61,18 @@ def run_backward(
     if not x.numel() or not has_memory():
         return found
     call = _call(dy, operands, saved, code, x, sizes)
-    cut, of_parameters = call.cut, dweight is not None or dbias is not None
+    plan, of_parameters = call.plan, dweight is not None or dbias is not None
     to_vectors = (x if dweight is None else dweight, x if dbias is None else dbias)
     wanted = {"WANTS_WEIGHT": dweight is not None, "WANTS_BIAS": dbias is not None}
     with on_device(x):
-        totals = x.new_empty((2, cut.sets), dtype=torch.float32) if sizes or not cut.whole else x
+        totals = x.new_empty((2, plan.sets), dtype=torch.float32) if sizes or not plan.whole else x
         of_sets = (totals, x) if sizes else to_vectors
-        if cut.whole:
+        if plan.whole:
             whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
-            whole[cut.grid](
-                *call.given, x if dx is None else dx, x if dresidual is None else dresidual, *of_sets, *cut.sizes,
-                param, **cut.constants, **call.flags, **wanted, WANTS_INPUT=dx is not None,
-                WANTS_RESIDUAL=dresidual is not None, TRAINING=training, num_warps=cut.warps,
+            whole[plan.grid](
+                *call.given, x if dx is None else dx, x if dresidual is None else dresidual, *of_sets, *plan.sizes,
+                param, **plan.constants, **call.flags, **wanted, WANTS_INPUT=dx is not None,
+                WANTS_RESIDUAL=dresidual is not None, TRAINING=training, num_warps=plan.warps,
             )  # fmt: skip
         else:
             if of_parameters or (training and dx is not None):
@@ -81,8 +81,8 @@ def run_backward(
         if sizes and of_parameters:
             constants = parameter_constants(len(sizes))
             parameters = wrap_triton(_parameters) if is_traced() else _parameters
-            parameters[(-(-cut.c // constants["BC"]),)](
-                totals, *to_vectors, len(sizes), cut.c, **constants, HAS_LOST=False, **wanted, num_warps=4
+            parameters[(-(-plan.c // constants["BC"]),)](
+                totals, *to_vectors, len(sizes), plan.c, **constants, HAS_LOST=False, **wanted, num_warps=4
             )
     return found
 
@@ -134,31 +134,31 @@ def _call(  # what the launches of one backward share
         x, beside(dy, x), beside(operands.residual, x), positions(operands.mask, x),
         x if bits is None else bits.contiguous(), vector(operands.weight, x), vector(operands.bias, x), stats,
     )  # fmt: skip
-    return _Call(x, plan(x, sizes), given, compiled_for(operands, code) | {"HAS_BITS": bits is not None})
+    return _Call(x, plan_tiles(x, sizes), given, compiled_for(operands, code) | {"HAS_BITS": bits is not None})
 
 
 def _find_totals(
     call: _Call, param: float, totals: Tensor, to_vectors: tuple[Tensor, Tensor], wanted: dict[str, bool]
 ) -> None:
-    x, cut, given, flags = call
-    parts = x.new_empty((4, cut.parts, cut.sets), dtype=torch.float32)
+    x, plan, given, flags = call
+    parts = x.new_empty((4, plan.parts, plan.sets), dtype=torch.float32)
     kernel = wrap_triton(_sums) if is_traced() else _sums
-    kernel[cut.grid](*given, parts, *cut.sizes, cut.each, param, **cut.constants, **flags, num_warps=cut.warps)
+    kernel[plan.grid](*given, parts, *plan.sizes, plan.each, param, **plan.constants, **flags, num_warps=plan.warps)
     merge = wrap_triton(_merge_sums) if is_traced() else _merge_sums
-    merge[cut.merge_grid](
-        parts, totals, *to_vectors, cut.sets, cut.parts, **cut.merge_constants, **wanted, num_warps=4
+    merge[plan.merge_grid](
+        parts, totals, *to_vectors, plan.sets, plan.parts, **plan.merge_constants, **wanted, num_warps=4
     )  # fmt: skip
 
 
 def _launch_gradients(call: _Call, param: float, totals: Tensor, found: Gradients, **kinds: bool) -> None:
     """dx and the residual's gradient, where they are wanted."""
-    x, cut, given, flags = call
+    x, plan, given, flags = call
     dx, dresidual = found.input, found.residual
     if dx is None and dresidual is None:
         return
     gradients = wrap_triton(_gradients) if is_traced() else _gradients
-    gradients[cut.grid](
-        *given, totals, x if dx is None else dx, x if dresidual is None else dresidual, *cut.sizes, cut.each, param,
-        **cut.constants, **flags, **kinds, WANTS_INPUT=dx is not None, WANTS_RESIDUAL=dresidual is not None,
-        num_warps=cut.warps,
+    gradients[plan.grid](
+        *given, totals, x if dx is None else dx, x if dresidual is None else dresidual, *plan.sizes, plan.each, param,
+        **plan.constants, **flags, **kinds, WANTS_INPUT=dx is not None, WANTS_RESIDUAL=dresidual is not None,
+        num_warps=plan.warps,
     )  # fmt: skip

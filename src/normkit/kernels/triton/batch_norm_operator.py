@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._operands import Needs, Operands, Saved
 from ..._shapes import even_sizes
-from ._operators import laid, like, operator, vector
+from ._operators import in_order, laid, like, marked, operator, vector
 from .batch_norm import run_by_statistics, run_forward
 from .batch_norm import statistics as find_statistics
 from .batch_norm_gradients import run_backward, run_by_shares, run_sums
@@ -25,11 +25,11 @@ def forward(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None, size: int,
     eps: float, activation: int, param: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """(y like the input, stats (5, sets), bits); size: the number of slices with statistics of their own, or 0."""
+    """(y like the input, stats (5, sets), bits, marked); size: how many slices have statistics of their own, or 0."""
     y, stats, bits = run_forward(
         Operands(input, weight, bias, residual, mask), eps, activation, param, True, sizes=_slices(input, size)
     )
-    return like(y, input), stats, vector(bits, input)
+    return like(y, input), stats, marked(bits, input)
 
 
 @operator("normkit::triton_batch_norm_backward")
@@ -39,6 +39,7 @@ def backward(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients; empty where there is none."""
+    input, bits = in_order(input, bits)
     operands, sizes = Operands(input, weight, bias, residual, mask), _slices(input, size)
     dx, dweight, dbias, dresidual = run_backward(
         dy, operands, Saved(stats, bits), activation, param, Needs(*needs), sizes=sizes
@@ -57,10 +58,10 @@ def by_statistics(
     input: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, mask: Tensor | None,
     stats: Tensor, activation: int, param: float, group: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(y like the input, bits) by statistics (5, C); group: of which ranks they are, for the derivative."""
+    """(y like the input, bits, marked) by statistics (5, C); group: of which ranks they are, for the derivative."""
     operands = Operands(input, weight, bias, residual, mask)
     y, bits = run_by_statistics(operands, stats, activation, param, True)
-    return like(y, input), vector(bits, input)
+    return like(y, input), marked(bits, input)
 
 
 @operator("normkit::triton_batch_norm_sums")
@@ -69,6 +70,7 @@ def sums(
     mask: Tensor | None, stats: Tensor, bits: Tensor | None, activation: int, param: float,
 ) -> Tensor:  # fmt: skip
     """The gradients of bias and weight, float32 (2, C)."""
+    input, bits = in_order(input, bits)
     operands = Operands(input, weight, bias, residual, mask)
     return run_sums(dy, operands, Saved(stats, bits), activation, param)
 
@@ -80,6 +82,7 @@ def by_shares(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of input and residual, where what the statistics take off is known; empty where there is none."""
+    input, bits = in_order(input, bits)
     operands, (of_input, of_residual) = Operands(input, weight, bias, residual, mask), needs
     dx, _, _, dresidual = run_by_shares(
         dy, operands, Saved(stats, bits), shares, activation, param, Needs(of_input, False, False, of_residual)

@@ -9,7 +9,7 @@ from ..._activation import Activation
 from ..._operands import Gradients, Needs, Operands, Saved
 from ..._torch import wrap_triton
 from . import _group_norm_backward, _group_norm_forward
-from ._group_plan import plan
+from ._group_tile_plan import plan_group_tiles
 from ._launch import (
     beside,
     compiled_for,
@@ -48,26 +48,28 @@ def run_forward(operands: Operands, num_groups: int, eps: float, code: int, para
         return y, stats
     if not has_memory():
         return y, stats
-    cut = plan(x, num_groups)
+    plan = plan_group_tiles(x, num_groups)
     hidden = positions(mask, x)
     given = (x, beside(residual, x), hidden, vector(weight, x), vector(bias, x), stats, y)
     flags = compiled_for(operands, code)
     with on_device(x):
-        if cut.whole:
+        if plan.whole:
             whole = wrap_triton(_whole) if is_traced() else _whole
-            whole[cut.grid](
-                *given, *cut.sizes, *cut.group_sizes, eps, param, **cut.constants, **flags, num_warps=cut.warps
+            whole[plan.grid](
+                *given, *plan.sizes, *plan.group_sizes, eps, param, **plan.constants, **flags, num_warps=plan.warps
             )
             return y, stats
-        parts = x.new_empty((4, cut.parts, cut.n, cut.c), dtype=torch.float32)
+        parts = x.new_empty((4, plan.parts, plan.n, plan.c), dtype=torch.float32)
         partial = wrap_triton(_partial) if is_traced() else _partial
-        partial[cut.grid](x, hidden, parts, *cut.sizes, **cut.constants, MASKED=mask is not None, num_warps=cut.warps)
+        partial[plan.grid](
+            x, hidden, parts, *plan.sizes, **plan.constants, MASKED=mask is not None, num_warps=plan.warps
+        )
         merge = wrap_triton(_merge) if is_traced() else _merge
-        merge[(cut.n * cut.g,)](
-            parts, stats, cut.n, cut.c, *cut.group_sizes, cut.parts, eps, **cut.merge_constants, num_warps=4
+        merge[(plan.n * plan.g,)](
+            parts, stats, plan.n, plan.c, *plan.group_sizes, plan.parts, eps, **plan.merge_constants, num_warps=4
         )
         apply = wrap_triton(_apply) if is_traced() else _apply
-        apply[cut.grid](*given, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, num_warps=cut.warps)
+        apply[plan.grid](*given, *plan.sizes, *plan.group_sizes, param, **plan.constants, **flags, num_warps=plan.warps)
     return y, stats
 
 
@@ -89,7 +91,7 @@ def run_backward(
     dx, dweight, dbias, dresidual = gradients
     if not x.numel() or not has_memory():
         return gradients
-    cut = plan(x, num_groups)
+    plan = plan_group_tiles(x, num_groups)
     given = (
         x, beside(dy, x), beside(residual, x), positions(mask, x), vector(weight, x), vector(bias, x),
         stats.contiguous(),
@@ -98,38 +100,39 @@ def run_backward(
     wants = {"WANTS_INPUT": dx is not None, "WANTS_RESIDUAL": dresidual is not None}
     of_parameters = dweight is not None or dbias is not None
     out = (x if dx is None else dx, x if dresidual is None else dresidual)
-    found = x.new_empty((2 if cut.whole else 4, cut.parts, cut.n, cut.c), dtype=torch.float32)
+    found = x.new_empty((2 if plan.whole else 4, plan.parts, plan.n, plan.c), dtype=torch.float32)
     with on_device(x):
-        if cut.whole:
+        if plan.whole:
             whole = wrap_triton(_whole_backward) if is_traced() else _whole_backward
-            whole[cut.grid](
-                *given, found, *out, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, **wants,
-                WANTS_PARAMETERS=of_parameters, num_warps=cut.warps,
+            whole[plan.grid](
+                *given, found, *out, *plan.sizes, *plan.group_sizes, param, **plan.constants, **flags, **wants,
+                WANTS_PARAMETERS=of_parameters, num_warps=plan.warps,
             )  # fmt: skip
         else:
             if of_parameters or dx is not None:
                 sums = wrap_triton(_sums) if is_traced() else _sums
-                sums[cut.grid](
-                    *given, found, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, num_warps=cut.warps
-                )
-            totals = x.new_empty((2, cut.n * cut.g), dtype=torch.float32)
+                sums[plan.grid](
+                    *given, found, *plan.sizes, *plan.group_sizes, param, **plan.constants, **flags,
+                    num_warps=plan.warps,
+                )  # fmt: skip
+            totals = x.new_empty((2, plan.n * plan.g), dtype=torch.float32)
             if dx is not None:
                 merge = wrap_triton(_merge_sums) if is_traced() else _merge_sums
-                merge[(cut.n * cut.g,)](
-                    found, vector(weight, x), totals, cut.n, cut.c, *cut.group_sizes, cut.parts, **cut.merge_constants,
-                    HAS_WEIGHT=weight is not None, num_warps=4,
+                merge[(plan.n * plan.g,)](
+                    found, vector(weight, x), totals, plan.n, plan.c, *plan.group_sizes, plan.parts,
+                    **plan.merge_constants, HAS_WEIGHT=weight is not None, num_warps=4,
                 )  # fmt: skip
             if dx is not None or dresidual is not None:
                 apply = wrap_triton(_gradients) if is_traced() else _gradients
-                apply[cut.grid](
-                    *given, totals, *out, *cut.sizes, *cut.group_sizes, param, **cut.constants, **flags, **wants,
-                    num_warps=cut.warps,
+                apply[plan.grid](
+                    *given, totals, *out, *plan.sizes, *plan.group_sizes, param, **plan.constants, **flags, **wants,
+                    num_warps=plan.warps,
                 )  # fmt: skip
         if of_parameters:
             parameters = wrap_triton(_parameters) if is_traced() else _parameters
-            parameters[(-(-cut.c // cut.parameter_constants["BC"]),)](
-                found, x if dweight is None else dweight, x if dbias is None else dbias, cut.parts * cut.n, cut.c,
-                **cut.parameter_constants, HAS_LOST=not cut.whole, WANTS_WEIGHT=dweight is not None,
+            parameters[(-(-plan.c // plan.parameter_constants["BC"]),)](
+                found, x if dweight is None else dweight, x if dbias is None else dbias, plan.parts * plan.n, plan.c,
+                **plan.parameter_constants, HAS_LOST=not plan.whole, WANTS_WEIGHT=dweight is not None,
                 WANTS_BIAS=dbias is not None, num_warps=4,
             )  # fmt: skip
     return gradients

@@ -28,7 +28,7 @@ class Slices(NamedTuple):
     positions: int
 
 
-class Plan(NamedTuple):
+class TilePlan(NamedTuple):
     """The sizes that kernels see, how a tensor is cut, and how many programs share a channel.
 
     n, c, s: (N, C, S); channels last: (1, C, all positions). unit_c, unit_s: powers of two that divide c and s, up to
@@ -98,7 +98,7 @@ class Plan(NamedTuple):
         }  # fmt: skip
 
 
-def plan(input: Tensor, sizes: Sequence[int] = ()) -> Plan:
+def plan_tiles(input: Tensor, sizes: Sequence[int] = ()) -> TilePlan:
     """Of an input (N, C, *) that is contiguous or channels last, and not empty.
 
     sizes: how many samples each slice has, the longer ones first, by one.
@@ -115,7 +115,7 @@ def plan(input: Tensor, sizes: Sequence[int] = ()) -> Plan:
     return _planar(n, c, s, math.gcd(s, width), input.element_size(), slices)
 
 
-def _channels_last(c: int, s: int, unit: int, size: int, slices: Slices | None) -> Plan:
+def _channels_last(c: int, s: int, unit: int, size: int, slices: Slices | None) -> TilePlan:
     least = max(8, RUN // size)  # 8: a byte of bits
     columns = _power(s)
     if columns * least <= ON_CHIP:
@@ -126,7 +126,7 @@ def _channels_last(c: int, s: int, unit: int, size: int, slices: Slices | None) 
     return _cut(1, c, s, True, unit, 1, 1, channels, columns, slices)
 
 
-def _planar(n: int, c: int, s: int, unit: int, size: int, slices: Slices | None) -> Plan:
+def _planar(n: int, c: int, s: int, unit: int, size: int, slices: Slices | None) -> TilePlan:
     columns = max(8, _power(s))
     if _power(n) * columns <= ON_CHIP:
         rows = _power(n)
@@ -141,11 +141,11 @@ def _planar(n: int, c: int, s: int, unit: int, size: int, slices: Slices | None)
 def _cut(
     n: int, c: int, s: int, last: bool, unit_c: int, unit_s: int, rows: int, channels: int, columns: int,
     slices: Slices | None,
-) -> Plan:  # fmt: skip
+) -> TilePlan:  # fmt: skip
     tiles = -(-n // rows) * -(-s // columns)
     blocks = -(-c // channels) * (1 if slices is None else slices.number)
     each = -(-tiles // min(tiles, MOST_PARTS, max(1, PROGRAMS // blocks)))
-    return Plan(n, c, s, last, unit_c, unit_s, rows, channels, columns, tiles, each, -(-tiles // each), slices)
+    return TilePlan(n, c, s, last, unit_c, unit_s, rows, channels, columns, tiles, each, -(-tiles // each), slices)
 
 
 def _power(size: int) -> int:

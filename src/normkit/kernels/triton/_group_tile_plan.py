@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from . import _plan
-from ._plan import MOST_PARTS, RUN, THREADS
-from ._plan import _power as power
+from . import _tile_plan
+from ._tile_plan import MOST_PARTS, RUN, THREADS
+from ._tile_plan import _power as power
 
 LEAST = 1024  # elements of a tile, where there are groups enough
 MERGED = 1024  # sets of values that a merging program takes at a time
 
 
-class GroupPlan(NamedTuple):
+class GroupTilePlan(NamedTuple):
     """The sizes that kernels see, and how many programs share a channel of a sample.
 
     n, c, s: (N, C, S). unit_c, unit_s, unit_p: powers of two that divide C, S and the channels of a group, up to 16
@@ -69,7 +69,7 @@ class GroupPlan(NamedTuple):
 
     @property
     def warps(self) -> int:
-        """16 elements a thread, as `_plan` has it."""
+        """16 elements a thread, as `TilePlan` has it."""
         elements = (self.members * self.groups if self.whole else self.channels) * self.columns
         return min(16, max(1, elements // (16 * THREADS)))
 
@@ -106,7 +106,7 @@ def parameter_constants(rows: int) -> dict[str, int]:
     return {"BR": min(128, max(8, power(rows))), "BC": 16}
 
 
-def plan(input: Tensor, num_groups: int) -> GroupPlan:
+def plan_group_tiles(input: Tensor, num_groups: int) -> GroupTilePlan:
     """Of an input (N, C, *) that is contiguous or channels last, and not empty."""
     n, c = int(input.shape[0]), int(input.shape[1])
     s = math.prod(int(size) for size in input.shape[2:])
@@ -114,18 +114,18 @@ def plan(input: Tensor, num_groups: int) -> GroupPlan:
     last, per, width = s == 1 or not input.is_contiguous(), c // num_groups, 16 // size
     units = (math.gcd(c, width), 1, math.gcd(per, width)) if last else (1, math.gcd(s, width), 1)
     members, columns = power(per), power(s)
-    if members * columns <= _plan.ON_CHIP:
+    if members * columns <= _tile_plan.ON_CHIP:
         run = per if last else s * per  # elements that lie together
         groups = max(power(-(-RUN // (run * size))), LEAST // (members * columns))
-        groups = max(1, min(power(num_groups), _plan.TILE // (members * columns), groups))
-        return GroupPlan(n, c, s, num_groups, last, *units, members, groups, 0, columns, 0)
+        groups = max(1, min(power(num_groups), _tile_plan.TILE // (members * columns), groups))
+        return GroupTilePlan(n, c, s, num_groups, last, *units, members, groups, 0, columns, 0)
     if last:
-        channels = min(power(c), max(8, _plan.TILE // min(RUN, columns)))
-        columns = min(columns, max(1, _plan.TILE // channels))
+        channels = min(power(c), max(8, _tile_plan.TILE // min(RUN, columns)))
+        columns = min(columns, max(1, _tile_plan.TILE // channels))
     else:
         if columns > 128:  # the least that is left empty at the end of a row; of equals the longest
             columns = min((1 << k for k in range(12, 6, -1)), key=lambda b: -(-s // b) * b)
-        channels = max(1, min(power(c), _plan.TILE // columns))
+        channels = max(1, min(power(c), _tile_plan.TILE // columns))
     tiles, programs = -(-s // columns), n * -(-c // channels)
-    each = -(-tiles // min(tiles, MOST_PARTS, max(1, _plan.PROGRAMS // programs)))
-    return GroupPlan(n, c, s, num_groups, last, *units, 0, 0, channels, columns, each)
+    each = -(-tiles // min(tiles, MOST_PARTS, max(1, _tile_plan.PROGRAMS // programs)))
+    return GroupTilePlan(n, c, s, num_groups, last, *units, 0, 0, channels, columns, each)
