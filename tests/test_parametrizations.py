@@ -103,3 +103,14 @@ def test_surgery_keeps_it() -> None:
 def test_what_has_no_filters_is_refused(module: nn.Module, name: str, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         standardize(module, name)
+
+
+def test_an_eps_or_a_gain_that_cannot_be_is_refused_and_nothing_registered() -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    for eps in (0.0, -1e-5, float("nan")):
+        with pytest.raises(ValueError, match="eps must be above 0"):
+            nk.parametrizations.weight_standardization(layer, eps=eps)
+    for gain in ("1", True, torch.ones(4)):
+        with pytest.raises(TypeError, match="gain must be a number"):
+            nk.parametrizations.weight_standardization(layer, gain=gain)  # type: ignore[arg-type]  # on purpose
+    assert not torch.nn.utils.parametrize.is_parametrized(layer)

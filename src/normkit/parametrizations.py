@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -39,7 +40,8 @@ def weight_standardization(
 
     Raises:
         AttributeError: the module has no such parameter.
-        ValueError: it has one axis only, or is a transposed convolution of several groups.
+        ValueError: it has one axis only, or is a transposed convolution of several groups; eps is not above 0.
+        TypeError: the gain is no number.
 
     Reference: Qiao et al. (2019), Micro-Batch Training with Batch-Channel Normalization and Weight Standardization.
     https://arxiv.org/abs/1903.10520. The gain: Brock et al. (2021), https://arxiv.org/abs/2101.08692
@@ -49,6 +51,10 @@ def weight_standardization(
         raise AttributeError(f"{type(module).__name__} has no parameter {name!r} to standardize")
     if weight.dim() < 2:
         raise ValueError(f"{name} has the shape {tuple(weight.shape)}: a filter of one value has no variance")
+    if not eps > 0:
+        raise ValueError(f"eps must be above 0, got {eps}: a filter of equal values has no variance")
+    if gain is not None and (isinstance(gain, bool) or not isinstance(gain, Real)):
+        raise TypeError(f"gain must be a number, what each output's begins with, got a {type(gain).__name__}")
     transposed = isinstance(module, _TRANSPOSED)
     if transposed and module.groups != 1:
         raise ValueError("the filters of a transposed convolution of several groups do not lie along one axis")

@@ -128,3 +128,54 @@ def test_the_defaults_of_the_table_are_the_librarys(kind: str, family: str) -> N
     assert arguments["epsilon"].default == FACTS["keras"].eps[family]
     if family == "batch":
         assert arguments["momentum"].default == FACTS["keras"].keeps
+
+
+def alone(layer: Any) -> Any:
+    return keras.Sequential([keras.Input((5, 5, 6)), layer])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "text"),
+    [
+        (lambda: keras.layers.LayerNormalization(), nn.GroupNorm(2, 6), "is a group norm, and .* a layer norm"),
+        (lambda: keras.layers.LayerNormalization(), nn.InstanceNorm2d(6, affine=True), "an instance norm, and"),
+        (lambda: keras.layers.LayerNormalization(center=False), nk.RMSNorm(6), "is an RMS norm, and .* a layer norm"),
+        (lambda: keras.layers.RMSNormalization(), nn.LayerNorm(6), "is a layer norm, and .* an RMS norm"),
+        (lambda: keras.layers.GroupNormalization(groups=3), nn.GroupNorm(2, 6), "normalizes 2 groups .* 3"),
+        (lambda: keras.layers.GroupNormalization(groups=3), nn.InstanceNorm2d(6, affine=True), "normalizes 6 groups"),
+        (lambda: keras.layers.LayerNormalization(rms_scaling=True), nk.RMSNorm(6), "rms_scaling=True"),
+    ],
+)  # fmt: skip
+def test_a_norm_of_another_kind_is_refused(theirs: Any, mine: nn.Module, text: str) -> None:
+    """Their arrays fit; what is computed does not."""
+    before = {key: value.clone() for key, value in mine.state_dict().items()}
+    with pytest.raises(ValueError, match=text):
+        nk.load_norm_state(nn.Sequential(mine), alone(theirs()), "keras")
+    assert all(torch.equal(value, before[key]) for key, value in mine.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "mine", [nn.InstanceNorm2d(6, affine=True), nn.GroupNorm(6, 6)], ids=["instance norm", "group norm"]
+)
+def test_one_group_a_channel_is_an_instance_norm(mine: nn.Module) -> None:
+    layer = keras.layers.GroupNormalization(groups=-1, epsilon=0.3)
+    theirs, x = alone(layer), images(3)
+    layer.gamma.assign(np.linspace(0.5, 2, 6).astype("float32"))
+    nk.load_norm_state(nn.Sequential(mine), theirs, "keras")
+    torch.testing.assert_close(mine.eval()(x).detach(), output(theirs, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_without_gamma_and_beta_gives_its_eps() -> None:
+    theirs = alone(keras.layers.LayerNormalization(center=False, scale=False, epsilon=0.3))
+    mine = nn.Sequential(nn.LayerNorm(6, elementwise_affine=False))
+    (loaded,) = nk.load_norm_state(mine, theirs, "keras")
+    assert (loaded.what, mine[0].eps) == ((), 0.3)
+
+
+def test_names_may_leave_out_what_all_begin_with() -> None:
+    theirs = keras.Sequential(
+        [keras.Input((4,)), keras.layers.BatchNormalization(name="a"), keras.layers.BatchNormalization(name="b")]
+    )
+    mine = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    loaded = nk.load_norm_state(mine, theirs, "keras", names={"0": "b", "1": f"{theirs.name}/a"})
+    assert [layer.origin for layer in loaded] == [f"{theirs.name}/b", f"{theirs.name}/a"]

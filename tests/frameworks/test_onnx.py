@@ -82,6 +82,25 @@ def test_layer_norm_and_rms_norm() -> None:
     assert (model.ln.eps, model.rms.eps) == (1e-6, 1e-5)
 
 
+def test_a_node_of_another_kind_is_refused() -> None:
+    """Its arrays fit; what is computed does not."""
+    a = arrays(1)
+    names = ["x", "norm.weight", "norm.bias"]
+    held = {"norm.weight": a["gamma"], "norm.bias": a["beta"]}
+    groups = helper.make_node("GroupNormalization", names, ["y"], num_groups=3)
+    for node, mine in (
+        (helper.make_node("LayerNormalization", names, ["y"]), nn.GroupNorm(2, 6)),
+        (helper.make_node("InstanceNormalization", names, ["y"]), nn.GroupNorm(2, 6)),
+        (groups, nn.GroupNorm(2, 6)),
+        (groups, nn.InstanceNorm2d(6, affine=True)),
+    ):
+        with pytest.raises(ValueError, match=r"is a group norm|normalizes [26] groups of channels"):
+            nk.load_norm_state(nn.ModuleDict({"norm": mine}), graph([node], held), "onnx")
+    nk.load_norm_state(nn.ModuleDict({"norm": nn.GroupNorm(3, 6)}), graph([groups], held), "onnx")
+    instance = helper.make_node("InstanceNormalization", names, ["y"])
+    nk.load_norm_state(nn.ModuleDict({"norm": nn.GroupNorm(6, 6)}), graph([instance], held), "onnx")
+
+
 @pytest.mark.filterwarnings("ignore")  # the exporter's, about itself
 def test_a_model_that_torch_exported_comes_back_by_its_names() -> None:
     if (reason := why_not_onnx(True)) is not None:

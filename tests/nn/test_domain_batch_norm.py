@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -142,6 +143,23 @@ def test_where_numbers_cannot_be_read_each_domain_is_masked(trains: bool) -> Non
     assert_close(number(x, 1), layer().train(trains)(x, 1))
     with nk.domain(2):
         assert_close(number(x), layer().train(trains)(x, 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"modulate": (torch.ones(3, 5), None)}, "scale of shape (3, 5) does not fit an input of shape (6, 5, 2, 2)"),
+        ({"modulate": (None, torch.ones(3, 1, 2, 2))}, "(3, 1, 2, 2) does not fit an input of shape (6, 5, 2, 2)"),
+        ({"residual": torch.ones(3, 5, 2, 2)}, "the input's shape (6, 5, 2, 2), got (3, 5, 2, 2)"),
+        ({"mask": torch.ones(3, 2, 2, dtype=torch.bool)}, "(6, 5, 2, 2)"),
+        ({"modulate": (torch.ones(6, 4), None)}, "scale of shape (6, 4) does not fit an input of shape (6, 5, 2, 2)"),
+    ],
+    ids=["scale", "shift", "residual", "mask", "channels"],
+)
+def test_what_fits_the_samples_of_one_domain_does_not_fit_the_batch(given: dict[str, Any], text: str) -> None:
+    layer = nk.DomainBatchNorm2d(5, domains=2)
+    with pytest.raises(ValueError, match=re.escape(text)):
+        layer(torch.randn(6, 5, 2, 2), torch.tensor([0, 1, 0, 1, 0, 1]), **given)
 
 
 def test_an_empty_batch_passes() -> None:

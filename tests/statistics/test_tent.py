@@ -152,6 +152,23 @@ def test_another_mixture_is_refused(options: Any, text: str) -> None:
         nk.adapt(Net(nn.BatchNorm2d), tent=descent, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"tent": 3}, "tent must be a function .* got a int"),
+        ({"tent": lambda parameters: None}, "tent must make an optimizer .* got a NoneType"),
+        ({"prior": "16"}, "prior must be a number of samples, got a str"),
+        ({"prior": True}, "prior must be a number of samples, got a bool"),
+    ],
+)
+def test_what_is_no_optimizer_or_number_is_told_before_a_batch_is_seen(options: Any, text: str) -> None:
+    model = Net(nn.BatchNorm2d)
+    before = whole(model)
+    with pytest.raises(TypeError, match=text), nk.adapt(model, **{"prior": 0, **options}):
+        raise AssertionError("the block was entered")
+    assert whole(model) == before
+
+
 def test_what_cannot_be_moved_is_refused() -> None:
     with pytest.raises(ValueError, match="neither weight nor bias"):
         nk.adapt(Net(nn.BatchNorm2d, affine=False), 0, tent=descent)

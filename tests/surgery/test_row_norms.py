@@ -286,6 +286,11 @@ def test_what_the_check_finds_is_undone() -> None:
     entry = nk.changes(kept)["0"]
     assert (entry.action, entry.reason.split(":")[0]) == ("kept", "undone")
     assert "forward" not in model[0].__dict__
+    both_norms = nn.ModuleList([Saturating(48), foreign.CountingNorm(48)])
+    both_norms.forward = lambda x: both_norms[0](x) + both_norms[1](x)  # type: ignore[method-assign]
+    nk.accelerate(both_norms, 1e9 * X, inplace=True)
+    assert nk.changes(both_norms)["0"].reason.startswith("undone")
+    assert nk.changes(both_norms)["1"].reason.endswith("its forward sets calls")  # nothing of it was undone
 
 
 def test_a_shared_norm_and_a_tied_weight() -> None:
@@ -331,6 +336,77 @@ def test_a_subclass_of_layer_norm_with_another_factor() -> None:
     fast = nk.accelerate(model, X)
     assert "1 + weight and bias" in nk.changes(fast)["0"].reason
     torch.testing.assert_close(fast(X), model(X), rtol=1e-5, atol=1e-5)
+
+
+class RoundedOnePlus(nn.LayerNorm):
+    """Nemotron: 1 + weight is a tensor of the weight's dtype before it multiplies."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.layer_norm(input, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_one_plus_a_weight_that_is_rounded_first(dtype: torch.dtype) -> None:
+    model = nn.Sequential(stirred(RoundedOnePlus(48))).to(dtype)
+    given = [(2 * torch.randn(64, 48)).to(dtype).requires_grad_()]
+    fast = nk.accelerate(model, given[0].detach())
+    assert "1 + weight, rounded, multiplies before the cast back" in nk.changes(fast)["0"].reason
+    (y, *_), (ours, *_) = both(model, fast, given)
+    assert ours.dtype == dtype
+    assert float((ours == y).double().mean()) >= 0.999
+    truth = copy.deepcopy(model[0]).double()
+    truth.weight = nn.Parameter((model[0].weight + 1).double() - 1)  # the rounded factor
+    x = given[0].detach().double().requires_grad_()
+    slope = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    exact = torch.autograd.grad(truth(x), [x, *truth.parameters()], slope.to(dtype).double())
+    for one in (model, fast):
+        found = torch.autograd.grad(one(given[0]), [given[0], *one.parameters()], slope.to(dtype))
+        gaps = [float((a - b).abs().mean() / b.abs().mean()) for a, b in zip(found, exact, strict=True)]
+        if one is model:
+            theirs = gaps
+    assert all(mine <= 1.001 * other for mine, other in zip(gaps, theirs, strict=True))
+
+
+def test_a_subclass_says_why_it_is_no_such_norm_either() -> None:
+    class RoundedFactor(RoundedOnePlus):
+        """Every step of the factor is rounded, the last to three digits."""
+
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) if input.dtype == torch.float32 else super().forward(input) * 1.125 / 1.125
+
+    model, x = nn.Sequential(stirred(RoundedFactor(48)), nn.LayerNorm(48)), torch.randn(64, 48)
+    assert nk.changes(nk.accelerate(model, x))["0"].action == "replaced"
+    (entry,) = nk.changes(nk.accelerate(model.bfloat16(), x.bfloat16())).kept
+    assert entry.name == "0"
+    assert entry.reason.endswith("; in bfloat16 it rounds otherwise than normkit's kernels")
+
+
+def test_a_norm_whose_weight_is_no_vector_is_listed() -> None:
+    class CohereLayerNorm(nn.Module):
+        """A weight for each head and channel."""
+
+        def __init__(self, heads: int, width: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(heads, width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight * nn.functional.layer_norm(x, x.shape[-1:])
+
+    class NormedLinear(nn.Module):
+        """A cosine classifier: "Norm" in its name, and no norm."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(nn.functional.normalize(x, dim=-1), nn.functional.normalize(self.weight))
+
+    model = nn.Sequential(CohereLayerNorm(3, 8), nn.LayerNorm(8), NormedLinear())
+    changes = nk.changes(nk.accelerate(model, torch.randn(2, 5, 3, 8)))
+    assert [(entry.name, entry.action) for entry in changes] == [("0", "kept"), ("1", "replaced")]
+    assert "it holds weight (3, 8), and not a weight and a bias over one axis" in changes["0"].reason
+    assert nk.norm_keys(model) == ["0.weight", "1.weight", "1.bias"]
 
 
 @pytest.mark.parametrize("dtype", HALF)

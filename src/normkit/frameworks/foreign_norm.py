@@ -15,7 +15,9 @@ class ForeignNorm:
     """weight, bias: gamma and beta, None where the norm has none: then they are 1 and 0 there, and stay so. mean, var:
     the running statistics that it evaluates with, None where it keeps none. eps, keeps (of the old statistic): None
     where the state does not say. eps_default: where it is not that of the framework's table. counter: batches seen.
-    notes: what was converted on the way here.
+    family, groups: "layer", "group" (into how many; -1: one a channel), "rms" and so on where the state tells the
+    layer's class, as a Keras model and ONNX do; None where it holds arrays alone. notes: what was converted on the way
+    here.
     """
 
     name: str
@@ -27,6 +29,8 @@ class ForeignNorm:
     eps_default: float | None = None
     keeps: float | None = None
     counter: int | None = None
+    family: str | None = None
+    groups: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -13,11 +13,18 @@ EXPECTED = 'a Keras model, or its variables by name ("bn/gamma"), as {w.path: w.
 _NAMES = {
     "gamma": "weight", "scale": "weight", "beta": "bias", "moving_mean": "mean", "moving_variance": "var",
 }  # fmt: skip
+_FAMILIES = {
+    "BatchNormalization": "batch", "LayerNormalization": "layer", "GroupNormalization": "group",
+    "RMSNormalization": "rms",
+}  # fmt: skip
 _SUFFIX = re.compile(r"(/\.ATTRIBUTES/VARIABLE_VALUE|:0)$")  # of TensorFlow's checkpoints and variables
 
 
 def read(state: Any) -> list[ForeignNorm]:
-    """The norms among the layers of a Keras model, or among variables by name."""
+    """The norms among the layers of a Keras model, or among variables by name.
+
+    Raises ValueError for a layer that no norm of PyTorch computes.
+    """
     if not isinstance(state, Mapping) and hasattr(state, "layers"):
         return list(_of_model(state))
     if isinstance(state, Mapping):
@@ -39,18 +46,30 @@ def _of_model(model: Any) -> Iterator[ForeignNorm]:
     flatten = getattr(model, "_flatten_layers", None)  # layers inside of layers too, whatever attribute holds them
     for layer in flatten() if callable(flatten) else model.layers:
         arrays = any(getattr(layer, name, None) is not None for name in ("gamma", "beta", "moving_mean"))
-        if hasattr(layer, "epsilon") and (arrays or hasattr(getattr(layer, "scale", None), "shape")):
+        bare = _family(layer) is not None and getattr(layer, "built", False)  # neither gamma nor beta, but an eps
+        if hasattr(layer, "epsilon") and (arrays or bare or hasattr(getattr(layer, "scale", None), "shape")):
             yield _of_layer(layer)
+
+
+def _family(layer: Any) -> str | None:
+    """By the class, or one that it derives from."""
+    return next((_FAMILIES[base.__name__] for base in type(layer).__mro__ if base.__name__ in _FAMILIES), None)
 
 
 def _of_layer(layer: Any) -> ForeignNorm:
     found = {name: getattr(layer, name, None) for name in _NAMES}
     there = {name: value for name, value in found.items() if hasattr(value, "shape")}  # scale is a flag in most
-    name = _place(next(iter(there.values()))) or layer.name
-    keeps = getattr(layer, "momentum", None)
+    path = _place(next(iter(there.values()))) if there else str(getattr(layer, "path", ""))
+    name = path or layer.name
+    if getattr(layer, "rms_scaling", False):
+        raise ValueError(
+            f"{name} has rms_scaling=True, which divides by the deviation and leaves the mean: no norm of PyTorch does"
+        )
+    keeps, groups = getattr(layer, "momentum", None), getattr(layer, "groups", None)
     return ForeignNorm(
-        name, **_arrays(name, there), eps=float(layer.epsilon), keeps=None if keeps is None else float(keeps)
-    )
+        name, **_arrays(name, there), eps=float(layer.epsilon), keeps=None if keeps is None else float(keeps),
+        family=_family(layer), groups=None if groups is None else int(groups),
+    )  # fmt: skip
 
 
 def _place(variable: Any) -> str:

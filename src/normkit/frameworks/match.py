@@ -1,6 +1,6 @@
 """Which norm of a state belongs to which layer of the model.
 
-Rules: by the names that are given, else by equal names, separators apart and but for what all of the state's names
+Rules: by the names that are given, else by equal names, both separators apart and but for what all of the state's names
 begin with (the model's own name); where each side has one norm, they belong together; by order only on request, for two
 layers of one size could change places unseen.
 """
@@ -61,7 +61,9 @@ def matched(sites: Sequence[Site], norms: Sequence[ForeignNorm], names: Names) -
 def _named(sites: Sequence[Site], norms: Sequence[ForeignNorm], given: Mapping[str, str]) -> dict[Site, ForeignNorm]:
     mine = {name: site for site in sites for name in site.names}
     theirs = {norm.name: norm for norm in norms}
-    loosely = {canonical(norm.name): norm for norm in norms}
+    loosely: dict[str, ForeignNorm] = {}
+    for by_name in _called(norms):
+        loosely = by_name | loosely  # the whole name goes before one without what all begin with
     pairs: dict[Site, ForeignNorm] = {}
     for name, other in given.items():
         if name not in mine:

@@ -22,6 +22,7 @@ _INPUTS = {  # of a node, after the one that it normalizes
     "RMSNormalization": ("weight",),
     "SimplifiedLayerNormalization": ("weight",),
 }
+_FAMILIES = {"Batch": "batch", "Instance": "instance", "Group": "group", "Layer": "layer", "RMS": "rms"}
 
 
 def read(state: Any) -> list[ForeignNorm]:
@@ -45,9 +46,11 @@ def _norm(node: Any, held: dict[str, Any]) -> ForeignNorm | None:
     settings = {attribute.name: attribute for attribute in node.attribute}
     eps = settings["epsilon"].f if "epsilon" in settings else None
     keeps = settings["momentum"].f if "momentum" in settings else None
+    kind = node.op_type.removesuffix("Normalization")
     return ForeignNorm(
-        name, **arrays, eps=None if eps is None else _short(eps), keeps=None if keeps is None else _short(keeps)
-    )
+        name, **arrays, eps=None if eps is None else _short(eps), keeps=None if keeps is None else _short(keeps),
+        family=_FAMILIES.get(kind, "rms"), groups=settings["num_groups"].i if "num_groups" in settings else None,
+    )  # fmt: skip
 
 
 def _short(value: float) -> float:

@@ -108,6 +108,7 @@ class _Plan:
     def made(self) -> Planned:
         if parametrized(self.module):
             raise self.error("has a parametrized weight: load before torch.nn.utils.parametrize is applied")
+        self.verify_family()
         self.affine("weight", self.norm.weight)
         self.affine("bias", self.norm.bias)
         self.statistics()
@@ -118,6 +119,25 @@ class _Plan:
         what = tuple(self.targets)
         report = LoadedNorm(self.site.name, self.norm.name, what, eps, settings.get("momentum"), tuple(self.notes))
         return Planned(self.module, self.targets, self.new, settings, tuple(self.fixed), report)
+
+    def verify_family(self) -> None:
+        """Layer, group, instance and RMS norms may have the same arrays, and what they compute differs.
+
+        What keeps statistics evaluates by them, whatever its class.
+        """
+        theirs, groups = self.norm.family, self.norm.groups
+        if theirs is None or self.norm.tracked:
+            return
+        channels = next((t.numel() for t in (self.norm.weight, self.norm.bias) if t is not None), None)
+        own = getattr(self.module, "num_groups", None)
+        own = channels if self.family == "instance" else own
+        groups = channels if groups == -1 or theirs == "instance" else groups
+        if "group" in (theirs, self.family) and {theirs, self.family} <= {"group", "instance"}:
+            if None in (own, groups) or own == groups:
+                return
+            raise self.error(f"normalizes {own} groups of channels, and {self.norm.name} {groups}")
+        if theirs != self.family:
+            raise self.error(f"is {_norm(self.family)}, and {self.norm.name} {_norm(theirs)}")
 
     def affine(self, name: str, value: Tensor | None) -> None:
         target = getattr(self.module, name, None)
@@ -226,6 +246,10 @@ class _Plan:
     def error(self, what: str) -> ValueError:
         name = self.site.name or "the model itself"
         return ValueError(f"{name} ({type(self.module).__name__}) {what}; nothing was loaded")
+
+
+def _norm(kind: str) -> str:
+    return {"rms": "an RMS norm", "instance": "an instance norm"}.get(kind, f"a {kind} norm")
 
 
 def _near(a: float, b: float) -> bool:

@@ -63,7 +63,7 @@ def lay_one(name: str, tensor: Maybe, input: Tensor, axes: int) -> Maybe:
     rank, given, shape = input.dim(), tensor.dim(), list(tensor.shape)
     if given in (0, rank):
         sizes = shape or [1] * rank
-    elif axes == 0 and given == 2:
+    elif axes == 0 and given == 2 <= rank:
         sizes = [*shape, *[1] * (rank - 2)]
     elif axes and given == axes + 1 and given < rank:
         sizes = [shape[0], *[1] * (rank - given), *shape[1:]]

@@ -27,6 +27,7 @@ BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
 # What a probe has shown of a layer, and the layer's settings then: a flag may freeze it later.
 _known_moves: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], bool | None]] = WeakKeyDictionary()
 _known_axes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_USUAL_NAME = re.compile("(Layer|RMS|Rms|Group|Batch|Instance)_?Norm(?!al)")
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")  # they compute on integers and never train
 _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, most specific first
     ("GhostBatchNorm", "ghost"),
@@ -112,14 +113,19 @@ def _centres_images(module: nn.Module) -> bool:
 
 
 def is_like_norm(module: nn.Module) -> bool:
-    """Whether a layer of no known family looks like one: running statistics, or a "Norm" with one value a channel."""
+    """Whether a layer of no known family looks like one: running statistics, or a "Norm" with one value a channel, or
+    with tensors of one shape where it is called as a norm is (Cohere's have a weight for each head and channel)."""
     if author(type(module)) or isinstance(module, torch.jit.ScriptModule):
         return False
     if {"running_mean", "running_var"} <= set(module._buffers):
         return True
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    vectors = all(not is_lazy(t) and t.numel() == max(t.shape, default=1) for t in own)
-    return "Norm" in type(module).__name__ and bool(own) and vectors
+    name = type(module).__name__
+    if "Norm" not in name or not own or any(map(is_lazy, own)):
+        return False
+    if all(t.numel() == max(t.shape, default=1) for t in own):
+        return True
+    return bool(_USUAL_NAME.search(name)) and len({t.shape for t in own}) == 1 and not any(module.children())
 
 
 def rank(module: nn.Module) -> int | None:

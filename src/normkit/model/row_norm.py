@@ -26,6 +26,7 @@ from ..functional.spec import NormSpec
 
 Dtypes: TypeAlias = "tuple[torch.dtype, torch.dtype | None]"  # of the input and of the weight
 BEFORE, AFTER = "before", "after"
+ROUNDED = "rounded"  # before it, and the factor is 1 + weight in the weight's dtype (Nemotron)
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
 GATES = tuple((place, name) for place in (BEFORE, AFTER) for name in _ACTIVATIONS)
 
@@ -37,8 +38,8 @@ class RowNorm:
 
     unit_offset: the factor is 1 + weight. axes: rank of the input -> the normalized axis, -1 or 1. gate: None, or
     (whether it multiplies before or after the norm, its activation). casts: which dtypes of input and weight are known,
-    and whether the weight multiplies before or after the cast to the input's dtype. groups: into how many equal parts
-    the last axis is cut, each normalized for itself (Mamba 2).
+    and whether the weight multiplies before (BEFORE, ROUNDED) or after the cast to the input's dtype. groups: into how
+    many equal parts the last axis is cut, each normalized for itself (Mamba 2).
     """
 
     kind: str
@@ -70,7 +71,8 @@ class RowNorm:
     ) -> Tensor:
         """What the module gives for a call that it `takes`. x: (*, D), or (N, D, *) with axis 1; gate: its shape."""
         axis = self.axes[x.dim()]
-        cast, weight = self._cast(x, weight), self._factor(weight)
+        cast = self._cast(x, weight)
+        weight = self._factor(weight, cast)
         if gate is None:
             return self._normalized(x, axis, weight, bias, cast, x.dtype)
         assert self.gate is not None  # `takes` has seen to it
@@ -93,7 +95,8 @@ class RowNorm:
         if self.axes[x.dim()] == 1:
             total = x + residual
             return self(total, weight, bias), total
-        cast, weight = self._cast(x, weight), self._factor(weight)
+        cast = self._cast(x, weight)
+        weight = self._factor(weight, cast)
         if self._in_kernel(weight, cast, x.dtype):
             y, total = run_added(self._spec(x.shape[-1]), x, residual, weight, bias)
             return y.to(x.dtype), total
@@ -103,18 +106,20 @@ class RowNorm:
     def _cast(self, x: Tensor, weight: Tensor | None) -> str:
         return self.casts[x.dtype, None if weight is None else weight.dtype]
 
-    def _factor(self, weight: Tensor | None) -> Tensor | None:
-        return 1.0 + weight.float() if weight is not None and self.unit_offset else weight
+    def _factor(self, weight: Tensor | None, cast: str) -> Tensor | None:
+        if weight is None or not self.unit_offset:
+            return weight
+        return 1.0 + (weight if cast == ROUNDED else weight.float())
 
     def _in_kernel(self, weight: Tensor | None, cast: str, dtype: torch.dtype) -> bool:
         """Whether the kernel multiplies by the weight: where it multiplies before the cast, or nothing is cast."""
-        return weight is None or cast == BEFORE or dtype == torch.float32 == weight.dtype
+        return weight is None or cast != AFTER or dtype == torch.float32 == weight.dtype
 
     def _normalized(
         self, x: Tensor, axis: int, weight: Tensor | None, bias: Tensor | None, cast: str, dtype: torch.dtype
     ) -> Tensor:
         """The norm of x times weight plus bias, rounded to dtype before or after the weight."""
-        if self.groups > 1 and cast == BEFORE:
+        if self.groups > 1 and cast != AFTER:
             y = self._kernel(x.float(), axis, None, None)
             y = y if weight is None else weight.float() * y
             return (y if bias is None else y + bias.float()).to(dtype)
@@ -148,7 +153,10 @@ class RowNorm:
         shown = []
         for dtype in (torch.bfloat16, torch.float16):
             cast = self.casts.get((dtype, dtype if self.weight else None))
-            order = f"the weight multiplies {cast} the cast back" if self.weight else "as here"
+            order = "as here"
+            if self.weight:
+                factor = "1 + weight, rounded," if cast == ROUNDED else "the weight"
+                order = f"{factor} multiplies {BEFORE if cast == ROUNDED else cast} the cast back"
             shown.append(order if cast else "its own forward, which rounds otherwise")
         if shown[0] == shown[1]:
             return "" if not self.weight and shown[0] == "as here" else f"; in half precision {shown[0]}"

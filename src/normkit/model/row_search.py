@@ -15,7 +15,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from .row_norm import AFTER, BEFORE, GATES, Dtypes, RowNorm
+from .row_norm import AFTER, BEFORE, GATES, ROUNDED, Dtypes, RowNorm
 from .row_twin import ANY_WIDTH, Twin, arguments, gate_of, held, rows_of, same, same_gradient, same_rounded
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -164,7 +164,7 @@ def _half_casts(module: nn.Module, row: RowNorm) -> Iterator[tuple[Dtypes, str]]
         weight = torch.float32 if wide else dtype
         twin = Twin(module, weight, row.width or ANY_WIDTH)
         pair: Dtypes = (dtype, weight if row.weight else None)
-        for cast in (BEFORE, AFTER):
+        for cast in (BEFORE, AFTER, *([ROUNDED] if row.unit_offset else [])):
             if _rounds_alike(twin, replace(row, casts={pair: cast}), dtype):
                 yield pair, cast
                 break

@@ -143,13 +143,14 @@ class _DomainBatchNorm(nn.Module):
             return self._by_sample(call, which)
         number = self._number(which)
         if self._meets_other_ranks():  # which may be at other domains
-            return by_parts(self.norms, call, torch.full(input.shape[:1], number), everywhere=True)
+            return by_parts(self.norms, call.verified(), torch.full(input.shape[:1], number), everywhere=True)
         return call.by(self.norms[number])
 
     def _by_sample(self, call: DomainCall, which: Tensor) -> Tensor:
         samples = call.input.shape[0]
         if which.shape != (samples,):
             raise ValueError(f"domain must have a number for each of {samples} samples, got {tuple(which.shape)}")
+        call = call.verified()
         if not may_look(which):
             return by_masks(self.norms, call, which)
         for number in which.unique().tolist():

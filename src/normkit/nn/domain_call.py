@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import _shapes
 from .._operands import Maybe, Modulate
 from ..functional.choose import changing, leave
-from ..functional.modulate import pair
+from ..functional.modulate import lay_one, pair
 from .base import Given
 
 Domain: TypeAlias = "int | Tensor"
@@ -91,13 +91,25 @@ class DomainCall:
         output: Tensor = norm(self.input, **given)
         return output
 
+    def verified(self) -> DomainCall:
+        """The same call, its operands seen to fit the whole batch: a domain's norm sees its samples alone, which others
+        may fit by chance. Raises what that norm would for a batch of one domain."""
+        if self.residual is not None:
+            _shapes.verify_residual(self.residual, self.input)
+        mask = _shapes.optional_channel_mask(self.mask, self.input)
+        modulate = self.modulate
+        if modulate is not None:
+            scale, shift = pair(modulate)
+            modulate = lay_one("scale", scale, self.input, 0), lay_one("shift", shift, self.input, 0)
+        return DomainCall(self.input, self.residual, mask, self.activation, modulate)
+
     def of(self, samples: Tensor) -> DomainCall:
         """The call of these samples alone. samples: their places in the batch, (n,)."""
         n = self.input.shape[0]
 
         def taken(tensor: Maybe) -> Maybe:
             if tensor is None or tensor.dim() == 0 or tensor.shape[0] != n:
-                return tensor  # one for all samples, or what the norm will refuse
+                return tensor  # one for all samples
             return tensor.index_select(0, samples.to(tensor.device))
 
         modulate = self.modulate

@@ -71,7 +71,8 @@ def adapt(
     Raises:
         ValueError: prior is negative or NaN, `only` selects nothing; with prior=0 one single value per channel; tent
             with another prior, with running, or without a weight or bias to move.
-        TypeError: with tent, an output that is no tensor of logits.
+        TypeError: prior is no number, tent no function, or what it makes no optimizer; with tent, an output that is no
+            tensor of logits.
         RuntimeError: the model is already inside such a block.
 
     Reference: Schneider et al. (2020), Improving robustness against common corruptions by covariate shift adaptation.
@@ -82,6 +83,10 @@ def adapt(
         >>> with normkit.adapt(model, prior=16):
         ...     logits = model(images)
     """
+    if isinstance(prior, bool) or not hasattr(prior, "__float__"):
+        raise TypeError(f"prior must be a number of samples, got a {type(prior).__name__}")
+    if tent is not None and not callable(tent):
+        raise TypeError(f"tent must be a function that makes an optimizer of parameters, got a {type(tent).__name__}")
     if not prior >= 0:
         raise ValueError(f"prior must be a number of samples, 0 or more (math.inf is plain evaluation), got {prior!r}")
     if tent is not None and (prior != 0 or running):

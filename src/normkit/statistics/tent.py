@@ -43,12 +43,19 @@ class Tent:
         for parameter in self._parameters:
             parameter.requires_grad_()
             parameter.grad = None
-        self._optimizer = self._make(self._parameters)
+        self._optimizer = self._made()
 
     def reset(self) -> None:
         """The values that the block began with, and a new optimizer."""
         self._give_values_back()
-        self._optimizer = self._make(self._parameters)
+        self._optimizer = self._made()
+
+    def _made(self) -> torch.optim.Optimizer:
+        """An optimizer. Raises TypeError for what has no step, before a batch is seen."""
+        found = self._make(self._parameters)
+        if not callable(getattr(found, "step", None)):
+            raise TypeError(f"tent must make an optimizer of torch.optim, got a {type(found).__name__}")
+        return found
 
     def leave(self) -> None:
         """Give back what `begin` kept; may run twice, and where nothing was kept."""

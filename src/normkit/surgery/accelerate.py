@@ -39,6 +39,7 @@ from .undo import remember, standing_aside
 from .verify import behaviour_of_rounded, behaviours, check
 
 _TARGETS = {"layer2d": "layer", "rms": "rms"}
+_OF_ROWS = ("layer", "layer2d", "rms")
 _RECOMPUTES = "in training its norms' outputs are computed again in the backward, by hooks around its forward"
 _TAKE_RESIDUAL = BATCH_FAMILIES | {"group", "instance"}
 
@@ -98,7 +99,7 @@ def accelerate(
             errors, failure = check(model, example_inputs, before, rounded)
         if failure:
             change.undo()
-            built = dict.fromkeys(built, f"undone: {failure}")
+            built = {name: new if isinstance(new, str) else f"undone: {failure}" for name, new in built.items()}
         entries = [_entry(site, built[site.name], fused.get(site.name), unfused.get(site.name, "")) for site in sites]
         change.commit(lambda: record(model, [*entries, *([_recomputing(model)] if recompute else [])], errors))
     return model
@@ -138,7 +139,9 @@ def _new(site: Site, surroundings: Surroundings) -> Built:
     if not isinstance(new, str) or author(type(site.module)):
         return new
     row = row_norms.replacement(site.module)  # a subclass that is not its base, as one with 1 + weight
-    return new if isinstance(row, str) else row
+    if isinstance(row, str):
+        return f"{new}; {row}" if target in _OF_ROWS else new
+    return row
 
 
 def _held_otherwise(new: nn.Module, old: nn.Module) -> str | None:
