@@ -20,8 +20,8 @@ template <class T> struct PlanarInference {
     using Scalar = typename Num<T>::Scalar;
 
     static constexpr int64_t kTask = kSegment;  // elements: rows of one task, and the piece of a longer row
-    static constexpr int64_t kAhead = 1024;     // elements of the input fetched ahead (tried: inference-order,
-                                                // inference-no-fetch, inference-fetch-output)
+    // elements of the input fetched ahead (tried: inference-order, inference-no-fetch, inference-fetch-output)
+    static constexpr int64_t kAhead = 1024;
 
     const ChannelForward& a;
     const Shape& s;
