@@ -88,11 +88,30 @@ def test_hooks_may_change_what_a_graph_saves(backend: str, name: str, layout: to
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, hook=hook: f"{hook}: {text}")
 
 
+def compiles_under_hooks(backend: str) -> bool:
+    """Whether torch compiles its own batch norm within a checkpoint under hooks: 2.4 does not by aot_eager."""
+
+    def block(x: Tensor) -> Tensor:
+        return torch.nn.functional.batch_norm(x, None, None, training=True).relu()
+
+    x = leaves(torch.channels_last)[0].requires_grad_()
+    try:
+        with saved_tensors_hooks(Tensor.detach, other_format):
+            y = checkpoint(torch.compile(block, backend=backend, fullgraph=True), x, use_reentrant=False)
+        y.sum().backward()
+    except torch._dynamo.exc.BackendCompilerFailed:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", BITS)
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("channels", [8, 3], ids=["as many bytes", "fewer"])
 def test_a_checkpoint_may_see_its_input_in_another_memory_format(backend: str, name: str, channels: int) -> None:
     """The second forward is another graph, of other strides; its bits meet the first one's record."""
+    if not compiles_under_hooks(backend):
+        pytest.skip("this torch does not compile its own norm under a checkpoint's hooks")
+    torch._dynamo.reset()
     x, residual, dy = leaves(torch.channels_last)
     x, residual, dy = (t[:, :channels].contiguous(memory_format=torch.channels_last) for t in (x, residual, dy))
     wanted = [x.requires_grad_(), residual.requires_grad_()]

@@ -122,6 +122,11 @@ SECOND: dict[str, tuple[tuple[int, ...], Norm]] = {
 @pytest.mark.parametrize("name", SECOND)
 def test_a_backward_that_is_differentiated_reads_them_as_the_kernel_wrote_them(name: str) -> None:
     shape, norm = SECOND[name]
+    if name == "no channel":
+        try:
+            torch.nn.functional.group_norm(torch.zeros(shape), 1)
+        except RuntimeError as refused:  # from torch 2.15 on, and normkit follows the torch at hand
+            pytest.skip(str(refused))
     x, residual, dy = (normal(*shape, seed=i).requires_grad_() for i in range(3))
 
     def second() -> tuple[Tensor, ...]:
