@@ -125,7 +125,6 @@ def test_a_version_that_differs_is_said(
     assert "; " not in str(said.value)  # one complaint
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="missing: make")
 def test_what_a_check_starts_hears_nothing_of_the_make_around_it(tmp_path: Path) -> None:
     """`make release-check ARGS=--without-tests` is no argument of the tests that `.ci/run` starts."""
     program = (
