@@ -23,6 +23,18 @@ def channel_shape(rank: int, channels: int) -> list[int]:
     return [1, channels, *[1] * (rank - 2)]
 
 
+def is_channels_last(input: Tensor) -> bool:
+    """Whether the channels are innermost in memory."""
+    return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
+
+
+def in_order(input: Tensor, channels_last: bool) -> Tensor:
+    """The input in that order of memory: as it is, or a copy."""
+    if is_channels_last(input) == channels_last:
+        return input
+    return input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
+
+
 def batch_dims(rank: int) -> tuple[int, ...]:
     """The axes that batch norm reduces in an input of shape (N, C, *): all but the channel axis."""
     return (0, *range(2, rank))

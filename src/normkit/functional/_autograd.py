@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._activation import IDENTITY, NONE, Activation
 from .._operands import Gradients, Maybe, Needs, Operands, Saved
+from .._shapes import in_order, is_channels_last
 from .._torch import forward_level, peek_transform, saved_tensors_hooks_top
 from ..kernels import composed, native
 from ..moments import doubles
@@ -204,8 +205,7 @@ def unpacked(
             from . import ordered_bits
 
             bits, channels_last = ordered_bits.unpack(bits, packed)
-        if is_channels_last(input) != channels_last:
-            input = input.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else input.contiguous()
+        input = in_order(input, channels_last)
     return Operands(input, weight, bias, residual, mask), Saved(unpacked_statistics(stats, statistics), bits)
 
 
@@ -239,11 +239,6 @@ def _bytes(saved: Tensor) -> Tensor:
             "give back what was packed"
         )
     return whole
-
-
-def is_channels_last(input: Tensor) -> bool:
-    """Whether the channels are innermost in memory."""
-    return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
 
 
 def takes_operations(dy: Tensor) -> bool:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from .._activation import IDENTITY, Activation, by_code
 from .._operands import Maybe, Needs, Operands, Saved
+from .._shapes import is_channels_last
 from .._torch import asked_while_traced
 from ..kernels import native, triton
 from ..moments import doubles
-from ._autograd import is_channels_last, unpacked
+from ._autograd import unpacked
 from .spec import NormSpec
 
 # What makes a norm's spec from plain numbers: (size, eps, activation); `size` is the norm's own integer.

@@ -17,10 +17,11 @@ from torch import Tensor
 from .. import _shapes
 from .._activation import NONE
 from .._operands import Maybe, Operands, in_dtype_of
+from .._shapes import is_channels_last
 from ..kernels import composed, native
 from ..kernels.native_means import in_float32
 from . import _storage
-from ._autograd import BATCH, LAYER, RMS, differentiated, is_channels_last, takes_operations, unpacked_statistics
+from ._autograd import BATCH, LAYER, RMS, differentiated, takes_operations, unpacked_statistics
 from .spec import Elements, NormSpec
 
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .. import _operands, _shapes
 from .._operands import Gradients, Needs, Operands, Saved, in_dtype_of
+from .._shapes import is_channels_last
 from .._torch import reshaped_as_no_view
 from ..kernels import composed, native
 from ..kernels.native_means import in_float32
 from ..moments import Moments
 from . import planes, running
-from ._autograd import is_channels_last
 from .running import Running
 from .spec import NormSpec
 

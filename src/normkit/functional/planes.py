@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .._activation import AFTER, Activation
 from .._operands import Maybe, Modulate, Operands
+from .._shapes import is_channels_last
 from .._torch import reshaped_as_no_view
 from ..kernels import native
-from ._autograd import GROUPS, apply_apart, is_channels_last
+from ._autograd import GROUPS, apply_apart
 from .choose import is_plain
 from .spec import NormSpec, strides_may_change
 

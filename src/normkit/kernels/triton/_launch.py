@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..._activation import IDENTITY
 from ..._operands import Gradients, Needs, Operands
+from ..._shapes import is_channels_last
 from ..._torch import count_dispatch_modes
 from . import INTERPRETS
 
@@ -17,11 +18,6 @@ from . import INTERPRETS
 def dense(input: Tensor) -> Tensor:
     """The input as kernels read it: contiguous, or channels last."""
     return input if input.is_contiguous() or is_channels_last(input) else input.contiguous()
-
-
-def is_channels_last(input: Tensor) -> bool:
-    """Whether the channels are innermost in memory."""
-    return input.dim() > 2 and not input.is_contiguous() and input.movedim(1, -1).is_contiguous()
 
 
 def beside(tensor: Tensor | None, input: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from ..._shapes import in_order, is_channels_last
 from ..._torch import triton_op
 from . import INTERPRETS
-from ._launch import is_channels_last
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -43,14 +43,11 @@ def marked(bits: Tensor | None, input: Tensor) -> Tensor:
     return bits[None] if is_channels_last(input) else bits
 
 
-def in_order(input: Tensor, bits: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def unmarked(input: Tensor, bits: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """(the input in the order of memory of marked bits, the bits)."""
     if bits is None:
         return input, None
-    last = bits.dim() == 2
-    if is_channels_last(input) != last:
-        input = input.movedim(1, -1).contiguous().movedim(-1, 1) if last else input.contiguous()
-    return input, bits.reshape(-1)
+    return in_order(input, bits.dim() == 2), bits.reshape(-1)
 
 
 def vector(gradient: Tensor | None, input: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..._operands import Needs, Operands, Saved
 from ..._shapes import even_sizes
-from ._operators import in_order, laid, like, marked, operator, vector
+from ._operators import laid, like, marked, operator, unmarked, vector
 from .batch_norm import run_by_statistics, run_forward
 from .batch_norm import statistics as find_statistics
 from .batch_norm_gradients import run_backward, run_by_shares, run_sums
@@ -39,7 +39,7 @@ def backward(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients; empty where there is none."""
-    input, bits = in_order(input, bits)
+    input, bits = unmarked(input, bits)
     operands, sizes = Operands(input, weight, bias, residual, mask), _slices(input, size)
     dx, dweight, dbias, dresidual = run_backward(
         dy, operands, Saved(stats, bits), activation, param, Needs(*needs), sizes=sizes
@@ -70,7 +70,7 @@ def sums(
     mask: Tensor | None, stats: Tensor, bits: Tensor | None, activation: int, param: float,
 ) -> Tensor:  # fmt: skip
     """The gradients of bias and weight, float32 (2, C)."""
-    input, bits = in_order(input, bits)
+    input, bits = unmarked(input, bits)
     operands = Operands(input, weight, bias, residual, mask)
     return run_sums(dy, operands, Saved(stats, bits), activation, param)
 
@@ -82,7 +82,7 @@ def by_shares(
     needs: list[bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The gradients of input and residual, where what the statistics take off is known; empty where there is none."""
-    input, bits = in_order(input, bits)
+    input, bits = unmarked(input, bits)
     operands, (of_input, of_residual) = Operands(input, weight, bias, residual, mask), needs
     dx, _, _, dresidual = run_by_shares(
         dy, operands, Saved(stats, bits), shares, activation, param, Needs(of_input, False, False, of_residual)
