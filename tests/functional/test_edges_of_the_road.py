@@ -482,3 +482,34 @@ def test_statistics_move_by_tensors_operations_where_torchs_kernels_run_under_a_
     mean, var = torch.zeros(3), torch.ones(3)
     program(x, mean, var)
     assert not (mean == 0).any()
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (1, 5), (1, 5, 1, 1)], ids=str)
+@pytest.mark.parametrize("given", ["", "mask", "planes", "positions"])
+@pytest.mark.parametrize("name", ["training", "evaluation", "ghost", "renorm"])
+def test_weight_and_bias_may_have_any_shape_of_as_many_elements(name: str, given: str, shape: tuple[int, ...]) -> None:
+    """As torch's batch norm takes them; as many samples as channels, so that a wrong broadcast would fit."""
+    g = torch.Generator().manual_seed(5)
+    x, dy = (torch.randn(5, 5, 3, 4, generator=g) for _ in range(2))
+    weight, bias = (torch.randn(5, generator=g) for _ in range(2))
+    mean, var = torch.linspace(-1, 1, 5), torch.linspace(0.5, 2, 5)
+    batch_norm, options = nk.functional.batch_norm, {"training": name != "evaluation", "eps": 2e-3}
+    if name == "ghost":
+        batch_norm, options = nk.functional.ghost_batch_norm, {**options, "virtual_batch_size": 2}
+    elif name == "renorm":
+        batch_norm = nk.functional.batch_renorm
+    if given == "mask":
+        options["mask"] = torch.rand(5, 3, 4, generator=g) < 0.8
+    elif given:
+        sizes = (5, 5) if given == "planes" else (5, 1, 3, 4)
+        options["modulate"] = tuple(torch.randn(sizes, generator=g) for _ in range(2))
+
+    def found(*sizes: int) -> list[Tensor]:
+        leaves = [t.clone().requires_grad_() for t in (x, weight.reshape(sizes), bias.reshape(sizes))]
+        y = batch_norm(leaves[0], mean.clone(), var.clone(), *leaves[1:], **options)
+        gradients = torch.autograd.grad(y, leaves, dy)
+        assert [d.shape for d in gradients] == [leaf.shape for leaf in leaves]
+        return [y, gradients[0], *(d.flatten() for d in gradients[1:])]
+
+    for other, plain in zip(found(*shape), found(5), strict=True):
+        torch.testing.assert_close(other, plain)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import normkit as nk
 from normkit import reference
@@ -177,3 +178,11 @@ def test_what_it_refuses_and_how_it_shows_itself() -> None:
         nk.BatchRenorm1d(3)(torch.zeros(1, 3))
     assert repr(nk.BatchRenorm1d(3)).endswith("track_running_stats=True, r_max=3.0, d_max=5.0)")
     assert "warm_up=(0, 1, 1)" in repr(nk.BatchRenorm1d(3, warm_up=(0, 1, 1)))
+
+
+def test_a_checkpoint_recomputes_a_batch_without_channels() -> None:
+    layer = nk.BatchRenorm1d(0, eps=2e-3, warm_up=(0, 0, 0))
+    x = torch.empty(7, 0, 3, requires_grad=True)
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape

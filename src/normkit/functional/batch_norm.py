@@ -131,7 +131,7 @@ class BatchNormSpec(NormSpec):
                 raise ValueError(_shapes.ONE_VALUE.format(input.size()))
             given = BatchNormSpec(self.activation, self.running, False, self.eps)
             return given.verified(operands)
-        verify(self, operands)
+        operands = checked(self, operands)
         residual = _shapes.fitting_residual(operands.residual, input)
         mask = _shapes.optional_channel_mask(mask, input)
         return self, _operands.verified(operands, widen("batch_norm", input), residual, mask)
@@ -259,8 +259,9 @@ class BatchNormSpec(NormSpec):
         return BatchNormSpec(self.activation, Running(stats[0], stats[1], None, None), False, self.eps)
 
 
-def verify(norm: BatchNormSpec, operands: Operands) -> None:
-    """Raise torch's errors for what no norm over the batch can take. weight, bias, running statistics: (C,)."""
+def checked(norm: BatchNormSpec, operands: Operands) -> Operands:
+    """The operands with weight and bias (C,), which torch takes in any shape of C elements; torch's errors for what no
+    norm over the batch can take. Running statistics: (C,)."""
     input, weight, bias, *_ = operands
     mean, var = (None, None) if norm.running is None else (norm.running.mean, norm.running.var)
     _shapes.verify_number(norm.name, "eps", norm.eps)
@@ -269,6 +270,7 @@ def verify(norm: BatchNormSpec, operands: Operands) -> None:
     _shapes.verify_vectors(running_mean=mean, running_var=var)
     _dtypes.verify("batch_norm", input, weight, bias)
     _dtypes.verify_statistics(mean, var)
+    return _operands.under(operands, *(p if p is None or p.dim() == 1 else p.reshape(-1) for p in (weight, bias)))
 
 
 def is_single(input: Tensor, mask: Tensor | None) -> bool:

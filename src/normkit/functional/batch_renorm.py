@@ -122,12 +122,12 @@ class Recent:
 
     def remember(self, moments: Moments, r: Tensor, d: Tensor) -> None:
         """Keep a forward's correction. All (C,)."""
-        if type(moments.mean) is Tensor:  # no fake tensors
-            self._entries.appendleft((moments.mean.detach(), _std(moments).detach(), r, d))
+        if type(moments.mean) is Tensor and moments.mean.numel():  # no fake tensors, nothing of no channels
+            self._entries.appendleft((moments.mean.detach(), _std(moments), r, d))
 
     def recall(self, moments: Moments, r: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """The correction of the forward that saw this batch; (r, d) as given if no forward did."""
-        mean, std = moments.mean.detach(), _std(moments).detach()
+        mean, std = moments.mean.detach(), _std(moments)
         known = [entry for entry in self._entries if entry[0].shape == mean.shape and entry[0].device == mean.device]
         if not known:
             return r, d
@@ -281,7 +281,7 @@ def correction(
     """``r = clip(sigma_B / sigma)`` and ``d = clip((mean_B - mean) / sigma)``, (C,) each, without gradient."""
     mean = moments.mean.detach()  # not by no_grad, beside which torch 2.4 cannot export a batch norm
     sigma = (target.var.detach().to(mean.dtype) + eps).sqrt()
-    r = (_var(moments).detach() + eps).sqrt() / sigma
+    r = (_var(moments) + eps).sqrt() / sigma
     shift = mean - target.mean.detach().to(mean.dtype)
     d = (shift if moments.low is None else shift + moments.low.detach()) / sigma
     r_max, d_max = (
@@ -309,9 +309,9 @@ _kept = _Kept("kept")
 
 
 def _var(moments: Moments) -> Tensor:
-    """The biased variance (C,); 0 for an empty set."""
+    """The biased variance (C,), without gradient; 0 for an empty set."""
     count = moments.count
-    return moments.m2 / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+    return moments.m2.detach() / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def _std(moments: Moments) -> Tensor:

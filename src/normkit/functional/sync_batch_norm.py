@@ -27,7 +27,7 @@ from ..kernels import composed, native, triton
 from ..kernels.native_means import in_float32
 from ..moments import Moments, moments_of
 from . import _autograd, agreement, running
-from .batch_norm import BatchNormSpec, verify
+from .batch_norm import BatchNormSpec, checked
 from .choose import may_look
 from .running import Running
 from .spec import NormSpec
@@ -68,7 +68,7 @@ class SyncBatchNormSpec(BatchNormSpec):
 
     def verified(self, operands: Operands) -> tuple[NormSpec, Operands]:
         """The operands, checked; mask (N, 1, *). One value on this rank is fine: the others have some."""
-        verify(self, operands)
+        operands = checked(self, operands)
         input = operands.input
         residual = _shapes.fitting_residual(operands.residual, input)
         return self, _operands.verified(operands, input, residual, _shapes.optional_channel_mask(operands.mask, input))
