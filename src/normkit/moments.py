@@ -257,6 +257,7 @@ def spread(value: Tensor, x: Tensor) -> Tensor:
     """`value` beside `x`, which it broadcasts against: in float32 expanded so that its gradient is a `total_over`."""
     if x.dtype == torch.float64:
         return value
+    value = value.to(x.dtype)  # whose gradient would be rounded before it is summed
     value = value.reshape(*[1] * (x.dim() - value.dim()), *value.shape)
     for axis in range(x.dim()):
         value = value.expand(*x.shape[: axis + 1], *value.shape[axis + 1 :])

@@ -13,6 +13,7 @@ import normkit as nk
 from normkit import reference
 from normkit._activation import NONE, resolve
 from normkit._operands import Operands
+from normkit.contract import parameter_gradient_bound, unit_roundoff
 from normkit.functional.batch_norm import BatchNormSpec
 from normkit.functional.choose import choose
 from normkit.functional.ghost_batch_norm import GhostBatchNormSpec
@@ -25,6 +26,7 @@ from tests.functional.modulation import (
     NORMS,
     ROWS,
     SHAPE,
+    TRUTHS,
     C,
     H,
     N,
@@ -37,6 +39,7 @@ from tests.functional.modulation import (
     laid,
     problem,
 )
+from tests.tolerances import assert_within
 
 
 @each_backend
@@ -252,6 +255,36 @@ def test_saved_tensors_may_come_back_in_other_strides(name: str, which: str) -> 
         z = NORMS[name](x, w, b, modulate=(leaves[2], leaves[3]))
     for a, e in zip(torch.autograd.grad(z, leaves, dz), plain, strict=True):
         torch.testing.assert_close(a, e)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("which", ["sample", "sample_and_channel", "channel", "position", "number"])
+@each_norm
+def test_sums_of_many_equal_terms_lose_no_digits(name: str, which: str, masked: bool) -> None:
+    n, c, h, w = shape = (1025, 16, 2, 3)
+    g = generator(8)
+    x, weight, bias = problem(name, g, torch.float32, shape)
+    scale, shift = (t.requires_grad_() for t in drawn(name, which, g, torch.float32, shape))
+    mask = None
+    if masked:
+        mask = torch.ones((n, c, h) if name in ROWS else (n, h, w), dtype=torch.bool)
+    dz = torch.full(shape, 5 / 6)  # added in a row, such terms lose digits to one side
+    z = NORMS[name](x, weight, bias, modulate=(scale, shift), mask=mask)
+    dscale, dshift = torch.autograd.grad(z, (scale, shift), dz)
+    y = TRUTHS[name](x.double(), weight.double(), bias.double())
+    _, ds64, dt64 = reference.modulate_backward(
+        dz.double(), y, laid(scale.detach(), name).double(), laid(shift.detach(), name).double()
+    )
+    over = [axis for axis, size in enumerate(laid(scale, name).shape) if size == 1]
+    u = unit_roundoff(torch.float32)
+    xhat = TRUTHS[name](x.double(), torch.ones_like(weight).double(), torch.zeros_like(bias).double())
+    side = [
+        t.double().reshape(1, 1, 1, -1) if name in ROWS else t.double().reshape(1, -1, 1, 1) for t in (weight, bias)
+    ]
+    terms = dz * ((xhat * side[0]).abs() + (0 if name == "rms" else side[1].abs()))
+    for what, got, expected, each in (("dscale", dscale, ds64, terms), ("dshift", dshift, dt64, dz.double())):
+        allowed = parameter_gradient_bound(each, over, u)
+        assert_within(got, expected.reshape(got.shape), allowed.reshape(got.shape), what)
 
 
 # --- masks

@@ -376,3 +376,21 @@ def test_a_float64_input_stays_float64_where_that_is_slow(monkeypatch: pytest.Mo
     assert Moments.of(torch.ones(3).double(), 0).mean.dtype == torch.float64
     assert Moments.of(torch.ones(3), 0).mean.dtype == torch.float32
     assert _precision.wide_dtype(torch.device("cpu")) == torch.float64
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["whole", "masked"])
+def test_the_gradient_of_a_16_bit_parameter_is_rounded_once(mask: bool) -> None:
+    g = generator(31)
+    x, dy = (gaussian((64, 4, 9, 5), g).bfloat16() for _ in range(2))
+    weight, bias = (p.bfloat16().requires_grad_() for p in affine(4, g))
+    scale = (1 + gaussian((1, 4, 1, 1), g)).bfloat16().requires_grad_()
+    leaves = (weight, bias, scale)
+    real = torch.ones(64, 9, 5, dtype=torch.bool) if mask else None
+    with without_float64():
+        y = F.batch_norm(x, None, None, weight, bias, True, eps=EPS, mask=real, modulate=(scale, None))
+        found = torch.autograd.grad(y, leaves, dy)
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    truth = wide[2] * reference.batch_norm(x.double(), *wide[:2], EPS)[0]
+    for got, expected in zip(found, torch.autograd.grad(truth, wide, dy.double()), strict=True):
+        allowed = contract.unit_roundoff(torch.bfloat16) * expected.abs() + 1e-3  # of sums of 2880 terms near 1
+        assert_within(got, expected, allowed, "a parameter's gradient")

@@ -174,7 +174,7 @@ def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> T
 
 def modulated(y: Tensor, operands: Operands) -> Tensor:
     """``scale * y + shift`` in the accumulator's dtype, that of `y`."""
-    scale, shift = _modulation(operands)
+    scale, shift = _modulation(operands, y)
     if scale is not None:
         y = y * scale
     return y if shift is None else y + shift
@@ -182,17 +182,15 @@ def modulated(y: Tensor, operands: Operands) -> Tensor:
 
 def _modulated_at_once(y: Tensor, operands: Operands) -> Tensor:
     """The same of a norm's output: in one pass over memory, in the dtype and the memory format of `y`."""
-    scale, shift = _modulation(operands)
+    scale, shift = _modulation(operands, y)
     # the order in memory of addcmul may be the shift's
     found = torch.addcmul(shift, y, scale) if scale is not None and shift is not None else modulated(y, operands)
     found = found.to(y.dtype)
     return found if found.stride() == y.stride() else torch.empty_like(y).copy_(found)
 
 
-def _modulation(operands: Operands) -> tuple[Maybe, Maybe]:
-    """Scale and shift, with what the mask hides of them selected away."""
-    mask = operands.mask
-    if mask is None:
-        return operands.scale, operands.shift
-    scale, shift = (None if t is None else torch.where(mask, t, 0) for t in (operands.scale, operands.shift))
+def _modulation(operands: Operands, y: Tensor) -> tuple[Maybe, Maybe]:
+    """Scale and shift beside y, with what the mask hides of them selected away."""
+    given = (None if t is None else spread(t, y) for t in (operands.scale, operands.shift))
+    scale, shift = (t if t is None or operands.mask is None else torch.where(operands.mask, t, 0) for t in given)
     return scale, shift
