@@ -116,6 +116,27 @@ CASES = {
         {"running_mean": "nan"}, ("weight", "running_var"), shape=(1, 1), training=False, mask="random",
         wanted=("weight",),
     ),
+    # the gradient that comes to the norm, 2 y dy, leaves float16
+    "a_gradient_that_overflows_before_the_norm": case_of(
+        {"bias": "mean1e4", "dy": "mean1e3"}, ("weight",), norm="layer_norm", shape=(3, 5), after="square",
+        wanted=("weight",),
+    ).tensor("x", dtype="float16").tensor("dy", values="mean1e3", dtype="float16"),
+    # 1 / std of 1e15 is kept in float32, and its derivative is its cube
+    "a_cube_that_overflows": case_of(
+        {"x": "constant_channel"}, norm="normalize", shape=(9, 1, 1, 2), eps="1e-30", plan="grad",
+        contexts=("saved('float32')",),
+    ),
+    # dx near 1e-37, of which weight / std^2 is a subnormal number, times x of 1e6
+    "a_subnormal_slope": case_of(
+        {"x": "samples", "weight": "scale1e-30"}, ("bias", "scale", "residual"), shape=(9, 15, 7, 7),
+        activation="'tanh'",
+    ),
+    "zeros_without_memory_are_row_major": case_of(
+        names=("weight", "bias", "residual"), norm="group_norm", shape=(1, 17, 24), mask="full_rank", plan="sum",
+        layer=True,
+    ).tensor("x", layout="channels_last").tensor("residual", layout="channels_last").tensor(
+        "weight", values="zeros", trick="zerotensor"
+    ),
 }  # fmt: skip
 
 
@@ -149,6 +170,7 @@ BESIDE = {
     "an_operation_whose_value_is_kept": ("dresidual", 0.1),
     "a_value_that_turns": ("y", 1.0),
     "an_edited_memory": ("dx", 1e-8),
+    "a_subnormal_slope": ("dx", 1e-37),
 }
 
 
@@ -162,6 +184,11 @@ def test_what_is_allowed_for_one_number_is_no_more(name: str) -> None:
     finding = judge(case, Outcome(found={**found, what: wrong}), None, truth)
     assert finding is not None
     assert finding.what == what
+
+
+def test_a_layer_without_a_weight_gets_no_bias_of_another_dtype() -> None:
+    case = case_of(names=("bias", *RUNNING), norm="batch_renorm", shape=(2, 4, 5), transform="checkpoint")
+    assert "bias" not in fit(case).tensors  # a layer has a bias where it has a weight, which is drawn in float32
 
 
 @pytest.mark.parametrize("weight", ["param", "scale1e-30"])

@@ -10,6 +10,7 @@ from tools.fuzz.case import Array, Case, features
 from tools.fuzz.child import Work
 from tools.fuzz.findings import Kind
 from tools.fuzz.fit import fit
+from tools.fuzz.work import prepare
 
 from . import planted
 
@@ -96,6 +97,12 @@ def test_a_crash_that_torch_shares_is_counted_as_torchs_and_is_no_finding() -> N
     found = campaign(planted.torch_dies_too, cases=3)
     assert found.findings.kinds == []
     assert (found.ran, found.findings.total, found.torch_crashes) == (3, 0, 3)
+
+
+def test_a_crash_of_torchs_in_outputs_that_are_views_is_no_finding() -> None:
+    norm = Case(norm="layer_norm_2d", shape=(2, 1, 3, 4), activation="'elu'")  # as rows, whose axes are then moved
+    found = campaign(prepare, 1, draw=lambda seed, number: fit(norm.but(after="view_mul_", hook="transposed")))
+    assert found.findings.kinds == []
 
 
 def test_one_fault_is_few_kinds_however_often_it_is_met() -> None:

@@ -45,8 +45,8 @@ def nearest(case: Case) -> Case:
 
 def _fit_shape(case: Case) -> Case:
     norm, shape, layer = NORMS[case.norm], case.shape, case.layer
-    if not norm.function:
-        layer = True
+    if not norm.function or (case.norm == "batch_renorm" and case.transform.startswith("checkpoint")):
+        layer = True  # the function of batch renorm remembers no forward
     if not norm.layer:
         layer = False
     part = case.part
@@ -165,8 +165,6 @@ def _fit_calls(case: Case) -> Case:
         case = case.but(transform="")
     if case.transform in ("grad", "vmap_grad", "jacrev", "jacfwd", "grad_grad", "jvp", "dual", "vjp"):
         case = case.but(after="")
-    if case.norm == "batch_renorm" and case.transform.startswith("checkpoint"):
-        case = case.but(layer=True, part=max(1, len(case.shape) - 2))  # the function remembers no forward
     if case.transform.startswith("checkpoint"):
         case = case.but(edit="")  # a recomputation sees what was edited
     elif case.alias == "residual_is_x" and case.transform not in program.KEEPS_GRAPH:

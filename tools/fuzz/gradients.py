@@ -55,6 +55,7 @@ def gradients(case: Case, truth: Truth, f: Forward, y: Tensor, tensors: dict[str
     of_terms = (unsure + k * dz.abs()) * f.weight.abs() + (k * f.weight.abs() + least) * dz.abs()
     bound = tiny + s.gradient_bound(dz * f.weight, of_terms, lost, f.u, f.keep) + through
     bound = bound + of_small_factor(case, s, f.weight, f.dtype) * dz.abs()
+    bound = bound + s.of_small_slope(dz * f.weight, f.keep, _computed(f.dtype))
     if f.dtype == torch.float64:
         bound = bound + 8 * f.u * s.scale * largest(dz * f.weight)
     if case.alias == "residual_is_x":
@@ -111,12 +112,14 @@ def _is_beyond(case: Case, f: Forward, dz: Tensor) -> bool:
         return True
     if "residual" in f.leaves and _is_above_half(f.dtype, f.leaves["residual"]):  # it is rounded to the dtype of x
         return True
+    if case.after and _is_above_half(f.dtype, slope(f.after, f.activation(f.z)) * f.dy):  # what comes to the norm
+        return True
     if _is_operation(case) and _is_above_half(f.dtype, f.z):  # it takes z rounded to the dtype
         return True
     if _is_operation(case) and f.activation is smooth.gelu_tanh and _is_above_half(computed, f.z**3):  # torch cubes it
         return True
-    dtype = kept.kept_dtype(case)
-    return dtype is not None and _is_above_half(dtype, x, s.scale, f.weight, f.z, s.scale * x)
+    dtype = kept.kept_dtype(case)  # composed operations keep 1 / std, whose derivative is its cube
+    return dtype is not None and _is_above_half(dtype, x, s.scale**3, f.weight, f.z, s.scale * x)
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:

@@ -202,8 +202,11 @@ def _mask_lines(case: Case) -> list[str]:
     return lines
 
 
-def render(case: Case, lib: str) -> str | None:
-    """The function that runs the case with "normkit" or "torch"; None where torch has no such norm."""
+def render(case: Case, lib: str, as_view: bool = False) -> str | None:
+    """The function that runs the case with "normkit" or "torch"; None where torch has no such norm.
+
+    as_view: torch's output is a view, as one that was computed in another shape or order of axes is.
+    """
     norm, ours = NORMS[case.norm], lib == "normkit"
     if not ours and (case.mask or not (norm.torch or norm.torch_layer)):
         return None
@@ -219,7 +222,7 @@ def render(case: Case, lib: str) -> str | None:
     if as_layer:
         body += _layer_lines(case, ours)
     body += _norm_lines(case, ours, as_layer)
-    body += _forward_lines(case, ours)
+    body += _forward_lines(case, ours, as_view)
     body += _backward_lines(case, ours)
     if "running_mean" in case.tensors and "running_var" in case.tensors:
         of = "layer." if as_layer else ""  # which puts wider buffers in the place of narrow ones
@@ -294,13 +297,15 @@ def _norm_lines(case: Case, ours: bool, as_layer: bool) -> list[str]:
     return ["def norm(x):", f"    return {text}"]
 
 
-def _forward_lines(case: Case, ours: bool) -> list[str]:
+def _forward_lines(case: Case, ours: bool, as_view: bool) -> list[str]:
     if case.transform:
         lines = list(TRANSFORMS[case.transform])
     elif case.norm.startswith("add_"):
         lines = ["y, found['total'] = y, total = norm(x)"]
     else:
         lines = ["y = norm(x)"]
+    if as_view:
+        lines.append("y = y.view_as(y)")
     if case.after:
         lines.append(AFTERS[case.after])
     lines = _within(lines, _theirs(case.contexts, ours))

@@ -54,6 +54,18 @@ class Standard:
         spread = spread + lost * mean(dxhat.abs() * seen) + core * mean(dxhat.abs() * lost)
         return contract.input_gradient_bound(dxhat, self.core, self.scale, mean, u) + self.scale * spread
 
+    def of_small_slope(self, dxhat: Tensor, keep: Tensor | None, computed: torch.dtype) -> Tensor:
+        """How far dx may be off because the number that kernels multiply x - mean by is subnormal: a step of it.
+
+        dx = scale * (dxhat - mean(dxhat) - core * mean(dxhat * core)), in which x - mean is core / scale.
+        """
+        if not self.axes:
+            return torch.zeros((), dtype=torch.float64)
+        number = self.scale**2 * self._mean_over_real(keep)(dxhat.detach() * self.core).abs()
+        apart = (self.core / self.scale).abs()
+        is_small = (number > 0) & (number < torch.finfo(computed).smallest_normal) & apart.isfinite()
+        return torch.where(is_small, contract.underflow(computed) * apart, 0.0)
+
     def _mean_over_real(self, keep: Tensor | None) -> Callable[[Tensor], Tensor]:
         """The average over the real values that one statistic covers, for each element."""
         real = torch.ones_like(self.core) if keep is None else keep.expand(self.core.shape).double()

@@ -51,8 +51,8 @@ class Own:
 @dataclass
 class Forward:
     """One forward in float64. leaves: the tensors that have a gradient, by name; weight: what xhat is multiplied by,
-    the modulation's scale in it; g: what follows z, first the activation; added: the magnitudes of what is added
-    behind the norm; laid: leaves but x, beside x."""
+    the modulation's scale in it; g: what follows z, first the activation; after: what the program does with y; added:
+    the magnitudes of what is added behind the norm; laid: leaves but x, beside x."""
 
     leaves: dict[str, Tensor]
     dy: Tensor
@@ -62,6 +62,7 @@ class Forward:
     z: Tensor
     activation: Callable[[Tensor], Tensor]
     g: Callable[[Tensor], Tensor]
+    after: Callable[[Tensor], Tensor]
     added: Tensor
     laid: dict[str, Tensor]
     keep: Tensor | None
@@ -150,10 +151,15 @@ def forward(case: Case, tensors: dict[str, Tensor]) -> Forward:
     # autograd hands a gradient on in the output's dtype
     dy = (dy * 0 if case.hook == "zerotensor" else dy.detach().to(dtype).double()).requires_grad_()
     act = smooth.exact(eval(case.activation, {"nn": nn}) if case.activation else None)
-    g = following(case, act, keep, x)
+    after = following(case, x)
+
+    def g(z: Tensor) -> Tensor:
+        y = act(z)
+        return after(y if keep is None else torch.where(keep, y, 0))
+
     alone = Own(weight.detach(), bias.detach(), y.detach(), own, scale.detach())
     added = shift.detach().abs() + share
-    return Forward(leaves, dy, s, alone, (weight * scale).detach(), z, act, g, added, laid, keep, dtype, u, step)
+    return Forward(leaves, dy, s, alone, (weight * scale).detach(), z, act, g, after, added, laid, keep, dtype, u, step)
 
 
 def lay_modulation(case: Case, t: Tensor, x: Tensor) -> Tensor:
@@ -178,11 +184,10 @@ def lay_mask(case: Case, mask: Tensor, x: Tensor) -> Tensor:
     return mask.reshape(mask.shape[: len(shape)]).expand(shape).reshape(*shape, *[1] * case.part)
 
 
-def following(
-    case: Case, act: Callable[[Tensor], Tensor], keep: Tensor | None, x: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """What comes after z, element by element, first the activation."""
+def following(case: Case, x: Tensor) -> Callable[[Tensor], Tensor]:
+    """What the program does with the norm's output, element by element."""
     after: dict[str, Callable[[Tensor], Tensor]] = {
+        "": lambda y: y,
         "square": lambda y: y * y,
         "mul_": lambda y: y * 2,
         "view_mul_": lambda y: y * 2,
@@ -191,13 +196,7 @@ def following(
         "reuse": lambda y: y + x,
         "detached": lambda y: y * y.detach(),
     }
-
-    def g(z: Tensor) -> Tensor:
-        y = act(z)
-        y = y if keep is None else torch.where(keep, y, 0)
-        return after[case.after](y) if case.after else y
-
-    return g
+    return after[case.after]
 
 
 def _of_activation(case: Case, f: Forward) -> Tensor | float:
