@@ -53,7 +53,7 @@ class PlaneBatchNormSpec(NormSpec):
         found, flat = native.batch_norm_statistics(input), input.is_contiguous()
         mean, var = (row.repeat(input.shape[0] if flat else 1) for row in found[:2])
         y, saved = native.batch_norm_inference(
-            planes.seen(operands, flat), mean, var, self.activation, self.eps, save=save
+            planes.for_kernels(operands, flat), mean, var, self.activation, self.eps, save=save
         )
         if self.running is not None:
             running.move_by_stats(self.running, found, _shapes.values_per_channel(input.shape))
@@ -73,11 +73,11 @@ class PlaneBatchNormSpec(NormSpec):
         scale = torch.ones(n * c, dtype=kind) if weight is None else weight.to(kind)
         shift = torch.zeros_like(scale) if bias is None else bias.double()
         flat = not is_channels_last(input)  # other strides: a hook on saved tensors may have given it back in them
-        seen = planes.seen(_operands.under(operands, scale, shift), flat)
+        laid = planes.for_kernels(_operands.under(operands, scale, shift), flat)
         if flat:
             saved = saved._replace(stats=saved.stats.repeat(1, n))
         dx, dweight, dbias, dresidual = native.batch_norm_backward(
-            dy.reshape(seen.input.shape), seen, saved, self.activation,
+            dy.reshape(laid.input.shape), laid, saved, self.activation,
             Needs(needs.input, True, True, needs.residual), training=False,
         )  # fmt: skip
         assert dweight is not None
@@ -95,8 +95,8 @@ class PlaneBatchNormSpec(NormSpec):
         )
 
     def input_of_bits(self, kernel: ModuleType, operands: Operands) -> Tensor:
-        """As `planes.seen` has it."""
-        return planes.seen(operands, not is_channels_last(operands.input)).input
+        """As `planes.for_kernels` has it."""
+        return planes.for_kernels(operands, not is_channels_last(operands.input)).input
 
     def composed(self, operands: Operands, stats: Tensor | None = None) -> Tensor:
         """By differentiable operations; asked for by derivatives of a higher order, when the statistics have moved."""

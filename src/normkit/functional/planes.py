@@ -49,11 +49,11 @@ def why_not(operands: Operands, activation: Activation) -> str | None:
 
 
 def as_planes(operands: Operands) -> Operands:
-    """The operands as `seen` has them, with weight and bias in the modulation's place."""
-    return seen(with_affine(operands), is_flat(operands.input))
+    """The operands as kernels take them, with weight and bias in the modulation's place."""
+    return for_kernels(with_affine(operands), is_flat(operands.input))
 
 
-def seen(operands: Operands, flat: bool) -> Operands:
+def for_kernels(operands: Operands, flat: bool) -> Operands:
     """As kernels take weight and bias (N * C,). flat: input and residual as (1, N * C, *); else weight, bias (N, C)."""
     input, weight, bias, residual, *_ = operands
     n, c, *positions = input.shape
@@ -70,7 +70,7 @@ def is_flat(input: Tensor) -> bool:
 
 
 def samples(operands: Operands) -> int:
-    """How many samples are one in the form of `seen`."""
+    """How many samples are one in the form of `for_kernels`."""
     return operands.input.shape[0] if is_flat(operands.input) else 1
 
 
