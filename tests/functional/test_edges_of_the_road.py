@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import normkit as nk
+from normkit import reference
 from normkit.kernels import native, storages
 from tests.kernels.native_isa import needs_native
 
@@ -513,3 +514,35 @@ def test_weight_and_bias_may_have_any_shape_of_as_many_elements(name: str, given
 
     for other, plain in zip(found(*shape), found(5), strict=True):
         torch.testing.assert_close(other, plain)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("name", ["group", "instance", "layer", "rms"])
+@pytest.mark.parametrize("path", BACKENDS)
+def test_a_negative_eps_is_subtracted_in_the_gradient_too(path: str, name: str, masked: bool) -> None:
+    """torch takes one in norms of a sample."""
+    g = torch.Generator().manual_seed(12)
+    x, dy = 2 * torch.randn(3, 4, 5, 6, generator=g), torch.randn(3, 4, 5, 6, generator=g)
+    mask = torch.rand((3, 4, 5) if name in ("layer", "rms") else (3, 5, 6), generator=g) < 0.7 if masked else None
+    beside = None if mask is None else mask.unsqueeze(3 if name in ("layer", "rms") else 1)
+    f, eps = nk.functional, -0.25
+    calls: dict[str, Callable[[Tensor], Tensor]] = {
+        "group": lambda x: f.group_norm(x, 2, eps=eps, mask=mask),
+        "instance": lambda x: f.instance_norm(x, eps=eps, mask=mask),
+        "layer": lambda x: f.layer_norm(x, (6,), eps=eps, mask=mask),
+        "rms": lambda x: f.rms_norm(x, (6,), eps=eps, mask=mask),
+    }
+    truths: dict[str, Callable[[Tensor], Tensor]] = {
+        "group": lambda x: reference.group_norm(x, 2, None, None, eps, beside)[0],
+        "instance": lambda x: reference.instance_norm(x, None, None, eps, beside)[0],
+        "layer": lambda x: reference.layer_norm(x, (6,), None, None, eps)[0],
+        "rms": lambda x: reference.rms_norm(x, (6,), None, eps)[0],
+    }
+    leaf, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    with nk.backend(path) if path == "composed" else contextlib.nullcontext():  # the kernels take most of these
+        y = calls[name](leaf)
+        (dx,) = torch.autograd.grad(y, leaf, dy)
+    truth = truths[name](wide) * (1 if beside is None else beside)
+    (expected,) = torch.autograd.grad(truth, wide, dy.double())
+    torch.testing.assert_close(y.double(), truth, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dx.double(), expected, rtol=1e-5, atol=1e-5)

@@ -57,7 +57,7 @@ def backward(  # the two kernels, and what the norm says
         activation.code, activation.param, needs.input, True, True, needs.residual, (), 0,
     )  # fmt: skip
     if needs.input:
-        mean, var, rstd = saved.stats
+        mean, _, rstd = saved.stats
         values = (counts * (c // num_groups)).clamp(min=1).double()  # of a group, (N,)
 
         def shared(gradient: Tensor) -> Tensor:
@@ -65,8 +65,7 @@ def backward(  # the two kernels, and what the norm says
             total = (gradient * weight).view(n, num_groups, -1).sum(2, keepdim=True)
             return (-total / values.view(n, 1, 1)).expand(n, num_groups, c // num_groups).reshape(-1)
 
-        eps = (rstd**-2 - var).clamp(min=0)
-        dx = add_means(forward, dx, seen.input, shared(dweight), shared(dbias), mean, var + eps, 0.0)
+        dx = add_means(forward, dx, seen.input, shared(dweight), shared(dbias), mean, rstd**-2, 0.0)
         dx = _like(dx.to(operands.input.dtype).view(operands.input.shape), operands.input)
     skipped = operands.input.dtype if operands.residual is None else operands.residual.dtype
     found = (
