@@ -228,6 +228,12 @@ def _regularization(params: Params, holds: bool, clear: bool) -> Result:
     return {**_trained(accuracy), "trained": 0.9}
 
 
+def _weight_decay_on_gamma(params: Params, holds: bool, clear: bool) -> Result:
+    alone = params["decayed"] == "weights"
+    error = (0.20 if alone == holds else 0.30) + _jitter(params["seed"])
+    return {"valid": 1 - error, "error": error, "gain": 2.0 + _jitter(params["seed"]) if alone == holds else 1.0}
+
+
 RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "step_sign": _step_sign,
     "vanishing_gradient": _vanishing_gradient,
@@ -240,6 +246,7 @@ RESULTS: dict[str, Callable[[Params, bool, bool], Result]] = {
     "depth": _depth,
     "placement": _placement,
     "affine_ablation": _affine_ablation,
+    "weight_decay_on_gamma": _weight_decay_on_gamma,
     "small_batch": _small_batch,
     "group_count": _group_count,
     "train_test_gap": _train_test_gap,

@@ -22,6 +22,7 @@ from .study import Plot, Preset, Run, Study
 from .train_test_gap import STUDY as _train_test_gap
 from .vanishing_gradient import STUDY as _vanishing_gradient
 from .verdict import Part, Verdict
+from .weight_decay_on_gamma import STUDY as _weight_decay_on_gamma
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -37,6 +38,7 @@ STUDIES: dict[str, Study] = {
         _depth,
         _placement,
         _affine_ablation,
+        _weight_decay_on_gamma,
         _small_batch,
         _group_count,
         _train_test_gap,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +32,28 @@ class Plan:
 
 
 def train(
-    model: nn.Module, images: Images, plan: Plan, seed: int, after: Callable[[int], object] | None = None
+    model: nn.Module,
+    images: Images,
+    plan: Plan,
+    seed: int,
+    after: Callable[[int], object] | None = None,
+    parameters: Sequence[Mapping[str, Any]] | None = None,
 ) -> bool:
     """Train in place; `after(step)` may return True to stop early. Returns False if the loss stopped being finite.
 
+    parameters: groups with a weight decay of their own, as an optimizer takes them; all of the model's without any.
+
     That answer is the caller's news: the norms' own warning of a batch with NaN or Inf is not repeated to the user.
     """
-    optimizer = torch.optim.SGD(model.parameters(), lr=plan.rate, momentum=plan.momentum, fused=True)
+    optimizer = torch.optim.SGD(parameters or model.parameters(), lr=plan.rate, momentum=plan.momentum, fused=True)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     with warnings.catch_warnings(), _onednn(plan.batch > SMALLEST_FOR_ONEDNN):
         warnings.filterwarnings("ignore", "a batch with NaN or Inf", RuntimeWarning)
         for step, (x, y) in enumerate(_batches(images, plan, generator), start=1):
             if plan.decay:
-                optimizer.param_groups[0]["lr"] = plan.rate * (1 - (step - 1) / plan.steps)
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.rate * (1 - (step - 1) / plan.steps)
             loss = cross_entropy(model(x), y)
             if not math.isfinite(loss.item()):
                 return False
