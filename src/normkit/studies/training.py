@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,7 @@ def train(
     plan: Plan,
     seed: int,
     after: Callable[[int], object] | None = None,
-    parameters: Sequence[Mapping[str, Any]] | None = None,
+    parameters: list[dict[str, Any]] | None = None,
 ) -> bool:
     """Train in place; `after(step)` may return True to stop early. Returns False if the loss stopped being finite.
 
@@ -45,7 +45,8 @@ def train(
 
     That answer is the caller's news: the norms' own warning of a batch with NaN or Inf is not repeated to the user.
     """
-    optimizer = torch.optim.SGD(parameters or model.parameters(), lr=plan.rate, momentum=plan.momentum, fused=True)
+    given: Any = model.parameters() if parameters is None else parameters
+    optimizer = torch.optim.SGD(given, lr=plan.rate, momentum=plan.momentum, fused=True)
     generator = torch.Generator().manual_seed(seed)
     model.train()
     with warnings.catch_warnings(), _onednn(plan.batch > SMALLEST_FOR_ONEDNN):

@@ -40,8 +40,8 @@ def run(params: Params) -> Result:
     model = nets.conv_net(images, "batch", params["seed"])
     plan = training.Plan(BATCH, params["steps"], params["rate"], decay=True)
     training.train(model, images, plan, params["seed"], parameters=groups(model, params["decayed"], params["decay"]))
-    gains = [layer.weight for layer in model.modules() if isinstance(layer, nk.BatchNorm2d)]
-    return {**errors(model, images), "gain": float(torch.cat(gains).detach().abs().mean())}
+    gains = [layer.weight.detach() for layer in model.modules() if isinstance(layer, nk.BatchNorm2d)]
+    return {**errors(model, images), "gain": float(torch.cat(gains).abs().mean())}
 
 
 def groups(model: nn.Module, decayed: str, decay: float) -> list[dict[str, Any]]:
