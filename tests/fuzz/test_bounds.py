@@ -186,6 +186,19 @@ def test_what_is_allowed_for_one_number_is_no_more(name: str) -> None:
     assert finding.what == what
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        case_of(names=("bias",), shape=(2, 1), mask="random", transform="vmap").tensor("x", dtype="float64"),
+        case_of(names=("residual",), norm="add_rms_norm", shape=(2,), hook="zerotensor", plan="double"),
+    ],
+    ids=["torch_mixes_dtypes_under_vmap", "a_hook_that_autograd_calls_with_none"],
+)
+def test_what_torchs_nearest_computes_is_no_measure(case: Case) -> None:
+    assert fit(case) == case
+    assert run(case) is None
+
+
 def test_a_layer_without_a_weight_gets_no_bias_of_another_dtype() -> None:
     case = case_of(names=("bias", *RUNNING), norm="batch_renorm", shape=(2, 4, 5), transform="checkpoint")
     assert "bias" not in fit(case).tensors  # a layer has a bias where it has a weight, which is drawn in float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -47,3 +48,8 @@ def activate(y: Tensor, activation: Any) -> Tensor:
 def contracted(dy: Tensor, jacobian: Tensor) -> Tensor:
     """dy times a Jacobian, (*y, *x): the gradient. Not a product of matrices, which autocast takes to bfloat16."""
     return (dy.reshape(*dy.shape, *[1] * dy.dim()) * jacobian).sum(tuple(range(dy.dim())))
+
+
+def where_given(hook: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor | None], Tensor | None]:
+    """Of two outputs of one Function one may have no gradient: autograd calls its hook with None."""
+    return lambda gradient: None if gradient is None else hook(gradient)

@@ -33,16 +33,17 @@ def raised(case: Case, error: BaseException, theirs: Outcome | None, near: Outco
         return None
     own = isinstance(error, _OWN) or any(t in text for t in _OWN_TEXTS) or not text
     broken = is_broken(case)
+    mixed = bool(case.transform or case.contexts) and any(t in text for t in _MIXED)  # where torch may decompose
     if theirs is None:
         if own:
             return Finding("unclear error", f"{name}: {text}", "no error of the user's", 2 if broken else 4)
-        if near is None or near.error is not None or broken or _says_nothing(case) or case.mask in ("float", "wrong"):
+        if near is None or near.error is not None or broken or mixed or _says_nothing(case):
+            return None
+        if case.mask in ("float", "wrong"):
             return None
         return Finding("refused", f"{name}: {text}", "torch computes the nearest norm that it has", 3)
     if theirs.error is None:
-        if not own and (
-            broken or _says_nothing(case) or ((case.transform or case.contexts) and any(t in text for t in _MIXED))
-        ):
+        if not own and (broken or mixed or _says_nothing(case)):
             return None
         kind = "unclear error" if own else "refused"
         return Finding(kind, f"{name}: {text}", "torch computes this", 4 if own else 3)

@@ -317,7 +317,7 @@ def _forward_lines(case: Case, ours: bool, as_view: bool) -> list[str]:
 def _backward_lines(case: Case, ours: bool) -> list[str]:
     lines = []
     if case.hook:
-        lines.append(f"y.register_hook({HOOKS[case.hook]})")
+        lines.append(f"y.register_hook(where_given({HOOKS[case.hook]}))")
     if case.edit:
         edit = EDITS[case.edit]
         lines += [edit] if edit.startswith(("freed", "y", "x.data")) else ["with torch.no_grad():", "    " + edit]
