@@ -241,6 +241,14 @@ def test_an_edit_behind_a_hook_that_keeps_the_very_tensor_is_left_out(edit: str)
     assert fit(case).edit == edit
 
 
+def test_an_output_is_not_written_where_a_hook_keeps_what_an_activation_keeps() -> None:
+    """torch.sigmoid keeps its output, and these hooks the very tensor: torch's own gradient is wrong then."""
+    case = case_of(norm="layer_norm", activation="'sigmoid'", after="mul_")
+    assert fit(case.but(contexts=("torch.autograd.graph.save_on_cpu()",))).after == ""
+    assert fit(case.but(contexts=("saved('clone')",))).after == "mul_"
+    assert fit(case).after == "mul_"
+
+
 EXACT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[mpmath.mpf], mpmath.mpf]]] = {
     "sigmoid": (smooth.sigmoid, lambda z: 1 / (1 + mpmath.exp(-z))),
     "silu": (smooth.silu, lambda z: z / (1 + mpmath.exp(-z))),

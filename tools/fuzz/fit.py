@@ -190,6 +190,8 @@ def _fit_calls(case: Case) -> Case:
     kept = any("save" in c and c not in _COPIES for c in case.contexts)
     if (case.edit in _CHANGES and kept) or (case.edit == "mask" and case.mask == "expanded"):
         case = case.but(edit="")  # nor writes anything to elements that share memory
+    if kept and case.activation and case.after in ("mul_", "view_mul_", "relu_"):
+        case = case.but(after="")  # an activation may keep what is written then
     if case.edit.startswith("free"):  # a hook that copies what is gone fails by itself
         case = case.but(contexts=tuple(c for c in case.contexts if not c.startswith("saved(")))
     if case.transform in ("thread", "threads"):  # torch itself locks up: two custom functions write their stacks
