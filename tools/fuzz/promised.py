@@ -39,8 +39,8 @@ def _frees(case: Case) -> bool:
 
 
 def _is_kept_by_normkit_alone(case: Case) -> bool:
-    """A residual's gradient is that of the sum, and torch's batch norm of an empty batch is a copy."""
-    return case.plan == "twice" and (case.wanted == ("residual",) or 0 in case.shape)
+    """A residual and a shift get the gradient of the sum, and torch's batch norm of an empty batch is a copy."""
+    return case.plan == "twice" and ({*case.wanted} <= {"residual", "shift"} or 0 in case.shape)
 
 
 def _is_called_otherwise(case: Case) -> bool:
