@@ -73,7 +73,7 @@ def test_a_verdict_names_studies_that_exist_or_are_planned_and_no_word(name: str
     (given,) = re.findall(r"\{\{verdict (.*)\n", TEXTS[name])
     assert given
     studies = set(given.split()) - {"exact", "contested"}
-    assert studies <= set(STUDIES) | verdicts.PLANNED
+    assert studies <= set(STUDIES)
     assert not {"supported", "undecided"} & set(re.findall(r"\w+", TEXTS[name]))
 
 
@@ -89,7 +89,7 @@ def test_the_word_of_a_verdict_is_that_of_the_results(monkeypatch: pytest.Monkey
 
 
 def test_no_word_is_of_a_study_that_is_not_there() -> None:
-    assert set(verdicts.measured()) <= set(STUDIES) | verdicts.PLANNED
+    assert set(verdicts.measured()) <= set(STUDIES)
     assert set(verdicts.measured().values()) <= {"supported", "not supported", "undecided"}
 
 

@@ -1,7 +1,7 @@
 """The words of the studies' verdicts, for the page, the tutorials and the notebooks: the one place where they stand.
 
 verdicts.json is written by `make docs` from docs/data/studies/NAME.json, the results of a study; so a text never says
-"supported" by hand. A study without results there, or one that is still to be built, has the word "not measured yet".
+"supported" by hand. A study without results there has the word "not measured yet".
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from functools import cache
 from importlib.resources import files
 
 UNMEASURED = "not measured yet"
-PLANNED = frozenset({"group_count"})  # claims of the tutorial whose study is still to be built
 WORDS = {  # word -> its mark, and the word in both languages; the first two are no verdicts of a study
     "exact": ("✓", "exact", "精确成立"),
     "contested": ("≈", "contested", "有争议"),
