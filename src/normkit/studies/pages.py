@@ -69,7 +69,8 @@ written beside it and can fail. `normkit study` runs them all, `normkit study NA
 - A claim has parts; each is measured once per seed and held against a margin that has a reason. A part is *supported*
   if a sign-flip permutation test over the seeds puts the mean beyond the margin at level 0.05, *not supported* if the
   same test, corrected by Holm over all parts of the study, puts it on the other side, *undecided* otherwise. The test
-  is exact for errors that are symmetric about their mean.
+  is exact for errors that are symmetric about their mean. Five seeds are the fewest that can support a part; to
+  contradict one of k parts takes n seeds with k / 2^n < 0.05, so 8 of them for 8 parts.
 - A part that is exact is bounded instead: supported if every value is within the limit, not supported if the median is
   beyond ten times the limit.
 - The other side of a margin need not be the other side of zero: "at least 1 point better" is contradicted by an effect
