@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="FAMILY",
         help="batch_norm, group_norm, layer_norm, inference "
-        "(default: these four) or network, a ResNet-50 training step",
+        "(default: these four; group_norm has instance norm with it, layer_norm RMS norm) or network, a "
+        "ResNet-50 training step",
     )
     bench.add_argument(
         "--peers", default="torch", metavar="LIST", help="out of torch,compile,onednn,jax,onnx; comma between"
