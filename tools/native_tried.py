@@ -34,10 +34,11 @@ def pointers() -> dict[str, list[str]]:
 
 
 def table() -> str:
-    """One table a topic: idea, shape, machine, before, after, kept."""
+    """One table per topic: idea, shape, machine, before, after, kept."""
     lines: list[str] = []
-    topic = ""
-    for row in load():
+    topic, rows = "", load()
+    topics = list(dict.fromkeys(row["topic"] for row in rows))
+    for row in sorted(rows, key=lambda row: topics.index(row["topic"])):
         if row["topic"] != topic:
             topic = row["topic"]
             lines += ["", f"### {topic}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]

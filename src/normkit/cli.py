@@ -53,7 +53,10 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--list", action="store_true", help="name the studies, what each claims and how long it takes")
     study.add_argument("--quick", action="store_true", help="the short preset of the demo")
     study.add_argument(
-        "--seeds", type=int, metavar="N", help="seeds per setting (default: 20, quick 10; fewer than 5 decide nothing)"
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="seeds per setting (default: 20, quick 10; fewer than 5 decide nothing, fewer than 8 seldom contradict)",
     )
     study.add_argument(
         "--first-seed", type=int, default=0, metavar="N", help="the seeds begin at N (default: 0): for a fresh sample"
@@ -81,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="FAMILY",
         help="batch_norm, group_norm, layer_norm, inference "
-        "(default: these four) or network, a ResNet-50 training step",
+        "(default: these four; group_norm has instance norm with it, layer_norm RMS norm) or network, a "
+        "ResNet-50 training step",
     )
     bench.add_argument(
         "--peers", default="torch", metavar="LIST", help="out of torch,compile,onednn,jax,onnx; comma between"

@@ -53,3 +53,31 @@ def test_a_page_shows_what_was_found() -> None:
         assert f"| {part.claim} |" in page
     assert "Resampling is optimistic" in page
     assert "| **supported** (100% of resamples) |" in made["README.md"]
+
+
+def test_a_word_that_is_not_stated_says_why() -> None:
+    record = planted_record("step_sign", "supported")
+    withheld = record | {
+        "verdict": record["verdict"] | {"word": "undecided"},
+        "fresh": record["fresh"] | {"word": "undecided"},
+    }
+    made = pages({"step_sign": withheld})
+    stated = "| **undecided**: the rule says supported (100% of resamples), on fresh seeds undecided |"
+    assert stated in made["README.md"]
+    assert "*Supported* is not stated, since the fresh seeds do not agree." in made["step_sign.md"]
+    few = pages({"step_sign": withheld | {"stability": 0.9}})["step_sign.md"]
+    assert "since fewer than 95% of the resamples agree and the fresh seeds do not agree." in few
+    assert "is not stated" not in pages({"step_sign": record})["step_sign.md"]
+
+
+def test_what_the_opposite_is_stands_where_a_part_is_contradicted() -> None:
+    for word, shown in (("supported", False), ("not supported", True)):
+        page = pages({"step_sign": planted_record("step_sign", word)})["step_sign.md"]
+        assert ("*For the opposite*: the mean is on the other side of what was asked" in page) is shown
+
+
+def test_rates_at_the_end_of_the_grid_are_named() -> None:
+    assert "- none, depth 40: 0.01, the smallest, in 20 of 20 seeds" in PAGES["depth.md"]
+    assert "- noisy batch norm: 0.32, the largest, in 20 of 20 seeds" in PAGES["covariate_shift.md"]
+    for name in ("group_count", "step_sign", "train_test_gap"):  # all within, no rates, one rate
+        assert "end of the grid" not in PAGES[f"{name}.md"]

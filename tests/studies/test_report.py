@@ -60,7 +60,19 @@ def test_a_page_of_studies_alone_speaks_of_no_acts() -> None:
     results, plots = results_and_plots()
     html = report.render({**results, "right": [], "fast": []}, plots)
     assert "Act " not in html
-    assert "Why normalize?" in html
+    assert html.count(">Why normalize?</h") == 1  # the title, and no section of the same name below it
+
+
+def test_the_studies_are_listed_before_the_first_of_them() -> None:
+    results, plots = results_and_plots()
+    html = report.render(results, plots)
+    names = [study["name"] for study in results["studies"]]
+    assert len(names) > 1
+    listed = html.split('<nav aria-label="The studies">')[1].split("</nav>")[0]
+    assert [name for name in names if f'href="#study-{name}"' in listed] == names
+    assert all(f'id="study-{name}"' in html for name in names)
+    alone = report.render({**results, "studies": results["studies"][:1]}, plots)
+    assert 'aria-label="The studies"' not in alone
 
 
 def test_the_geometric_mean_is_that_of_ratios() -> None:

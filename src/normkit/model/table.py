@@ -42,7 +42,7 @@ class Table(Tabular):
         return self
 
     def text(self, width: int | None = None) -> str:
-        """One line a row; where these are wider than `width`, one line a cell, an empty line after each row."""
+        """One line per row; where these are wider than `width`, one per cell, an empty line after each row."""
         table = [self.columns, *self.rows]
         widths = [max(len(row[column]) for row in table) for column in range(len(self.columns))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]

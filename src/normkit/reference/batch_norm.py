@@ -42,7 +42,7 @@ def batch_norm(
 def batch_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, eps: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx: (N, C, *), dweight: (C,), dbias: (C,)) from dy: (N, C, *), one line a step, as the paper has it."""
+    """(dx: (N, C, *), dweight: (C,), dbias: (C,)) from dy: (N, C, *), one line per step, as the paper has it."""
     axes, keep = channel_axes(x), spatial_mask(mask, x)
     dy, m = select(dy, keep), count(x, axes, keep)
     _, var, centred = moments(x, axes, keep)

@@ -39,7 +39,7 @@ def filter_response_norm(
 def filter_response_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor, eps: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(dx: x's shape, dweight, dbias, dthreshold: (C,), deps: a number) from dy: x's shape, one line a step."""
+    """(dx: x's shape, dweight, dbias, dthreshold: (C,), deps: a number) from dy: x's shape, one line per step."""
     keep, axes, others = spatial_mask(mask, x), _positions(x), channel_axes(x)
     x, dy = select(x, keep), select(dy, keep)
     m = count(x, axes, keep)

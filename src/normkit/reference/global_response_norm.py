@@ -29,7 +29,7 @@ def global_response_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, ma
 def global_response_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor, eps: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx: x's shape, dweight, dbias: (C,)) from dy: x's shape, one line a step; g = 0 has the slope 0."""
+    """(dx: x's shape, dweight, dbias: (C,)) from dy: x's shape, one line per step; g = 0 has the slope 0."""
     keep = spatial_mask(mask, x)
     x, dy = select(x, keep), select(dy, keep)
     axes = tuple(range(2, x.ndim))

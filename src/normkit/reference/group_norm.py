@@ -43,7 +43,7 @@ def group_norm(
 def group_norm_backward(
     dy: Tensor, x: Tensor, num_groups: int, weight: Tensor | None, eps: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx: (N, C, *), dweight: (C,), dbias: (C,)) from dy: (N, C, *), one line a step."""
+    """(dx: (N, C, *), dweight: (C,), dbias: (C,)) from dy: (N, C, *), one line per step."""
     keep = spatial_mask(mask, x)
     dy = select(dy, keep)
     xg, group_keep = split_groups(x, num_groups), None if keep is None else keep.unsqueeze(1)

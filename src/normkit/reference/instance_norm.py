@@ -32,7 +32,7 @@ def instance_norm(
 def instance_norm_backward(
     dy: Tensor, x: Tensor, weight: Tensor | None, eps: float, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx: (N, C, *), dweight: (C,), dbias: (C,)) from dy: (N, C, *), one line a step."""
+    """(dx: (N, C, *), dweight: (C,), dbias: (C,)) from dy: (N, C, *), one line per step."""
     axes, keep = spatial_axes(x), spatial_mask(mask, x)
     dy, m = select(dy, keep), count(x, axes, keep)
     _, var, centred = moments(x, axes, keep)

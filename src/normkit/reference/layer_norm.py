@@ -58,7 +58,7 @@ def layer_norm_backward(
     eps: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(dx: x's shape, dweight, dbias: normalized_shape) from dy: x's shape, one line a step."""
+    """(dx: x's shape, dweight, dbias: normalized_shape) from dy: x's shape, one line per step."""
     axes = normalized_axes(x, normalized_shape)
     keep = leading_mask(mask, x, axes)
     dy, leading = select(dy, keep), tuple(range(axes[0]))

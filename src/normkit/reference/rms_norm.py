@@ -37,7 +37,7 @@ def rms_norm_backward(
     eps: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(dx: x's shape, dweight: normalized_shape) from dy: x's shape, one line a step."""
+    """(dx: x's shape, dweight: normalized_shape) from dy: x's shape, one line per step."""
     axes = normalized_axes(x, normalized_shape)
     keep = leading_mask(mask, x, axes)
     x, dy, m, leading = select(x, keep), select(dy, keep), count(x, axes), tuple(range(axes[0]))

@@ -92,10 +92,11 @@ STUDY = Study(
     "at four rates, of which validation images choose one for each. The same draws of the weights for all.",
     parts=PARTS,
     paper="The paper argues it and shows no figure. Ours: the right panel.",
-    doubt="The last layer has a bias and a free scale; a shallower network has less to lose. After more steps the rest "
-    "of the network may make up for it.",
-    advice="Leave affine on: it costs two numbers per channel. Where a layer that follows has its own scale, gamma "
-    "can go first.",
+    doubt="The last layer has a bias and a free scale; a shallower network has less to lose. After more steps the "
+    "rest of the network may make up for it. With gamma and beta most sigmoid networks chose the largest rate that "
+    "was tried, so theirs may be too low.",
+    advice="Leave affine on: it costs two numbers per channel, and where it matters at all, with sigmoid, it "
+    "helps. Do not expect much of it, and where a layer that follows has its own scale, gamma can go first.",
     papers=("Ioffe & Szegedy 2015, arXiv:1502.03167, section 3", "Frankle et al. 2021, arXiv:2003.00152"),
     seconds=(0.17, 0.35),
     plan=plan,

@@ -20,6 +20,7 @@ def compared(
     titles: tuple[str, str, str],
     description: str,
     scale: str = "linear",
+    left: str = "Test accuracy",
 ) -> Plot:
     """titles: of the picture, of the x axis, of the right panel; `scale` of the x axis, "words" for places in words."""
     figure, axes = plots.panels(2)
@@ -33,17 +34,18 @@ def compared(
         else:
             plots.line(axes[0], x, middle, index, label, band)
     for index, (label, of) in enumerate(differences.items()):
+        series = list(arms).index(label) if label in arms else index + 1
         apart = [[of(seed, place) for seed in seeds] for place in places]
         beside = [at + 0.1 * index for at in x] if scale == "words" else [at * (1 + 0.06 * index) for at in x]
-        plots.difference(axes[1], beside, apart, index + 1, label)
+        plots.difference(axes[1], beside, apart, series, label)
     for axis in axes:
         if scale == "log":
             axis.set_xscale("log")
         axis.set_xticks(x, [str(place) for place in places])
         axis.minorticks_off()
-        if axis.get_legend_handles_labels()[1]:
+        if len(axis.get_legend_handles_labels()[1]) > 1:
             plots.legend(axis)
-    axes[0].set_ylim(0, 100)
-    plots.dress(axes[0], "Test accuracy", titles[1], "% right")
+    axes[0].set_ylim(0, 104)
+    plots.dress(axes[0], left, titles[1], "% right")
     plots.dress(axes[1], titles[2], titles[1], "% points, paired")
     return plots.finish(figure, key, titles[0], description)

@@ -57,7 +57,8 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
             for norm, label in labels.items()}  # fmt: skip
     description = (
         f"Left: test accuracy of a ReLU network of {DEPTH} layers after training at equal rates, without and with "
-        "batch norm; medians over seeds, shades from the worst to the best. Right: how much faster the one with "
+        "batch norm; medians over seeds, shades from the worst to the best; 0 is a training that diverged. Right: how "
+        "much faster the one with "
         "batch norm learns: validation accuracy, mean over the training, minus the other's; mean and 95 % interval."
     )
     titles = ("Convergence at equal rates", "learning rate", "Batch norm ahead, mean over training")
@@ -76,8 +77,8 @@ STUDY = Study(
     parts=PARTS,
     paper="Bjorck et al. 2018, figure 1: at a rate of 0.0001 a ResNet with batch norm learns no faster than one "
     "without at that rate; all of the gain comes with larger rates. Ours: the right panel from left to right.",
-    doubt="Under batch norm the rate is another unit: the weights' length sets the effective step. Adam would hide the "
-    "difference at small rates.",
+    doubt="Under batch norm the rate is another unit: the weights' length sets the effective step. Adam would hide "
+    "the difference at small rates. The last part is at its margin: the fresh seeds support it.",
     advice="Do not add batch norm and keep the old rate: raise the rate with it.",
     papers=("Bjorck et al. 2018, arXiv:1806.02375", "Ioffe & Szegedy 2015, arXiv:1502.03167"),
     seconds=(0.4, 0.8),

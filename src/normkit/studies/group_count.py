@@ -123,7 +123,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         shuffled = [error(of, SOME, order) for of in seeds]
         plots.dots(axes[0], [GROUPS.index(SOME) + 0.12 * index], [plots.median(shuffled)], index, LABELS[order])
     apart = [[error(of, groups) - error(of, SOME) for of in seeds] for groups in GROUPS]
-    plots.difference(axes[1], places, apart, 0, f"minus {SOME} groups")
+    plots.difference(axes[1], places, apart, 0, LABELS["kept"])
     for index, order in enumerate(ORDERS[1:], start=1):
         worse = [error(of, SOME, order) - error(of, SOME) for of in seeds]
         plots.difference(axes[1], [GROUPS.index(SOME) + 0.12 * index], [worse], index, LABELS[order])
@@ -149,14 +149,15 @@ STUDY = Study(
     who="Wu & He 2018, section 3: channels are not entirely independent, as in SIFT and HOG, whose parts are "
     "normalized group by group; tutorials repeat it as the reason why group norm works.",
     experiment="A network of three convolutions (16, 32 and 32 channels) with normkit.GroupNorm of 1, 2, 4, 8 groups "
-    f"and of one channel a group, trained on real images with batches of {BATCH}, SGD with momentum 0.9 at rates of "
+    f"and of one channel per group, trained on real images with batches of {BATCH}, SGD with momentum 0.9 at rates of "
     f"{RATES[0]} to {RATES[-1]} that fall to zero; validation images choose the rate of each. At {SOME} groups the "
     "channels are also put in a random order before they are grouped: one order for good, and a new one at every step. "
     "Likeness is the mean size of the correlation of two channels over validation images and places, before the second "
     "norm.",
     parts=PARTS,
-    paper="Wu & He 2018, table 3: ResNet-50 on ImageNet errs 24.1 % with 32 groups, 25.3 % with one, 28.4 % with one "
-    "channel a group. They have no control that shuffles.",
+    paper="Wu & He 2018, table 3: ResNet-50 on ImageNet errs 24.1 % with 32 groups, 25.3 % with one, 28.4 % with "
+    "one channel per group. Ours runs the other way: a group for each channel errs least. They have no control that "
+    "shuffles.",
     doubt="Nothing tells a new network which channels are neighbours: an order for good only renames them, so that "
     "control can find nothing but chance; the one at every step can. Networks whose groups are built in (grouped "
     "convolutions, HOG) are another case.",

@@ -75,14 +75,14 @@ PARTS = (
 def plot(runs: Sequence[Run]) -> list[Plot]:
     from . import plots
 
-    figure, axes = plots.panels(3, share_y=True)
+    figure, axes = plots.panels(3, share_y=True, height=4.1)
     for axis, word, rates in ((axes[0], "relu", RATES), (axes[1], "sigmoid", FEW)):
         for index, arm in enumerate(arm for arm in ARMS if arm.startswith(word)):
             place = index if word == "relu" else (0, 2, 1)[index]
             _against_rate(axis, runs, rates, arm, place)
         axis.set_xscale("log")
-        plots.legend(axis, "lower center" if word == "relu" else "upper left")
-        plots.dress(axis, f"{DEPTH} layers, {word}", "learning rate", "test accuracy, %" if word == "relu" else "")
+        plots.dress(axis, f"{DEPTH} layers, {word}", "learning rate", "test accuracy, %")
+        plots.legend(axis, "below", 1)
     for index, arm in enumerate(("relu", "relu, batch norm")):
         chosen = [tuned([r for r in runs if r.params["seed"] == s], arm=arm) for s in seeds_of(runs)]
         curves = list(zip(*(run.result["curve"] for run in chosen), strict=True))
@@ -90,9 +90,9 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         plots.line(axes[2], steps, [100 * plots.median(c) for c in curves], index, arm,
                    ([100 * min(c) for c in curves], [100 * max(c) for c in curves]))  # fmt: skip
     axes[2].axhline(100 * TARGET, **plots.REFERENCE)
-    plots.dress(axes[2], "relu, each at its own rate", "step", "")
+    plots.dress(axes[2], "relu, each at its own rate", "step", "validation accuracy, %")
     axes[0].set_ylim(-4, 100)
-    plots.legend(axes[2], "lower right")
+    plots.legend(axes[2], "below", 1)
     description = (
         f"Test accuracy after training; lines are medians over seeds, shades reach from the worst to the best seed; a "
         f"cross at the bottom marks rates at which a seed diverged. Left: a ReLU network of {DEPTH} layers against the "

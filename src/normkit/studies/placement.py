@@ -73,7 +73,8 @@ STUDY = Study(
     "activation, after it, or both; plain SGD with batches of 64 at four rates, of which validation images choose "
     "one for each. The same draws of the weights for all; layers whose norm stands after have a bias.",
     parts=PARTS,
-    paper="The paper gives an argument and no comparison. Ours: the right panel.",
+    paper="The paper gives an argument and no comparison. Ours: the right panel; with tanh, which no part judges, "
+    "the norm after the activation does as well.",
     doubt="Residual networks, where the place decides what the skip carries, are another question.",
     advice="Keep the place that the model at hand was tuned with; moving it is no cure for a network that does not "
     "train.",

@@ -77,6 +77,19 @@ def line(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: 
         axis.fill_between(x, band[0], band[1], color=SERIES[index], alpha=0.14, linewidth=0)
 
 
+def spread(groups: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """The band from the smallest to the largest of each group."""
+    return [min(group) for group in groups], [max(group) for group in groups]
+
+
+def mean_line(axis: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], index: int, label: str) -> None:
+    """The mean of each group; the band is its 95 % interval."""
+    from .verdict import interval
+
+    lows, highs = zip(*(interval(group) for group in groups), strict=True)
+    line(axis, x, [statistics.fmean(group) for group in groups], index, label, (lows, highs))
+
+
 def dots(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: str) -> None:
     """Marks without a line, for what has no order."""
     axis.plot(x, y, color=SERIES[index], linestyle="none", marker=_MARKERS[index], markersize=7, label=label)
@@ -125,11 +138,12 @@ def decades(axis: Axes, values: Sequence[float]) -> None:
     axis.set_ylim(ticks[0], ticks[-1])
 
 
-def legend(axis: Axes, where: Any = "best") -> None:
-    """Names of the series; where: as matplotlib has it, or "below" the axes, where nothing is covered."""
+def legend(axis: Axes, where: Any = "best", columns: int = 2) -> None:
+    """Names of the series; where: as matplotlib has it, or "below" the dressed axes, where nothing is covered."""
     place: dict[str, Any] = {"loc": where, "handlelength": 2.6}
     if where == "below":
-        place = {"loc": "upper left", "bbox_to_anchor": (-0.04, -0.12), "ncols": 2, "handlelength": 1.2,
+        under = -0.22 if axis.get_xlabel() else -0.12
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.04, under), "ncols": columns, "handlelength": 2.2,
                  "columnspacing": 1.0, "borderpad": 0.2}  # fmt: skip
     axis.legend(**place, frameon=False, fontsize=10, labelcolor=INK)
 

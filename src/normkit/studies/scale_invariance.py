@@ -130,14 +130,14 @@ PARTS = (
 def plot(runs: Sequence[Run]) -> list[Plot]:
     from . import plots
 
-    figure, axes = plots.panels(3)
+    figure, axes = plots.panels(3, height=4.1)
     rows = [[run.result["scales"][i] for run in runs] for i in range(len(SCALES))]
     for index, key in enumerate(("dw_size", "turn")):
         unit = [plots.median([r[key] for r in row]) / plots.median([r[key] for r in rows[3]]) for row in rows]
         plots.line(axes[0], SCALES, unit, index, ("|dL/dw|", "angle of a step")[index])
     axes[0].set(xscale="log", yscale="log")
     plots.dress(axes[0], "Larger weights move less", "scale a of the weight", "relative to a = 1")
-    plots.legend(axes[0])
+    plots.legend(axes[0], "below", 1)
     others = [i for i, scale in enumerate(SCALES) if scale != 1.0]  # at 1 the difference is 0
     x = [SCALES[i] for i in others]
     for index, (key, label) in enumerate((("output", "output"), ("du", "dL/du"), ("dw", "a dL/d(aw)"))):
@@ -147,11 +147,12 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     axes[1].axhline(LIMIT, **plots.REFERENCE)
     axes[1].set(xscale="log", yscale="log")
     plots.dress(axes[1], "What does not change", "scale a of the weight", "difference from a = 1")
-    plots.legend(axes[1], "upper right")
+    plots.legend(axes[1], "below")
     _plot_growth(axes[2], runs)
     description = (
         "Left: the size of the gradient with respect to the weight and the angle by which a step of 0.1 turns it, "
-        "against the scale of the weight, both relative to scale 1. Middle: the largest relative difference from scale "
+        "against the scale of the weight, both relative to scale 1. Middle: the largest relative difference over "
+        "the seeds from scale "
         "1 of the output and of both gradients, and of the last with the default eps; dashed is the limit of the "
         "verdict. Right: the squared length of a convolution's weight "
         "while it trains on real images, measured, and as the sum of squared steps predicts it."
@@ -175,7 +176,7 @@ def _plot_growth(axis: Any, runs: Sequence[Run]) -> None:
             label=label,
         )
     plots.dress(axis, "Training lengthens them", "step", "|w|² relative to the start")
-    plots.legend(axis, "upper left")
+    plots.legend(axis, "below", 1)
 
 
 STUDY = Study(

@@ -168,14 +168,14 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
 
     figure, axes = plots.panels(3)
     for index, weight in enumerate(WEIGHTS):
-        mean = [sum(_cell([r], depth, weight) for r in runs) / len(runs) for depth in DEPTHS]
-        plots.line(axes[0], DEPTHS, mean, index, f"w = {weight:g}")
-        term = [plots.median([r.result["second"][d][index] for r in runs]) for d in range(len(DEPTHS))]
-        plots.line(axes[1], DEPTHS, term, index, f"w = {weight:g}")
+        shares = [[_cell([r], depth, weight) for r in runs] for depth in DEPTHS]
+        plots.mean_line(axes[0], DEPTHS, shares, index, f"w = {weight:g}")
+        terms = [[r.result["second"][d][index] for r in runs] for d in range(len(DEPTHS))]
+        plots.line(axes[1], DEPTHS, [plots.median(t) for t in terms], index, f"w = {weight:g}", plots.spread(terms))
     for index, norm in enumerate(NORMS):
         for depth, shift in ((8, 0), (16, 2)):
-            mean = [sum(_net_cell([r], norm, depth, gain) for r in runs) / len(runs) for gain in GAINS]
-            plots.line(axes[2], GAINS, mean, index + shift, f"{LABELS[norm]}, depth {depth}")
+            shares = [[_net_cell([r], norm, depth, gain) for r in runs] for gain in GAINS]
+            plots.mean_line(axes[2], GAINS, shares, index + shift, f"{LABELS[norm]}, depth {depth}")
     for axis in axes[:2]:
         axis.set_xscale("log", base=2)
         axis.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
@@ -190,8 +190,9 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     plots.legend(axes[2])
     description = (
         "Left: share of gradient steps of rate 0.1 after which a product of m weights near w has risen where it should "
-        "have fallen, mean over seeds. Middle: the second-order term of that step over its first-order term, medians; "
-        "dashed where they are equal. Right: the same share for ReLU networks of depth 8 and 16, against the gain of "
+        "have fallen, mean over seeds, the shade its 95 % interval. Middle: the second-order term of that step over "
+        "its first-order term, medians, shades from the smallest to the largest; dotted where they are equal. Right: "
+        "the same share for ReLU networks of depth 8 and 16, against the gain of "
         "their start, without and with batch norm."
     )
     return [plots.finish(figure, "step_sign", "Which way a gradient step goes", description)]

@@ -3,7 +3,8 @@
 * `above` and `below` (rules.py): one number per seed against a margin. The sign-flip permutation test of mean > margin
   at level 0.05 says "supported"; the same test of < margin, its p corrected by Holm (1979) over all parts that have
   one, says "not supported"; anything else is "undecided". All 2^n flips up to 13 seeds, 10,000 random ones beyond. Five
-  seeds are the fewest that can decide: 1/2^5 = 0.031. The test is exact for errors that are symmetric about their mean.
+  seeds are the fewest that can support: 1/2^5 = 0.031; to contradict one of k parts takes k/2^n < 0.05, 8 seeds for 8.
+  The test is exact for errors that are symmetric about their mean.
 * `within`: for exact claims. Every value within the limit is "supported"; a median beyond ten times the limit is
   "not supported"; between the two it is "undecided". Such a part has no p and stays outside of the correction.
 
