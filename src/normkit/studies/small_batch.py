@@ -26,8 +26,7 @@ MORE = ["renorm", "layer", "instance"]  # in the full preset
 # In the full preset at one batch, to answer one question each: does batch norm err at batch 2 for its statistics, or
 # for the noise of the gradient (batch 32 in slices of 2)? Would no statistics of the batch be better?
 ALONE = {"ghost": LARGE, "frozen": SMALL}
-RATES = [0.03, 0.12, 0.5]  # with momentum 0.9
-FROZEN_RATES = [0.0075, 0.03, 0.12]  # at 0.5 it diverges
+RATES = {2: [0.002, 0.0075, 0.03], 8: [0.03, 0.12, 0.5], 32: [0.12, 0.5, 2.0]}  # by batch, with momentum 0.9
 KNOWN = 2000  # training images that the exact statistics are taken from, at most
 LABELS = {"batch": "batch norm", "group": "group norm, 4 groups", "renorm": "batch renorm",
           "layer": "layer norm (1 group)", "instance": "instance norm",
@@ -59,7 +58,7 @@ def plan(preset: Preset) -> list[Params]:
         {"norm": norm, "batch": batch, "rate": rate, "steps": steps, "seed": seed, "data": preset.data}
         for seed in preset.seed_range()
         for norm, batch in (arms if preset.quick else [*arms, *ALONE.items()])
-        for rate in (FROZEN_RATES if norm == "frozen" else RATES)
+        for rate in RATES[batch]
     ]
 
 
@@ -147,8 +146,9 @@ STUDY = Study(
     experiment="A network of three convolutions with normkit.BatchNorm2d or normkit.GroupNorm of four groups (in the "
     "full preset also batch renorm, layer and instance norm; at batch 32 ghost norm by slices of 2, at batch 2 a norm "
     "that keeps the exact statistics of the start), trained on real images with batches of 2, 8 and 32 for the "
-    f"same number of steps, SGD with momentum 0.9 at rates of {RATES[0]} to {RATES[-1]} that fall to zero; validation "
-    "images choose the rate of each norm and batch. Then the trained batch norm gets the exact mean and variance of up "
+    "same number of steps, SGD with momentum 0.9 at three rates for each batch, which fall to zero, from "
+    f"{RATES[SMALL][0]} at {SMALL} images to {RATES[LARGE][-1]} at {LARGE}; validation images choose the rate of each "
+    "norm and batch. Then the trained batch norm gets the exact mean and variance of up "
     f"to {KNOWN:,} training images. Synchronized batch norm on one process is batch norm and is left out.",
     parts=PARTS,
     paper="Wu & He 2018, figure 1: ResNet-50 on ImageNet, batch norm errs 23.6 % at 32 and 34.7 % at 2 images per GPU, "
@@ -164,5 +164,8 @@ STUDY = Study(
     run=run,
     plot=plot,
     changes=("Before, one rate was scaled by the batch and all saw the same images, so group norm took 16 times fewer "
-             "steps at batch 32 than at 2; 'GN loses less than 1 point' passed at -9 points and is gone.",),
+             "steps at batch 32 than at 2; 'GN loses less than 1 point' passed at -9 points and is gone.",
+             "Then every batch had the rates 0.03, 0.12 and 0.5: at batch 2 the smallest was chosen by group norm in "
+             "20 of 20 seeds, by batch norm in 13, and at 32 the largest by batch norm in 14 (the word was undecided). "
+             "Now each batch has rates of its own; parts and margins are the same."),
 )  # fmt: skip

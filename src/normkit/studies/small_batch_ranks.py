@@ -18,11 +18,12 @@ import normkit as nk
 from ..errors import UsageError
 from . import data, nets, training
 from .rules import more_than
-from .small_batch import RATES, judged
+from .small_batch import judged
 from .study import Params, Plot, Preset, Result, Run, Study, seeds_of
 from .tuned import tuned
 
 NAME = "small_batch_ranks"
+RATES = [0.03, 0.12, 0.5]  # with momentum 0.9
 EACH = 2  # images on a process
 RANKS, MOST = 4, 64
 
