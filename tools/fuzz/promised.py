@@ -173,6 +173,8 @@ _PROMISED: tuple[tuple[str, Callable[[Case], bool]], ...] = (
             case.transform in ("jvp", "dual") and case.tensors["x"].trick in ("negated", "conjugated")
         ),
     ),
+    # F.group_norm(x), by which instance norm is asked of torch's kernels
+    ("Expected X.is_contiguous(memory_format)", lambda case: case.tensors["x"].trick == "zerotensor"),
     (  # F.gelu(x).backward(dy), where oneDNN serves x
         "could not construct a memory descriptor using strides",
         lambda case: "gelu" in case.activation.lower() and case.tensors["dy"].layout == "overlapping",
