@@ -338,6 +338,14 @@ HOOKS = (
 )
 
 
+# Methods that say, besides its forward, what a layer does: when it is called, cast, put into a mode, saved.
+METHODS = (
+    *("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "train", "eval"),
+    *("_apply", "to", "type", "half", "float", "double", "bfloat16"),
+    *("state_dict", "_save_to_state_dict", "get_extra_state", "parameters", "named_parameters", "named_buffers"),
+)
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether a hook sees or changes what goes through the module."""
     return bool(  # not in a loop: rewritten forwards ask at each call

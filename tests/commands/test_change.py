@@ -55,6 +55,10 @@ class Named(nn.Module):
     def forward(self, image):
         return self.net(image)
 
+class Quiet(Net):
+    def train(self, mode=True):
+        super().train(mode)  # as many models', it returns nothing
+
 class Branch(Net):
     def forward(self, x):
         return super().forward(x) if float(x.sum()) < 1e9 else x
@@ -183,6 +187,11 @@ def test_recalibrate_writes_exact_statistics(here: Path, target: str, data: str,
     for key, value in model.state_dict().items():
         assert torch.equal(found[key], value), key
     assert "recalibrated" in capsys.readouterr().out
+
+
+def test_a_model_whose_train_returns_nothing(here: Path) -> None:
+    assert main(["fold", "theirs:Quiet", "--input", "2x3x9x9", "--out", "out.pt"]) == 0
+    assert not any("running" in key for key in loaded(here / "out.pt"))
 
 
 def test_only_skip_and_steps(here: Path, capsys: Any) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
+from ..model.kept_tensor import overwrite
 from ..model.restore import Restored
 from ..model.select import Selector
 from ..model.transaction import Transaction
@@ -145,7 +146,7 @@ class _Result:
     @torch.no_grad()
     def write(self) -> None:
         for buffer, new in zip(self.buffers, self.new, strict=True):
-            buffer.copy_(new)
+            overwrite(buffer, new)
 
 
 def _result(layer: Layer, accumulator: Accumulator | None) -> _Result:

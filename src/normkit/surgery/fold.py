@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from .._torch import COMPILED_FROM
+from ..model.ambient import outside_of_inference_mode
 from ..model.dataflow import observe
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, working_copy
@@ -25,6 +26,7 @@ from .verify import compare, outputs_of
 _TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"
 
 
+@outside_of_inference_mode
 def fold(
     model: nn.Module,
     example_inputs: Any,
