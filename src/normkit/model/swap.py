@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .._torch import HOOKS
+from .._torch import HOOKS, NOT_SAVED
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
 from .aside import leads_back
 
@@ -60,7 +60,7 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
     new.train(old.training)
     for name in HOOKS:
         new.__dict__[name] = old.__dict__[name]
-    new._non_persistent_buffers_set |= old._non_persistent_buffers_set & new._buffers.keys()
+    new.__dict__[NOT_SAVED] = old.__dict__[NOT_SAVED] & new._buffers.keys()
     arguments = set(getattr(type(old), "__constants__", ()))
     for name, value in old.__dict__.items():
         if not name.startswith("_") and name not in new.__dict__ and name not in arguments and not hasattr(new, name):
