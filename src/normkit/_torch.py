@@ -318,8 +318,8 @@ POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
 ADAPTIVE_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 # --- Names of functions and attributes: what torch.nn.utils.rnn.pad_packed_sequence calls, the method that
-# nn.DataParallel copies modules by, the module inside of a compiled one, what torch.fx calls tensors that it meets, which
-# buffers a module does not save, and where nn.Module keeps hooks (since 2.0).
+# nn.DataParallel copies modules by, the module inside of a compiled one, what torch.fx calls tensors that it meets,
+# which buffers a module does not save, and where nn.Module keeps hooks (since 2.0).
 PAD_PACKED = "_pad_packed_sequence"
 REPLICATE = "_replicate_for_data_parallel"
 COMPILED_FROM = "_orig_mod"

@@ -131,6 +131,8 @@ def _asked(call: Callable[[], Any]) -> Any:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(" ".join(str(error).split())[:500]) from error
+    except Exception as error:
+        raise UsageError(f"the model raised {_targets.line(error)}") from error
 
 
 def _example(order: Order) -> Any:

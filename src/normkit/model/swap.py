@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from .._torch import HOOKS, NOT_SAVED
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
 from .aside import leads_back
+from .dataflow import refuse_lazy
 
 
 def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
@@ -24,6 +25,7 @@ def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:
+        refuse_lazy(model)
         raise RuntimeError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
             "pass inplace=True to change the model itself"

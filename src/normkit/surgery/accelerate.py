@@ -17,7 +17,7 @@ from torch import nn
 
 from .._torch import has_own_forward, hooked
 from ..model.ambient import outside_of_inference_mode
-from ..model.dataflow import Flow, flow_of, refuse_lazy
+from ..model.dataflow import Flow, flow_of, refuse_lazy, refuse_meta
 from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept
 from ..model.restore import in_both_modes
@@ -80,6 +80,8 @@ def accelerate(
     layer is selected, RuntimeError where the model cannot be copied.
     """
     select(model, only, skip, row_norms.why_unknown)
+    refuse_lazy(model)
+    refuse_meta(model)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip, row_norms.why_unknown)
