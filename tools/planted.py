@@ -146,9 +146,9 @@ BUGS: dict[str, Bug] = {
         RENORM),
     "renorm_with_a_gradient": Bug(
         "r is differentiated", "functional/batch_renorm.py",
-        "    r = (_var(moments).detach() + eps).sqrt() / sigma",
-        "    with torch.enable_grad():\n        r = (_var(moments) + eps).sqrt() / sigma\n        return r.clamp("
-        "1 / torch.as_tensor(limits[0]), torch.as_tensor(limits[0])), ((mean - target.mean) / sigma).clamp("
+        "    r = (_var(moments) + eps).sqrt() / sigma",
+        "    with torch.enable_grad():\n        r = (moments.m2 / moments.count + eps).sqrt() / sigma\n        return "
+        "r.clamp(1 / torch.as_tensor(limits[0]), torch.as_tensor(limits[0])), ((mean - target.mean) / sigma).clamp("
         "-limits[1], limits[1])", RENORM),
     "renorm_clips_one_side": Bug(
         "r has no lower limit", "functional/batch_renorm.py", "r.clamp(1 / r_max, r_max)", "r.clamp(0 * r_max, r_max)",
@@ -336,8 +336,8 @@ BUGS: dict[str, Bug] = {
         "a gamma that is not there learns", "frameworks/written.py", "            parameter.requires_grad_(False)",
         "            pass", LOADED),
     "weights_that_nearly_fit": Bug(
-        "missing weights stay random", "commands/weights.py", "return missing + beyond + shapes",
-        "return beyond + shapes", COMMANDS),
+        "missing weights stay random", "commands/weights.py", "return missing + beyond + others",
+        "return beyond + others", COMMANDS),
     "written_over_the_input": Bug(
         "a command writes over the weights that it read", "commands/output.py",
         "if source is not None and path.exists()", "if False and path.exists()", COMMANDS),

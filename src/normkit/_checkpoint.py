@@ -22,6 +22,7 @@ from .errors import UsageError
 
 LARGEST = 1 << 40  # bytes of a checkpoint
 DEEPEST = 4  # mappings inside of mappings
+EXTRA_STATE = "_extra_state"  # the last part of its key in a state dict
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar", ".th")
 
 
@@ -40,15 +41,19 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def state_dicts(
-    content: Mapping[Any, Any], place: str = "", depth: int = 0
-) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """(place, tensors by name) of each state dict in a mapping, itself among them."""
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    if tensors:
-        yield place, tensors
+    content: Mapping[Any, Any], place: str = "", depth: int = 0, extra: bool = False
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place, tensors by name) of each state dict in a mapping, itself among them.
+
+    extra: with what modules add to their state that is no tensor (``get_extra_state``).
+    """
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    state = {k: v for k, v in named.items() if isinstance(v, Tensor) or (extra and k.endswith(EXTRA_STATE))}
+    if any(isinstance(value, Tensor) for value in state.values()):
+        yield place, state
     for key, value in content.items():
         if isinstance(value, Mapping) and isinstance(key, str) and depth < DEEPEST:
-            yield from state_dicts(value, f"{place}.{key}".lstrip("."), depth + 1)
+            yield from state_dicts(value, f"{place}.{key}".lstrip("."), depth + 1, extra)
 
 
 def _torch(file: Any) -> Any:

@@ -318,12 +318,13 @@ POOLS = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
 ADAPTIVE_POOLS = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 # --- Names of functions and attributes: what torch.nn.utils.rnn.pad_packed_sequence calls, the method that
-# nn.DataParallel copies modules by, the module inside of a compiled one, what torch.fx calls tensors that it meets, and
-# where nn.Module keeps hooks (since 2.0).
+# nn.DataParallel copies modules by, the module inside of a compiled one, what torch.fx calls tensors that it meets,
+# which buffers a module does not save, and where nn.Module keeps hooks (since 2.0).
 PAD_PACKED = "_pad_packed_sequence"
 REPLICATE = "_replicate_for_data_parallel"
 COMPILED_FROM = "_orig_mod"
 TRACED_CONSTANT = "_tensor_constant"
+NOT_SAVED = "_non_persistent_buffers_set"
 FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HOOKS = (
     *FORWARD_HOOKS,
@@ -335,6 +336,14 @@ HOOKS = (
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
+)
+
+
+# Methods that say, besides its forward, what a layer does: when it is called, cast, put into a mode, saved.
+METHODS = (
+    *("__call__", "_call_impl", "_wrapped_call_impl", "__getattr__", "__getattribute__", "train", "eval"),
+    *("_apply", "to", "type", "half", "float", "double", "bfloat16"),
+    *("state_dict", "_save_to_state_dict", "get_extra_state", "parameters", "named_parameters", "named_buffers"),
 )
 
 

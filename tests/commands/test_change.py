@@ -55,6 +55,23 @@ class Named(nn.Module):
     def forward(self, image):
         return self.net(image)
 
+class Quiet(Net):
+    def train(self, mode=True):
+        super().train(mode)  # as many models', it returns nothing
+
+class KeyErrors(Net):
+    def forward(self, x):
+        return {}["level"]
+
+class Extra(Net):
+    epoch = 0
+
+    def get_extra_state(self):
+        return {"epoch": self.epoch}
+
+    def set_extra_state(self, state):
+        self.epoch = state["epoch"]
+
 class Branch(Net):
     def forward(self, x):
         return super().forward(x) if float(x.sum()) < 1e9 else x
@@ -185,6 +202,21 @@ def test_recalibrate_writes_exact_statistics(here: Path, target: str, data: str,
     assert "recalibrated" in capsys.readouterr().out
 
 
+def test_a_model_whose_train_returns_nothing(here: Path) -> None:
+    assert main(["fold", "theirs:Quiet", "--input", "2x3x9x9", "--out", "out.pt"]) == 0
+    assert not any("running" in key for key in loaded(here / "out.pt"))
+
+
+def test_what_a_module_adds_to_its_state_comes_along(here: Path) -> None:
+    import theirs
+
+    model = theirs.Extra()
+    model.epoch = 7
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, here / "in.pt")
+    assert main(["convert", "theirs:Extra", "group", "--weights", "in.pt", "--out", "out.pt"]) == 0
+    assert loaded(here / "out.pt")["_extra_state"] == {"epoch": 7}
+
+
 def test_only_skip_and_steps(here: Path, capsys: Any) -> None:
     assert main(["convert", "theirs:net", "group", "--skip", "bn2", "--out", "a.pt"]) == 0
     assert "bn2.running_mean" in loaded(here / "a.pt")
@@ -243,7 +275,17 @@ def _net_state(change: str) -> dict[str, Tensor]:
         state["head.weight"] = torch.zeros(2)
     elif change == "shape":
         state["conv1.weight"] = torch.zeros(8, 4, 3, 3)
+    elif change != "in":
+        state["conv1.weight"] = CHANGED[change](state["conv1.weight"])
     return state
+
+
+CHANGED = {
+    "sparse": Tensor.to_sparse,
+    "meta": lambda weight: weight.to("meta"),
+    "integers": Tensor.char,
+    "complex": lambda weight: weight.to(torch.complex64),
+}
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
@@ -264,6 +306,13 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "missing": (["freeze", "theirs:net", "--weights", "missing.pt", "--dry-run"], "bn1.weight is missing"),
     "beyond": (["freeze", "theirs:net", "--weights", "beyond.pt", "--dry-run"], "head.weight is not in the model"),
     "shape": (["freeze", "theirs:net", "--weights", "shape.pt", "--dry-run"], "conv1.weight has shape (8, 4, 3, 3)"),
+    "sparse": (["freeze", "theirs:net", "--weights", "sparse.pt", "--dry-run"], "conv1.weight is torch.sparse_coo"),
+    "meta": (["freeze", "theirs:net", "--weights", "meta.pt", "--dry-run"], "conv1.weight has no values (meta"),
+    "integers": (["freeze", "theirs:net", "--weights", "integers.pt", "--dry-run"], "has values of torch.int8, the"),
+    "complex": (["freeze", "theirs:net", "--weights", "complex.pt", "--dry-run"], "has values of torch.complex64"),
+    "own_error": (["fold", "theirs:KeyErrors", "--input", "1x3x9x9", "--dry-run"], "raised KeyError: 'level'"),
+    "own_error_in_data": (["recalibrate", "theirs:KeyErrors", "--data", "theirs:batches", "--dry-run"], "KeyError"),
+    "extra": (["convert", "theirs:Extra", "group", "--out", "out.safetensors"], "_extra_state is no tensor, which a"),
     "fold_blind": (["fold", "theirs:net", "--dry-run"], "fold needs an example to run: --input 1x3x224x224"),
     "onnx_blind": (["freeze", "theirs:net", "--out", "out.onnx"], "a file like out.onnx needs an example to run"),
     "no_data": (["recalibrate", "theirs:net", "--dry-run"], "recalibrate needs the data"),
@@ -284,7 +333,7 @@ WRONG: dict[str, tuple[list[str], str]] = {
 def test_what_is_wrong_is_one_line_and_exit_code_2(here: Path, name: str, capsys: Any) -> None:
     order, text = WRONG[name]
     weights(here / "in.pt")
-    for change in ("missing", "beyond", "shape"):
+    for change in ("missing", "beyond", "shape", *CHANGED):
         torch.save(_net_state(change), here / f"{change}.pt")
     content = (here / "in.pt").read_bytes()
     assert main(order) == 2

@@ -291,3 +291,16 @@ def test_the_hook_for_committed_checkpoints_works_as_written(tmp_path: Path) -> 
     assert both.returncode == 1
     assert "NK108" in both.stdout
     assert both.stdout.count("2 norms") == 2
+
+
+@pytest.mark.parametrize("command", ["doctor", "compare"])
+def test_a_file_without_values_is_not_called_healthy(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hollow, whole = tmp_path / "hollow.pt", tmp_path / "whole.pt"
+    torch.save(nn.BatchNorm2d(3, device="meta").state_dict(), hollow)
+    torch.save(nn.BatchNorm2d(3).state_dict(), whole)
+    assert main(["doctor", str(hollow)] if command == "doctor" else ["compare", str(whole), str(hollow)]) == 2
+    assert capsys.readouterr().err.startswith(
+        "normkit: the state dict is on the meta device and has no values: save it"
+    )

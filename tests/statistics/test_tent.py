@@ -178,3 +178,36 @@ def test_what_cannot_be_moved_is_refused() -> None:
         nk.adapt(model, 0, tent=descent) as adaptation,
     ):
         adaptation(batches(1)[0])
+
+
+def test_parameters_made_in_inference_mode_are_refused_before_anything_is_touched() -> None:
+    with torch.inference_mode():
+        net = Net(nn.BatchNorm2d)
+    with pytest.raises(RuntimeError, match="made in inference mode"):
+        nk.adapt(net, prior=0, tent=descent)
+
+
+def test_what_cannot_be_given_back_keeps_nothing_else() -> None:
+    net = Net(nn.BatchNorm2d)
+    net.norm1.train()
+    adaptation = nk.adapt(net, prior=0, tent=descent)
+    with pytest.raises(RuntimeError, match="must match the size"), adaptation:
+        net.norm2.weight.data = torch.ones(7)
+    assert (net.norm1.training, net.norm2.training) == (True, False)
+    assert not any("forward" in vars(module) for module in net.modules())
+
+
+@pytest.mark.parametrize("how", ["under no_grad", "detached"])
+def test_an_output_without_gradient_is_told(how: str) -> None:
+    net = Net(nn.BatchNorm2d)
+    own = net.forward
+    net.forward = torch.no_grad()(own) if how == "under no_grad" else lambda x: own(x).detach()
+    adaptation = nk.adapt(net, prior=0, tent=descent)
+    with pytest.raises(RuntimeError, match="needs the gradients of the model's output"), adaptation:
+        adaptation(batches(1)[0])
+
+
+def test_an_optimizer_that_needs_a_closure_is_told_before_a_batch_is_seen() -> None:
+    adaptation = nk.adapt(Net(nn.BatchNorm2d), prior=0, tent=torch.optim.LBFGS)
+    with pytest.raises(TypeError, match="takes no closure, for a batch is run once, got a LBFGS"), adaptation:
+        pass

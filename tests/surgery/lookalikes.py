@@ -36,6 +36,17 @@ class Still2d(nn.BatchNorm2d):
         )
 
 
+class StaysInEvaluation2d(nn.BatchNorm2d):
+    """torch's forward, and a mode that nothing changes; as many models' own, its train() returns nothing."""
+
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3)
+        self.eval()
+
+    def train(self, mode=True):
+        super().train(False)
+
+
 class FixedAffine2d(nn.BatchNorm2d):
     """Weight and bias are buffers, and the statistics move: not frozen."""
 

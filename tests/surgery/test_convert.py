@@ -428,3 +428,13 @@ def test_a_subclass_is_probed_by_its_arguments_where_it_has_no_tensors(norm, nam
     assert (type(result[1]).__name__, changes(result)["1"].action) == (name, "replaced")
     x = torch.randn(2, 3, 4, 6)
     close(outputs(result, x), outputs(model, x), 2e-6)
+
+
+@pytest.mark.parametrize("target", ["batch", "frozen", "sync", "torch"])
+def test_buffers_that_are_not_saved_are_not_saved_afterwards(target):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4) if target != "torch" else layers.BatchNorm2d(4))
+    model[1]._non_persistent_buffers_set.update(("running_mean", "running_var"))
+    keys = list(model.state_dict())
+    result = convert(model, target)
+    assert changes(result)["1"].action == "replaced"
+    assert sorted(result.state_dict()) == sorted(keys)

@@ -9,6 +9,7 @@ from torch import fx, nn
 from torch.nn.utils import prune
 
 import normkit.nn as layers
+from normkit.statistics import recalibrate
 from normkit.surgery import accelerate, changes, convert, fold, freeze, unfreeze
 
 from .models import close, outputs, randomized, residual_net
@@ -86,9 +87,27 @@ def test_a_lazy_model_has_to_run_first(verify):
     model = nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.ReLU())
     with pytest.raises(RuntimeError, match="run it once"):
         accelerate(model, X, verify, inplace=True)
+    for operation in (lambda: accelerate(model, X, verify), lambda: fold(model, X), lambda: convert(model, "group")):
+        with pytest.raises(RuntimeError, match="run it once"):
+            operation()
     model(X)
     accelerate(model, X, verify, inplace=True)
     assert type(model[1]) is layers.BatchNorm2d
+
+
+OF_VALUES = {
+    "accelerate": lambda model: accelerate(model, X),
+    "fold": lambda model: fold(model, X),
+    "recalibrate": lambda model: recalibrate(model, [X]),
+}
+
+
+@pytest.mark.parametrize("operation", OF_VALUES.values(), ids=OF_VALUES)
+def test_a_model_without_values_has_to_be_loaded_first(operation):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, device="meta"), nn.ReLU()).eval()
+    with pytest.raises(RuntimeError, match=r"^1\.weight is on the meta device and has no values: load the weights"):
+        operation(model)
+    assert type(model[1]) is nn.BatchNorm2d
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -16,12 +16,13 @@ from .lookalikes import (
     LayerNorm2dByNameOnly,
     OwnFixedAffine2d,
     RmsLikeNorm,
+    StaysInEvaluation2d,
     Still2d,
 )
 from .models import close, outputs, randomized, same_state, state
 
 X = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-FROZEN = [DetrLikeFrozenBatchNorm2d, FrozenBN, Still2d]
+FROZEN = [DetrLikeFrozenBatchNorm2d, FrozenBN, Still2d, StaysInEvaluation2d]
 frozen = pytest.mark.parametrize("kind", FROZEN, ids=lambda kind: kind.__name__)
 
 
@@ -80,11 +81,32 @@ def test_unfreeze_makes_a_batch_norm_of_them_and_freeze_one_of_ours(kind, mode):
 def test_accelerate_and_convert_list_them(kind):
     model = net(kind)
     entry = changes(accelerate(model, X))["1"]
-    if kind is Still2d:  # it has a counter, and its weight is trained
+    if kind in (Still2d, StaysInEvaluation2d):  # they have a counter, and their weight is trained
         assert (entry.action, entry.reason) == ("kept", "FrozenBatchNorm2d has other parameters or another state_dict")
     else:
         assert entry.after == "FrozenBatchNorm2d"
     assert changes(convert(model, "group"))["1"].after == "GroupNorm"
+
+
+def test_a_mode_that_stays_may_be_an_attribute_and_an_instance_norm_may_have_one():
+    model = net(nn.BatchNorm2d).eval()
+    model[1].train = lambda mode=True: None
+    assert nk.recalibrate(model, [X])["1"].reason == "frozen"
+
+    class Tracking(nn.InstanceNorm2d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    assert family(Tracking(4, track_running_stats=True)) == "frozen"
+
+
+def test_the_way_back_from_accelerate_leaves_a_frozen_layer_of_somebody_else():
+    for kind in FROZEN:
+        model = net(kind).eval()
+        back = convert(accelerate(model, X), "torch")
+        assert type(back[1]) is kind
+        assert type(unfreeze(accelerate(model, X))[1]) is nk.BatchNorm2d
+        close(outputs(back.train(), X), outputs(model.train(), X), 0)
 
 
 OPERATIONS = {

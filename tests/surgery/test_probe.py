@@ -213,3 +213,69 @@ class ByRank(nn.LayerNorm):
 
 def test_a_layer_norm_that_goes_by_rank_is_kept():
     assert changes(accelerate(nn.Sequential(ByRank(9)), X[:, 0]))["0"].action == "kept"
+
+
+class Doubled(nn.BatchNorm2d):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+class Single(nn.BatchNorm2d):
+    """Stays float32 in a model of another precision."""
+
+    def _apply(self, fn, recurse=True):
+        return self
+
+
+class OtherNames(nn.BatchNorm2d):
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}gamma"] = destination.pop(f"{prefix}weight")
+
+
+class Extra(nn.GroupNorm):
+    def get_extra_state(self):
+        return {"version": torch.tensor(2)}
+
+
+class Logged(nn.BatchNorm2d):
+    def train(self, mode=True):
+        self.switched = mode
+        return super().train(mode)
+
+
+OWN = {
+    "__call__": lambda: Doubled(4),
+    "_apply": lambda: Single(4),
+    "_save_to_state_dict": lambda: OtherNames(4),
+    "get_extra_state": lambda: Extra(2, 4),
+    "train": lambda: Logged(4),
+}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [lambda m: accelerate(m, X), lambda m: convert(m, "instance"), lambda m: convert(m, "torch")],
+    ids=["accelerate", "instance", "torch"],
+)
+@pytest.mark.parametrize("method", OWN)
+def test_a_norm_with_another_method_than_its_base_is_kept(method, operation):
+    model = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), OWN[method](), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    entry = changes(operation(model))["1"]
+    assert (entry.action, entry.reason) == (
+        "kept",
+        f"a subclass with a {method}() of its own, which no other layer has",
+    )
+
+
+def test_a_norm_that_is_called_otherwise_is_not_folded():
+    model = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), Doubled(4))).eval()
+    result = fold(model, X)
+    assert "a __call__() of its own" in changes(result)["1"].reason
+    close(outputs(result, X), outputs(model, X), 0)
+
+
+def test_an_attribute_with_the_name_of_a_method_is_none():
+    model = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    model[1].type = "BN"
+    assert changes(convert(model, "batch"))["1"].action == "replaced"

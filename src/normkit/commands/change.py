@@ -100,7 +100,8 @@ def _model(order: Order) -> nn.Module:
     model, _ = _targets.model(order.target)
     if order.weights is not None:
         weights.load(model, order.weights, order.part, order.target)
-    return model.eval()
+    model.eval()  # on its own: some models' train() returns nothing
+    return model
 
 
 def _changed(model: nn.Module, order: Order, example: Any) -> tuple[nn.Module, Any, bool]:
@@ -130,6 +131,8 @@ def _asked(call: Callable[[], Any]) -> Any:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(" ".join(str(error).split())[:500]) from error
+    except Exception as error:
+        raise UsageError(f"the model raised {_targets.line(error)}") from error
 
 
 def _example(order: Order) -> Any:

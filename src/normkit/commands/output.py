@@ -51,14 +51,17 @@ def _content(suffix: str, model: nn.Module, example: Any) -> tuple[bytes, str]:
     if suffix in EXPORTED:
         sizes = ", ".join("x".join(map(str, t.shape)) for t in tree_leaves(example) if isinstance(t, Tensor))
         return (_program if suffix == ".pt2" else _onnx)(model, example), f" (for inputs of {sizes})"
-    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    state = model.state_dict()
     if suffix == ".safetensors":
+        other = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+        if other is not None:
+            raise UsageError(f"{other} is no tensor, which a .safetensors file cannot hold: write a .pt")
         try:
             return _safetensors.written(state), ""
         except ValueError as error:
             raise UsageError(str(error)) from None
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(dict(state), buffer)
     return buffer.getvalue(), ""
 
 

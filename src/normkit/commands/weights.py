@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .. import _checkpoint
+from .. import _checkpoint, _targets
 from ..errors import UsageError
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel, torch.compile, Lightning
@@ -20,7 +21,8 @@ def load(model: nn.Module, path: Path, part: str | None, name: str) -> None:
 
     part: the place of the state dict in the file ("ema.state_dict"), None: the one that fits. name: of the model.
     """
-    found = {place: _unwrapped(tensors, model) for place, tensors in _checkpoint.state_dicts(_checkpoint.read(path))}
+    states = _checkpoint.state_dicts(_checkpoint.read(path), extra=True)
+    found = {place: _unwrapped(state, model) for place, state in states}
     if not found:
         raise UsageError(f"{path} holds no tensors by name")
     if part is not None:
@@ -36,10 +38,13 @@ def load(model: nn.Module, path: Path, part: str | None, name: str) -> None:
         shown = "; ".join(differences[:4]) + (f"; ... ({len(differences)} in all)" if len(differences) > 4 else "")
         raise UsageError(f"{path} does not fit {name}: {shown}")
     (tensors,) = fitting.values()
-    model.load_state_dict(tensors, strict=False)  # strictly but for counters, which older files do not have
+    try:
+        model.load_state_dict(tensors, strict=False)  # strictly but for counters, which older files do not have
+    except Exception as error:  # what the model's own loading says
+        raise UsageError(f"{path} does not load into {name}: {_targets.line(error)}") from error
 
 
-def _unwrapped(tensors: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+def _unwrapped(tensors: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
     """The names without what a wrapper put before all of them, where the model has none such."""
     keys = model.state_dict().keys()
     for prefix in _WRAPPERS:
@@ -48,13 +53,24 @@ def _unwrapped(tensors: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, 
     return tensors
 
 
-def _differences(tensors: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+def _differences(tensors: Mapping[str, Any], model: nn.Module) -> list[str]:
     own = model.state_dict()
     missing = [f"{key} is missing" for key in own if key not in tensors and not key.endswith(_COUNTER)]
     beyond = [f"{key} is not in the model" for key in tensors if key not in own]
-    shapes = [
-        f"{key} has shape {tuple(tensors[key].shape)}, the model's has {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in tensors and not is_lazy(value) and tensors[key].shape != value.shape
-    ]
-    return missing + beyond + shapes
+    others = [f"{key} {why}" for key, value in own.items() if key in tensors and (why := _differs(tensors[key], value))]
+    return missing + beyond + others
+
+
+def _differs(given: Any, own: Any) -> str | None:
+    """Why a tensor of the file cannot be the model's, or None."""
+    if not isinstance(own, Tensor) or not isinstance(given, Tensor):
+        return None if isinstance(own, Tensor) is isinstance(given, Tensor) else f"is a {type(given).__name__}"
+    if not is_lazy(own) and given.shape != own.shape:
+        return f"has shape {tuple(given.shape)}, the model's has {tuple(own.shape)}"
+    if given.is_meta:
+        return "has no values (meta device)"
+    if given.layout != own.layout or given.is_quantized != own.is_quantized:
+        return f"is {'quantized' if given.is_quantized else given.layout}, the model's is not"
+    if own.is_floating_point() and not given.is_floating_point():
+        return f"has values of {given.dtype}, the model's are {own.dtype}"
+    return None

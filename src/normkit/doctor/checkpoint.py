@@ -16,12 +16,15 @@ _NORM_NAME = re.compile(r"(norm|bn|ln)_?\d*$", re.IGNORECASE)
 
 
 def state_of(content: Mapping[Any, Any]) -> State:
-    """The norms of all state dicts in a mapping."""
-    states = {
-        name: norms for name, tensors in state_dicts(content) if (norms := (*of_tensors(tensors), *_others(tensors)))
-    }
+    """The norms of all state dicts in a mapping. ValueError where one has no values at all."""
+    found = dict(state_dicts(content))
+    for place, tensors in found.items():
+        if all(tensor.is_meta for tensor in tensors.values()):
+            where = f" {place!r}" if place else ""
+            raise ValueError(f"the state dict{where} is on the meta device and has no values: save it with its weights")
+    states = {name: norms for name, tensors in found.items() if (norms := (*of_tensors(tensors), *_others(tensors)))}
     copies = {"" if len(states) == 1 else name: norms for name, norms in states.items()}
-    norms = tuple(_in_copy(norm, copy) for copy, found in copies.items() for norm in found)
+    norms = tuple(_in_copy(norm, copy) for copy, own in copies.items() for norm in own)
     return State(norms, "state dict")
 
 

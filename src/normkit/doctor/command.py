@@ -80,7 +80,11 @@ def doctor(order: Order) -> int:
 
 def compared(before: str, after: str) -> Comparison:
     """`normkit compare`."""
-    return compare(target(before)[0], target(after)[0])
+    both = target(before)[0], target(after)[0]
+    try:
+        return compare(*both)
+    except (TypeError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
 
 
 def explain(code: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..model.families import BATCH_FAMILIES, family, rank
+from ..model.kept_tensor import overwrite
 from ..model.select import Site
 from ..model.swap import parametrized
 from .facts import Facts
@@ -68,7 +69,7 @@ class Planned:
     @torch.no_grad()
     def write(self) -> None:
         for name, target in self.targets.items():
-            target.copy_(self.new[name])
+            overwrite(target, self.new[name])
         for name, value in self.settings.items():
             setattr(self.module, name, value)
         for parameter in self.fixed:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -18,6 +20,8 @@ from .._torch import (
     run_compiled_eagerly,
 )
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _AUTOCAST = ("cpu", "cuda")  # whose autocast a forward may turn on or off
 
 
@@ -56,6 +60,17 @@ def _plain(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
     return state.tobytes() if hasattr(state, "tobytes") else state
+
+
+def outside_of_inference_mode(function: Callable[P, R]) -> Callable[P, R]:
+    """The function where tensors are made that can be trained: what changes a model gives one for every use."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext():
+            return function(*args, **kwargs)
+
+    return called
 
 
 class Switches:

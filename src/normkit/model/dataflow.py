@@ -141,6 +141,18 @@ def refuse_lazy(model: nn.Module) -> None:
         raise RuntimeError("the model has lazy layers without a shape yet: run it once on an example first")
 
 
+def refuse_meta(model: nn.Module) -> None:
+    """Raise RuntimeError where tensors have no values; what Hugging Face's accelerate has offloaded gets its own."""
+    if any("_hf_hook" in module.__dict__ for module in model.modules()):
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise RuntimeError(
+                f"{name} is on the meta device and has no values: load the weights first, as by "
+                "model.load_state_dict(state, assign=True)"
+            )
+
+
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """A clone of the example inputs as positional and keyword arguments."""
     inputs = cloned(example_inputs)

@@ -8,6 +8,7 @@ that no training forward moves, whatever the class is called. So is the axis of 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from .._torch import BatchNormBase, ConvBase, InstanceNormBase, NormBase
+from .._torch import METHODS, BatchNormBase, ConvBase, InstanceNormBase, NormBase
 from ..nn.base import Norm
 from .probe import centres_images, eps_of, moves_statistics
 
@@ -27,6 +28,7 @@ BATCH_FAMILIES = frozenset(("batch", "sync", "ghost", "renorm", "frozen"))
 # What a probe has shown of a layer, and the layer's settings then: a flag may freeze it later.
 _known_moves: WeakKeyDictionary[nn.Module, tuple[dict[str, Any], bool | None]] = WeakKeyDictionary()
 _known_axes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+SWITCHES = ("train", "eval")
 _USUAL_NAME = re.compile("(Layer|RMS|Rms|Group|Batch|Instance)_?Norm(?!al)")
 _QUANTIZED = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")  # they compute on integers and never train
 _BY_CLASS_NAME = (  # what torch.nn has no class for is told by the class name, most specific first
@@ -60,6 +62,13 @@ def author_of_forward(module: nn.Module) -> str:
     return author(next(base for base in type(module).__mro__ if "forward" in base.__dict__))
 
 
+def own_method(module: nn.Module, names: Iterable[str] = METHODS) -> str | None:
+    """The first of these methods that a layer does not have from torch.nn or normkit, but from its class or as an
+    attribute; None where there is none."""
+    own = [module.__dict__, *(vars(base) for base in type(module).__mro__ if not author(base) and base is not object)]
+    return next((name for name in names if any(callable(held.get(name)) for held in own)), None)
+
+
 def family(module: nn.Module) -> str | None:
     """ "batch", "sync", "ghost", "renorm", "frozen", "group", "layer", "layer2d", "instance", "rms", or None: no
     norm."""
@@ -86,11 +95,15 @@ def is_frozen(module: nn.Module) -> bool:
         name in module._buffers and (module._buffers[name] is None or _per_channel(module._buffers[name]))
         for name in ("weight", "bias")
     )
-    if author_of_forward(module):  # torch's and ours are known, and move whatever they hold; FrozenBatchNorm is no norm
+    keeps_mode = own_method(module, SWITCHES) is not None  # and stays in evaluation, it may be
+    if author_of_forward(module) and not keeps_mode:
+        # torch's and ours are known, and move whatever they hold; FrozenBatchNorm is no norm
         return fixed and not isinstance(module, NORM_TYPES)
     if fixed:
         return _moves(module) is not True
-    tracks = isinstance(module, BatchNormBase) and _per_channel(module._buffers.get("running_mean"))
+    tracks = isinstance(module, NormBase if keeps_mode else BatchNormBase) and _per_channel(
+        module._buffers.get("running_mean")
+    )
     return tracks and _moves(module) is False
 
 

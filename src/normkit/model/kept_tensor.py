@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -47,6 +48,13 @@ class KeptTensor:
         if _is_plain(self.tensor):
             return not _same_bits(self.tensor.detach(), values)
         return self.version < 0 or self.version != version_of(self.tensor)
+
+
+@torch.no_grad()
+def overwrite(tensor: Tensor, values: Tensor) -> None:
+    """Write values, into one that was made in inference mode too: it takes them in that mode alone."""
+    with torch.inference_mode() if tensor.is_inference() else nullcontext():
+        tensor.copy_(values)
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -25,7 +25,8 @@ def moves_statistics(norm: nn.Module, channels: int, spatial: int | None) -> boo
         if isinstance(getattr(probe, "momentum", None), float):
             probe.momentum = 0.5  # and not the 0 that somebody may have set for a while
         before = probe.running_mean.clone()
-        probe.train().forward(x)
+        probe.train()  # on its own: some return nothing
+        probe.forward(x)
         return not torch.equal(probe.running_mean, before)
 
     return _tried(norm, run, channels, spatial)
@@ -37,7 +38,8 @@ def eps_of(norm: nn.Module, channels: int, spatial: int | None) -> float | None:
     def run(probe: Any, x: Tensor) -> float:
         for name, value in (("running_mean", 0), ("running_var", 0), ("weight", 1), ("bias", 0)):
             getattr(probe, name).data.fill_(value)
-        y = probe.eval().forward(torch.ones_like(x)).flatten()[0]
+        probe.eval()
+        y = probe.forward(torch.ones_like(x)).flatten()[0]
         return float(f"{float(y) ** -2:.9g}")  # 9 digits: a float32 constant or root inside is exact to 7
 
     found = _tried(norm, run, channels, spatial)
@@ -49,7 +51,7 @@ def centres_images(norm: nn.Module, channels: int) -> bool:
     channel has at all positions is not."""
 
     def run(probe: Any, x: Tensor) -> bool:
-        probe = probe.eval()
+        probe.eval()
         shared, own = torch.randn_like(x[:, :1]), torch.randn_like(x[:1, :, :1, :1])
         y = probe.forward(x)
         gone, left = (torch.allclose(probe.forward(x + more), y, 1e-4, 1e-4) for more in (shared, own))

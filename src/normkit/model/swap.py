@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from torch import nn
 from torch.nn.utils import parametrize
 
-from .._torch import HOOKS
+from .._torch import HOOKS, NOT_SAVED
 from ..nn.frozen_batch_norm import _FrozenBatchNorm
 from .aside import leads_back
+from .dataflow import refuse_lazy
 
 
 def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
@@ -24,6 +25,7 @@ def working_copy(model: nn.Module, inplace: bool) -> nn.Module:
     try:
         twin = copy.deepcopy(model)
     except Exception as error:
+        refuse_lazy(model)
         raise RuntimeError(
             f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
             "pass inplace=True to change the model itself"
@@ -60,6 +62,7 @@ def take_over(new: nn.Module, old: nn.Module) -> None:
     new.train(old.training)
     for name in HOOKS:
         new.__dict__[name] = old.__dict__[name]
+    new.__dict__[NOT_SAVED] = old.__dict__[NOT_SAVED] & new._buffers.keys()
     arguments = set(getattr(type(old), "__constants__", ()))
     for name, value in old.__dict__.items():
         if not name.startswith("_") and name not in new.__dict__ and name not in arguments and not hasattr(new, name):

@@ -73,7 +73,8 @@ def adapt(
             with another prior, with running, or without a weight or bias to move.
         TypeError: prior is no number, tent no function, or what it makes no optimizer; with tent, an output that is no
             tensor of logits.
-        RuntimeError: the model is already inside such a block.
+        RuntimeError: the model is already inside such a block; with tent, an output without gradient, or parameters
+            made in inference mode.
 
     Reference: Schneider et al. (2020), Improving robustness against common corruptions by covariate shift adaptation.
     https://arxiv.org/abs/2006.16971. tent: Wang et al. (2021), Tent: Fully test-time adaptation by entropy
@@ -128,11 +129,13 @@ class Adaptation(UserBlock):
 
     def leave(self) -> None:
         """Give modes and forwards back, and with tent the parameters."""
-        if self._tent is not None:
-            self._tent.leave()
-        for kept in self._kept:
-            kept.give_back()
-        self._kept = ()
+        try:
+            for kept in self._kept:
+                kept.give_back()
+            self._kept = ()
+        finally:
+            if self._tent is not None:
+                self._tent.leave()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs) if self._tent is None else self._tent.call(self.model, args, kwargs)

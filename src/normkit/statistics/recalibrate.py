@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
+from ..model.dataflow import refuse_meta
+from ..model.kept_tensor import overwrite
 from ..model.restore import Restored
 from ..model.select import Selector
 from ..model.transaction import Transaction
@@ -109,6 +111,7 @@ def recalibrate(
     found: dict[nn.Module, Accumulator] = {}
     seen = 0
     if measured:
+        refuse_meta(model)
         with Restored(model, evaluating=True) as restored, restored:
             found, seen = (layer_by_layer if sequential else one_pass)(job, measured)
     results = [_result(layer, found.get(layer.module)) for layer in layers]
@@ -145,7 +148,7 @@ class _Result:
     @torch.no_grad()
     def write(self) -> None:
         for buffer, new in zip(self.buffers, self.new, strict=True):
-            buffer.copy_(new)
+            overwrite(buffer, new)
 
 
 def _result(layer: Layer, accumulator: Accumulator | None) -> _Result:

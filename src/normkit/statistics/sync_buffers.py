@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
+from ..model.kept_tensor import overwrite
 from ..model.transaction import Transaction
 from .merge import check_finite, check_readable, merge_statistics, statistics_of
 
@@ -96,7 +97,6 @@ def _verify_headers(headers: list[Tensor], problem: str | None) -> None:
         raise ValueError("weight is 0 on every rank: expected a rank that has seen samples")
 
 
-@torch.no_grad()
 def _write(own: dict[str, Tensor], merged: dict[str, Tensor]) -> None:
     for key, buffer in own.items():
-        buffer.copy_(merged[key])
+        overwrite(buffer, merged[key])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 Optimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -36,6 +38,8 @@ class Tent:
         self._before: list[tuple[Tensor, bool, Tensor | None]] = []  # values, flags and gradients
         if not self._parameters:
             raise ValueError("the adapted layers have neither weight nor bias: there is nothing for tent to move")
+        if any(parameter.is_inference() for parameter in self._parameters):
+            raise RuntimeError("tent cannot move parameters made in inference mode: adapt a copy made outside of it")
 
     def begin(self) -> None:
         """Keep values, flags and gradients; let the parameters be differentiated."""
@@ -55,6 +59,11 @@ class Tent:
         found = self._make(self._parameters)
         if not callable(getattr(found, "step", None)):
             raise TypeError(f"tent must make an optimizer of torch.optim, got a {type(found).__name__}")
+        if any(p.default is p.empty and p.kind in _POSITIONAL for p in signature(found.step).parameters.values()):
+            raise TypeError(
+                f"tent must make an optimizer whose step takes no closure, for a batch is run once, got a "
+                f"{type(found).__name__}"
+            )
         return found
 
     def leave(self) -> None:
@@ -76,6 +85,11 @@ class Tent:
         with torch.inference_mode(False), torch.enable_grad():
             output = model(*args, **kwargs)
             loss = entropy(output)
+            if not loss.requires_grad:
+                raise RuntimeError(
+                    "tent needs the gradients of the model's output, which has none: is its forward under "
+                    "torch.no_grad, or its output detached?"
+                )
             gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         if bool(loss.isfinite()):
             for parameter, gradient in zip(self._parameters, gradients, strict=True):

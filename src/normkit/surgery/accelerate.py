@@ -16,7 +16,8 @@ from typing import Any
 from torch import nn
 
 from .._torch import has_own_forward, hooked
-from ..model.dataflow import Flow, flow_of, refuse_lazy
+from ..model.ambient import outside_of_inference_mode
+from ..model.dataflow import Flow, flow_of, refuse_lazy, refuse_meta
 from ..model.families import BATCH_FAMILIES, author, author_of_forward, family, is_ours, rank
 from ..model.kept import Kept
 from ..model.restore import in_both_modes
@@ -34,7 +35,7 @@ from .head import prepare
 from .pattern import Pattern, pattern_of, sum_before
 from .positions import Positions
 from .recompute import add as add_recomputation
-from .thaw import waiting_layers
+from .thaw import forget, waiting_layers
 from .undo import remember, standing_aside
 from .verify import behaviour_of_rounded, behaviours, check
 
@@ -44,6 +45,7 @@ _RECOMPUTES = "in training its norms' outputs are computed again in the backward
 _TAKE_RESIDUAL = BATCH_FAMILIES | {"group", "instance"}
 
 
+@outside_of_inference_mode
 def accelerate(
     model: nn.Module,
     example_inputs: Any,
@@ -78,6 +80,8 @@ def accelerate(
     layer is selected, RuntimeError where the model cannot be copied.
     """
     select(model, only, skip, row_norms.why_unknown)
+    refuse_lazy(model)
+    refuse_meta(model)
     model = working_copy(model, inplace)
     with Transaction(model, *waiting_layers(model), *standing_aside(model)) as change, change:
         sites = select(model, only, skip, row_norms.why_unknown)
@@ -127,6 +131,7 @@ def _swap(model: nn.Module, sites: list[Site], example_inputs: Any) -> dict[str,
             put(model, site.names, new[0])
             if not author(type(site.module)):
                 remember(new[0], site.module)
+                forget(new[0])  # nobody has frozen it here: it was frozen before
     return built
 
 

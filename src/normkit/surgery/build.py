@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import nn as layers
 from .._torch import make_norm
-from ..model.families import BATCH_FAMILIES
+from ..model.families import BATCH_FAMILIES, is_ours
 from ..model.swap import kind, take_over
 from .layer_facts import LayerFacts
 
@@ -120,6 +120,8 @@ def _rms(facts: LayerFacts, flat: bool | None) -> Built:
 def _torch(facts: LayerFacts, flat: bool | None) -> Built:
     if facts.activation is not None:
         return "its activation is part of it, and torch's layer has none"
+    if facts.family == "frozen" and not is_ours(facts.module):
+        return "it is frozen, and torch.nn has no such layer"
     if facts.family in BATCH_FAMILIES:
         if facts.spatial is None:
             return _UNKNOWN_RANK

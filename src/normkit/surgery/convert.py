@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..model.ambient import outside_of_inference_mode
 from ..model.families import author, family
 from ..model.select import Selector, Site, select, why_no_family
 from ..model.swap import kind, parametrized, put, working_copy
@@ -83,6 +84,7 @@ def convert(
     return apply(model, "convert", target, only, skip, inplace, example_inputs, many)
 
 
+@outside_of_inference_mode
 def apply(
     model: nn.Module,
     operation: str,

@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 
 from .._torch import COMPILED_FROM
-from ..model.dataflow import observe
+from ..model.ambient import outside_of_inference_mode
+from ..model.dataflow import observe, refuse_lazy, refuse_meta
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, working_copy
 from ..model.transaction import Transaction
@@ -25,6 +26,7 @@ from .verify import compare, outputs_of
 _TRAINING = "the model is in training mode, where statistics are the batch's: call model.eval() first"
 
 
+@outside_of_inference_mode
 def fold(
     model: nn.Module,
     example_inputs: Any,
@@ -62,6 +64,8 @@ def fold(
     https://arxiv.org/abs/1712.05877
     """
     select(model, only, skip)
+    refuse_lazy(model)
+    refuse_meta(model)
     model = working_copy(model, inplace)
     with Transaction(model) as change, change:
         sites = select(model, only, skip)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from ..model.ambient import outside_of_inference_mode
 from ..model.families import family
 from ..model.select import Selector, Site, select
 from ..model.swap import kind, put, working_copy
@@ -40,6 +41,7 @@ def freeze(
     return apply(model, "freeze", "frozen", only, skip, inplace, example_inputs)
 
 
+@outside_of_inference_mode
 def unfreeze(
     model: nn.Module, only: Selector | None = None, skip: Selector | None = None, inplace: bool = False
 ) -> nn.Module:

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._torch import has_own_forward, why_own_forward
-from ..model.families import BATCH_FAMILIES, author_of_forward, channels, eps, family, rank
+from .._torch import METHODS, has_own_forward, why_own_forward
+from ..model.families import BATCH_FAMILIES, SWITCHES, author_of_forward, channels, eps, family, own_method, rank
 from .across_ranks import reads_ranks
 
 # Both sides compute the same formula in float32 with values of order one; the error is some tens of roundings (6e-8),
@@ -47,6 +47,9 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
     """
     if has_own_forward(norm):
         return why_own_forward(norm)
+    method = own_method(norm, [name for name in METHODS if name not in SWITCHES or family(norm) != "frozen"])
+    if method is not None:
+        return f"a subclass with a {method}() of its own, which no other layer has"
     if author_of_forward(norm) == "normkit":
         return Structure(norm.activation)  # type: ignore[arg-type]  # every layer of normkit.nn has it
     if author_of_forward(norm) == "torch":

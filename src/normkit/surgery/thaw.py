@@ -32,6 +32,11 @@ def remember(frozen: nn.Module, before: nn.Module, model: nn.Module) -> None:
     frozen.__dict__[_ATTRIBUTE] = Memory(before, before.training, model.training, trained)
 
 
+def forget(frozen: nn.Module) -> None:
+    """Let it be a frozen layer that was no other one."""
+    frozen.__dict__.pop(_ATTRIBUTE, None)
+
+
 def put_away(layer: nn.Module) -> None:
     """Put the parameters of the layer that this one remembers, if it does, out of the reach of an optimizer."""
     memory = remembered(layer)
