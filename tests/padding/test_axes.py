@@ -244,7 +244,8 @@ def test_a_size_that_nothing_explains_has_the_ratio_of_the_lengths() -> None:
         lambda x: F.fold(x, (2, 12), (2, 1)),
     ],
     ids=["mean", "last ones", "first one", "sum", "one behind the other", "hstack", "repeat", "tile", "sort",
-         "sort of samples", "msort", "topk", "gather", "take_along_dim", "rot90", "roll of all", "flip of both", "chunk", "tensor_split", "diff with an end", "columns", "fold"],
+         "sort of samples", "msort", "topk", "gather", "take_along_dim", "rot90", "roll of all", "flip of both",
+         "chunk", "tensor_split", "diff with an end", "columns", "fold"],
 )  # fmt: skip
 def test_what_has_no_padded_axis_any_more_is_known_as_such(function: Function) -> None:
     _, track = followed(function, batch(SHAPE, LENGTHS, -1))
