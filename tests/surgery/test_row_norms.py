@@ -402,11 +402,22 @@ def test_a_norm_whose_weight_is_no_vector_is_listed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(nn.functional.normalize(x, dim=-1), nn.functional.normalize(self.weight))
 
-    model = nn.Sequential(CohereLayerNorm(3, 8), nn.LayerNorm(8), NormedLinear())
+    class LayerNormLinear(nn.Module):
+        """A norm and what follows it: the weight is that of the latter."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.weight = nn.LayerNorm(8), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.norm(x), self.weight)
+
+    model = nn.Sequential(CohereLayerNorm(3, 8), nn.LayerNorm(8), NormedLinear(), LayerNormLinear())
     changes = nk.changes(nk.accelerate(model, torch.randn(2, 5, 3, 8)))
-    assert [(entry.name, entry.action) for entry in changes] == [("0", "kept"), ("1", "replaced")]
+    found = [(entry.name, entry.action) for entry in changes]
+    assert found == [("0", "kept"), ("1", "replaced"), ("3.norm", "replaced")]
     assert "it holds weight (3, 8), and not a weight and a bias over one axis" in changes["0"].reason
-    assert nk.norm_keys(model) == ["0.weight", "1.weight", "1.bias"]
+    assert nk.norm_keys(model) == ["0.weight", "1.weight", "1.bias", "3.norm.weight", "3.norm.bias"]
 
 
 @pytest.mark.parametrize("dtype", HALF)
