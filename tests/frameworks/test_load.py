@@ -61,6 +61,12 @@ def test_what_all_names_of_the_state_begin_with_may_be_the_models_name() -> None
         nk.load_norm_state(Net(), other, "keras")
 
 
+def test_a_whole_name_goes_before_one_without_what_all_begin_with() -> None:
+    state = {**keras_of("m/bn", 1), **keras_of("m/m/bn", 2)}
+    report = nk.load_norm_state(Net(), state, "keras", names={"bn1": "m.bn", "bn2": "m.m.bn"})
+    assert {layer.name: layer.origin for layer in report} == {"bn1": "m/bn", "bn2": "m/m/bn"}
+
+
 def test_one_norm_on_each_side_needs_no_name() -> None:
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6))
     assert nk.load_norm_state(model, keras_of("anything", 1), "keras")["1"].origin == "anything"

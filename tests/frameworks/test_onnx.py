@@ -101,6 +101,12 @@ def test_a_node_of_another_kind_is_refused() -> None:
     nk.load_norm_state(nn.ModuleDict({"norm": nn.GroupNorm(6, 6)}), graph([instance], held), "onnx")
 
 
+def test_what_keeps_statistics_evaluates_by_them_whatever_its_class() -> None:
+    mine, x = nn.ModuleDict({"bn1": nn.InstanceNorm2d(6, affine=True, track_running_stats=True)}), images()
+    nk.load_norm_state(mine, batch_norm(epsilon=1e-3), "onnx")
+    torch.testing.assert_close(mine.eval().bn1(x).double(), normalized(x, arrays(1), 1e-3), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore")  # the exporter's, about itself
 def test_a_model_that_torch_exported_comes_back_by_its_names() -> None:
     if (reason := why_not_onnx(True)) is not None:

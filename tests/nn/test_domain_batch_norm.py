@@ -139,6 +139,11 @@ def test_where_numbers_cannot_be_read_each_domain_is_masked(trains: bool) -> Non
     assert_close(compiled(x, DOMAIN), split(x, DOMAIN))
     for key, value in masked.state_dict().items():
         assert_close(value, split.state_dict()[key], msg=key)
+    mask = torch.rand(7, 4, 5, generator=torch.Generator().manual_seed(3)) < 0.8
+    given = {"residual": input(seed=2), "mask": mask, "modulate": (torch.full((7, 3), 2.0), None), "activation": "relu"}
+    assert_close(compiled(x, DOMAIN, **given), split(x, DOMAIN, **given))
+    for key, value in masked.state_dict().items():
+        assert_close(value, split.state_dict()[key], msg=key)
     number = torch.compile(layer().train(trains), backend="eager", fullgraph=True)
     assert_close(number(x, 1), layer().train(trains)(x, 1))
     with nk.domain(2):

@@ -229,23 +229,40 @@ def test_a_size_that_nothing_explains_has_the_ratio_of_the_lengths() -> None:
         lambda x: x.repeat(1, 1, 2),
         lambda x: torch.tile(x, (2,)),
         lambda x: x.sort()[0],
+        lambda x: x.sort(0)[0],
+        lambda x: x.permute(2, 0, 1).msort(),
         lambda x: x.topk(3).values,
         lambda x: x.gather(-1, torch.zeros(3, 4, 5, dtype=torch.long)),
         lambda x: torch.take_along_dim(x, x.argsort()),
         lambda x: x.rot90(1, (1, 2)),
+        lambda x: torch.roll(x, 2),
+        lambda x: x.flip(0, 2),
         lambda x: x.chunk(2, -1)[1],
         lambda x: torch.tensor_split(x, 3, -1)[0],
         lambda x: torch.diff(x, append=x[..., :1]),
         lambda x: F.unfold(x[:, :, None], (1, 3)),
         lambda x: F.fold(x, (2, 12), (2, 1)),
     ],
-    ids=["mean", "last ones", "first one", "sum", "one behind the other", "hstack", "repeat", "tile", "sort", "topk",
-         "gather", "take_along_dim", "rot90", "chunk", "tensor_split", "diff with an end", "columns", "fold"],
+    ids=["mean", "last ones", "first one", "sum", "one behind the other", "hstack", "repeat", "tile", "sort",
+         "sort of samples", "msort", "topk", "gather", "take_along_dim", "rot90", "roll of all", "flip of both",
+         "chunk", "tensor_split", "diff with an end", "columns", "fold"],
 )  # fmt: skip
 def test_what_has_no_padded_axis_any_more_is_known_as_such(function: Function) -> None:
     _, track = followed(function, batch(SHAPE, LENGTHS, -1))
     assert track is not None
     assert track.lost
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x.flip(0), lambda x: x.flipud(), lambda x: x.roll(1, 0), lambda x: x.roll((1, 1), (0, 1))],
+    ids=["flip", "flipud", "roll", "roll of channels too"],
+)
+def test_samples_in_another_order_take_their_lengths_along(function: Function) -> None:
+    y, track = followed(function, batch(SHAPE, LENGTHS, -1, junk=50.0))
+    assert track is not None
+    ends = (y != 50.0).any(1).sum(1)  # junk is what lies after a sample's end
+    assert torch.equal(track.spans[2].real, ends)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5])

@@ -110,6 +110,21 @@ class GroupedWeightThenCast(Weighted):
         return (self.weight * self.normalized(x.float().unflatten(-1, (self.n_groups, -1))).flatten(-2)).to(x.dtype)
 
 
+class RoundedOnePlus(nn.LayerNorm):
+    """Nemotron: 1 + weight is a tensor of the weight's dtype before it multiplies."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.layer_norm(input, self.normalized_shape, self.weight + 1, self.bias, self.eps)
+
+
+class GroupedRoundedOnePlus(GroupedWeightThenCast):
+    """Both, for what nobody has written yet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.normalized(x.float().unflatten(-1, (self.n_groups, -1)))
+        return ((self.weight + 1) * parts.flatten(-2)).to(x.dtype)
+
+
 class GateLast(Weighted):
     """Qwen 3 Next."""
 

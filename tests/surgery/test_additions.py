@@ -24,6 +24,7 @@ NORMS: dict[str, Any] = {
     "CastThenWeight": lambda: foreign.CastThenWeight(D),
     "WeightThenCast": lambda: foreign.WeightThenCast(D, 1e-5),
     "OnePlus": lambda: foreign.OnePlus(D),
+    "RoundedOnePlus": lambda: foreign.RoundedOnePlus(D),
     "CentredWithBias": lambda: foreign.CentredWithBias(D),
 }
 each_norm = pytest.mark.parametrize("norm", NORMS)

@@ -338,16 +338,9 @@ def test_a_subclass_of_layer_norm_with_another_factor() -> None:
     torch.testing.assert_close(fast(X), model(X), rtol=1e-5, atol=1e-5)
 
 
-class RoundedOnePlus(nn.LayerNorm):
-    """Nemotron: 1 + weight is a tensor of the weight's dtype before it multiplies."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return nn.functional.layer_norm(input, self.normalized_shape, self.weight + 1, self.bias, self.eps)
-
-
 @pytest.mark.parametrize("dtype", HALF)
 def test_one_plus_a_weight_that_is_rounded_first(dtype: torch.dtype) -> None:
-    model = nn.Sequential(stirred(RoundedOnePlus(48))).to(dtype)
+    model = nn.Sequential(stirred(foreign.RoundedOnePlus(48))).to(dtype)
     given = [(2 * torch.randn(64, 48)).to(dtype).requires_grad_()]
     fast = nk.accelerate(model, given[0].detach())
     assert "1 + weight, rounded, multiplies before the cast back" in nk.changes(fast)["0"].reason
@@ -367,8 +360,15 @@ def test_one_plus_a_weight_that_is_rounded_first(dtype: torch.dtype) -> None:
     assert all(mine <= 1.001 * other for mine, other in zip(gaps, theirs, strict=True))
 
 
+def test_groups_whose_one_plus_weight_is_rounded_first() -> None:
+    model, x = nn.Sequential(stirred(foreign.GroupedRoundedOnePlus(48, 4))).bfloat16(), inputs("", torch.bfloat16)[0]
+    fast = nk.accelerate(model, x)
+    assert "1 + weight, rounded, multiplies before the cast back" in nk.changes(fast)["0"].reason
+    assert float((fast(x) == model(x)).double().mean()) >= 0.999
+
+
 def test_a_subclass_says_why_it_is_no_such_norm_either() -> None:
-    class RoundedFactor(RoundedOnePlus):
+    class RoundedFactor(foreign.RoundedOnePlus):
         """Every step of the factor is rounded, the last to three digits."""
 
         def forward(self, input: Tensor) -> Tensor:
@@ -402,11 +402,22 @@ def test_a_norm_whose_weight_is_no_vector_is_listed() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.linear(nn.functional.normalize(x, dim=-1), nn.functional.normalize(self.weight))
 
-    model = nn.Sequential(CohereLayerNorm(3, 8), nn.LayerNorm(8), NormedLinear())
+    class LayerNormLinear(nn.Module):
+        """A norm and what follows it: the weight is that of the latter."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.weight = nn.LayerNorm(8), nn.Parameter(torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.norm(x), self.weight)
+
+    model = nn.Sequential(CohereLayerNorm(3, 8), nn.LayerNorm(8), NormedLinear(), LayerNormLinear())
     changes = nk.changes(nk.accelerate(model, torch.randn(2, 5, 3, 8)))
-    assert [(entry.name, entry.action) for entry in changes] == [("0", "kept"), ("1", "replaced")]
+    found = [(entry.name, entry.action) for entry in changes]
+    assert found == [("0", "kept"), ("1", "replaced"), ("3.norm", "replaced")]
     assert "it holds weight (3, 8), and not a weight and a bias over one axis" in changes["0"].reason
-    assert nk.norm_keys(model) == ["0.weight", "1.weight", "1.bias"]
+    assert nk.norm_keys(model) == ["0.weight", "1.weight", "1.bias", "3.norm.weight", "3.norm.bias"]
 
 
 @pytest.mark.parametrize("dtype", HALF)

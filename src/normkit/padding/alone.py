@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.composed import cleared
+from .axes import chosen
 from .call import PaddedCall
-from .track import Track
+from .track import LOST, Track
 
 _PAD = ("input", "pad", "mode", "value")
 _INTERPOLATE = ("input", "size", "scale_factor")
@@ -78,12 +79,19 @@ def pad(call: PaddedCall) -> tuple[Any, Track] | None:
 
 
 def turned(call: PaddedCall) -> tuple[Any, Track] | None:
-    """flip, its like and roll along a padded axis: a sample's own positions change places."""
+    """flip, its like and roll: a sample's own positions change places along a padded axis, or the samples do."""
     dims = call.argument(1 if call.name == "flip" else 2, "dims", _FLIPPED.get(call.name, ()))
     dims = (
         call.args[1:] if call.name == "flip" and isinstance(dims, int) else (dims,) if isinstance(dims, int) else dims
     )
-    along = {dim % call.x.dim() for dim in dims} & set(call.track.spans)
+    turned = {dim % call.x.dim() for dim in dims}
+    along = turned & set(call.track.spans)
+    if call.track.batch in turned or not turned:
+        if along or not turned:  # roll over all values
+            return call.run(), LOST
+        places = [-1 if axis == call.track.batch else 1 for axis in range(call.x.dim())]
+        order = torch.arange(call.x.shape[call.track.batch], device="cpu").view(places)
+        return call.run(), chosen(call.track, call.run(order).flatten())
     if not along:
         return None
     if not call.exact:

@@ -72,7 +72,7 @@ def indexed(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> 
             continue
         if isinstance(part, slice):
             if axis == track.batch and part != slice(None):
-                track = _chosen(track, part)
+                track = chosen(track, part)
             elif axis in track.spans:
                 cut = _cut(call, track.spans[axis], shape[axis], part)
                 if cut is not None:
@@ -91,16 +91,17 @@ def indexed(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> 
 
 def _by_tensor(call: PaddedCall, index: Sequence[Any], results: list[Tensor]) -> list[Track] | None:
     """Samples chosen by a tensor or list; any other choice loses the axis."""
-    track, chosen = call.track, index[call.track.batch] if len(index) > call.track.batch else None
+    track, asked = call.track, index[call.track.batch] if len(index) > call.track.batch else None
     others = [part for place, part in enumerate(index) if place != track.batch]
-    if isinstance(chosen, (Tensor, list)) and all(isinstance(part, slice) and part == slice(None) for part in others):
-        chosen = (chosen if isinstance(chosen, Tensor) else torch.as_tensor(chosen, device="cpu")).cpu()
-        if chosen.dim() == 1 and results[0].dim() == call.x.dim():
-            return [_chosen(track, chosen)]
+    if isinstance(asked, (Tensor, list)) and all(isinstance(part, slice) and part == slice(None) for part in others):
+        asked = (asked if isinstance(asked, Tensor) else torch.as_tensor(asked, device="cpu")).cpu()
+        if asked.dim() == 1 and results[0].dim() == call.x.dim():
+            return [chosen(track, asked)]
     return [LOST]
 
 
-def _chosen(track: Track, index: Any) -> Track:
+def chosen(track: Track, index: Any) -> Track:
+    """The track of these samples, in this order."""
     spans = {axis: Span(span.origin, span.real[index]) for axis, span in track.spans.items()}
     return Track(track.batch, spans, None if track.rows is None else track.rows[index])
 
@@ -146,7 +147,7 @@ def pieces(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> l
     for one in results:
         track, end = call.track, begin + one.shape[axis]
         if axis == track.batch:
-            track = _chosen(track, slice(begin, end))
+            track = chosen(track, slice(begin, end))
         elif axis in track.spans:
             real = track.spans[axis].real
             track = track.with_spans({axis: track.spans[axis].of((real - begin).clamp(max=end - begin))})
@@ -159,7 +160,7 @@ def selected(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) ->
     """index_select(x, dim, index): samples in another order, as packed sequences have them."""
     dim, index = int(call.argument(1, "dim")) % len(shape), call.argument(2, "index")
     if dim == call.track.batch:
-        return [_chosen(call.track, index.cpu())]
+        return [chosen(call.track, index.cpu())]
     return [call.track.without([dim])]
 
 

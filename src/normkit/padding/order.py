@@ -20,11 +20,14 @@ def repeated(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) ->
 
 
 def rearranged(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
-    """sort, topk, gather and their like: positions of one axis in another order, padding among them."""
+    """sort, topk, gather and their like: positions of one axis in another order, padding among them; along the axis of
+    samples, values of several in one."""
     place, default = _AXIS.get(call.name, (1, -1))
     dim = call.argument(place, "dim", default)
     flat = dim is None or not isinstance(dim, int)  # over all values, or names
-    gone = call.track.spans if flat else {dim % len(shape)} & set(call.track.spans)
+    if flat or dim % len(shape) == call.track.batch:
+        return [LOST] * len(results)
+    gone = {dim % len(shape)} & set(call.track.spans)
     return [call.track.without(gone)] * len(results) if gone else None
 
 
