@@ -127,6 +127,7 @@ CHANGED: dict[str, Function] = {  # where they are others
         *F.max_pool1d(x + 9, 2, return_indices=True), 2, output_size=x.shape[-1:]
     ),
     "differences": lambda x: torch.diff(x),
+    "trapezoids": lambda x: torch.cumulative_trapezoid(x, dim=-1),
     "second differences": lambda x: x.diff(2, -1, prepend=x[..., :1]),
     "upsample nearest": lambda x: F.interpolate(x, scale_factor=2),
     "upsample linear": lambda x: F.interpolate(x, scale_factor=1.5, mode="linear", align_corners=True),

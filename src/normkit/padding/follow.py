@@ -51,6 +51,7 @@ _RULES: dict[str, axes.Rule] = {  # calls that are made as they are
     **dict.fromkeys(("repeat", "tile"), order.repeated),
     **dict.fromkeys(("fold", "grid_sample", "conv_tbc"), order.unknown),
     "diff": order.differences,
+    "cumulative_trapezoid": order.trapezoids,
     "squeeze": axes.squeezed,
     "__getitem__": axes.indexed,
     "narrow": axes.narrowed,

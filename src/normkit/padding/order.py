@@ -59,3 +59,10 @@ def differences(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor])
     if behind is not None:
         return [call.track.without([dim])]
     return [call.track.with_spans({dim: span.of(span.real - n + (0 if front is None else front.shape[dim]))})]
+
+
+def trapezoids(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
+    """cumulative_trapezoid(y, dim=): a position less of each sample."""
+    dim = int(call.kwargs.get("dim", -1)) % len(shape)
+    span = call.track.spans.get(dim)
+    return None if span is None else [call.track.with_spans({dim: span.of(span.real - 1)})]
