@@ -411,3 +411,12 @@ def test_dropout_of_nothing_does_not_block_and_counts_when_it_drops(where):
     drop = result[2] if where == "Sequential" else result.drop
     drop.p = 1.0
     assert result.train()(X.double()).abs().max() == 0
+
+
+@pytest.mark.parametrize("momentum", [0.3, None], ids=str)
+def test_an_instance_norm_that_tracks_is_replaced_though_it_counts_its_batches(momentum: float | None) -> None:
+    """torch's never count, and without a momentum never move: then it is another function."""
+    norm = nn.InstanceNorm2d(6, eps=2e-3, momentum=momentum, affine=True, track_running_stats=True)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU()).eval()
+    fast = accelerate(model, torch.randn(4, 3, 8, 8))
+    assert [entry.action for entry in changes(fast)] == ["kept" if momentum is None else "replaced"]

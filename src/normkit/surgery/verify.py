@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch import tree_leaves, tree_map
+from .._torch import InstanceNormBase, tree_leaves, tree_map
 from ..model.dataflow import arguments, call_with, refuse_lazy
 from ..model.kept import Kept
 from ..model.recorder import named_leaves, output_name
@@ -133,7 +133,10 @@ def _differentiable(leaf: Any) -> bool:
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    return {f"buffer {name}": buffer.detach().clone() for name, buffer in model.named_buffers()}
+    """All but how many batches an instance norm has seen: ours count them, torch's never do."""
+    norms = [name for name, module in model.named_modules() if isinstance(module, InstanceNormBase)]
+    counters = {f"{name}.num_batches_tracked".lstrip(".") for name in norms}
+    return {f"buffer {name}": b.detach().clone() for name, b in model.named_buffers() if name not in counters}
 
 
 def _resized(example_inputs: Any) -> Any:
