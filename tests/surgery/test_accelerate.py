@@ -420,3 +420,5 @@ def test_an_instance_norm_that_tracks_is_replaced_though_it_counts_its_batches(m
     model = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU()).eval()
     fast = accelerate(model, torch.randn(4, 3, 8, 8))
     assert [entry.action for entry in changes(fast)] == ["kept" if momentum is None else "replaced"]
+    for target in ("instance", "torch"):
+        assert convert(model, target)[1].momentum == momentum

@@ -213,13 +213,14 @@ def _edges(record: Record) -> str:
     if not all("valid" in run.result and "rate" in run.params for run in runs):
         return ""
     seeds = seeds_of(runs)
-    arms: dict[str, list[Run]] = {}
-    for run in runs:
+    arms: dict[frozenset[tuple[str, Any]], list[Run]] = {}
+    for run in runs:  # whose parameters may come in any order
         arm = {k: v for k, v in run.params.items() if k not in (*record["shared"], "seed", "rate")}
-        label = ", ".join(v if isinstance(v, str) else f"{k} {v:g}" for k, v in arm.items())
-        arms.setdefault(label, []).append(run)
+        arms.setdefault(frozenset(arm.items()), []).append(run)
     found = []
-    for label, of_arm in arms.items():
+    for arm_items, of_arm in arms.items():
+        names = [(k, v) for k, v in of_arm[0].params.items() if (k, v) in arm_items]
+        label = ", ".join(v if isinstance(v, str) else f"{k} {v:g}" for k, v in names)
         rates = {run.params["rate"] for run in of_arm}
         chosen = [tuned([run for run in of_arm if run.params["seed"] == seed]).params["rate"] for seed in seeds]
         for end, name in ((min(rates), "smallest"), (max(rates), "largest")):

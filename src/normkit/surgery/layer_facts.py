@@ -55,7 +55,7 @@ def facts_of(module: Any, structure: Structure, spatial: int | None) -> LayerFac
         channels=channels(module),
         spatial=2 if kind == "layer2d" else spatial,
         eps=eps(module),
-        momentum=module.momentum if kind in BATCH_FAMILIES - {"frozen"} else 0.1,
+        momentum=module.momentum if kind in (BATCH_FAMILIES - {"frozen"}) | {"instance"} else 0.1,
         weight=module.weight,
         bias=getattr(module, "bias", None),
         activation=structure.activation,
