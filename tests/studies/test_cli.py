@@ -104,7 +104,7 @@ def test_the_list_has_every_claim_its_runs_and_its_time(
     flat = " ".join(shown.split())
     for study in STUDIES.values():
         assert f"{study.name}: {study.title} {study.claim} quick: " in flat
-    assert "quick: 180 runs, about 50 s; full: 1020 runs, about 22 min" in flat  # small_batch
+    assert "quick: 200 runs, about 49 s; full: 1140 runs, about 22 min" in flat  # small_batch
     assert "with 2 workers" in flat
     assert list(tmp_path.iterdir()) == []
 
@@ -112,7 +112,7 @@ def test_the_list_has_every_claim_its_runs_and_its_time(
 def test_a_list_of_some_names_counts_with_the_seeds_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["study", "--list", "small_batch", "--seeds", "1", "--jobs", "1"]) == 0
     shown = capsys.readouterr().out
-    assert "quick: 18 runs" in shown
+    assert "quick: 20 runs" in shown
     assert "step_sign" not in shown
     assert "no study is called 'x'" in _refused(capsys, "study", "--list", "x")
 
