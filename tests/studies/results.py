@@ -45,7 +45,9 @@ def _timing(ratio: float) -> dict[str, Any]:
 
 
 def _study(name: str, word: str) -> dict[str, Any]:
-    texts = dict.fromkeys(("title", "claim", "who", "experiment", "rule", "paper", "doubt", "advice", "stable"), HOSTILE)
+    texts = dict.fromkeys(
+        ("title", "claim", "who", "experiment", "rule", "paper", "doubt", "advice", "stable"), HOSTILE
+    )
     facts = {"rule_sha256": "0" * 64, "date": "2026-01-01", "seeds": [0, 1, 2, 3, 4], "stability": None}
     verdict = STUDIES[name].judge(planted(name, word)).to_json()
     verdict["parts"][0]["claim"] = HOSTILE
