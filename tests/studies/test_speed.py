@@ -35,3 +35,13 @@ def test_ratios_are_drawn_one_dot_a_shape() -> None:
     (plot,) = speed.plot([row, {**row, "ratio": 2.25}])
     assert "2.25×" in plot.svg
     assert "0.9×" in plot.svg
+
+
+def test_a_disturbed_row_does_not_press_the_others_together() -> None:
+    row = {"shape": [4, 8], "layout": "NC", "ratio": 2.0, "low": 1.8, "high": 2.2}
+    (plain,), (disturbed,) = (speed.plot([row, {**row, "high": high}]) for high in (2.2, 47.0))
+
+    def tick_labels(svg: str) -> set[str]:
+        return {text for text in ("5", "10", "20", "40") if f">{text}<" in svg or f"-- {text} --" in svg}
+
+    assert tick_labels(disturbed.svg) == tick_labels(plain.svg) == set()
