@@ -21,7 +21,7 @@ from .rules import less_than, more_than, times
 from .study import Params, Plot, Preset, Result, Run, Study, only
 from .tuned import LOOKS, accuracy, fitted
 
-RATES = [0.032, 0.1, 0.32]
+RATES = [0.032, 0.1, 0.32, 1.0, 3.2]
 RATE = 0.1  # at which drift and landscape are compared
 DEPTH, LOOKED = 10, 300
 PERCENTILES = [0.15, 0.5, 0.85]
@@ -178,7 +178,7 @@ STUDY = Study(
     "norm helps as before, and what it does is smooth the loss.",
     experiment=f"A fully connected ReLU network of {DEPTH} layers of 64 units on real images without a norm, with "
     "normkit.BatchNorm1d, and with noise after each batch norm: a random scale e^(z/4) and shift z/2 per unit and "
-    "step. Plain SGD with batches of 64 at three rates; drift and landscape are compared at 0.1, accuracies each at "
+    "step. Plain SGD with batches of 64 at five rates; drift and landscape are compared at 0.1, accuracies each at "
     "the rate that validation images choose. The same draws of the weights for all.",
     parts=PARTS,
     paper="Ioffe & Szegedy 2015, figure 1 b and c: the percentiles of a sigmoid's input over the training, "
@@ -196,4 +196,6 @@ STUDY = Study(
     plan=plan,
     run=run,
     plot=plot,
-)
+    changes=("Before, the rates ended at 0.32, which noisy batch norm took in 20 of 20 seeds and batch norm in 17 (the "
+             "word was undecided); now they go on to 3.2. Parts and margins are the same.",),
+)  # fmt: skip

@@ -10,7 +10,7 @@ from .study import Params, Plot, Preset, Result, Run, Study
 from .tuned import accuracy, fitted
 
 DEPTHS = [2, 5, 10, 20, 40]
-RATES = [0.01, 0.1, 1.0]
+RATES = [0.001, 0.01, 0.1, 1.0, 3.2]
 NORMS: tuple[nets.Norm, ...] = ("none", "batch")
 
 
@@ -67,7 +67,7 @@ STUDY = Study(
     who="Tutorials that hold that batch norm solves vanishing and exploding gradients; Yang et al. 2019 contradict for "
     "great depths.",
     experiment="Fully connected ReLU networks of 2 to 40 layers of 64 units on real images, He's start, with and "
-    "without normkit.BatchNorm1d before each activation, plain SGD with batches of 64 at three rates, of which "
+    "without normkit.BatchNorm1d before each activation, plain SGD with batches of 64 at five rates, of which "
     "validation images choose one for each. The same draws of the weights for both.",
     parts=PARTS,
     paper="Yang et al. 2019 derive that the gradient of a wide ReLU network with batch norm grows by about 1.21 "
@@ -81,4 +81,7 @@ STUDY = Study(
     plan=plan,
     run=run,
     plot=plot,
-)
+    changes=("Before, the rates were 0.01, 0.1 and 1: networks of 40 layers without a norm took the smallest in 20 of 20 "
+             "seeds, those of 2 with batch norm the largest in 19 (the word was not supported). Parts and margins are "
+             "the same.",),
+)  # fmt: skip
