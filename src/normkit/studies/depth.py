@@ -81,7 +81,7 @@ STUDY = Study(
     plan=plan,
     run=run,
     plot=plot,
-    changes=("Before, the rates were 0.01, 0.1 and 1: networks of 40 layers without a norm took the smallest in 20 of 20 "
-             "seeds, those of 2 with batch norm the largest in 19 (the word was not supported). Parts and margins are "
-             "the same.",),
+    changes=("Before, the rates were 0.01, 0.1 and 1: networks of 40 layers without a norm took the smallest in 20 of "
+             "20 seeds, those of 2 with batch norm the largest in 19 (the word was not supported). Parts and margins "
+             "are the same.",),
 )  # fmt: skip
