@@ -10,6 +10,7 @@ rest.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from types import FunctionType
@@ -22,7 +23,10 @@ def _set(variable: str) -> bool:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """End the run where it could not test what was asked for."""
+    """End the run where it could not test what was asked for; let processes that tests start be interrupted."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, and inherited
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
     import torch
     from torch.utils import _device
 
