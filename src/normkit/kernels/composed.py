@@ -190,7 +190,8 @@ def _modulated_at_once(y: Tensor, operands: Operands) -> Tensor:
 
 
 def _modulation(operands: Operands, y: Tensor) -> tuple[Maybe, Maybe]:
-    """Scale and shift beside y, with what the mask hides of them selected away."""
-    given = (None if t is None else spread(t, y) for t in (operands.scale, operands.shift))
-    scale, shift = (t if t is None or operands.mask is None else torch.where(operands.mask, t, 0) for t in given)
+    """Scale and shift beside y, with what the mask hides of them selected away: in the dtype of y, in which the
+    selection's gradient is summed."""
+    given, mask = (None if t is None else spread(t, y) for t in (operands.scale, operands.shift)), operands.mask
+    scale, shift = (t if t is None or mask is None else torch.where(mask, t.to(y.dtype), 0) for t in given)
     return scale, shift
