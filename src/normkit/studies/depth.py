@@ -73,8 +73,8 @@ STUDY = Study(
     paper="Yang et al. 2019 derive that the gradient of a wide ReLU network with batch norm grows by about 1.21 "
     "per layer at the start, some 2,000 times over 40 layers, and find networks of 50 layers untrainable. Ours: the "
     "left panel; at 40 layers neither network trains.",
-    doubt="Skip connections, or a longer training with a warm-up of the rate, move the limit. Without a norm the "
-    "deepest networks chose the smallest rate that was tried, so smaller rates and more steps may help them.",
+    doubt="Skip connections, or a longer training with a warm-up of the rate, move the limit. More steps may help the "
+    "deepest networks.",
     advice="To go deeper than twenty layers take skip connections with the norm, not the norm alone.",
     papers=("Yang et al. 2019, arXiv:1902.08129", "He et al. 2016, arXiv:1512.03385"),
     seconds=(0.16, 0.6),
