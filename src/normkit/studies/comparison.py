@@ -28,11 +28,11 @@ def compared(
     x = list(range(len(places))) if scale == "words" else list(places)
     for index, (label, of) in enumerate(arms.items()):
         groups = [[of(seed, place) for seed in seeds] for place in places]
-        middle, band = [plots.median(g) for g in groups], ([min(g) for g in groups], [max(g) for g in groups])
         if scale == "words":
-            plots.dots(axes[0], [at + 0.1 * (index - len(arms) / 2) for at in x], middle, index, label)
+            beside = [at + 0.1 * (index - len(arms) / 2) for at in x]
+            plots.dots(axes[0], beside, [plots.median(group) for group in groups], index, label)
         else:
-            plots.line(axes[0], x, middle, index, label, band)
+            plots.median_line(axes[0], x, groups, index, label)
     for index, (label, of) in enumerate(differences.items()):
         series = list(arms).index(label) if label in arms else index + 1
         apart = [[of(seed, place) for seed in seeds] for place in places]

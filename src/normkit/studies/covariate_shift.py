@@ -150,11 +150,12 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         for index, arm in enumerate(ARMS):
             chosen = [r for r in runs if r.params["arm"] == arm]
             scale = 100 if key == "accuracy" else 1
-            groups = [[r.result[key] for r in chosen if r.params["rate"] == rate] for rate in RATES]
-            groups = [[scale * v for v in group if v is not None] for group in groups]  # None: it diverged
-            there = [(rate, group) for rate, group in zip(RATES, groups, strict=True) if group]
-            rates, groups = [rate for rate, _ in there], [group for _, group in there]
-            plots.line(axis, rates, [plots.median(group) for group in groups], index, arm, plots.spread(groups))
+            found: dict[float, list[float]] = {}
+            for run in chosen:
+                if run.result[key] is not None:  # None: it diverged
+                    found.setdefault(run.params["rate"], []).append(scale * run.result[key])
+            rates = sorted(found)
+            plots.median_line(axis, rates, [found[rate] for rate in rates], index, arm)
         axis.set_xscale("log")
         axis.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
         axis.minorticks_off()

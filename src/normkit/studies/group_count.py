@@ -117,8 +117,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     seeds = [[run for run in runs if run.params["seed"] == seed] for seed in seeds_of(runs)]
     places = list(range(len(GROUPS)))
     errors = [[error(of, groups) for of in seeds] for groups in GROUPS]
-    band = ([min(group) for group in errors], [max(group) for group in errors])
-    plots.line(axes[0], places, [plots.median(group) for group in errors], 0, LABELS["kept"], band)
+    plots.median_line(axes[0], places, errors, 0, LABELS["kept"])
     for index, order in enumerate(ORDERS[1:], start=1):
         shuffled = [error(of, SOME, order) for of in seeds]
         plots.dots(axes[0], [GROUPS.index(SOME) + 0.12 * index], [plots.median(shuffled)], index, LABELS[order])

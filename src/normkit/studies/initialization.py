@@ -61,9 +61,8 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         for norm in NORMS
     }
     for index, norm in enumerate(NORMS):
-        band = [min(group) for group in groups[norm]], [max(group) for group in groups[norm]]
         label = {"none": "no norm", "batch": "batch norm"}[norm]
-        plots.line(axes[0], GAINS, [plots.median(group) for group in groups[norm]], index, label, band)
+        plots.median_line(axes[0], GAINS, groups[norm], index, label)
     ahead = [[b - a for a, b in zip(x, y, strict=True)] for x, y in zip(groups["none"], groups["batch"], strict=True)]
     plots.difference(axes[1], GAINS, ahead)
     for axis in axes:

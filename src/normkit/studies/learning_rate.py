@@ -87,8 +87,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         chosen = [tuned([r for r in runs if r.params["seed"] == s], arm=arm) for s in seeds_of(runs)]
         curves = list(zip(*(run.result["curve"] for run in chosen), strict=True))
         steps = [(i + 1) * runs[0].params["steps"] // LOOKS for i in range(len(curves))]
-        plots.line(axes[2], steps, [100 * plots.median(c) for c in curves], index, arm,
-                   ([100 * min(c) for c in curves], [100 * max(c) for c in curves]))  # fmt: skip
+        plots.median_line(axes[2], steps, [[100 * value for value in curve] for curve in curves], index, arm)
     axes[2].axhline(100 * TARGET, **plots.REFERENCE)
     plots.dress(axes[2], "relu, each at its own rate", "step", "validation accuracy, %")
     axes[0].set_ylim(-4, 100)
@@ -106,8 +105,7 @@ def _against_rate(axis: Any, runs: Sequence[Run], rates: Sequence[float], arm: s
     from . import plots
 
     groups = per_rate(runs, rates, arm=arm)
-    band = [min(group) for group in groups], [max(group) for group in groups]
-    plots.line(axis, rates, [plots.median(group) for group in groups], index, arm, band)
+    plots.median_line(axis, rates, groups, index, arm)
     lost = [rate for rate in rates if any(r.result["diverged"] for r in by_seed(runs, arm=arm, rate=rate).values())]
     plots.mark(axis, lost, [-1.5] * len(lost), index)
 

@@ -77,9 +77,12 @@ def line(axis: Axes, x: Sequence[float], y: Sequence[float], index: int, label: 
         axis.fill_between(x, band[0], band[1], color=SERIES[index], alpha=0.14, linewidth=0)
 
 
-def spread(groups: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """The band from the smallest to the largest of each group."""
-    return [min(group) for group in groups], [max(group) for group in groups]
+def median_line(
+    axis: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], index: int, label: str, shade: bool = True
+) -> None:
+    """The median of each group; the shade reaches from its smallest to its largest."""
+    band = ([min(group) for group in groups], [max(group) for group in groups]) if shade else None
+    line(axis, x, [median(group) for group in groups], index, label, band)
 
 
 def mean_line(axis: Axes, x: Sequence[float], groups: Sequence[Sequence[float]], index: int, label: str) -> None:

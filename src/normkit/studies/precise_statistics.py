@@ -170,8 +170,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     figure, axes = plots.panels(3, height=3.7)
 
     def draw(place: int, x: list[float], groups: list[list[float]], index: int, label: str) -> None:
-        band = [min(group) for group in groups], [max(group) for group in groups]
-        plots.line(axes[place], x, [plots.median(group) for group in groups], index, label, band)
+        plots.median_line(axes[place], x, groups, index, label)
 
     def picked(found: list[Run], key: str, count: int) -> list[list[float]]:
         return [[r.result[key][i][APART] for r in found] for i in range(count)]

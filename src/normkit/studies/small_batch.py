@@ -112,8 +112,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     there = {run.params["norm"] for run in runs}
     for index, norm in enumerate(norm for norm in [*NORMS, *MORE] if norm in there):
         groups = [[error(of, norm, batch) for of in seeds] for batch in BATCHES]
-        band = ([min(group) for group in groups], [max(group) for group in groups]) if index < 2 else None
-        plots.line(axes[0], BATCHES, [plots.median(group) for group in groups], index, LABELS[norm], band)
+        plots.median_line(axes[0], BATCHES, groups, index, LABELS[norm], shade=norm in NORMS)
     for marker, (norm, batch) in zip("x+", ((n, b) for n, b in ALONE.items() if n in there), strict=False):
         plots.lone(axes[0], batch, plots.median([error(of, norm, batch) for of in seeds]), marker, LABELS[norm])
     against = [[error(of, "batch", b) - error(of, "group", b) for of in seeds] for b in BATCHES]

@@ -75,8 +75,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     shared = sorted({run.params["span"] for run in runs if run.params["norm"] == "batch"})
     for index, (key, label) in enumerate((("error", "running statistics"), ("exact", "exact statistics"))):
         groups = [[error(of, "batch", span, key) for of in seeds] for span in shared]
-        band = ([min(group) for group in groups], [max(group) for group in groups]) if index == 0 else None
-        plots.line(axes[0], shared, [plots.median(group) for group in groups], index, f"batch norm, {label}", band)
+        plots.median_line(axes[0], shared, groups, index, f"batch norm, {label}", shade=key == "error")
     group = plots.median([error(of, "group") for of in seeds])
     plots.line(axes[0], shared, [group] * len(shared), 2, "group norm, 4 groups")
     against = [[error(of, "batch", span) - error(of, "group") for of in seeds] for span in shared]

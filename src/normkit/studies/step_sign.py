@@ -171,7 +171,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         shares = [[_cell([r], depth, weight) for r in runs] for depth in DEPTHS]
         plots.mean_line(axes[0], DEPTHS, shares, index, f"w = {weight:g}")
         terms = [[r.result["second"][d][index] for r in runs] for d in range(len(DEPTHS))]
-        plots.line(axes[1], DEPTHS, [plots.median(t) for t in terms], index, f"w = {weight:g}", plots.spread(terms))
+        plots.median_line(axes[1], DEPTHS, terms, index, f"w = {weight:g}")
     for index, norm in enumerate(NORMS):
         for depth, shift in ((8, 0), (16, 2)):
             shares = [[_net_cell([r], norm, depth, gain) for r in runs] for gain in GAINS]

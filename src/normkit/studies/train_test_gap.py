@@ -128,8 +128,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     for axis, key, sizes in ((axes[1], "shifted", SHIFTS), (axes[2], "blurred", BLURS)):
         for index, name in ((2, "exact"), (3, "batch")):
             groups = [[100 * run.result[key][name][i] for run in runs] for i in range(len(sizes))]
-            band = [min(group) for group in groups], [max(group) for group in groups]
-            plots.line(axis, sizes, [plots.median(group) for group in groups], index, LABELS[name], band)
+            plots.median_line(axis, sizes, groups, index, LABELS[name])
     axes[0].set_xscale("log")
     axes[0].set_xticks(looks, [str(look) for look in looks])
     axes[0].minorticks_off()

@@ -128,7 +128,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
                     continue
                 scale = 1 if what == "gradient" else 100
                 groups = [[scale * max(f[i], 1e-12) for f in found] for i in range(DEPTH)]
-                plots.line(axis, layers, [plots.median(g) for g in groups], index, arm, plots.spread(groups))
+                plots.median_line(axis, layers, groups, index, arm)
             axis.set_yscale("log" if what == "gradient" else "linear")
             plots.dress(axis, activation, "layer", label)
             plots.legend(axis, "below", 1)

@@ -87,8 +87,7 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     seeds = [[run for run in runs if run.params["seed"] == seed] for seed in seeds_of(runs)]
     for index, decayed in enumerate(("all", "weights")):
         found = [[error(of, decayed, decay=decay) for of in seeds] for decay in DECAYS]
-        band = ([min(group) for group in found], [max(group) for group in found])
-        plots.line(axes[0], DECAYS, [plots.median(group) for group in found], index, LABELS[decayed], band)
+        plots.median_line(axes[0], DECAYS, found, index, LABELS[decayed])
     none = plots.median([error(of, "none") for of in seeds])
     axes[0].axhline(none, **plots.REFERENCE)
     apart = [[error(of, "all", decay=d) - error(of, "weights", decay=d) for of in seeds] for d in DECAYS]
