@@ -174,24 +174,33 @@ def add_and_activate(y: Tensor, operands: Operands, activation: Activation) -> T
 
 def modulated(y: Tensor, operands: Operands) -> Tensor:
     """``scale * y + shift`` in the accumulator's dtype, that of `y`."""
-    scale, shift = _modulation(operands, y)
-    if scale is not None:
-        y = y * scale
-    return y if shift is None else y + shift
+    return _scaled_and_shifted(y, *_modulation(operands, y))
 
 
 def _modulated_at_once(y: Tensor, operands: Operands) -> Tensor:
     """The same of a norm's output: in one pass over memory, in the dtype and the memory format of `y`."""
     scale, shift = _modulation(operands, y)
-    # the order in memory of addcmul may be the shift's
-    found = torch.addcmul(shift, y, scale) if scale is not None and shift is not None else modulated(y, operands)
+    if scale is not None and shift is not None:
+        found = torch.addcmul(shift, y, scale)  # whose order in memory may be the shift's
+    else:
+        found = _scaled_and_shifted(y, scale, shift)
     found = found.to(y.dtype)
     return found if found.stride() == y.stride() else torch.empty_like(y).copy_(found)
+
+
+def _scaled_and_shifted(y: Tensor, scale: Maybe, shift: Maybe) -> Tensor:
+    y = y if scale is None else y * scale
+    return y if shift is None else y + shift
 
 
 def _modulation(operands: Operands, y: Tensor) -> tuple[Maybe, Maybe]:
     """Scale and shift beside y, with what the mask hides of them selected away: in the dtype of y, in which the
     selection's gradient is summed."""
-    given, mask = (None if t is None else spread(t, y) for t in (operands.scale, operands.shift)), operands.mask
-    scale, shift = (t if t is None or mask is None else torch.where(mask, t.to(y.dtype), 0) for t in given)
-    return scale, shift
+
+    def beside(t: Maybe) -> Maybe:
+        if t is None:
+            return None
+        t = spread(t, y)
+        return t if operands.mask is None else torch.where(operands.mask, t.to(y.dtype), 0)
+
+    return beside(operands.scale), beside(operands.shift)
