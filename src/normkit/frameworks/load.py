@@ -114,7 +114,11 @@ def _reason(site: Site) -> str:
 
 
 def _write(model: nn.Module, plans: Sequence[Planned]) -> None:
+    def write() -> None:
+        for planned in plans:
+            planned.write()
+
     with Transaction(model) as change, change:
         for planned in plans:
             change.keep_values(*planned.targets.values())
-        change.commit(lambda: [planned.write() for planned in plans])
+        change.commit(write)

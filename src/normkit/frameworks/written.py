@@ -66,7 +66,6 @@ class Planned:
     fixed: tuple[nn.Parameter, ...]
     report: LoadedNorm
 
-    @torch.no_grad()
     def write(self) -> None:
         for name, target in self.targets.items():
             overwrite(target, self.new[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -35,9 +34,8 @@ class KeptTensor:
         if _place(tensor) != _place(self.memory) and not tensor.is_inference():
             tensor.data = self.memory
         if self.values is not None and self._is_written(self.values):
-            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                # .data: graphs that have saved the tensor see what they have saved
-                (tensor if tensor.is_inference() else tensor.data).copy_(self.values)
+            # .data: graphs that have saved the tensor see what they have saved
+            overwrite(tensor if tensor.is_inference() else tensor.data, self.values)
         if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
             tensor.requires_grad_(self.requires_grad)
         if tensor.is_leaf and tensor.grad is not self.grad:
@@ -50,10 +48,9 @@ class KeptTensor:
         return self.version < 0 or self.version != version_of(self.tensor)
 
 
-@torch.no_grad()
 def overwrite(tensor: Tensor, values: Tensor) -> None:
     """Write values, into one that was made in inference mode too: it takes them in that mode alone."""
-    with torch.inference_mode() if tensor.is_inference() else nullcontext():
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
         tensor.copy_(values)
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from .. import distributed as ranks
@@ -115,10 +114,15 @@ def recalibrate(
         with Restored(model, evaluating=True) as restored, restored:
             found, seen = (layer_by_layer if sequential else one_pass)(job, measured)
     results = [_result(layer, found.get(layer.module)) for layer in layers]
+
+    def write() -> None:
+        for result in results:
+            result.write()
+
     with Transaction() as change, change:
         for result in results:
             change.keep_values(*result.buffers)
-        change.commit(lambda: [result.write() for result in results])
+        change.commit(write)
     entries = tuple(result.report for result in results)
     _warn_of_skipped(entries)
     return Recalibration(estimator, sequential, seen, entries)
@@ -145,7 +149,6 @@ class _Result:
     new: tuple[Tensor, ...] = ()
     buffers: tuple[Tensor, ...] = ()
 
-    @torch.no_grad()
     def write(self) -> None:
         for buffer, new in zip(self.buffers, self.new, strict=True):
             overwrite(buffer, new)
