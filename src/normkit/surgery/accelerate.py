@@ -195,7 +195,6 @@ def _pattern(norm: Any, site: Site, modules: dict[str, nn.Module], flows: list[F
 
 def _flows(model: nn.Module, example_inputs: Any) -> list[Flow]:
     """A run in evaluation, and one in training if the model can, be it that a channel has one value only."""
-    refuse_lazy(model)
 
     def run() -> Flow:
         for norm in model.modules():

@@ -47,7 +47,8 @@ def structure(norm: nn.Module, modes: tuple[bool, ...] = (False, True)) -> Struc
     """
     if has_own_forward(norm):
         return why_own_forward(norm)
-    method = own_method(norm, [name for name in METHODS if name not in SWITCHES or family(norm) != "frozen"])
+    frozen = family(norm) == "frozen"  # by a switch of its own, it may be
+    method = own_method(norm, [name for name in METHODS if not (frozen and name in SWITCHES)])
     if method is not None:
         return f"a subclass with a {method}() of its own, which no other layer has"
     if author_of_forward(norm) == "normkit":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .._torch import InstanceNormBase, tree_leaves, tree_map
-from ..model.dataflow import arguments, call_with, refuse_lazy
+from ..model.dataflow import arguments, call_with
 from ..model.kept import Kept
 from ..model.recorder import named_leaves, output_name
 from ..model.restore import Restored, in_both_modes
@@ -33,7 +33,6 @@ _NOISE = 1e-3
 
 def outputs_of(model: nn.Module, example_inputs: Any) -> dict[str, Tensor]:
     """Every tensor of the model's result by its place ("output['out']"), without touching the model."""
-    refuse_lazy(model)
     with Restored(model) as restored, restored:
         return _outputs(model, example_inputs)
 
@@ -62,7 +61,6 @@ def behaviours(model: nn.Module, example_inputs: Any) -> dict[tuple[str, bool], 
 
     Training only where the model can. Gradients are taken on the example itself.
     """
-    refuse_lazy(model)
     found: dict[tuple[str, bool], Behaviour] = {}
     kept = Kept(model, values=True)
     for size, inputs in (("", example_inputs), ("with another batch size", _resized(example_inputs))):
