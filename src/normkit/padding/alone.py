@@ -84,10 +84,10 @@ def turned(call: PaddedCall) -> tuple[Any, Track] | None:
     dims = (
         call.args[1:] if call.name == "flip" and isinstance(dims, int) else (dims,) if isinstance(dims, int) else dims
     )
-    turned = {dim % call.x.dim() for dim in dims}
-    along = turned & set(call.track.spans)
-    if call.track.batch in turned or not turned:
-        if along or not turned:  # roll over all values
+    axes = {dim % call.x.dim() for dim in dims}
+    along = axes & set(call.track.spans)
+    if call.track.batch in axes or not axes:
+        if along or not axes:  # roll over all values
             return call.run(), LOST
         places = [-1 if axis == call.track.batch else 1 for axis in range(call.x.dim())]
         order = torch.arange(call.x.shape[call.track.batch], device="cpu").view(places)

@@ -52,17 +52,18 @@ def parts(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> li
 def differences(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """diff(x, n, dim): n positions less of each sample, and as many more as are put in front of it."""
     n, dim = int(call.argument(1, "n", 1)), int(call.argument(2, "dim", -1)) % len(shape)
-    span = call.track.spans.get(dim)
-    if span is None:
-        return None
     front, behind = call.argument(3, "prepend"), call.argument(4, "append")
-    if behind is not None:
+    if behind is not None and dim in call.track.spans:
         return [call.track.without([dim])]
-    return [call.track.with_spans({dim: span.of(span.real - n + (0 if front is None else front.shape[dim]))})]
+    return _shortened(call, dim, n - (0 if front is None else front.shape[dim]))
 
 
 def trapezoids(call: PaddedCall, shape: tuple[int, ...], results: list[Tensor]) -> list[Track] | None:
     """cumulative_trapezoid(y, dim=): a position less of each sample."""
-    dim = int(call.kwargs.get("dim", -1)) % len(shape)
+    return _shortened(call, int(call.kwargs.get("dim", -1)) % len(shape), 1)
+
+
+def _shortened(call: PaddedCall, dim: int, by: int) -> list[Track] | None:
+    """So many positions less of each sample; None along an axis that is not padded."""
     span = call.track.spans.get(dim)
-    return None if span is None else [call.track.with_spans({dim: span.of(span.real - 1)})]
+    return None if span is None else [call.track.with_spans({dim: span.of(span.real - by)})]
