@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -81,10 +82,8 @@ def doctor(order: Order) -> int:
 def compared(before: str, after: str) -> Comparison:
     """`normkit compare`."""
     both = target(before)[0], target(after)[0]
-    try:
+    with _in_one_line():
         return compare(*both)
-    except (TypeError, ValueError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
 
 
 def explain(code: str) -> str:
@@ -115,8 +114,15 @@ def target(name: str) -> tuple[nn.Module | Mapping[str, Any], str]:
 
 def _diagnosed(model: Any, batches: Any, order: Order) -> Diagnosis:
     ignored = [_ignored(text) for text in order.ignore]
-    try:
+    with _in_one_line():
         return diagnose(model, batches, select=order.select or None, ignore=ignored)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What cannot be diagnosed or compared is the user's to set right."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         raise UsageError(" ".join(str(error).split())) from error
 
