@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ def render(results: Mapping[str, Any], plots: Mapping[str, Sequence[Plot]]) -> s
     environment = Environment(
         loader=PackageLoader("normkit.studies", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"number": number, "value": value, "thread": thread, "issue": issue}
+    environment.filters |= {"number": number, "value": value, "thread": thread, "issue": issue, "arxiv": arxiv}
     template = environment.get_template("report.html.j2")
     return template.render(**results, plots=plots, cards=cards(results), json=embedded(results), **_titles(results))
 
@@ -91,6 +92,12 @@ def value(answer: float | str | None, digits: int = 3) -> str:
 def thread(text: str) -> str:
     """pytorch#1206 for a bare number, the text itself for another project's thread."""
     return f"pytorch#{text}" if text.isdigit() else text
+
+
+def arxiv(source: str) -> str | None:
+    """The address of a source that ends in "arXiv:1502.03167", or goes on behind it with a comma."""
+    paper = source.partition("arXiv:")[2].partition(",")[0]
+    return f"https://arxiv.org/abs/{paper}" if re.fullmatch(r"\d{4}\.\d{4,5}", paper) else None
 
 
 def issue(text: str) -> str | None:
