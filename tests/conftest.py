@@ -22,11 +22,14 @@ def _set(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0", "false")
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """End the run where it could not test what was asked for; let processes that tests start be interrupted."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, and inherited
+def pytest_configure() -> None:
+    """Let processes that tests start be interrupted, which a run in the background of a shell would forbid them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End the run where it could not test what was asked for."""
     import torch
     from torch.utils import _device
 

@@ -37,9 +37,8 @@ def raised(case: Case, error: BaseException, theirs: Outcome | None, near: Outco
     if theirs is None:
         if own:
             return Finding("unclear error", f"{name}: {text}", "no error of the user's", 2 if broken else 4)
-        if near is None or near.error is not None or broken or mixed or _says_nothing(case):
-            return None
-        if case.mask in ("float", "wrong"):
+        unanswered = near is None or near.error is not None or case.mask in ("float", "wrong")
+        if unanswered or broken or mixed or _says_nothing(case):
             return None
         return Finding("refused", f"{name}: {text}", "torch computes the nearest norm that it has", 3)
     if theirs.error is None:
