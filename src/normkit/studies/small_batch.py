@@ -107,7 +107,7 @@ PARTS = (
 def plot(runs: Sequence[Run]) -> list[Plot]:
     from . import plots
 
-    figure, axes = plots.panels(2, height=3.9)
+    figure, axes = plots.panels(2, height=4.6)
     seeds = [[run for run in runs if run.params["seed"] == seed] for seed in seeds_of(runs)]
     there = {run.params["norm"] for run in runs}
     for index, norm in enumerate(norm for norm in [*NORMS, *MORE] if norm in there):
@@ -120,14 +120,14 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
     plots.difference(axes[1], [1.1 * b for b in BATCHES],
                      [[error(of, "batch", b) - error(of, "batch", b, "exact") for of in seeds] for b in BATCHES],
                      2, "minus itself under exact statistics")  # fmt: skip
-    axes[1].margins(y=0.3)  # room for the legend
     for axis in axes:
         axis.set_xscale("log", base=2)
         axis.set_xticks(BATCHES, [str(batch) for batch in BATCHES])
         axis.minorticks_off()
-        plots.legend(axis)
     plots.dress(axes[0], "Each at its own rate, equal steps", "images per batch", "test error, %")
     plots.dress(axes[1], "Batch norm's error ...", "images per batch", "% points, paired")
+    for axis in axes:
+        plots.legend(axis, "below", 1 if axis is axes[1] else 2)
     description = (
         "Left: test error in per cent against the training batch, each norm and batch at the rate chosen on validation "
         "images and all with equal steps; medians over seeds, shades from the best to the worst. Right: batch norm's "

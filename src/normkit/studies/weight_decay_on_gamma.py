@@ -96,9 +96,10 @@ def plot(runs: Sequence[Run]) -> list[Plot]:
         axis.set_xscale("log")
         axis.set_xticks(DECAYS, [f"{decay:g}" for decay in DECAYS])
         axis.minorticks_off()
-        plots.legend(axis)
     plots.dress(axes[0], "Each at its own rate", "weight decay", "test error, %")
     plots.dress(axes[1], "The norm's parameters decayed too", "weight decay", "% points, paired")
+    for axis in axes:
+        plots.legend(axis, "below", 1)
     description = (
         "Left: test error in per cent against the weight decay, of all parameters and of the weights alone, each at "
         "the rate chosen on validation images; medians over seeds, shades from the best to the worst, dashed: no "
